@@ -1,0 +1,151 @@
+"""The command line: thin commands over the pipeline.
+
+torch and transformers take seconds to import, so the modules that need them are imported inside the commands:
+`plaudit --help` and a mistyped flag answer at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shlex
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+from plaudit import config as settings
+from plaudit.config import Config
+from plaudit.errors import ConfigError, PlauditError, RunError
+from plaudit.flags import STAGE_OF, parse, settings_of
+
+ALL_STAGES = ("sft", "reward", "ppo", "evaluation")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: the words after `plaudit`; those of this process if None.
+
+    Returns:
+        the exit code: 0 done, 1 it could not be done, 2 a wrong flag or setting, 130 stopped by Ctrl-C.
+    """
+    if hasattr(sys.stdout, "reconfigure"):  # a terminal that cannot show a character gets '?', not a traceback
+        sys.stdout.reconfigure(errors="replace")
+    try:
+        code = _guarded(sys.argv[1:] if argv is None else argv)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader, such as `head`, has gone; without this Python would complain once more on its way out.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    return code
+
+
+def _guarded(argv: list[str]) -> int:
+    args = None
+    try:
+        args = parse(argv)
+        {"run": _run, "sample": _sample}.get(args.command, _stage)(args)
+    except SystemExit as stop:  # argparse, after --help or --version
+        return int(stop.code or 0)
+    except KeyboardInterrupt:
+        print(f"plaudit: stopped{_how_to_go_on(args)}", file=sys.stderr)
+        return 130
+    except PlauditError as error:
+        print("plaudit: error:", " ".join(str(error).split("\n")), file=sys.stderr)
+        return 2 if isinstance(error, ConfigError) else 1
+    return 0
+
+
+def _run(args: Namespace) -> None:
+    config = _config(args, known=args.resume)
+    seconds = _drive(args, config, ALL_STAGES, resume=args.resume, overwrite=args.overwrite)
+
+    from plaudit import console
+
+    console.summary(args.out, config, seconds)
+
+
+def _stage(args: Namespace) -> None:
+    stage = STAGE_OF[args.command]
+    if stage != "evaluation":
+        config = _config(args, known=True)
+        _drive(args, config, (stage,), resume=args.resume, overwrite=args.overwrite)
+
+        from plaudit import console
+
+        console.next_command(args.out, stage)
+        return
+
+    _must_exist(args.out)
+    config, before = _config(args, known=True), settings.build(_saved(args.out))
+    # Asking for the figures again shows them; asking for others makes them anew.
+    anew = args.overwrite or config.evaluation != before.evaluation
+    if anew or config != before or not _evaluated(args.out):
+        _drive(args, config, (stage,), resume=not anew, overwrite=anew)
+
+    from plaudit import console
+
+    if args.json:
+        print(console.evaluation_text(args.out), end="")
+    else:
+        console.headline(args.out)
+
+
+def _sample(args: Namespace) -> None:
+    _must_exist(args.out)
+
+    from plaudit import console, progress
+    from plaudit.evaluation.sample import sample
+
+    with progress.waiting("opening the models"):
+        answers = sample(args.out, args.prompt, args.samples, args.seed, args.max_new_tokens)
+    console.samples(args.prompt, [dataclasses.asdict(answer) for answer in answers])
+
+
+def _config(args: Namespace, *, known: bool) -> Config:
+    """The settings of default < preset < the run directory (if `known`) < --config < flags, checked."""
+    layers = [settings.preset(args.preset)] if getattr(args, "preset", None) else []
+    if known:
+        layers.append(_saved(args.out))
+    if args.config:
+        layers.append(settings.read_toml(args.config))
+    return settings.build(*layers, settings_of(args))
+
+
+def _saved(directory: Path) -> dict[str, object]:
+    path = directory / "config.toml"
+    return settings.read_toml(path) if path.exists() else {}
+
+
+def _must_exist(directory: Path) -> None:
+    if not (directory / "config.toml").exists():
+        make = f"plaudit run --out {shlex.quote(str(directory))}"
+        raise RunError(f"{directory}: no run here (config.toml is missing); make one with {make}")
+
+
+def _evaluated(directory: Path) -> bool:
+    return all((directory / name).exists() for name in ("evaluation.json", "report.html"))
+
+
+def _drive(
+    args: Namespace, config: Config, stages: tuple[str, ...], *, resume: bool, overwrite: bool
+) -> dict[str, float]:
+    """Run the stages with their progress on stderr; seconds by stage of those that had something to do."""
+    from plaudit import progress
+
+    with progress.waiting("starting"):
+        from plaudit.pipeline import steps
+        from plaudit.training.run import Run
+
+        run = Run.open(args.out, config, resume=resume, overwrite=overwrite, stages=stages)
+    return progress.follow(steps(config, run, stages), args.out, stages)
+
+
+def _how_to_go_on(args: Namespace | None) -> str:
+    if args is None or args.command == "sample":
+        return ""
+    out = shlex.quote(str(args.out))
+    go_on = f"plaudit eval {out}" if args.command == "eval" else f"plaudit {args.command} --resume --out {out}"
+    return f"; go on with: {go_on}"

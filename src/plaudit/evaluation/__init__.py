@@ -1,0 +1,1 @@
+"""Judges, figures and the report."""

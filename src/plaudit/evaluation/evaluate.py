@@ -1,0 +1,244 @@
+"""SFT and policy side by side: the same held-out prompts, the same random numbers, a judge of their own."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from plaudit import rng
+from plaudit.config import Config
+from plaudit.data.corpus import load
+from plaudit.data.prompts import cut_prompts, held_out_prompts
+from plaudit.errors import DataError
+from plaudit.evaluation.judge import Judge
+from plaudit.evaluation.metrics import bootstrap_ci95, distinct, duplicate_rate
+from plaudit.evaluation.report import write_report
+from plaudit.models.heads import response_logits
+from plaudit.models.loading import load_causal_lm, load_reward_model, load_tokenizer, window
+from plaudit.models.tokenizer import Tokenizer
+from plaudit.objectives.kl import kl_full
+from plaudit.objectives.logprobs import token_logprobs
+from plaudit.stages.ppo import check_window
+from plaudit.stages.rollout import respond, score_responses
+from plaudit.training.metrics import StepReport
+from plaudit.training.run import Run, write_json
+
+SHOWN_PROMPTS = (
+    "the film is",
+    "this movie",
+    "the story",
+    "the acting is",
+    "it's a",
+    "the director has",
+    "what we get is",
+    "a comedy that",
+)
+
+
+@dataclass(frozen=True)
+class Answered:
+    """One model's answers to a list of prompts, in order.
+
+    Attributes:
+        texts: the responses, without their prompts.
+        tokens: their ids, end token included.
+        logits: (N,) of the reward model.
+        ended: (N,) whether the response ended by itself.
+        kl: (N,) nats against SFT, summed over the response.
+        nats_ref: (N,) negative log likelihood of the response under SFT.
+    """
+
+    texts: list[str]
+    tokens: list[list[int]]
+    logits: np.ndarray
+    ended: np.ndarray
+    kl: np.ndarray
+    nats_ref: np.ndarray
+
+    @property
+    def scores(self) -> np.ndarray:
+        """(N,) 2 sigmoid(logit) - 1, in [-1, 1]."""
+        return 2 / (1 + np.exp(-self.logits.astype(np.float64))) - 1
+
+
+class Models:
+    """The four models that an evaluation or a sample needs, loaded once from a run directory."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.tokenizer: Tokenizer = load_tokenizer(run.model("sft"))
+        self.sft = self._frozen(load_causal_lm(run.model("sft")))
+        self.policy = self._frozen(load_causal_lm(run.model("ppo")))
+        self.reward_model = self._frozen(load_reward_model(run.model("reward"), self.tokenizer.pad_id))
+
+    def _frozen(self, model: Any) -> Any:
+        return model.to(self.run.device).eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def answer(self, lm: Any, prompts: list[list[int]], noise: torch.Tensor) -> Answered:
+        """Sample a response of `lm` to each prompt from `noise` (N, R), and measure it."""
+        temperature = self.run.config.ppo.temperature
+        responses = respond(lm, prompts, noise, self.tokenizer, temperature, self.run)
+        n, mask = responses.response_mask.shape[1], responses.response_mask
+        with self.run.autocast():
+            logits = response_logits(lm, responses.ids, responses.attention_mask, n, temperature)
+            ref_logits = response_logits(self.sft, responses.ids, responses.attention_mask, n, temperature)
+        kl = kl_full(logits, ref_logits).masked_fill(~mask, 0.0).sum(1)
+        nats = -token_logprobs(ref_logits, responses.response_ids).masked_fill(~mask, 0.0).sum(1)
+        lengths = mask.sum(1).tolist()
+        tokens = [row[:k] for row, k in zip(responses.response_ids.tolist(), lengths, strict=True)]
+        return Answered(
+            texts=[self.tokenizer.text(t) for t in tokens],
+            tokens=tokens,
+            logits=score_responses(self.reward_model, responses, self.run).cpu().numpy(),
+            ended=responses.ended.cpu().numpy(),
+            kl=kl.cpu().numpy(),
+            nats_ref=nats.cpu().numpy(),
+        )
+
+    def compare(self, prompts: list[list[int]], noise: torch.Tensor) -> tuple[Answered, Answered]:
+        """Answers of SFT and of the policy, drawn with the same noise."""
+        return self.answer(self.sft, prompts, noise), self.answer(self.policy, prompts, noise)
+
+
+def evaluate(config: Config, run: Run) -> Iterator[StepReport]:
+    """Measure SFT and policy, one report a batch; leaves evaluation.json, samples.jsonl and report.html.
+
+    Raises:
+        DataError: the evaluation split gives fewer than two prompts.
+        ModelError: a prompt and its response do not fit into the model's window.
+    """
+    settings, cap = config.evaluation, config.ppo.max_new_tokens
+    data = load(config.data)
+    models = Models(run)
+    cut = (config.prompt_min, config.prompt_max, config.seed)
+    texts = held_out_prompts(data.evaluation, *cut, seen=cut_prompts(data.prompts, *cut))[: settings.prompts]
+    if len(texts) < 2:
+        raise DataError(f"the evaluation split gives {len(texts)} prompts; give more data, or lower prompt_min")
+    prompts = [models.tokenizer.prompt(t) for t in texts]
+    check_window(prompts, cap, window(models.sft))
+
+    total = -(-len(prompts) // settings.batch_size) + 1
+    sft_parts, policy_parts = [], []
+    seconds = 0.0
+    for step in range(total - 1):
+        began = time.perf_counter()
+        rows = range(step * settings.batch_size, min((step + 1) * settings.batch_size, len(prompts)))
+        noise = rng.uniforms(rows, cap, config.seed, "evaluation", 0, "responses")
+        before, after = models.compare([prompts[i] for i in rows], noise)
+        sft_parts.append(before)
+        policy_parts.append(after)
+        took = time.perf_counter() - began
+        seconds += took
+        figures = {"sft_score": float(before.scores.mean()), "policy_score": float(after.scores.mean())}
+        tokens = sum(map(len, before.tokens)) + sum(map(len, after.tokens))
+        yield StepReport("evaluation", step + 1, total, figures, {"seconds": took, "tokens_per_second": tokens / took})
+
+    began = time.perf_counter()
+    judge = Judge()
+    sft, policy = _joined(sft_parts), _joined(policy_parts)
+    verdicts = {name: judge.positive(_whole(texts, a)) for name, a in (("sft", sft), ("policy", policy))}
+    _write_responses(run.path, texts, sft, policy, verdicts)
+    _write_samples(run.path, models, config)
+    took = time.perf_counter() - began
+    walls = {stage: run.log(stage).seconds() for stage in ("sft", "reward", "ppo")}
+    figures_of = {
+        name: figures(answers, verdicts[name], config.seed) for name, answers in (("sft", sft), ("policy", policy))
+    }
+    meta = {
+        "prompts": len(prompts),
+        "seed": config.seed,
+        "model": config.model,
+        "data": config.data,
+        "device": str(run.device),
+        "dtype": str(run.dtype).removeprefix("torch."),
+        "judge": {"accuracy_imdb": judge.accuracy_imdb} | _task_accuracy(judge, data.evaluation.labelled),
+        "score_difference_ci95": bootstrap_ci95(policy.scores - sft.scores, config.seed),
+        "judge_difference_ci95": bootstrap_ci95(
+            (verdicts["policy"] > 0.5) - (verdicts["sft"] > 0.5).astype(float), config.seed
+        ),
+        "wall_seconds": walls | {"evaluation": seconds + took},
+    }
+    write_json(run.path / "evaluation.json", {**figures_of, "meta": meta})
+    write_report(run.path)
+    gain = figures_of["policy"]["score_mean"] - figures_of["sft"]["score_mean"]
+    yield StepReport("evaluation", total, total, {"score_gain": gain}, {"seconds": took, "tokens_per_second": 0.0})
+
+
+def figures(a: Answered, verdicts: np.ndarray, seed: int) -> dict[str, Any]:
+    """One model's entry in evaluation.json: see docs/evaluation.md for what each figure means."""
+    lengths = np.array([len(t) for t in a.tokens])
+    return {
+        "score_mean": float(a.scores.mean()),
+        "score_ci95": bootstrap_ci95(a.scores, seed),
+        "judge_positive": float((verdicts > 0.5).mean()),
+        "kl_mean": float(a.kl.mean()),
+        "perplexity_ref": float(np.exp(a.nats_ref.sum() / lengths.sum())),
+        "distinct_1": distinct(a.tokens, 1),
+        "distinct_2": distinct(a.tokens, 2),
+        "length_mean": float(lengths.mean()),
+        "eos_rate": float(a.ended.mean()),
+        "duplicate_rate": duplicate_rate(a.texts),
+    }
+
+
+def _whole(prompts: list[str], answers: Answered) -> list[str]:
+    return [p + r for p, r in zip(prompts, answers.texts, strict=True)]
+
+
+def _joined(parts: list[Answered]) -> Answered:
+    return Answered(
+        texts=[t for p in parts for t in p.texts],
+        tokens=[t for p in parts for t in p.tokens],
+        **{k: np.concatenate([getattr(p, k) for p in parts]) for k in ("logits", "ended", "kl", "nats_ref")},
+    )
+
+
+def _task_accuracy(judge: Judge, labelled: Any) -> dict[str, float]:
+    return {"accuracy_task": judge.accuracy(labelled)} if labelled else {}
+
+
+def _write_responses(
+    path: Path, prompts: list[str], sft: Answered, policy: Answered, verdicts: dict[str, np.ndarray]
+) -> None:
+    lines = [
+        {
+            "prompt": prompt,
+            "sft": sft.texts[i],
+            "policy": policy.texts[i],
+            "sft_score": float(sft.scores[i]),
+            "policy_score": float(policy.scores[i]),
+            "sft_judge": float(verdicts["sft"][i]),
+            "policy_judge": float(verdicts["policy"][i]),
+        }
+        for i, prompt in enumerate(prompts)
+    ]
+    _write_jsonl(path / "responses.jsonl", lines)
+
+
+def _write_samples(path: Path, models: Models, config: Config) -> None:
+    prompts = [models.tokenizer.prompt(p) for p in SHOWN_PROMPTS]
+    noise = rng.uniforms(range(len(prompts)), config.ppo.max_new_tokens, config.seed, "evaluation", 0, "samples")
+    sft, policy = models.compare(prompts, noise)
+    lines = [
+        {
+            "prompt": prompt,
+            "sft": sft.texts[i],
+            "policy": policy.texts[i],
+            "sft_score": float(sft.scores[i]),
+            "policy_score": float(policy.scores[i]),
+        }
+        for i, prompt in enumerate(SHOWN_PROMPTS)
+    ]
+    _write_jsonl(path / "samples.jsonl", lines)
+
+
+def _write_jsonl(path: Path, lines: list[dict[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")

@@ -1,0 +1,1 @@
+"""Any Hugging Face causal language model behind one small adapter; heads; generation."""

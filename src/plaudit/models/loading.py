@@ -1,0 +1,119 @@
+"""From a name to a model: built in, a folder, or a hub id. Everything is read and written as safetensors."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import os
+from contextlib import contextmanager
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+
+from plaudit.errors import ModelError
+from plaudit.models.tokenizer import Tokenizer
+
+BUILT_IN = {"movie-gpt2": Path(__file__).parent / "movie_gpt2"}
+
+transformers.utils.logging.disable_progress_bar()
+
+
+def load_tokenizer(name: str) -> Tokenizer:
+    """The tokenizer of a model by built-in name, folder or hub id."""
+    with _explained(name):
+        return Tokenizer.of(AutoTokenizer.from_pretrained(_location(name)))
+
+
+def load_causal_lm(name: str) -> Any:
+    """A causal language model in float32, checked to be of the kind that we know how to train.
+
+    Raises:
+        ModelError: not found, not a causal language model, or one whose head is not hidden state times
+            output embedding (we compute logits only where they are needed, and so must know the head).
+    """
+    with _explained(name):
+        model = AutoModelForCausalLM.from_pretrained(_location(name), dtype=torch.float32, use_safetensors=True)
+    _check_head(model, name)
+    return model
+
+
+def load_reward_model(name: str, pad_id: int) -> Any:
+    """A sequence classifier with one label on the backbone in folder `name`, in float32.
+
+    A folder that holds only a language model gets a head that must then be initialised.
+    """
+    with _explained(name):
+        return AutoModelForSequenceClassification.from_pretrained(
+            _location(name), num_labels=1, pad_token_id=pad_id, dtype=torch.float32, use_safetensors=True
+        )
+
+
+def save(model: Any, tokenizer: Tokenizer, folder: Path) -> None:
+    """A plain Hugging Face model directory: from_pretrained opens it, without plaudit."""
+    folder.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(folder, safe_serialization=True)
+    tokenizer.hf.save_pretrained(folder)
+
+
+def window(model: Any) -> int:
+    """The most tokens the model can read at once; a very large number where it has no limit."""
+    return getattr(model.config, "max_position_embeddings", None) or 1_000_000
+
+
+def _location(name: str) -> str:
+    if name in BUILT_IN:
+        return str(BUILT_IN[name])
+    if Path(name).is_dir():
+        if not (Path(name) / "config.json").exists():
+            raise ModelError(f"{name}: no model in this folder (config.json is missing)")
+        return name
+    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+        close = difflib.get_close_matches(name, BUILT_IN, n=1)
+        hint = f" (did you mean '{close[0]}'?)" if close else ""
+        raise ModelError(
+            f"no model '{name}'{hint}: give a built-in name ({', '.join(BUILT_IN)}), a folder with a Hugging Face "
+            "model, or a hub id such as openai-community/gpt2"
+        )
+    return name
+
+
+@contextmanager
+def _explained(name: str) -> Iterator[None]:
+    """transformers' and the hub's many errors as one line; their warnings and retries kept quiet."""
+    loud = [logging.getLogger(n) for n in ("transformers", "huggingface_hub")]
+    levels = [logger.level for logger in loud]
+    for logger in loud:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    except ModelError:
+        raise
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        if Path(name).is_dir() or name in BUILT_IN:
+            first = str(error).strip().splitlines()[0]
+            raise ModelError(f"{name}: cannot be opened as a model: {first}") from error
+        token = "" if os.environ.get("HF_TOKEN") else ", and HF_TOKEN is set if the model is gated"
+        raise ModelError(
+            f"cannot fetch '{name}' from the hub: check the name and the network{token}; "
+            f"without a network, --model takes {', '.join(BUILT_IN)} or a folder"
+        ) from error
+    finally:
+        for logger, level in zip(loud, levels, strict=True):
+            logger.setLevel(level)
+
+
+@torch.no_grad()
+def _check_head(model: Any, name: str) -> None:
+    """Refuse a model that does something between its last hidden state and its logits."""
+    ids = torch.arange(4)[None] % model.config.vocab_size
+    was_training = model.training
+    model.eval()
+    hidden = model.base_model(input_ids=ids).last_hidden_state
+    ours, theirs = model.get_output_embeddings()(hidden), model(input_ids=ids).logits
+    model.train(was_training)
+    if not torch.allclose(ours, theirs, atol=1e-4, rtol=1e-4):
+        raise ModelError(f"{name}: its logits are not hidden state times output embedding; this family is not supported")

@@ -1,0 +1,1 @@
+"""Pure tensor mathematics: no model, no config, no device, no rank."""

@@ -1,0 +1,52 @@
+"""From scores to per-token rewards, advantages and returns."""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+
+def token_rewards(
+    scores: Float[Tensor, "B"],
+    logprobs: Float[Tensor, "B R"],
+    ref_logprobs: Float[Tensor, "B R"],
+    response_mask: Bool[Tensor, "B R"],
+    kl_coef: float,
+) -> Float[Tensor, "B R"]:
+    """r_t = -kl_coef (log p_t - log q_t) + [t is the last response token] score; 0 outside the response.
+
+    Responses start at column 0, so the last token of a row is at its length minus one, wherever the row's
+    end-of-text token lies. Source: Ziegler et al. 2019, equation 2.
+    """
+    rewards = (-kl_coef * (logprobs - ref_logprobs)).masked_fill(~response_mask, 0.0)
+    last = response_mask.sum(1, keepdim=True) - 1
+    return rewards.scatter_add(1, last, scores[:, None])
+
+
+def gae(
+    rewards: Float[Tensor, "B R"],
+    values: Float[Tensor, "B R"],
+    response_mask: Bool[Tensor, "B R"],
+    gamma: float,
+    lam: float,
+) -> tuple[Float[Tensor, "B R"], Float[Tensor, "B R"]]:
+    """Generalised advantage estimates, and the returns that the value head learns.
+
+    delta_t = r_t + gamma V_{t+1} - V_t and A_t = delta_t + gamma lam A_{t+1}, with V and A zero after the
+    last token. Returns are A + V of these raw advantages; whitening, if any, comes after.
+
+    Returns:
+        advantages, returns: both zero outside the response.
+
+    Source: Schulman et al. 2015, equation 16.
+    """
+    rewards = rewards.masked_fill(~response_mask, 0.0)
+    values = values.masked_fill(~response_mask, 0.0)
+    advantages = torch.zeros_like(rewards)
+    next_value = torch.zeros_like(rewards[:, 0])
+    next_advantage = torch.zeros_like(rewards[:, 0])
+    for t in reversed(range(rewards.shape[1])):
+        delta = rewards[:, t] + gamma * next_value - values[:, t]
+        next_advantage = (delta + gamma * lam * next_advantage).masked_fill(~response_mask[:, t], 0.0)
+        next_value = values[:, t]
+        advantages[:, t] = next_advantage
+    return advantages, (advantages + values).masked_fill(~response_mask, 0.0)

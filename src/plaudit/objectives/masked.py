@@ -1,0 +1,39 @@
+"""Statistics over the True positions of a mask. What lies under False contributes exactly nothing."""
+
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+
+def masked_sum(x: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"]) -> Float[Tensor, ""]:
+    """Sum of x where mask is True. Selection, not multiplication: a NaN under False stays out."""
+    return x.masked_fill(~mask, 0.0).sum()
+
+
+def masked_mean(x: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"]) -> Float[Tensor, ""]:
+    """Mean of x over all True positions of the whole tensor, each token with the same weight.
+
+    Raises:
+        ValueError: nothing is selected.
+    """
+    count = mask.sum()
+    if count == 0:
+        raise ValueError("masked_mean: the mask selects nothing")
+    return masked_sum(x, mask) / count
+
+
+def masked_variance(x: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"]) -> Float[Tensor, ""]:
+    """Population variance of x over the True positions."""
+    return masked_mean((x - masked_mean(x, mask)) ** 2, mask)
+
+
+def whiten(x: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """x moved and scaled to mean 0 and variance 1 over the True positions; 0 elsewhere."""
+    centred = x - masked_mean(x, mask)
+    return (centred / (masked_variance(x, mask) + 1e-8).sqrt()).masked_fill(~mask, 0.0)
+
+
+def explained_variance(
+    values: Float[Tensor, "*shape"], returns: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"]
+) -> Float[Tensor, ""]:
+    """1 - Var(returns - values) / Var(returns): 1 is a perfect critic, 0 no better than a constant."""
+    return 1 - masked_variance(returns - values, mask) / masked_variance(returns, mask)

@@ -1,0 +1,175 @@
+"""Proximal policy optimisation with a KL penalty against the SFT model."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+from plaudit import rng
+from plaudit.batches import Experience
+from plaudit.config import Config, PPOConfig
+from plaudit.data.corpus import load
+from plaudit.data.prompts import cut_prompts
+from plaudit.errors import DataError, ModelError
+from plaudit.models.heads import Policy
+from plaudit.models.loading import load_causal_lm, load_reward_model, load_tokenizer, save, window
+from plaudit.objectives.kl import adapt_kl_coef
+from plaudit.objectives.logprobs import token_logprobs
+from plaudit.objectives.losses import policy_loss, value_loss
+from plaudit.objectives.masked import explained_variance, masked_mean
+from plaudit.stages.rollout import ScoreScale, collect, estimate, respond, score_responses
+from plaudit.training import optimizer as optim
+from plaudit.training.metrics import StepReport
+from plaudit.training.run import Run
+
+_ADAM_EPS = 1e-5
+_REFERENCE_SAMPLES = 256
+
+
+def ppo(config: Config, run: Run) -> Iterator[StepReport]:
+    """Optimise the policy against the reward model, one report an iteration; leaves RUN/policy.
+
+    Raises:
+        ModelError: a prompt and its response do not fit into the model's window.
+        TrainingError: a loss or gradient is not finite.
+    """
+    settings = config.ppo
+    tokenizer = load_tokenizer(run.model("sft"))
+    policy = Policy(load_causal_lm(run.model("sft"))).to(run.device).eval()  # no dropout, here or below
+    reference = load_causal_lm(run.model("sft")).to(run.device).eval().requires_grad_(False)
+    reward_model = load_reward_model(run.model("reward"), tokenizer.pad_id).to(run.device).eval().requires_grad_(False)
+    texts = cut_prompts(load(config.data).prompts, config.prompt_min, config.prompt_max, config.seed)
+    if not texts:
+        raise DataError(f"no text is long enough for a prompt of {config.prompt_min} words; lower prompt_min")
+    prompts = [tokenizer.prompt(text) for text in texts]
+    check_window(prompts, settings.max_new_tokens, window(reference))
+
+    def draw(iteration: int, purpose: str, rows: int) -> torch.Tensor:
+        return rng.uniforms(range(rows), settings.max_new_tokens, config.seed, "ppo", iteration, purpose)
+
+    optimizer = optim.adamw(policy, settings.lr, eps=_ADAM_EPS)
+    checkpoints, log = run.checkpoints("ppo"), run.log("ppo")
+    state = checkpoints.restore(policy, optimizer)
+    log.cut_back(state["step"])
+    if state["step"]:
+        scale, kl_coef = ScoreScale(**state["scale"]), state["kl_coef"]
+    else:
+        some = [prompts[i % len(prompts)] for i in range(_REFERENCE_SAMPLES)]
+        noise = draw(0, "reference", _REFERENCE_SAMPLES)
+        answers = respond(reference, some, noise, tokenizer, settings.temperature, run)
+        logits = score_responses(reward_model, answers, run)
+        scale, kl_coef = ScoreScale.measured(logits, settings.missing_eos_score), settings.kl_coef
+
+    for iteration in range(state["step"], settings.iterations):
+        began = time.perf_counter()
+        batch = prompts_of(iteration, prompts, settings.batch_size, config.seed)
+        noise = draw(iteration, "responses", settings.batch_size)
+        responses = respond(policy.lm, batch, noise, tokenizer, settings.temperature, run)
+        logits = score_responses(reward_model, responses, run)
+        rollout, kl, entropies = collect(policy, reference, logits, responses, scale, settings.temperature, run)
+        experience = estimate(rollout, kl_coef, settings.gamma, settings.lam)
+
+        lr = settings.lr * optim.linear_decay(iteration, settings.iterations)
+        optim.set_lr(optimizer, lr)
+        update = learn(policy, optimizer, experience, settings, config.seed, iteration, run)
+
+        mask, mean_kl = rollout.response_mask, kl.sum(1).mean().item()
+        metrics = {
+            "score": (2 * torch.sigmoid(logits) - 1).mean().item(),
+            "score_normalised": rollout.scores.mean().item(),
+            "reward": experience.rewards.sum(1).mean().item(),
+            "kl": mean_kl,
+            "kl_k1": (rollout.logprobs - rollout.ref_logprobs).sum(1).mean().item(),
+            "entropy": masked_mean(entropies, mask).item(),
+            **update,
+            "explained_variance": explained_variance(rollout.values, experience.returns, mask).item(),
+            "response_length": mask.sum(1).float().mean().item(),
+            "eos_rate": responses.ended.float().mean().item(),
+            "lr": lr,
+            "kl_coef": kl_coef,
+        }
+        if settings.kl_control == "adaptive":
+            kl_coef = adapt_kl_coef(kl_coef, mean_kl, settings.kl_target, len(batch), settings.kl_horizon)
+        seconds = time.perf_counter() - began
+        timing = {"seconds": seconds, "tokens_per_second": mask.sum().item() / seconds}
+        report = StepReport("ppo", iteration + 1, settings.iterations, metrics, timing)
+        log.append(report)
+        if (iteration + 1) % settings.save_every == 0 or iteration + 1 == settings.iterations:
+            kept = {"scale": dataclasses.asdict(scale), "kl_coef": kl_coef}
+            checkpoints.save(iteration + 1, policy, optimizer, kept)
+        yield report
+
+    save(policy.lm, tokenizer, run.folder("ppo"))
+    save_file(policy.value_head.state_dict(), run.folder("ppo") / "value_head.safetensors")
+    run.finish("ppo", {"iterations": settings.iterations, "prompts": len(prompts), "scale": dataclasses.asdict(scale)})
+
+
+def learn(
+    policy: Policy,
+    optimizer: torch.optim.Optimizer,
+    experience: Experience,
+    settings: PPOConfig,
+    seed: int,
+    iteration: int,
+    run: Run,
+) -> dict[str, float]:
+    """One PPO update: epochs of minibatches over the experience, cut short when approximate KL passes its bound.
+
+    Returns:
+        means over the optimizer steps (ratio_max: the largest), and the number of steps.
+    """
+    history: list[dict[str, float]] = []
+    for epoch in range(settings.epochs):
+        order = rng.permutation(
+            len(experience.rewards), seed, "ppo", iteration * settings.epochs + epoch
+        )
+        for part in experience.minibatches(order, settings.minibatch_size):
+            loss, stats = ppo_loss(policy, part, settings, run)
+            where = f"ppo iteration {iteration + 1}"
+            norm = optim.step(loss, policy, optimizer, settings.max_grad_norm, where)
+            history.append({**{k: v.item() for k, v in stats.items()}, "grad_norm": norm})
+        if np.mean([h["approx_kl"] for h in history[-len(order) // settings.minibatch_size :]]) > settings.kl_stop:
+            break
+    means = {name: float(np.mean([h[name] for h in history])) for name in history[0]}
+    return means | {"ratio_max": max(h["ratio_max"] for h in history), "optimizer_steps": len(history)}
+
+
+def ppo_loss(
+    policy: Policy, part: Experience, settings: PPOConfig, run: Run
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Clipped policy loss plus weighted value loss of a minibatch, and what to watch of both."""
+    rollout, mask = part.rollout, part.rollout.response_mask
+    with run.autocast():
+        logits, values = policy(rollout.ids, rollout.attention_mask, mask.shape[1], settings.temperature)
+    logprobs = token_logprobs(logits, rollout.response_ids)
+    loss_pi, stats = policy_loss(logprobs, rollout.logprobs, part.advantages, mask, settings.clip_range)
+    loss_v = value_loss(values, rollout.values, part.returns, mask, settings.value_clip)
+    stats |= {"policy_loss": loss_pi.detach(), "value_loss": loss_v.detach()}
+    return loss_pi + settings.value_coef * loss_v, stats
+
+
+def prompts_of(iteration: int, prompts: list[Any], batch_size: int, seed: int) -> list[Any]:
+    """The iteration's prompts: pass after pass over all of them, each pass in its own order."""
+    places = range(iteration * batch_size, (iteration + 1) * batch_size)
+    orders = {epoch: rng.permutation(len(prompts), seed, "ppo prompts", epoch) for epoch in {p // len(prompts) for p in places}}
+    return [prompts[orders[p // len(prompts)][p % len(prompts)]] for p in places]
+
+
+def check_window(prompts: list[list[int]], max_new_tokens: int, limit: int) -> None:
+    """Refuse prompts that leave no room for a whole response.
+
+    Raises:
+        ModelError: prompt and response together pass the model's window.
+    """
+    longest = max(len(p) for p in prompts)
+    if longest + max_new_tokens > limit:
+        raise ModelError(
+            f"a prompt of {longest} tokens and a response of {max_new_tokens} do not fit into the model's window of "
+            f"{limit} tokens; shorten the prompts or lower max_new_tokens"
+        )

@@ -1,0 +1,166 @@
+"""The reward model: a linear head on a copy of the SFT backbone, taught by labels or by comparisons."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from plaudit import rng
+from plaudit.batches import PreferenceBatch, Sequences
+from plaudit.config import Config
+from plaudit.data.corpus import load
+from plaudit.data.splits import Part
+from plaudit.errors import DataError
+from plaudit.models.heads import initialise_score_head, score_texts
+from plaudit.models.loading import load_reward_model, load_tokenizer, save, window
+from plaudit.models.tokenizer import Tokenizer, collate
+from plaudit.objectives.losses import bradley_terry_loss, label_loss
+from plaudit.stages.calibration import summarise
+from plaudit.training import optimizer as optim
+from plaudit.training.metrics import StepReport
+from plaudit.training.order import epoch_batches, steps_per_epoch
+from plaudit.training.run import Run
+
+_WEIGHTS = {"a": 1.0, "b": 0.0, "tie": 0.5}
+Ids = tuple[list[int], list[int]]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One judgement, tokenised: a text with its label, or two texts with the preference for the first."""
+
+    texts: tuple[Ids, ...]
+    weight: float
+
+    @property
+    def length(self) -> int:
+        """Tokens of the longest text."""
+        return max(len(prompt) + len(response) for prompt, response in self.texts)
+
+
+def reward(config: Config, run: Run) -> Iterator[StepReport]:
+    """Train the reward model on the training split, one report a step; leaves RUN/reward.
+
+    Comparisons are used where the data has them (Bradley-Terry), labelled texts otherwise (cross-entropy).
+
+    Raises:
+        DataError: the data has neither, or nothing short enough.
+        TrainingError: a loss or gradient is not finite.
+    """
+    settings = config.reward
+    data = load(config.data)
+    tokenizer = load_tokenizer(run.model("sft"))
+    model = load_reward_model(run.model("sft"), tokenizer.pad_id).to(run.device)
+    width = model.score.weight.shape
+    initialise_score_head(model, rng.normals(tuple(width), config.seed, "reward", "head").to(run.device))
+    longest = min(settings.max_tokens, window(model))
+    train, too_long = judgements(data.train, tokenizer, longest)
+    held_out, _ = judgements(data.evaluation, tokenizer, longest)
+
+    lengths = np.array([j.length for j in train])
+    per_epoch = steps_per_epoch(len(train), settings.batch_size)
+    total = per_epoch * settings.epochs
+    optimizer = optim.adamw(model, settings.lr, settings.weight_decay)
+    checkpoints, log = run.checkpoints("reward"), run.log("reward")
+    state = checkpoints.restore(model, optimizer)
+    log.cut_back(state["step"])
+
+    for step in range(state["step"], total):
+        began = time.perf_counter()
+        epoch, place = divmod(step, per_epoch)
+        rows = epoch_batches(lengths, settings.batch_size, config.seed, "reward", epoch)[place]
+        batch = collate_judged([train[i] for i in rows], tokenizer.pad_id)
+        lr = settings.lr * optim.warmup_then_linear(step, total, settings.warmup)
+        optim.set_lr(optimizer, lr)
+        model.train()
+        logits, weights, loss = loss_of(model, batch, run)
+        norm = optim.step(loss, model, optimizer, settings.max_grad_norm, f"reward step {step + 1}")
+
+        seconds = time.perf_counter() - began
+        clear = weights != 0.5
+        right = ((logits > 0) == (weights > 0.5))[clear].float().mean().item()
+        report = StepReport(
+            "reward",
+            step + 1,
+            total,
+            {"loss": loss.item(), "accuracy": right, "lr": lr, "grad_norm": norm},
+            {"seconds": seconds, "tokens_per_second": sum(train[i].length for i in rows) / seconds},
+        )
+        log.append(report)
+        if (step + 1) % settings.save_every == 0 or step + 1 == total:
+            checkpoints.save(step + 1, model, optimizer)
+        yield report
+
+    save(model, tokenizer, run.folder("reward"))
+    kind = "comparisons" if len(train[0].texts) == 2 else "labels"
+    logits, weights = predict(model, held_out, tokenizer, run)
+    run.finish(
+        "reward",
+        {
+            "kind": kind,
+            "records": len(train),
+            "dropped": data.dropped | {"too long": too_long},
+            "steps": total,
+            **summarise(logits, weights, np.array([j.length for j in held_out])),
+        },
+    )
+
+
+def judgements(part: Part, tokenizer: Tokenizer, max_tokens: int) -> tuple[list[Judged], int]:
+    """The split's judgements of at most `max_tokens`, and how many were longer.
+
+    Raises:
+        DataError: there is nothing to learn from.
+    """
+    judged = [
+        Judged(
+            (tokenizer.demonstration(c.prompt, c.response_a), tokenizer.demonstration(c.prompt, c.response_b)),
+            _WEIGHTS[c.choice],
+        )
+        for c in part.comparisons
+    ] or [Judged((tokenizer.demonstration("", t.text),), float(t.label)) for t in part.labelled]
+    if not judged:
+        raise DataError("the data has neither labels nor comparisons: a reward model needs one of them")
+    short = [j for j in judged if j.length <= max_tokens]
+    if not short:
+        raise DataError(f"none of {len(judged)} judged texts has at most {max_tokens} tokens; raise reward.max_tokens")
+    return short, len(judged) - len(short)
+
+
+def collate_judged(judged: Sequence[Judged], pad_id: int) -> tuple[Sequences, Tensor] | PreferenceBatch:
+    """Labelled texts as (sequences, labels (B,)); comparisons as a PreferenceBatch."""
+    weight = torch.tensor([j.weight for j in judged])
+    sides = [collate(list(texts), pad_id) for texts in zip(*(j.texts for j in judged), strict=True)]
+    return PreferenceBatch(sides[0], sides[1], weight) if len(sides) == 2 else (sides[0], weight)
+
+
+def loss_of(
+    model: Any, batch: tuple[Sequences, Tensor] | PreferenceBatch, run: Run
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits (B,) that the text is good, or that the first is better; what people said (B,); the loss."""
+    if isinstance(batch, PreferenceBatch):
+        batch = batch.to(run.device)
+        with run.autocast():
+            chosen = score_texts(model, batch.chosen.ids, batch.chosen.attention_mask)
+            rejected = score_texts(model, batch.rejected.ids, batch.rejected.attention_mask)
+        return chosen - rejected, batch.weight, bradley_terry_loss(chosen, rejected, batch.weight)
+    texts, labels = batch[0].to(run.device), batch[1].to(run.device)
+    with run.autocast():
+        scores = score_texts(model, texts.ids, texts.attention_mask)
+    return scores, labels, label_loss(scores, labels)
+
+
+@torch.no_grad()
+def predict(model: Any, judged: list[Judged], tokenizer: Tokenizer, run: Run) -> tuple[np.ndarray, np.ndarray]:
+    """Logits and what people said, for every judgement in order."""
+    model.eval()
+    parts = [
+        loss_of(model, collate_judged(judged[i : i + 64], tokenizer.pad_id), run)[:2] for i in range(0, len(judged), 64)
+    ]
+    return tuple(torch.cat([part[k].float().cpu() for part in parts]).numpy() for k in (0, 1))  # type: ignore[return-value]

@@ -1,0 +1,127 @@
+"""Supervised fine-tuning: imitate demonstrations by maximum likelihood."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from plaudit.batches import Sequences
+from plaudit.config import Config
+from plaudit.data.corpus import load
+from plaudit.errors import DataError
+from plaudit.models.heads import response_logits
+from plaudit.models.loading import load_causal_lm, load_tokenizer, save, window
+from plaudit.models.tokenizer import Tokenizer, collate
+from plaudit.objectives.losses import causal_lm_loss
+from plaudit.records import Demonstration
+from plaudit.training import optimizer as optim
+from plaudit.training.metrics import StepReport
+from plaudit.training.order import epoch_batches, steps_per_epoch
+from plaudit.training.run import Run
+
+Pair = tuple[list[int], list[int]]
+
+
+def sft(config: Config, run: Run) -> Iterator[StepReport]:
+    """Fine-tune the model on the training demonstrations, one report a step; leaves RUN/sft.
+
+    Raises:
+        DataError: no demonstration is short enough.
+        TrainingError: a loss or gradient is not finite.
+    """
+    settings = config.sft
+    data = load(config.data)
+    tokenizer = load_tokenizer(config.model)
+    model = load_causal_lm(config.model).to(run.device)
+    longest = min(settings.max_tokens, window(model))
+    train, too_long = tokenise(data.train.demonstrations, tokenizer, longest)
+    held_out, _ = tokenise(data.evaluation.demonstrations, tokenizer, longest)
+
+    lengths = np.array([len(prompt) + len(response) for prompt, response in train])
+    per_epoch = steps_per_epoch(len(train), settings.batch_size)
+    total = per_epoch * settings.epochs
+    optimizer = optim.adamw(model, settings.lr, settings.weight_decay)
+    checkpoints, log = run.checkpoints("sft"), run.log("sft")
+    state = checkpoints.restore(model, optimizer)
+    log.cut_back(state["step"])
+    before = state.get("perplexity_before") or perplexity(model, held_out, tokenizer, run)
+
+    for step in range(state["step"], total):
+        began = time.perf_counter()
+        epoch, place = divmod(step, per_epoch)
+        rows = epoch_batches(lengths, settings.batch_size, config.seed, "sft", epoch)[place]
+        batch = collate([train[i] for i in rows], tokenizer.pad_id).to(run.device)
+        lr = settings.lr * optim.warmup_then_linear(step, total, settings.warmup)
+        optim.set_lr(optimizer, lr)
+        model.train()
+        loss = loss_of(model, batch, run)
+        norm = optim.step(loss, model, optimizer, settings.max_grad_norm, f"sft step {step + 1}")
+
+        seconds = time.perf_counter() - began
+        tokens = batch.loss_mask.sum().item()
+        report = StepReport(
+            "sft",
+            step + 1,
+            total,
+            {"loss": loss.item(), "lr": lr, "grad_norm": norm, "tokens": tokens},
+            {"seconds": seconds, "tokens_per_second": tokens / seconds},
+        )
+        log.append(report)
+        if (step + 1) % settings.save_every == 0 or step + 1 == total:
+            checkpoints.save(step + 1, model, optimizer, {"perplexity_before": before})
+        yield report
+
+    save(model, tokenizer, run.folder("sft"))
+    run.finish(
+        "sft",
+        {
+            "texts": len(train),
+            "held_out_texts": len(held_out),
+            "dropped": data.dropped | {"too long": too_long},
+            "steps": total,
+            "perplexity_before": before,
+            "perplexity": perplexity(model, held_out, tokenizer, run),
+        },
+    )
+
+
+def loss_of(model: Any, batch: Sequences, run: Run) -> torch.Tensor:
+    """Mean nats a response token; every position but the first is predicted by the one before it."""
+    n = batch.ids.shape[1] - 1
+    with run.autocast():
+        logits = response_logits(model, batch.ids, batch.attention_mask, n)
+    return causal_lm_loss(logits, batch.ids[:, 1:], batch.loss_mask[:, 1:])
+
+
+def tokenise(
+    demonstrations: tuple[Demonstration, ...], tokenizer: Tokenizer, max_tokens: int
+) -> tuple[list[Pair], int]:
+    """(prompt ids, response ids) of every demonstration of at most `max_tokens`, and how many were longer.
+
+    Raises:
+        DataError: none is short enough.
+    """
+    pairs = [tokenizer.demonstration(d.prompt, d.response) for d in demonstrations]
+    short = [p for p in pairs if len(p[0]) + len(p[1]) <= max_tokens]
+    if not short:
+        raise DataError(f"none of {len(pairs)} demonstrations has at most {max_tokens} tokens; raise sft.max_tokens")
+    return short, len(pairs) - len(short)
+
+
+@torch.no_grad()
+def perplexity(model: Any, pairs: list[Pair], tokenizer: Tokenizer, run: Run) -> float:
+    """exp of the mean nats a response token over all `pairs`."""
+    model.eval()
+    nats, tokens = 0.0, 0
+    by_length = sorted(pairs, key=lambda pair: len(pair[0]) + len(pair[1]))
+    for start in range(0, len(by_length), 64):
+        batch = collate(by_length[start : start + 64], tokenizer.pad_id).to(run.device)
+        count = int(batch.loss_mask[:, 1:].sum().item())
+        nats += loss_of(model, batch, run).item() * count
+        tokens += count
+    return math.exp(nats / tokens)

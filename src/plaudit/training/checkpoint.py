@@ -1,0 +1,129 @@
+"""Checkpoints at step boundaries: safetensors and JSON, written aside, verified, then renamed into place.
+
+    checkpoints/step-00000010/
+      tensors.safetensors   parameters and optimizer moments
+      state.json            step, and what else the stage must remember
+      manifest.json         SHA-256 of both, and the fingerprint of the settings
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from plaudit.errors import RunError
+
+_KEEP = 2
+
+
+class Checkpoints:
+    """The checkpoints of one stage.
+
+    Args:
+        folder: where they lie.
+        fingerprint: names the settings of the run; a checkpoint of other settings is refused.
+    """
+
+    def __init__(self, folder: Path, fingerprint: str) -> None:
+        self.folder = folder
+        self.fingerprint = fingerprint
+
+    def save(
+        self, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any] | None = None
+    ) -> None:
+        """Keep the state after `step` steps. A crash at any moment leaves the older checkpoints whole."""
+        final = self.folder / f"step-{step:08d}"
+        aside = self.folder / f".{final.name}.partial"
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+        save_file(_tensors(model, optimizer), aside / "tensors.safetensors")
+        (aside / "state.json").write_text(json.dumps({"step": step, **(state or {})}))
+        hashes = {name: _sha256(aside / name) for name in ("tensors.safetensors", "state.json")}
+        (aside / "manifest.json").write_text(json.dumps({"fingerprint": self.fingerprint, "sha256": hashes}))
+        for path in aside.iterdir():
+            _fsync(path)
+        shutil.rmtree(final, ignore_errors=True)
+        aside.rename(final)
+        _fsync(self.folder)
+        for old in self._steps()[:-_KEEP]:
+            shutil.rmtree(old)
+
+    def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+        """Load the newest checkpoint into model and optimizer; its state, or {"step": 0} when there is none.
+
+        Raises:
+            RunError: the checkpoint is damaged, or belongs to other settings.
+        """
+        steps = self._steps()
+        if not steps:
+            return {"step": 0}
+        newest = steps[-1]
+        try:
+            manifest = json.loads((newest / "manifest.json").read_text())
+            whole = all(_sha256(newest / name) == digest for name, digest in manifest["sha256"].items())
+        except (OSError, ValueError, KeyError):
+            whole = False
+        if not whole:
+            raise RunError(f"{newest}: damaged checkpoint; delete this folder to go on from the one before it")
+        if manifest["fingerprint"] != self.fingerprint:
+            raise RunError(f"{newest}: made with other settings; use those, or --overwrite to begin anew")
+        _restore(load_file(newest / "tensors.safetensors"), model, optimizer)
+        return json.loads((newest / "state.json").read_text())
+
+    def _steps(self) -> list[Path]:
+        return sorted(self.folder.glob("step-*"))
+
+
+def _named(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[tuple[str, Any]]:
+    """(name, parameter) of the parameters that the optimizer trains; tied weights come once."""
+    trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    return [(n, p) for n, p in model.named_parameters() if id(p) in trained]
+
+
+def _tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    tensors = {}
+    for name, parameter in _named(model, optimizer):
+        tensors[f"model/{name}"] = parameter.detach().contiguous()
+        for key, value in optimizer.state[parameter].items():
+            tensors[f"optimizer/{key}/{name}"] = value.contiguous()
+    return tensors
+
+
+@torch.no_grad()
+def _restore(tensors: dict[str, torch.Tensor], model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    for name, parameter in _named(model, optimizer):
+        parameter.copy_(tensors[f"model/{name}"])
+        parts = (key.split("/", 2) for key in tensors if key.startswith("optimizer/"))
+        optimizer.state[parameter] = {
+            key: tensors[f"optimizer/{key}/{name}"].to("cpu" if key == "step" else parameter.device)
+            for _, key, owner in parts
+            if owner == name
+        }
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
+
+
+def _digest(file: Any) -> str:
+    digest = hashlib.sha256()
+    while block := file.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def _fsync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,57 @@
+"""The optimizer, its learning-rate schedules, and the one place where a step is taken or refused."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from plaudit.errors import TrainingError
+
+
+def adamw(model: nn.Module, lr: float, weight_decay: float = 0.0, eps: float = 1e-8) -> torch.optim.AdamW:
+    """AdamW that decays matrices and leaves biases, norms and other vectors alone."""
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=lr, eps=eps, fused=True)
+
+
+def warmup_then_linear(step: int, total: int, warmup: float) -> float:
+    """Share of the peak learning rate at step 0..total-1: a rise over `warmup` of the steps, a fall to 0."""
+    rising = max(1, round(warmup * total))
+    return min((step + 1) / rising, (total - step) / max(1, total - rising + 1))
+
+
+def linear_decay(step: int, total: int) -> float:
+    """Share of the initial learning rate at step 0..total-1, reaching 0 just after the last."""
+    return 1 - step / total
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """The same learning rate for every group."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+
+
+def step(
+    loss: Tensor, model: nn.Module, optimizer: torch.optim.Optimizer, max_grad_norm: float, where: str
+) -> float:
+    """Backward, clip, step. Returns the gradient norm before clipping.
+
+    Raises:
+        TrainingError: the loss or a gradient is not finite; nothing has then been changed. (Scaling such a
+            loss by zero would not help: NaN times zero is NaN, and AdamW steps on a zero gradient too.)
+    """
+    if not math.isfinite(loss.item()):
+        raise TrainingError(f"{where}: the loss is {loss.item()}; lower the learning rate, or look at the data")
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm)
+    if not math.isfinite(norm.item()):
+        raise TrainingError(f"{where}: the gradient norm is {norm.item()}; lower the learning rate")
+    optimizer.step()
+    return norm.item()

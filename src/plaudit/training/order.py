@@ -1,0 +1,30 @@
+"""Which records make up step k: arithmetic on (seed, stage, epoch), so there is no loader state to save."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from plaudit import rng
+
+_BATCHES_SORTED_TOGETHER = 16
+
+
+def steps_per_epoch(n: int, batch_size: int) -> int:
+    """Steps that visit n records once, the last batch perhaps smaller."""
+    return -(-n // batch_size)
+
+
+def epoch_batches(lengths: np.ndarray, batch_size: int, seed: int, stage: str, epoch: int) -> list[np.ndarray]:
+    """Indices of every batch of an epoch: shuffled, then grouped so that little of a batch is padding.
+
+    Records are shuffled, sorted by length within runs of 16 batches, cut into batches, and the batches are
+    shuffled. Every record comes exactly once.
+    """
+    n = len(lengths)
+    shuffled = rng.permutation(n, seed, stage, epoch)
+    run = batch_size * _BATCHES_SORTED_TOGETHER
+    runs = [shuffled[i : i + run] for i in range(0, n, run)]
+    by_length = np.concatenate([r[np.argsort(lengths[r], kind="stable")] for r in runs])
+    batches = [by_length[i : i + batch_size] for i in range(0, n, batch_size)]
+    order = rng.generator(seed, stage, epoch, "batch order").permutation(len(batches))
+    return [batches[i] for i in order]

@@ -1,0 +1,95 @@
+"""Shapes in signatures are checked here and only here; a tiny model stands in for the shipped one."""
+
+from jaxtyping import install_import_hook
+
+install_import_hook("plaudit", "typechecker.checked")
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+from tokenizers import Tokenizer as Backend  # noqa: E402
+from tokenizers import decoders, models, pre_tokenizers, trainers  # noqa: E402
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast  # noqa: E402
+
+from plaudit.config import Config, build  # noqa: E402
+from plaudit.models.tokenizer import Tokenizer  # noqa: E402
+from plaudit.training.run import Run  # noqa: E402
+
+GOOD = ["a warm and moving film", "the cast is wonderful", "funny , clever and kind", "a joy to watch"]
+BAD = ["a dull and tired film", "the cast is dreadful", "slow , stupid and loud", "a chore to watch"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _two_threads():
+    torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer() -> Tokenizer:
+    """Byte-level BPE of 300 tokens, end-of-text as id 0, no padding token: GPT-2's own situation."""
+    backend = Backend(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300,
+        special_tokens=["<|endoftext|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    backend.train_from_iterator(GOOD + BAD, trainer)
+    eos = "<|endoftext|>"
+    return Tokenizer.of(PreTrainedTokenizerFast(tokenizer_object=backend, bos_token=eos, eos_token=eos))
+
+
+def make_lm(vocab: int = 300, layers: int = 2, width: int = 32, window: int = 64, seed: int = 0) -> GPT2LMHeadModel:
+    """A random GPT-2 with weights large enough that its predictions differ from position to position."""
+    torch.manual_seed(seed)
+    config = GPT2Config(
+        vocab_size=vocab, n_positions=window, n_embd=width, n_layer=layers, n_head=2, initializer_range=0.2,
+        bos_token_id=0, eos_token_id=0, resid_pdrop=0.1, embd_pdrop=0.1, attn_pdrop=0.1,
+    )  # fmt: skip
+    return GPT2LMHeadModel(config)
+
+
+@pytest.fixture
+def tiny_lm() -> GPT2LMHeadModel:
+    return make_lm().eval()
+
+
+@pytest.fixture(scope="session")
+def tiny_model_folder(tmp_path_factory, tiny_tokenizer) -> str:
+    """A folder with a tiny model as transformers saves it."""
+    folder = tmp_path_factory.mktemp("tiny-gpt2")
+    torch.manual_seed(0)
+    GPT2LMHeadModel(GPT2Config(vocab_size=300, n_positions=64, n_embd=32, n_layer=2, n_head=2,
+                               bos_token_id=0, eos_token_id=0)).save_pretrained(folder)  # fmt: skip
+    tiny_tokenizer.hf.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_data_folder(tmp_path_factory) -> str:
+    """Labelled texts in a tsv: good and bad sentences, each with a number that makes it distinct."""
+    folder = tmp_path_factory.mktemp("tiny-data")
+    rows = [f"{text} {i}\t{label}" for i in range(60) for label, texts in ((1, GOOD), (0, BAD)) for text in texts]
+    (folder / "train.tsv").write_text("sentence\tlabel\n" + "\n".join(rows) + "\n")
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_config(tiny_model_folder, tiny_data_folder) -> Config:
+    """Settings under which the whole pipeline takes seconds."""
+    return build(
+        {
+            "model": tiny_model_folder, "data": tiny_data_folder, "device": "cpu", "prompt_max": 3,
+            "sft.epochs": 1, "sft.lr": 5e-3, "sft.batch_size": 16, "sft.save_every": 5,
+            "reward.lr": 5e-3, "reward.batch_size": 16, "reward.save_every": 5,
+            "ppo.iterations": 4, "ppo.batch_size": 16, "ppo.minibatch_size": 8, "ppo.epochs": 2,
+            "ppo.max_new_tokens": 12, "ppo.save_every": 2, "ppo.lr": 1e-3, "evaluation.prompts": 16,
+        }
+    )  # fmt: skip
+
+
+@pytest.fixture
+def cpu_run(tmp_path, tiny_config) -> Run:
+    """An empty run directory on the CPU in float32."""
+    return Run.open(tmp_path / "run", tiny_config, resume=False, overwrite=False, stages=("sft",))

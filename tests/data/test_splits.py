@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable
+from typing import Literal
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from plaudit.data.splits import Part, Record, Splits, key, share, split
+from plaudit.records import Comparison, Demonstration, LabelledText
+
+Refused = Callable[[Callable[[], object]], str]
+
+
+def parts(splits: Splits) -> tuple[Part, Part, Part]:
+    return splits.train, splits.prompts, splits.evaluation
+
+
+def disjoint(sets: list[set[str]]) -> bool:
+    return len(set.union(*sets)) == sum(map(len, sets))
+
+
+def cut(records: list[Record], held_out: list[Record] | None = None) -> Splits:
+    return split("x", records, held_out or [], Counter())
+
+
+def test_share_reads_a_hash_as_a_fraction() -> None:
+    assert share("00" * 32) == 0.0
+    assert share("80" + "00" * 31) == 0.5
+    assert share("c0" + "00" * 31) == 0.75
+    assert share("ff" * 32) < 1.0
+
+
+def test_the_key_is_the_prompt_and_else_the_text() -> None:
+    same = key(LabelledText("Good  film", 1))
+    assert key(Demonstration("", "good film")) == same
+    assert key(Demonstration("good film", "yes")) == same
+    assert key(Comparison("good film", "yes", "no", "b")) == same
+    assert key(Comparison("", "good film", "no", "a")) == same
+    assert key(Comparison("", "no", "good film", "b")) == same
+    assert key(Comparison("", "no", "good film", "a")) != same
+
+
+def test_shares_are_80_10_10(movie_reviews: Splits) -> None:
+    train, prompts, evaluation = (len(p.labelled) for p in parts(movie_reviews))
+    total = 8530
+    assert train + prompts + evaluation == total
+    # Four standard deviations of a binomial count.
+    assert abs(train - 0.8 * total) < 4 * (total * 0.8 * 0.2) ** 0.5
+    assert abs(prompts - 0.1 * total) < 4 * (total * 0.1 * 0.9) ** 0.5
+
+
+def test_no_text_is_in_two_parts(movie_reviews: Splits) -> None:
+    texts = [{" ".join(r.text.lower().split()) for r in p.labelled} for p in parts(movie_reviews)]
+    assert disjoint(texts)
+    assert sum(map(len, texts)) == 8530
+
+
+def test_demonstrations_of_texts_pass_over_their_labels(texts: list[LabelledText]) -> None:
+    for part in parts(cut([*texts])):
+        assert {d.prompt for d in part.demonstrations} == {""}
+        assert [d.response for d in part.demonstrations] == [t.text for t in part.labelled]
+        assert {t.label for t in part.labelled} == {0, 1}
+
+
+def test_the_order_of_the_file_changes_nothing(texts: list[LabelledText]) -> None:
+    records: list[Record] = [*texts, LabelledText("FILM number 7", 1), LabelledText("film number 7 ", 1)]
+    shuffled = list(records)
+    random.Random(0).shuffle(shuffled)
+    assert cut(shuffled) == cut(records)
+
+
+def test_a_text_stays_in_its_part_when_the_file_grows(texts: list[LabelledText]) -> None:
+    small, large = cut([*texts[:100]]), cut([*texts])
+    for before, after in zip(parts(small), parts(large), strict=True):
+        assert set(before.labelled) <= set(after.labelled)
+
+
+def test_duplicates_and_contradictions_are_left_out_and_counted(texts: list[LabelledText]) -> None:
+    more = [
+        LabelledText("FILM  number 4", 0),  # 4 is labelled 0 already
+        LabelledText("film number 4", 0),
+        LabelledText("Film number 6", 1),  # 6 is labelled 0
+    ]
+    splits = cut([*texts, *more])
+    assert splits.dropped == {"duplicate": 2, "contradictory label": 2}
+    assert sum(len(p.labelled) for p in parts(splits)) == 199
+    everything = [" ".join(d.response.lower().split()) for p in parts(splits) for d in p.demonstrations]
+    assert everything.count("film number 4") == 1
+    assert "film number 6" not in everything
+
+
+def test_a_held_out_split_is_the_evaluation_and_leaves_train(texts: list[LabelledText]) -> None:
+    held_out: list[Record] = [LabelledText("Film number 3", 1), LabelledText("never seen", 0)]
+    splits = cut([*texts], held_out)
+    assert {t.text for t in splits.evaluation.labelled} == {"Film number 3", "never seen"}
+    assert splits.dropped == {"also in evaluation": 1}
+    assert len(splits.train.labelled) + len(splits.prompts.labelled) == 199
+    assert abs(len(splits.train.labelled) - 180) < 4 * (200 * 0.9 * 0.1) ** 0.5
+    assert "film number 3" not in {t.text for t in splits.train.labelled + splits.prompts.labelled}
+
+
+def comparison(i: int, choice: Literal["a", "b", "tie"] = "a", annotator: str = "") -> Comparison:
+    return Comparison(f"prompt {i}", f"first {i}", f"second {i}", choice, annotator)
+
+
+def test_comparisons_demonstrate_the_preferred_response() -> None:
+    records: list[Record] = [comparison(i, "b") for i in range(100)]
+    records += [comparison(i, "tie") for i in range(100, 120)]
+    splits = cut(records)
+    shown = {d for p in parts(splits) for d in p.demonstrations}
+    assert shown == {Demonstration(f"prompt {i}", f"second {i}") for i in range(100)}
+    assert sum(len(p.comparisons) for p in parts(splits)) == 120
+
+
+def test_own_demonstrations_are_not_added_to(texts: list[LabelledText]) -> None:
+    own: list[Record] = [Demonstration(f"ask {i}", f"answer {i}") for i in range(100)]
+    splits = cut([*texts, *own, own[0]])
+    assert {d for p in parts(splits) for d in p.demonstrations} == set(own)
+    assert splits.dropped == {"duplicate": 1}
+
+
+def test_several_judges_of_one_pair_stay_together_and_all_count() -> None:
+    votes = [comparison(i, "a", who) for i in range(100) for who in ("ann", "bob")]
+    votes += [comparison(i, "b", "cy") for i in range(100)]
+    splits = cut([*votes, votes[0]])
+    assert splits.dropped == {"duplicate": 1}
+    assert sum(len(p.comparisons) for p in parts(splits)) == 300
+    prompts = [{c.prompt for c in p.comparisons} for p in parts(splits)]
+    assert sum(map(len, prompts)) == 100
+
+
+def test_records_of_different_kinds_may_share_a_text() -> None:
+    records: list[Record] = [LabelledText(f"t {i}", i % 2) for i in range(100)]
+    records += [Demonstration(f"t {i}", f"r {i}") for i in range(100)]
+    records += [Comparison(f"t {i}", "good", "bad", "a") for i in range(100)]
+    for part in parts(cut(records)):
+        assert {t.text for t in part.labelled} == {d.prompt for d in part.demonstrations}
+        assert {t.text for t in part.labelled} == {c.prompt for c in part.comparisons}
+
+
+def test_too_few_records_are_refused_with_their_number(refused: Refused) -> None:
+    message = refused(lambda: cut([LabelledText("good", 1), LabelledText("bad", 0)]))
+    assert "2 records" in message
+    assert "more are needed" in message
+
+
+def test_a_lack_of_anything_judged_to_evaluate_on_is_refused(refused: Refused) -> None:
+    records: list[Record] = [Demonstration(f"ask {i}", f"answer {i}") for i in range(100)]
+    assert "evaluation" in refused(lambda: cut([*records, comparison(1)], [Demonstration("held", "out")]))
+
+
+def test_what_was_left_out_is_told_when_nothing_is_left(refused: Refused) -> None:
+    message = refused(lambda: split("x", [], [], Counter({"unlabelled": 5})))
+    assert "0 records (left out: 5 unlabelled)" in message
+
+
+def test_one_class_only_is_refused(texts: list[LabelledText], refused: Refused) -> None:
+    ones: list[Record] = [LabelledText(t.text, 1) for t in texts]
+    assert "every label to train on is 1" in refused(lambda: cut(ones))
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.tuples(st.text("abAB ", min_size=1, max_size=3), st.sampled_from("ab")), max_size=40))
+def test_no_prompt_is_ever_in_two_parts(pairs: list[tuple[str, str]]) -> None:
+    filler: list[Record] = [comparison(i) for i in range(60)]
+    more = [Comparison(p, "yes", "no", "a" if c == "a" else "b") for p, c in pairs if p.strip()]
+    keys = [{" ".join(c.prompt.lower().split()) for c in p.comparisons} for p in parts(cut([*filler, *more]))]
+    assert disjoint(keys)

@@ -1,0 +1,93 @@
+import numpy as np
+import pytest
+import torch
+
+from plaudit import rng
+from plaudit.models.generation import generate, sample_tokens
+from plaudit.models.heads import response_logits
+from plaudit.models.tokenizer import pad_left
+from plaudit.objectives.logprobs import token_logprobs
+
+PROMPTS = [[0, 5, 6, 7], [0, 9], [0, 21, 22]]
+
+
+def _noise(rows=3, width=10):
+    return rng.uniforms(range(rows), width, 0, "test", 0, "noise")
+
+
+def _generate(lm, prompts, noise, **kwargs):
+    ids, mask = pad_left(prompts, pad_id=255)
+    return generate(lm, ids, mask, noise, eos_id=kwargs.pop("eos_id", 0), pad_id=255, **kwargs)
+
+
+def test_sampling_inverts_the_cumulative_distribution():
+    logits = torch.tensor([0.2, 0.5, 0.3]).log().expand(5, 3)
+    u = torch.tensor([0.0, 0.19, 0.21, 0.69, 0.9999999999], dtype=torch.float64)
+    assert sample_tokens(logits, u).tolist() == [0, 0, 1, 1, 2]
+
+
+def test_a_token_of_probability_zero_is_never_drawn():
+    logits = torch.tensor([[-torch.inf, 0.0, -torch.inf]]).expand(2, 3)
+    assert sample_tokens(logits, torch.tensor([0.0, 1 - 1e-16], dtype=torch.float64)).tolist() == [1, 1]
+
+
+def test_frequencies_follow_the_softmax():
+    p = np.array([0.5, 0.25, 0.15, 0.1])
+    n = 20_000
+    u = rng.uniforms(range(1), n, 0, "test", 0, "frequency")[0]
+    drawn = sample_tokens(torch.tensor(p).log().float().expand(n, 4), u)
+    counts = np.bincount(drawn.numpy(), minlength=4)
+    assert (abs(counts - n * p) < 4.5 * np.sqrt(n * p * (1 - p))).all()
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_greedy_oracle_each_token_is_the_one_that_a_full_forward_would_draw(tiny_lm, temperature):
+    noise = _noise()
+    out = _generate(tiny_lm, PROMPTS, noise, temperature=temperature)
+    with torch.no_grad():
+        for row, prompt in enumerate(PROMPTS):
+            text = list(prompt)
+            for t in range(int(out.response_mask[row].sum())):
+                # No cache, no padding, no batch: transformers' forward on the text so far.
+                logits = tiny_lm(torch.tensor([text])).logits[:, -1] / temperature
+                token = sample_tokens(logits, noise[row, t : t + 1]).item()
+                assert out.response_ids[row, t].item() == token
+                text.append(token)
+
+
+def test_the_cache_gives_the_logprobs_of_the_full_forward(tiny_lm):
+    ids, mask = pad_left(PROMPTS, pad_id=255)
+    out = generate(tiny_lm, ids, mask, _noise(), eos_id=0, pad_id=255)
+    n = out.response_mask.shape[1]
+    with torch.no_grad():
+        full = token_logprobs(response_logits(tiny_lm, out.ids, out.attention_mask, n), out.response_ids)
+        positions = (mask.long().cumsum(-1) - 1).clamp(min=0)
+        step = tiny_lm(ids, attention_mask=mask.long(), position_ids=positions, use_cache=True)
+        first = step.logits[:, -1].log_softmax(-1).gather(1, out.response_ids[:, :1])
+    torch.testing.assert_close(full[:, :1], first, rtol=1e-4, atol=1e-4)
+
+
+def test_a_batch_of_one_equals_a_row_of_many(tiny_lm):
+    noise = _noise()
+    together = _generate(tiny_lm, PROMPTS, noise)
+    for row, prompt in enumerate(PROMPTS):
+        alone = _generate(tiny_lm, [prompt], noise[row : row + 1])
+        n = int(alone.response_mask.sum())
+        assert together.response_mask[row].sum() == n
+        assert together.response_ids[row, :n].tolist() == alone.response_ids[0, :n].tolist()
+
+
+def test_responses_end_at_eos_which_belongs_to_them(tiny_lm):
+    # Whatever is drawn first in row 0 becomes the end token.
+    first = _generate(tiny_lm, PROMPTS, _noise()).response_ids[0, 0].item()
+    out = _generate(tiny_lm, PROMPTS, _noise(), eos_id=first)
+    assert out.ended[0]
+    assert out.response_mask[0].tolist() == [True] + [False] * (out.response_mask.shape[1] - 1)
+    assert (out.response_ids[0, 1:] == 255).all()
+
+
+def test_the_cap_cuts_and_says_so(tiny_lm):
+    out = _generate(tiny_lm, PROMPTS, _noise(width=3), eos_id=299)
+    assert out.response_mask.shape == (3, 3)
+    assert not out.ended.any()
+    assert out.response_mask.all()

@@ -1,0 +1,104 @@
+import pytest
+import torch
+from conftest import make_lm
+from transformers import GPT2ForSequenceClassification
+
+from plaudit.models.heads import Policy, initialise_score_head, position_ids, response_logits, score_texts
+from plaudit.models.tokenizer import collate, pad_left
+from plaudit.objectives.logprobs import token_logprobs
+
+PROMPTS = [[0, 5, 6, 7], [0, 9]]
+RESPONSES = [[11, 12, 0], [13, 14, 15, 16, 0]]
+
+
+def _left_padded():
+    """Prompts padded on the left and responses on the right, as a rollout has them."""
+    ids, mask = pad_left(PROMPTS, pad_id=255)
+    right = torch.tensor([[11, 12, 0, 255, 255], [13, 14, 15, 16, 0]])
+    alive = torch.tensor([[True] * 3 + [False] * 2, [True] * 5])
+    return torch.cat([ids, right], 1), torch.cat([mask, alive], 1), alive
+
+
+def test_positions_start_at_zero_after_left_padding():
+    mask = torch.tensor([[False, False, True, True], [True, True, True, False]])
+    assert position_ids(mask).tolist() == [[0, 0, 0, 1], [0, 1, 2, 2]]
+
+
+def test_logprobs_of_a_padded_batch_equal_those_of_each_text_alone(tiny_lm):
+    ids, mask, alive = _left_padded()
+    with torch.no_grad():
+        batched = token_logprobs(response_logits(tiny_lm, ids, mask, 5), ids[:, -5:])
+        for row, (prompt, response) in enumerate(zip(PROMPTS, RESPONSES, strict=True)):
+            # The oracle: transformers' own forward on the bare text, token by token.
+            logits = tiny_lm(torch.tensor([prompt + response])).logits.log_softmax(-1)[0]
+            alone = [logits[len(prompt) + i - 1, t].item() for i, t in enumerate(response)]
+            assert batched[row, alive[row]].tolist() == pytest.approx(alone, abs=1e-4)
+
+
+def test_left_and_right_padding_agree(tiny_lm):
+    ids, mask, alive = _left_padded()
+    right = collate(list(zip(PROMPTS, RESPONSES, strict=True)), pad_id=255)
+    n = right.ids.shape[1] - 1
+    with torch.no_grad():
+        a = token_logprobs(response_logits(tiny_lm, ids, mask, 5), ids[:, -5:])[alive]
+        b = token_logprobs(response_logits(tiny_lm, right.ids, right.attention_mask, n), right.ids[:, 1:])
+    torch.testing.assert_close(a, b[right.loss_mask[:, 1:]], rtol=1e-4, atol=1e-4)
+
+
+def test_temperature_divides_the_logits(tiny_lm):
+    ids, mask, _ = _left_padded()
+    with torch.no_grad():
+        torch.testing.assert_close(
+            response_logits(tiny_lm, ids, mask, 5, temperature=0.5), 2 * response_logits(tiny_lm, ids, mask, 5)
+        )
+
+
+def test_a_new_value_head_is_silent_and_the_policy_is_the_language_model(tiny_lm):
+    ids, mask, _ = _left_padded()
+    with torch.no_grad():
+        logits, values = Policy(tiny_lm)(ids, mask, 5)
+    assert (values == 0).all()
+    torch.testing.assert_close(logits, response_logits(tiny_lm, ids, mask, 5), rtol=0, atol=0)
+
+
+def test_the_value_before_a_token_has_not_seen_that_token(tiny_lm):
+    policy = Policy(tiny_lm)
+    torch.nn.init.normal_(policy.value_head.weight)
+    ids, mask, _ = _left_padded()
+    changed = ids.clone()
+    changed[0, -5] = 99  # the first response token of row 0
+    with torch.no_grad():
+        before, after = policy(ids, mask, 5)[1], policy(changed, mask, 5)[1]
+    assert torch.equal(before[0, 0], after[0, 0])
+    assert not torch.equal(before[0, 1], after[0, 1])
+
+
+@pytest.fixture
+def reward_model(tiny_lm):
+    model = GPT2ForSequenceClassification(make_lm().config)
+    model.config.num_labels, model.config.pad_token_id = 1, 255
+    model.score = torch.nn.Linear(32, 1, bias=False)
+    return model.eval()
+
+
+def test_scores_equal_what_transformers_reads_from_the_same_padded_batch(reward_model):
+    batch = collate(list(zip(PROMPTS, RESPONSES, strict=True)), pad_id=255)
+    with torch.no_grad():
+        ours = score_texts(reward_model, batch.ids, batch.attention_mask)
+        theirs = reward_model(input_ids=batch.ids, attention_mask=batch.attention_mask.long()).logits[:, 0]
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_a_score_is_read_at_eos_and_not_one_before_it(reward_model):
+    ids, mask, _ = _left_padded()
+    without = ids.clone()
+    without[0, 6] = 17  # row 0's eos becomes an ordinary token: the score must notice
+    with torch.no_grad():
+        assert score_texts(reward_model, ids, mask)[0] != score_texts(reward_model, without, mask)[0]
+
+
+def test_the_score_head_starts_with_the_published_spread():
+    model = GPT2ForSequenceClassification(make_lm().config)
+    model.score = torch.nn.Linear(32, 1, bias=False)
+    initialise_score_head(model, torch.full((1, 32), 1.0))
+    torch.testing.assert_close(model.score.weight.detach(), torch.full((1, 32), 33**-0.5))

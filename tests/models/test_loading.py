@@ -1,0 +1,83 @@
+import json
+
+import pytest
+import torch
+from conftest import make_lm
+
+from plaudit.errors import ModelError
+from plaudit.models.loading import BUILT_IN, _check_head, load_causal_lm, load_reward_model, load_tokenizer, save, window
+
+
+def test_the_shipped_model_is_a_plain_gpt2_of_at_most_16_mb():
+    folder = BUILT_IN["movie-gpt2"]
+    assert sum(f.stat().st_size for f in folder.iterdir()) <= 16_000_000
+    assert json.loads((folder / "config.json").read_text())["model_type"] == "gpt2"
+    assert (folder / "README.md").exists()
+    model, tokenizer = load_causal_lm("movie-gpt2"), load_tokenizer("movie-gpt2")
+    assert next(model.parameters()).dtype == torch.float32
+    assert window(model) == tokenizer.hf.model_max_length
+    assert tokenizer.text(tokenizer.prompt("The Film is")) == "the film is"
+
+
+def test_the_shipped_model_has_read_film_reviews():
+    model, tokenizer = load_causal_lm("movie-gpt2").eval(), load_tokenizer("movie-gpt2")
+    ids = torch.tensor([tokenizer.prompt("this is one of the best films i have ever seen .")])
+    with torch.no_grad():
+        loss = model(ids, labels=ids).loss.item()
+        shuffled = ids[:, torch.randperm(ids.shape[1], generator=torch.Generator().manual_seed(0))]
+        assert loss < model(shuffled, labels=shuffled).loss.item() - 1
+    assert loss < 4
+
+
+def test_a_saved_model_is_opened_by_transformers_alone(tmp_path, tiny_lm, tiny_tokenizer):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    save(tiny_lm, tiny_tokenizer, tmp_path)
+    again = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+    ids = torch.tensor([AutoTokenizer.from_pretrained(tmp_path)("a joy")["input_ids"]])
+    with torch.no_grad():
+        torch.testing.assert_close(again(ids).logits, tiny_lm(ids).logits)
+    assert (tmp_path / "model.safetensors").exists()
+
+
+def test_a_reward_model_keeps_the_backbone_it_is_given(tiny_model_folder):
+    lm, reward = load_causal_lm(tiny_model_folder), load_reward_model(tiny_model_folder, pad_id=255)
+    assert reward.config.num_labels == 1
+    assert reward.config.pad_token_id == 255
+    for (name, a), b in zip(lm.transformer.named_parameters(), reward.transformer.parameters(), strict=True):
+        assert torch.equal(a, b), name
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("movie-gpt", "did you mean 'movie-gpt2'"),
+        ("./nowhere", "built-in name"),
+        ("a/b/c", "hub id"),
+    ],
+)
+def test_a_wrong_name_is_answered_in_one_line(name, says):
+    with pytest.raises(ModelError, match=says) as error:
+        load_causal_lm(name)
+    assert "\n" not in str(error.value)
+
+
+def test_a_folder_without_a_model_says_what_is_missing(tmp_path):
+    with pytest.raises(ModelError, match=r"config\.json is missing"):
+        load_causal_lm(str(tmp_path))
+
+
+def test_a_damaged_model_is_one_line(tmp_path, tiny_lm, tiny_tokenizer):
+    save(tiny_lm, tiny_tokenizer, tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"not safetensors")
+    with pytest.raises(ModelError, match="cannot be opened") as error:
+        load_causal_lm(str(tmp_path))
+    assert "\n" not in str(error.value)
+
+
+def test_a_head_that_does_more_than_we_know_is_refused():
+    model = make_lm()
+    inner = model.forward
+    model.forward = lambda *a, **k: type("Out", (), {"logits": torch.tanh(inner(*a, **k).logits)})()
+    with pytest.raises(ModelError, match="not supported"):
+        _check_head(model, "softcapped")

@@ -1,0 +1,155 @@
+import dataclasses
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from plaudit.config import PRESETS, Config, build, default_settings, flatten, preset, read_toml, to_toml
+from plaudit.errors import ConfigError
+
+
+def refusal(*layers: dict) -> str:
+    with pytest.raises(ConfigError) as caught:
+        build(*layers)
+    return str(caught.value)
+
+
+def test_without_layers_every_setting_has_its_default():
+    assert build() == Config()
+    assert build().ppo.kl_coef == 0.05
+
+
+def test_a_later_layer_beats_an_earlier_one_and_leaves_the_rest():
+    config = build({"seed": 3, "ppo.lr": 0.01}, {"ppo.lr": 0.02})
+    assert (config.seed, config.ppo.lr, config.sft.lr) == (3, 0.02, 1e-3)
+
+
+def test_text_from_a_command_line_becomes_the_setting_s_type():
+    config = build({"seed": "7", "ppo.iterations": "1e3", "ppo.lr": "1e-4", "ppo.missing_eos_score": "-2"})
+    assert (config.seed, config.ppo.iterations, config.ppo.lr, config.ppo.missing_eos_score) == (7, 1000, 1e-4, -2.0)
+    assert [type(v) for v in (config.seed, config.ppo.iterations, config.ppo.missing_eos_score)] == [int, int, float]
+
+
+@pytest.mark.parametrize("seed", [2**53 + 1, str(2**53 + 1)])
+def test_a_large_whole_number_is_not_rounded(seed):
+    assert build({"seed": seed}).seed == 9007199254740993
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "line"),
+    [
+        ("seed", -1, "seed = -1: must be at least 0"),
+        ("seed", "x", "seed = 'x': must be a whole number at least 0"),
+        ("seed", 1.5, "seed = 1.5: must be a whole number at least 0"),
+        ("seed", "1.5", "seed = '1.5': must be a whole number at least 0"),
+        ("seed", "inf", "seed = 'inf': must be a whole number at least 0"),
+        ("seed", True, "seed = True: must be a whole number at least 0"),
+        ("seed", [1], "seed = [1]: must be a whole number at least 0"),
+        ("ppo.lr", 2, "ppo.lr = 2.0: must be from 0 to 1"),
+        ("ppo.lr", "nan", "ppo.lr = nan: must be a number from 0 to 1"),
+        ("ppo.lr", {"x": 1}, "ppo.lr = {'x': 1}: must be a number from 0 to 1"),
+        ("ppo.missing_eos_score", "low", "ppo.missing_eos_score = 'low': must be a number"),
+        ("model", 3, "model = 3: must be text"),
+        ("device", "cdua", "device = 'cdua' (did you mean 'cuda'?): must be one of auto, cpu, cuda"),
+    ],
+)
+def test_an_impossible_value_is_refused_with_what_is_possible(name, value, line):
+    assert refusal({name: value}) == line
+
+
+@pytest.mark.parametrize(("name", "value"), [("ppo.lr", 0), ("ppo.lr", 1), ("seed", 0), ("ppo.temperature", 0.05)])
+def test_a_range_includes_its_ends(name, value):
+    assert flatten(dataclasses.asdict(build({name: value})))[name] == value
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("ppo.kl_coeff", "ppo.kl_coef"),
+        ("kl_coeff", "ppo.kl_coef"),
+        ("sede", "seed"),
+        ("missing_eos", "ppo.missing_eos_score"),
+    ],
+)
+def test_an_unknown_name_is_refused_with_the_nearest(name, near):
+    assert refusal({name: 1}) == f"unknown setting '{name}' (did you mean '{near}'?)"
+
+
+def test_a_name_like_no_other_gets_no_suggestion():
+    assert refusal({"zzzzzz": 1}) == "unknown setting 'zzzzzz'"
+
+
+def test_settings_that_are_impossible_together_are_refused():
+    assert refusal({"prompt_min": 9}) == "prompt_min = 9 is above prompt_max = 8"
+    assert refusal({"ppo.batch_size": 8}) == "ppo.minibatch_size = 16 is above ppo.batch_size = 8"
+
+
+def test_a_contradiction_in_one_layer_may_be_mended_by_the_next():
+    assert build({"ppo.batch_size": 8}, {"ppo.minibatch_size": 4}).ppo.batch_size == 8
+
+
+def test_a_file_s_error_names_the_file(tmp_path):
+    path = tmp_path / "mine.toml"
+    for text, said in (
+        ("[ppo]\nkl_coeff = 1\n", f"{path}: unknown setting 'ppo.kl_coeff' (did you mean 'ppo.kl_coef'?)"),
+        ("[ppo]\nlr = 2\n", f"{path}: ppo.lr = 2.0: must be from 0 to 1"),
+        ("ppo = 3\n", f"{path}: unknown setting 'ppo'"),
+        ("seed = \n", f"{path}: cannot be read as TOML: "),
+    ):
+        path.write_text(text)
+        with pytest.raises(ConfigError) as caught:
+            read_toml(path)
+        assert str(caught.value).startswith(said)
+
+
+def test_a_missing_file_and_a_folder_are_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"none\.toml: no such settings file$"):
+        read_toml(tmp_path / "none.toml")
+    with pytest.raises(ConfigError, match="cannot be read as TOML"):
+        read_toml(tmp_path)
+
+
+def test_a_byte_order_mark_is_no_error(tmp_path):
+    path = tmp_path / "notepad.toml"
+    path.write_bytes(b"\xef\xbb\xbfseed = 4\n")
+    assert read_toml(path) == {"seed": 4}
+
+
+def test_what_to_toml_writes_read_toml_reads(tmp_path):
+    config = build({"seed": 2**60 + 1, "ppo.lr": 1e-7, "data": 'C:\\films "new"\n\r\t\x7fé'})
+    path = tmp_path / "config.toml"
+    path.write_text(to_toml(config, {"plaudit": "0.1.0"}), encoding="utf-8")
+    assert build(read_toml(path)) == config
+    assert '[versions]\nplaudit = "0.1.0"' in path.read_text(encoding="utf-8")
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.text(st.characters(codec="utf-8")), st.floats(0, 1), st.integers(0, 2**100))
+def test_any_value_survives_a_file(tmp_path_factory, text, number, whole):
+    config = build({"model": text, "ppo.lr": number, "seed": whole})
+    path = tmp_path_factory.getbasetemp() / "any.toml"
+    path.write_text(to_toml(config, {}), encoding="utf-8", newline="")
+    assert build(read_toml(path)) == config
+
+
+def test_every_preset_is_possible():
+    names = [path.stem for path in PRESETS.glob("*.toml")]
+    assert "gpt2-sst2" in names
+    for name in names:
+        build(preset(name))
+    assert build(preset("gpt2-sst2")).data == "stanfordnlp/sst2"
+
+
+def test_an_unknown_preset_is_refused_with_the_presets():
+    with pytest.raises(
+        ConfigError, match=r"no preset 'gpt2-sst' \(did you mean 'gpt2-sst2'\?\); the presets are: .*gpt2-sst2"
+    ):
+        preset("gpt2-sst")
+
+
+def test_every_setting_says_what_it_is_and_its_default_is_possible():
+    names = default_settings()
+    assert len(names) > 40
+    build(names)
+    for cls in (Config, *(type(getattr(Config(), s)) for s in ("sft", "reward", "ppo", "evaluation"))):
+        assert all(f.metadata["help"] for f in dataclasses.fields(cls) if f.metadata)

@@ -1,0 +1,101 @@
+import pytest
+
+from plaudit.config import build
+from plaudit.errors import RunError
+from plaudit.training.run import STAGES, Run
+
+CONFIG = build({"device": "cpu"})
+
+
+def _snapshot(folder):
+    return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def _finished(path, stages=("sft", "reward", "ppo")):
+    run = Run.open(path, CONFIG, resume=False, overwrite=False, stages=STAGES)
+    for stage in stages:
+        run.folder(stage).mkdir()
+        run.finish(stage, {"stage": stage})
+    return run
+
+
+def _open(path, config=CONFIG, stages=STAGES, **flags):
+    return Run.open(path, config, **{"resume": False, "overwrite": False} | flags, stages=stages)
+
+
+def test_a_run_remembers_its_settings(tmp_path):
+    _open(tmp_path / "run", build({"seed": 7, "ppo.kl_coef": 0.2, "device": "cpu"}))
+    again = Run.existing(tmp_path / "run")
+    assert again.config.seed == 7
+    assert again.config.ppo.kl_coef == 0.2
+    assert "torch = " in (tmp_path / "run" / "config.toml").read_text()
+
+
+def test_a_full_directory_is_left_untouched_without_resume_or_overwrite(tmp_path):
+    _finished(tmp_path / "run")
+    before = _snapshot(tmp_path / "run")
+    with pytest.raises(RunError, match="--resume to go on, or --overwrite"):
+        _open(tmp_path / "run")
+    assert _snapshot(tmp_path / "run") == before
+
+
+def test_overwriting_a_stage_removes_what_was_built_on_it_and_no_more(tmp_path):
+    run = _finished(tmp_path / "run")
+    (run.path / "evaluation.json").write_text("{}")
+    (run.path / "notes.txt").write_text("mine")
+    _open(run.path, stages=("reward",), overwrite=True)
+    assert run.complete("sft")
+    assert not run.folder("reward").exists()
+    assert not run.folder("ppo").exists()
+    assert not (run.path / "evaluation.json").exists()
+    assert (run.path / "notes.txt").read_text() == "mine"
+
+
+def test_somebody_elses_folder_is_never_touched(tmp_path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    for flags in ({}, {"overwrite": True}, {"resume": True}):
+        with pytest.raises(RunError, match=r"thesis\.txt"):
+            _open(tmp_path, **flags)
+    assert _snapshot(tmp_path).keys() == {(tmp_path / "thesis.txt").relative_to(tmp_path)}
+
+
+def test_a_file_in_the_way_is_named(tmp_path):
+    (tmp_path / "run").write_text("")
+    with pytest.raises(RunError, match="is a file"):
+        _open(tmp_path / "run")
+
+
+def test_resuming_with_other_settings_names_the_setting(tmp_path):
+    _finished(tmp_path / "run")
+    with pytest.raises(RunError, match=r"sft was made with sft\.lr = .*, not 0\.5"):
+        _open(tmp_path / "run", build({"sft.lr": 0.5, "device": "cpu"}), resume=True)
+
+
+def test_a_later_stage_may_change_its_own_settings_but_not_an_earlier_ones(tmp_path):
+    _finished(tmp_path / "run")
+    new = build({"ppo.kl_coef": 0.5, "device": "cpu"})
+    assert _open(tmp_path / "run", new, stages=("ppo",), overwrite=True).config.ppo.kl_coef == 0.5
+    with pytest.raises(RunError, match=r"reward\.lr"):
+        _open(tmp_path / "run", build({"reward.lr": 0.5, "device": "cpu"}), stages=("ppo",), overwrite=True)
+
+
+def test_an_unfinished_stage_is_named_with_the_command_that_finishes_it(tmp_path):
+    run = _open(tmp_path / "run", stages=("sft",))
+    with pytest.raises(RunError, match="no finished sft model here; run: plaudit sft --out"):
+        run.model("sft")
+
+
+def test_no_run_is_one_line(tmp_path):
+    with pytest.raises(RunError, match=r"config\.toml is missing"):
+        Run.existing(tmp_path)
+
+
+def test_checkpoints_of_a_stage_depend_on_its_own_and_earlier_settings_only(tmp_path):
+    def fingerprint(name, **change):
+        return _open(tmp_path / name, build({"device": "cpu", **change})).checkpoints("reward").fingerprint
+
+    base = fingerprint("a")
+    assert fingerprint("b", **{"ppo.lr": 0.5}) == base
+    assert fingerprint("c", **{"reward.lr": 0.5}) != base
+    assert fingerprint("d", **{"sft.lr": 0.5}) != base
+    assert fingerprint("e", seed=2) != base
