@@ -148,9 +148,7 @@ def held_out_loss(model, stream: np.ndarray, width: int) -> float:
     model.eval()
     rows = torch.from_numpy(stream[: (len(stream) - 1) // width * width].astype(np.int64)).view(-1, width)
     total = sum(
-        F.cross_entropy(
-            model(x[:, :-1]).logits.flatten(0, 1), x[:, 1:].flatten(), reduction="sum"
-        ).item()
+        F.cross_entropy(model(x[:, :-1]).logits.flatten(0, 1), x[:, 1:].flatten(), reduction="sum").item()
         for x in rows.split(64)
     )
     return total / (rows.shape[0] * (width - 1))

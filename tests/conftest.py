@@ -6,6 +6,7 @@ install_import_hook("plaudit", "typechecker.checked")
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
+from tiny import BAD, GOOD, make_lm  # noqa: E402
 from tokenizers import Tokenizer as Backend  # noqa: E402
 from tokenizers import decoders, models, pre_tokenizers, trainers  # noqa: E402
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast  # noqa: E402
@@ -13,9 +14,6 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast  #
 from plaudit.config import Config, build  # noqa: E402
 from plaudit.models.tokenizer import Tokenizer  # noqa: E402
 from plaudit.training.run import Run  # noqa: E402
-
-GOOD = ["a warm and moving film", "the cast is wonderful", "funny , clever and kind", "a joy to watch"]
-BAD = ["a dull and tired film", "the cast is dreadful", "slow , stupid and loud", "a chore to watch"]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -40,16 +38,6 @@ def tiny_tokenizer() -> Tokenizer:
     return Tokenizer.of(PreTrainedTokenizerFast(tokenizer_object=backend, bos_token=eos, eos_token=eos))
 
 
-def make_lm(vocab: int = 300, layers: int = 2, width: int = 32, window: int = 64, seed: int = 0) -> GPT2LMHeadModel:
-    """A random GPT-2 with weights large enough that its predictions differ from position to position."""
-    torch.manual_seed(seed)
-    config = GPT2Config(
-        vocab_size=vocab, n_positions=window, n_embd=width, n_layer=layers, n_head=2, initializer_range=0.2,
-        bos_token_id=0, eos_token_id=0, resid_pdrop=0.1, embd_pdrop=0.1, attn_pdrop=0.1,
-    )  # fmt: skip
-    return GPT2LMHeadModel(config)
-
-
 @pytest.fixture
 def tiny_lm() -> GPT2LMHeadModel:
     return make_lm().eval()
@@ -68,9 +56,10 @@ def tiny_model_folder(tmp_path_factory, tiny_tokenizer) -> str:
 
 @pytest.fixture(scope="session")
 def tiny_data_folder(tmp_path_factory) -> str:
-    """Labelled texts in a tsv: good and bad sentences, each with a number that makes it distinct."""
+    """Labelled texts in a tsv: good and bad sentences, each with a number in front that makes it distinct."""
     folder = tmp_path_factory.mktemp("tiny-data")
-    rows = [f"{text} {i}\t{label}" for i in range(60) for label, texts in ((1, GOOD), (0, BAD)) for text in texts]
+    texts = [(text, label) for label, some in ((1, GOOD), (0, BAD)) for text in some]
+    rows = [f"film {i} {text}\t{label}" for i, (text, label) in enumerate(texts * 50)]
     (folder / "train.tsv").write_text("sentence\tlabel\n" + "\n".join(rows) + "\n")
     return str(folder)
 
@@ -80,11 +69,11 @@ def tiny_config(tiny_model_folder, tiny_data_folder) -> Config:
     """Settings under which the whole pipeline takes seconds."""
     return build(
         {
-            "model": tiny_model_folder, "data": tiny_data_folder, "device": "cpu", "prompt_max": 3,
-            "sft.epochs": 1, "sft.lr": 5e-3, "sft.batch_size": 16, "sft.save_every": 5,
-            "reward.lr": 5e-3, "reward.batch_size": 16, "reward.save_every": 5,
+            "model": tiny_model_folder, "data": tiny_data_folder, "device": "cpu", "prompt_max": 3, "prompt_min": 2,
+            "sft.epochs": 3, "sft.lr": 1e-2, "sft.batch_size": 16, "sft.save_every": 10,
+            "reward.lr": 5e-3, "reward.epochs": 2, "reward.batch_size": 16, "reward.save_every": 5,
             "ppo.iterations": 4, "ppo.batch_size": 16, "ppo.minibatch_size": 8, "ppo.epochs": 2,
-            "ppo.max_new_tokens": 12, "ppo.save_every": 2, "ppo.lr": 1e-3, "evaluation.prompts": 16,
+            "ppo.max_new_tokens": 16, "ppo.save_every": 2, "ppo.lr": 1e-3, "evaluation.prompts": 16,
         }
     )  # fmt: skip
 
@@ -93,3 +82,15 @@ def tiny_config(tiny_model_folder, tiny_data_folder) -> Config:
 def cpu_run(tmp_path, tiny_config) -> Run:
     """An empty run directory on the CPU in float32."""
     return Run.open(tmp_path / "run", tiny_config, resume=False, overwrite=False, stages=("sft",))
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory, tiny_config):
+    """The whole pipeline at its tiniest, run once for all tests that only read its results."""
+    from plaudit.pipeline import steps
+
+    path = tmp_path_factory.mktemp("runs") / "finished"
+    run = Run.open(path, tiny_config, resume=False, overwrite=False, stages=("sft", "reward", "ppo", "evaluation"))
+    for _ in steps(tiny_config, run):
+        pass
+    return path

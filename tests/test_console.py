@@ -109,7 +109,7 @@ def test_what_next_keeps_the_run_s_own_settings(tmp_path, capsys):
 
 
 def test_times_on_record_beat_those_of_this_process(tmp_path, capsys):
-    console.summary(finished(tmp_path, wall_seconds={"sft": 90}), Config(), {"sft": 1.0, "evaluation": 4.0})
+    console.summary(finished(tmp_path, wall_seconds={"sft": 90}), Config(), {"evaluation": 4.0, "sft": 1.0})
     assert "Time: sft 1 min 30 s, evaluation 4.0 s; together 1 min 34 s" in capsys.readouterr().out
 
 

@@ -1,5 +1,6 @@
 import io
 import json
+import re
 
 import pytest
 from rich.console import Console
@@ -68,8 +69,8 @@ def test_each_stage_shows_its_own_figures(tmp_path):
     ]
     lines = lines_of(reports, tmp_path, ("reward", "ppo", "evaluation"))
     assert lines[0] == "reward: 100%  step 1 of 1  loss 0.69  accuracy 50.0%  0.0 s left"
-    assert lines[2] == "ppo: 100%  step 1 of 1  score -0.46  kl 0.00  length 17.2  ended 98.0%  0.0 s left"
-    assert lines[4] == "evaluation: 100%  step 1 of 1  sft_score +0.10  policy_score -  0.0 s left"
+    assert lines[2] == "ppo: 100%  step 1 of 1  score -0.46  kl 0.00  length 17.2  ended 98%  0.0 s left"
+    assert lines[4] == "evaluation: 100%  step 1 of 1  SFT +0.10  policy -  0.0 s left"
 
 
 def test_a_stage_s_result_is_read_after_the_stage_has_saved_it(tmp_path):
@@ -106,18 +107,44 @@ def test_seconds_are_wall_clock_from_one_stage_s_last_step_to_the_next_s(tmp_pat
 
 
 @pytest.mark.parametrize("width", [80, 120])
-def test_a_terminal_gets_a_bar_and_keeps_the_result(tmp_path, width):
+@pytest.mark.parametrize(
+    ("stage", "figures", "shown"),
+    [
+        (
+            "ppo",
+            {"score": 0.5, "kl": 13.0, "response_length": 20.0, "eos_rate": 0.987},
+            "score +0.50  kl 13.0  length 20.0  ended 99%",
+        ),
+        ("evaluation", {"sft_score": 0.1, "policy_score": 0.6}, "SFT +0.10  policy +0.60"),
+        ("reward", {"loss": 0.5, "accuracy": 1.0}, "loss 0.50  accuracy 100.0%"),
+    ],
+)
+def test_a_terminal_gets_a_bar_and_keeps_the_result(tmp_path, width, stage, figures, shown):
     file = Terminal()
     console = Console(file=file, force_terminal=True, width=width, markup=False, highlight=False)
-    reports = [report("ppo", i, 4, score=0.5, kl=3.0, response_length=20.0, eos_rate=1.0) for i in range(1, 5)]
-    progress.follow(iter(reports), tmp_path, ("ppo",), console)
-    shown = file.getvalue()
-    assert "\x1b[?25h" in shown  # the cursor is back
-    assert "━" in shown
-    assert "100%" in shown
-    last_bar, result = shown.rindex("━"), shown.rindex("ppo: done [")
-    assert "\x1b[2K" in shown[last_bar:]  # the bar is wiped away, the result is not
-    assert result > shown.index("━")
+    reports = [report(stage, i, 4, seconds=20.0, **figures) for i in range(1, 3)]
+    progress.follow(iter(reports), tmp_path, (stage,), console)
+    frames = re.sub(r"\x1b\[[\d;?]*m", "", file.getvalue())
+    bar = next(line for line in re.split(r"[\r\n]", frames) if " 50% " in line)
+    assert "━" in bar
+    assert "0:00, 0:40 left" in bar  # two steps of 20 s
+    assert shown in bar  # whole, at the usual width too
+    assert frames.rindex(f"{stage}: done [") > frames.index("━")
+    assert "\x1b[2K" in frames[frames.rindex("━") :]  # the bar is wiped away
+    assert "\x1b[?25h" in frames  # the cursor is back
+
+
+def test_an_overdue_stage_promises_nothing(tmp_path):
+    file = Terminal()
+    console = Console(file=file, force_terminal=True, width=80)
+    progress.follow(iter([report("sft", 1, 2, seconds=0.0, loss=1.0)]), tmp_path, ("sft",), console)
+    assert "50%" in file.getvalue()
+    assert " left" not in file.getvalue()
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0.4, "0:00"), (185, "3:05"), (59.6, "1:00"), (3785, "1:03:05")])
+def test_the_clock(seconds, text):
+    assert progress._clock(float(seconds)) == text
 
 
 def test_the_cursor_comes_back_when_a_stage_fails(tmp_path):

@@ -20,7 +20,7 @@ from plaudit.errors import RunError
 from plaudit.evaluation.report.words import MEASURES, Measure, duration, interval, number, verdict, warnings, written
 from plaudit.training.metrics import read_jsonl
 
-_SHARES = ("accuracy", "eos_rate")
+_SHARES = {"accuracy": "{:.1%}", "eos_rate": "{:.0%}"}
 _HEADLINE = tuple(m for m in MEASURES if m.key != "distinct_1")
 _NEXT = {"sft": "plaudit reward --out {}", "reward": "plaudit ppo --out {}", "ppo": "plaudit eval {}"}
 _SHOWN_SAMPLES = 5
@@ -40,7 +40,8 @@ def summary(directory: Path, config: Config, seconds: dict[str, float]) -> None:
     headline(directory)
 
     known = _evaluation(directory)["meta"].get("wall_seconds")
-    times = seconds | {stage: s for stage in known or {} if (s := number(known, stage)) is not None}
+    times = {stage: s for stage in known or {} if (s := number(known, stage)) is not None}
+    times |= {stage: s for stage, s in seconds.items() if stage not in times}
     if times:
         each = ", ".join(f"{stage} {duration(s)}" for stage, s in times.items())
         console.print(f"\nTime: {each}; together {duration(sum(times.values()))}", soft_wrap=True)
@@ -138,6 +139,8 @@ def result(directory: Path, stage: str) -> str:
     if stage == "evaluation":
         figures = _read(directory / "evaluation.json")
         before, after = (number(figures.get(who), "score_mean") for who in ("sft", "policy"))
+        if before is None or after is None:
+            return "done"
         return f"score {brief('score', before)} -> {brief('score', after)} on held-out prompts"
     figures = _read(directory / stage / "summary.json")
     if stage == "sft" and "perplexity" in figures:
@@ -155,7 +158,7 @@ def brief(name: str, value: float | None) -> str:
     if value is None or not math.isfinite(value):
         return "-"
     if name in _SHARES:
-        return f"{value:.1%}"
+        return _SHARES[name].format(value)
     if "score" in name:
         return f"{value:+.2f}"
     return f"{value:.2f}" if abs(value) < 10 else f"{value:.1f}" if abs(value) < 1000 else f"{value:.0f}"

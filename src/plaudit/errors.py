@@ -1,11 +1,11 @@
 """The errors a user can meet. Every message names what is at fault and the mend.
 
-    PlauditError
-      ConfigError      a setting: unknown name, impossible value
-      DataError        a file or a record: missing, empty, malformed
-      ModelError       a model or tokenizer: not found, wrong kind, window too short
-      RunError         a run directory or checkpoint: in the way, incomplete, changed
-      TrainingError    training went wrong: a non-finite loss or gradient
+PlauditError
+  ConfigError      a setting: unknown name, impossible value
+  DataError        a file or a record: missing, empty, malformed
+  ModelError       a model or tokenizer: not found, wrong kind, window too short
+  RunError         a run directory or checkpoint: in the way, incomplete, changed
+  TrainingError    training went wrong: a non-finite loss or gradient
 """
 
 from __future__ import annotations

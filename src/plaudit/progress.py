@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TaskProgressColumn, TextColumn
 from rich.text import Text
 
 from plaudit.console import brief, new_console, result
@@ -22,8 +22,9 @@ _LIVE = {
     "sft": ("loss",),
     "reward": ("loss", "accuracy"),
     "ppo": ("score", "kl", "response_length", "eos_rate"),
+    "evaluation": ("sft_score", "policy_score"),
 }
-_SHORT = {"response_length": "length", "eos_rate": "ended"}
+_SHORT = {"response_length": "length", "eos_rate": "ended", "sft_score": "SFT", "policy_score": "policy"}
 
 
 def follow(
@@ -78,6 +79,15 @@ def waiting(what: str) -> AbstractContextManager[Any]:
     return console.status(Text(what)) if _animated(console) else nullcontext()
 
 
+class _Clock(ProgressColumn):
+    """Time since the stage began, and the time left, which counts down between steps and goes when overdue."""
+
+    def render(self, task: Task) -> Text:
+        """The text for one bar."""
+        text, left = _clock(task.elapsed or 0.0), task.fields["until"] - time.monotonic()
+        return Text(f"{text}, {_clock(left)} left" if left > 0 else text)
+
+
 class _Bars:
     """A bar for the stage at work, redrawn in place."""
 
@@ -85,15 +95,15 @@ class _Bars:
         self._progress = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}", style="bold", markup=False),
-            BarColumn(bar_width=16),
+            BarColumn(bar_width=20 if console.width >= 100 else 6),
             TaskProgressColumn(),
-            TimeElapsedColumn(),
+            _Clock(),
             TextColumn("{task.fields[figures]}", markup=False),
             console=console,
             transient=True,
             refresh_per_second=4,
         )
-        self._task = self._progress.add_task("starting", total=None, figures="")
+        self._task = self._progress.add_task("starting", total=None, figures="", until=0.0)
 
     def __enter__(self) -> _Bars:
         self._progress.start()
@@ -105,12 +115,14 @@ class _Bars:
     def begin(self, report: StepReport) -> None:
         """A new stage, whose earlier steps were done before it was resumed."""
         self._progress.remove_task(self._task)
-        self._task = self._progress.add_task(report.stage, total=report.total, completed=report.step - 1, figures="")
+        self._task = self._progress.add_task(
+            report.stage, total=report.total, completed=report.step - 1, figures="", until=0.0
+        )
 
     def step(self, report: StepReport, left: float) -> None:
         """Draw one step; `left` in seconds."""
-        figures = "  ".join([f"{duration(left)} left", *_figures(report)])
-        self._progress.update(self._task, completed=report.step, figures=figures)
+        until = time.monotonic() + left
+        self._progress.update(self._task, completed=report.step, figures="  ".join(_figures(report)), until=until)
 
 
 class _Lines:
@@ -150,5 +162,13 @@ def _say_complete(directory: Path, stage: str, console: Console) -> None:
 
 
 def _figures(report: StepReport) -> list[str]:
-    names = _LIVE.get(report.stage, tuple(report.metrics)[:3])
-    return [f"{_SHORT.get(n, n)} {brief(n, report.metrics[n])}" for n in names if n in report.metrics]
+    metrics = report.metrics
+    names = [name for name in _LIVE.get(report.stage, ()) if name in metrics] or list(metrics)[:3]
+    return [f"{_SHORT.get(name, name)} {brief(name, metrics[name])}" for name in names]
+
+
+def _clock(seconds: float) -> str:
+    """3:05, or 1:03:05."""
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"

@@ -24,9 +24,7 @@ def permutation(n: int, seed: int, stage: str, epoch: int) -> np.ndarray:
     return generator(seed, stage, epoch, "order").permutation(n)
 
 
-def uniforms(
-    rows: range, width: int, seed: int, stage: str, iteration: int, purpose: str
-) -> Float64[Tensor, "B R"]:
+def uniforms(rows: range, width: int, seed: int, stage: str, iteration: int, purpose: str) -> Float64[Tensor, "B R"]:
     """(B, R) numbers in [0, 1), row i from row i's own generator."""
     draws = [generator(seed, stage, iteration, purpose, row).random(width) for row in rows]
     return torch.from_numpy(np.stack(draws))

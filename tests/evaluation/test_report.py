@@ -171,7 +171,7 @@ def evaluation() -> dict:
     }
     policy = {
         "score_mean": 0.837,
-        "score_ci95": [0.815, 0.858],
+        "score_ci95": [0.812, 0.858],
         "judge_positive": 0.884,
         "kl_mean": 9.12,
         "perplexity_ref": 19.3,
@@ -222,8 +222,13 @@ class Tags(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return write_report(make_run(tmp_path_factory.mktemp("runs") / "first")).read_text(encoding="utf-8")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_run(tmp_path_factory.mktemp("runs") / "first")
+
+
+@pytest.fixture(scope="module")
+def page(directory: Path) -> str:
+    return write_report(directory).read_text(encoding="utf-8")
 
 
 def test_page_needs_nothing_but_itself(page: str) -> None:
@@ -255,8 +260,7 @@ def test_figures_take_their_colours_from_the_page(page: str) -> None:
 
 def test_headline_figures_are_there(page: str) -> None:
     text = Tags(page).text
-    said = "PPO raised the mean score from 0.02 to 0.84 [0.81, 0.86] at 9.1 nats of KL."
-    assert said.replace("0.81,", f"{0.815:.2f},") in text
+    assert "PPO raised the mean score from 0.02 to 0.84 [0.81, 0.86] at 9.1 nats of KL." in text
     assert "calls 88 % of the responses positive, 51 % before" in text
     assert "They are 27 tokens long, 23 before." in text
     assert "76.3 % [73.7 %, 78.8 %]" in text
@@ -270,10 +274,8 @@ def test_headline_figures_are_there(page: str) -> None:
     assert "Not in this run directory" not in text
 
 
-def test_two_writes_are_the_same_bytes(tmp_path: Path) -> None:
-    directory = make_run(tmp_path / "run", iterations=5, prompts=20)
-    first = write_report(directory).read_bytes()
-    assert write_report(directory).read_bytes() == first
+def test_two_writes_are_the_same_bytes(directory: Path, page: str) -> None:
+    assert write_report(directory).read_bytes() == page.encode("utf-8")
     assert sorted(p.name for p in directory.glob("report*")) == ["report.html"]
 
 
@@ -308,23 +310,27 @@ def test_long_text_is_cut(tmp_path: Path) -> None:
 PARTS = ("sft", "reward", "policy", "evaluation.json", "samples.jsonl", "responses.jsonl")
 
 
+def said_missing(page: str) -> str:
+    return re.findall(r"Not in this run directory \(yet\): ([^<]*)<", page)[0]
+
+
 @pytest.mark.parametrize("part", PARTS)
 def test_any_part_may_stand_alone(tmp_path: Path, part: str) -> None:
     make_run(tmp_path, iterations=3, prompts=12)
     for other in PARTS:
         if other != part:
             (tmp_path / other).rename(tmp_path / f"gone-{other}")
-    named = Tags(write_report(tmp_path).read_text(encoding="utf-8")).text.partition("(yet): ")[2][:400]
-    assert [p for p in PARTS if p in named.replace("policy/summary.json", "")] == [p for p in PARTS if p != part]
+    named = said_missing(write_report(tmp_path).read_text(encoding="utf-8"))
+    assert [p for p in PARTS if p in named] == [p for p in PARTS if p != part]
 
 
-def test_parts_may_go_one_by_one(tmp_path: Path) -> None:
+def test_parts_may_be_missing_in_the_middle(tmp_path: Path) -> None:
     make_run(tmp_path, iterations=3, prompts=12)
-    sizes = []
-    for part in PARTS:
-        (tmp_path / part).rename(tmp_path / f"gone-{part}")
-        sizes.append(len(write_report(tmp_path).read_bytes()))
-    assert sizes == sorted(sizes, reverse=True)
+    for part in ("policy/metrics.jsonl", "reward/summary.json", "evaluation.json"):
+        (tmp_path / part).unlink()
+    page = write_report(tmp_path).read_text(encoding="utf-8")
+    assert said_missing(page) == "reward/summary.json, policy/metrics.jsonl, evaluation.json."
+    assert "Held-out scores, before and after" in page
 
 
 def test_a_run_with_settings_only(tmp_path: Path) -> None:
@@ -350,7 +356,7 @@ def test_broken_parts_are_named_and_left_out(tmp_path: Path) -> None:
     (directory / "evaluation.json").write_text("[1, 2]")
     text = Tags(write_report(directory).read_text(encoding="utf-8")).text
     assert "Left out, because unreadable: policy/metrics.jsonl, evaluation.json." in text
-    assert "What PPO did" not in text.replace("What PPO did Thin", "")
+    assert "Health of the updates" not in text  # drawn from policy/metrics.jsonl alone
 
 
 def test_null_and_missing_figures(tmp_path: Path) -> None:
@@ -377,10 +383,10 @@ def test_null_and_missing_figures(tmp_path: Path) -> None:
 def test_a_long_run_gives_a_small_page(tmp_path: Path) -> None:
     make_config(tmp_path)
     draw = np.random.default_rng(2)
-    write_lines(tmp_path / "policy/metrics.jsonl", [policy_line(i, i / 5000, draw) for i in range(1, 5001)])
+    write_lines(tmp_path / "policy/metrics.jsonl", [policy_line(i, i / 2000, draw) for i in range(1, 2001)])
     page = write_report(tmp_path).read_text(encoding="utf-8")
     assert len(page) < 800_000
-    assert "iteration 5000" in Tags(page).text  # the last point is among those that are drawn
+    assert "iteration 2000" in Tags(page).text  # the last point is among those that are drawn
 
 
 def test_no_settings_no_report(tmp_path: Path) -> None:

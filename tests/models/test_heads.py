@@ -1,6 +1,6 @@
 import pytest
 import torch
-from conftest import make_lm
+from tiny import make_lm
 from transformers import GPT2ForSequenceClassification
 
 from plaudit.models.heads import Policy, initialise_score_head, position_ids, response_logits, score_texts

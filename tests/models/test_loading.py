@@ -2,10 +2,18 @@ import json
 
 import pytest
 import torch
-from conftest import make_lm
+from tiny import make_lm
 
 from plaudit.errors import ModelError
-from plaudit.models.loading import BUILT_IN, _check_head, load_causal_lm, load_reward_model, load_tokenizer, save, window
+from plaudit.models.loading import (
+    BUILT_IN,
+    _check_head,
+    load_causal_lm,
+    load_reward_model,
+    load_tokenizer,
+    save,
+    window,
+)
 
 
 def test_the_shipped_model_is_a_plain_gpt2_of_at_most_16_mb():

@@ -125,8 +125,8 @@ def _jsonl(path: Path, text: str) -> Table:
 
 
 def _parquet(path: Path) -> Table:
-    import pyarrow  # type: ignore[import-untyped]
-    import pyarrow.parquet  # type: ignore[import-untyped]
+    import pyarrow
+    import pyarrow.parquet
 
     try:
         table = pyarrow.parquet.read_table(path)

@@ -137,9 +137,9 @@ def evaluate(config: Config, run: Run) -> Iterator[StepReport]:
         policy_parts.append(after)
         took = time.perf_counter() - began
         seconds += took
-        figures = {"sft_score": float(before.scores.mean()), "policy_score": float(after.scores.mean())}
+        scores = {"sft_score": float(before.scores.mean()), "policy_score": float(after.scores.mean())}
         tokens = sum(map(len, before.tokens)) + sum(map(len, after.tokens))
-        yield StepReport("evaluation", step + 1, total, figures, {"seconds": took, "tokens_per_second": tokens / took})
+        yield StepReport("evaluation", step + 1, total, scores, {"seconds": took, "tokens_per_second": tokens / took})
 
     began = time.perf_counter()
     judge = Judge()
@@ -173,7 +173,16 @@ def evaluate(config: Config, run: Run) -> Iterator[StepReport]:
 
 
 def figures(a: Answered, verdicts: np.ndarray, seed: int) -> dict[str, Any]:
-    """One model's entry in evaluation.json: see docs/evaluation.md for what each figure means."""
+    """One model's entry in evaluation.json.
+
+    Args:
+        verdicts: (N,) the judge's probability that prompt and response are positive.
+
+    Returns:
+        score_mean and its bootstrap interval, in [-1, 1]; judge_positive, a share; kl_mean, nats a response;
+        perplexity_ref of the responses under SFT; distinct_1 and distinct_2, shares of token n-grams;
+        length_mean, tokens; eos_rate and duplicate_rate, shares of responses.
+    """
     lengths = np.array([len(t) for t in a.tokens])
     return {
         "score_mean": float(a.scores.mean()),

@@ -36,6 +36,4 @@ def sample(directory: Path, prompt: str, n: int, seed: int, max_new_tokens: int 
     check_window([ids], cap, window(models.sft))
     noise = rng.uniforms(range(n), cap, seed, "sample", 0, prompt)
     before, after = models.compare([ids] * n, noise)
-    return [
-        Sample(before.texts[i], float(before.scores[i]), after.texts[i], float(after.scores[i])) for i in range(n)
-    ]
+    return [Sample(before.texts[i], float(before.scores[i]), after.texts[i], float(after.scores[i])) for i in range(n)]

@@ -64,9 +64,7 @@ def initialise_score_head(reward_model: Any, weights: Float[Tensor, "1 D"]) -> N
         reward_model.score.weight.copy_(weights / (weights.shape[1] + 1) ** 0.5)
 
 
-def score_texts(
-    reward_model: Any, ids: Int[Tensor, "B T"], attention_mask: Bool[Tensor, "B T"]
-) -> Float[Tensor, "B"]:
+def score_texts(reward_model: Any, ids: Int[Tensor, "B T"], attention_mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B"]:
     """(B,) logit of each sequence, read at its last token: the end token where there is one."""
     hidden = hidden_states(reward_model, ids, attention_mask)
     columns = torch.arange(ids.shape[1], device=ids.device)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import difflib
 import logging
 import os
-from contextlib import contextmanager
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -116,4 +116,6 @@ def _check_head(model: Any, name: str) -> None:
     ours, theirs = model.get_output_embeddings()(hidden), model(input_ids=ids).logits
     model.train(was_training)
     if not torch.allclose(ours, theirs, atol=1e-4, rtol=1e-4):
-        raise ModelError(f"{name}: its logits are not hidden state times output embedding; this family is not supported")
+        raise ModelError(
+            f"{name}: its logits are not hidden state times output embedding; this family is not supported"
+        )

@@ -126,15 +126,15 @@ def learn(
     """
     history: list[dict[str, float]] = []
     for epoch in range(settings.epochs):
-        order = rng.permutation(
-            len(experience.rewards), seed, "ppo", iteration * settings.epochs + epoch
-        )
+        order = rng.permutation(len(experience.rewards), seed, "ppo", iteration * settings.epochs + epoch)
+        of_epoch: list[float] = []
         for part in experience.minibatches(order, settings.minibatch_size):
             loss, stats = ppo_loss(policy, part, settings, run)
             where = f"ppo iteration {iteration + 1}"
             norm = optim.step(loss, policy, optimizer, settings.max_grad_norm, where)
             history.append({**{k: v.item() for k, v in stats.items()}, "grad_norm": norm})
-        if np.mean([h["approx_kl"] for h in history[-len(order) // settings.minibatch_size :]]) > settings.kl_stop:
+            of_epoch.append(history[-1]["approx_kl"])
+        if np.mean(of_epoch) > settings.kl_stop:
             break
     means = {name: float(np.mean([h[name] for h in history])) for name in history[0]}
     return means | {"ratio_max": max(h["ratio_max"] for h in history), "optimizer_steps": len(history)}
@@ -157,7 +157,10 @@ def ppo_loss(
 def prompts_of(iteration: int, prompts: list[Any], batch_size: int, seed: int) -> list[Any]:
     """The iteration's prompts: pass after pass over all of them, each pass in its own order."""
     places = range(iteration * batch_size, (iteration + 1) * batch_size)
-    orders = {epoch: rng.permutation(len(prompts), seed, "ppo prompts", epoch) for epoch in {p // len(prompts) for p in places}}
+    orders = {
+        epoch: rng.permutation(len(prompts), seed, "ppo prompts", epoch)
+        for epoch in {p // len(prompts) for p in places}
+    }
     return [prompts[orders[p // len(prompts)][p % len(prompts)]] for p in places]
 
 

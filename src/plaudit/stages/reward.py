@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,9 +21,8 @@ from plaudit.models.loading import load_reward_model, load_tokenizer, save, wind
 from plaudit.models.tokenizer import Tokenizer, collate
 from plaudit.objectives.losses import bradley_terry_loss, label_loss
 from plaudit.stages.calibration import summarise
-from plaudit.training import optimizer as optim
+from plaudit.training.fit import fit
 from plaudit.training.metrics import StepReport
-from plaudit.training.order import epoch_batches, steps_per_epoch
 from plaudit.training.run import Run
 
 _WEIGHTS = {"a": 1.0, "b": 0.0, "tie": 0.5}
@@ -63,51 +61,23 @@ def reward(config: Config, run: Run) -> Iterator[StepReport]:
     train, too_long = judgements(data.train, tokenizer, longest)
     held_out, _ = judgements(data.evaluation, tokenizer, longest)
 
-    lengths = np.array([j.length for j in train])
-    per_epoch = steps_per_epoch(len(train), settings.batch_size)
-    total = per_epoch * settings.epochs
-    optimizer = optim.adamw(model, settings.lr, settings.weight_decay)
-    checkpoints, log = run.checkpoints("reward"), run.log("reward")
-    state = checkpoints.restore(model, optimizer)
-    log.cut_back(state["step"])
-
-    for step in range(state["step"], total):
-        began = time.perf_counter()
-        epoch, place = divmod(step, per_epoch)
-        rows = epoch_batches(lengths, settings.batch_size, config.seed, "reward", epoch)[place]
-        batch = collate_judged([train[i] for i in rows], tokenizer.pad_id)
-        lr = settings.lr * optim.warmup_then_linear(step, total, settings.warmup)
-        optim.set_lr(optimizer, lr)
-        model.train()
-        logits, weights, loss = loss_of(model, batch, run)
-        norm = optim.step(loss, model, optimizer, settings.max_grad_norm, f"reward step {step + 1}")
-
-        seconds = time.perf_counter() - began
+    def batch_loss(rows: np.ndarray) -> tuple[Tensor, dict[str, float]]:
+        logits, weights, loss = loss_of(model, collate_judged([train[i] for i in rows], tokenizer.pad_id), run)
         clear = weights != 0.5
-        right = ((logits > 0) == (weights > 0.5))[clear].float().mean().item()
-        report = StepReport(
-            "reward",
-            step + 1,
-            total,
-            {"loss": loss.item(), "accuracy": right, "lr": lr, "grad_norm": norm},
-            {"seconds": seconds, "tokens_per_second": sum(train[i].length for i in rows) / seconds},
-        )
-        log.append(report)
-        if (step + 1) % settings.save_every == 0 or step + 1 == total:
-            checkpoints.save(step + 1, model, optimizer)
-        yield report
+        return loss, {"accuracy": ((logits > 0) == (weights > 0.5))[clear].float().mean().item()}
+
+    yield from fit("reward", model, np.array([j.length for j in train]), batch_loss, settings, run)
 
     save(model, tokenizer, run.folder("reward"))
     kind = "comparisons" if len(train[0].texts) == 2 else "labels"
-    logits, weights = predict(model, held_out, tokenizer, run)
+    logits, said = predict(model, held_out, tokenizer, run)
     run.finish(
         "reward",
         {
             "kind": kind,
             "records": len(train),
             "dropped": data.dropped | {"too long": too_long},
-            "steps": total,
-            **summarise(logits, weights, np.array([j.length for j in held_out])),
+            **summarise(logits, said, np.array([j.length for j in held_out])),
         },
     )
 
@@ -140,9 +110,7 @@ def collate_judged(judged: Sequence[Judged], pad_id: int) -> tuple[Sequences, Te
     return PreferenceBatch(sides[0], sides[1], weight) if len(sides) == 2 else (sides[0], weight)
 
 
-def loss_of(
-    model: Any, batch: tuple[Sequences, Tensor] | PreferenceBatch, run: Run
-) -> tuple[Tensor, Tensor, Tensor]:
+def loss_of(model: Any, batch: tuple[Sequences, Tensor] | PreferenceBatch, run: Run) -> tuple[Tensor, Tensor, Tensor]:
     """Logits (B,) that the text is good, or that the first is better; what people said (B,); the loss."""
     if isinstance(batch, PreferenceBatch):
         batch = batch.to(run.device)

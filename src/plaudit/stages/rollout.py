@@ -73,7 +73,13 @@ def score_responses(reward_model: Any, responses: Responses, run: Run) -> Tensor
 
 @torch.no_grad()
 def collect(
-    policy: Policy, reference: Any, logits: Tensor, responses: Responses, scale: ScoreScale, temperature: float, run: Run
+    policy: Policy,
+    reference: Any,
+    logits: Tensor,
+    responses: Responses,
+    scale: ScoreScale,
+    temperature: float,
+    run: Run,
 ) -> tuple[Rollout, Tensor, Tensor]:
     """One pass of policy and reference over the responses, no gradient.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,9 +18,8 @@ from plaudit.models.loading import load_causal_lm, load_tokenizer, save, window
 from plaudit.models.tokenizer import Tokenizer, collate
 from plaudit.objectives.losses import causal_lm_loss
 from plaudit.records import Demonstration
-from plaudit.training import optimizer as optim
+from plaudit.training.fit import fit
 from plaudit.training.metrics import StepReport
-from plaudit.training.order import epoch_batches, steps_per_epoch
 from plaudit.training.run import Run
 
 Pair = tuple[list[int], list[int]]
@@ -42,39 +40,12 @@ def sft(config: Config, run: Run) -> Iterator[StepReport]:
     train, too_long = tokenise(data.train.demonstrations, tokenizer, longest)
     held_out, _ = tokenise(data.evaluation.demonstrations, tokenizer, longest)
 
+    def batch_loss(rows: np.ndarray) -> tuple[torch.Tensor, dict[str, float]]:
+        return loss_of(model, collate([train[i] for i in rows], tokenizer.pad_id).to(run.device), run), {}
+
+    before = perplexity(model, held_out, tokenizer, run)
     lengths = np.array([len(prompt) + len(response) for prompt, response in train])
-    per_epoch = steps_per_epoch(len(train), settings.batch_size)
-    total = per_epoch * settings.epochs
-    optimizer = optim.adamw(model, settings.lr, settings.weight_decay)
-    checkpoints, log = run.checkpoints("sft"), run.log("sft")
-    state = checkpoints.restore(model, optimizer)
-    log.cut_back(state["step"])
-    before = state.get("perplexity_before") or perplexity(model, held_out, tokenizer, run)
-
-    for step in range(state["step"], total):
-        began = time.perf_counter()
-        epoch, place = divmod(step, per_epoch)
-        rows = epoch_batches(lengths, settings.batch_size, config.seed, "sft", epoch)[place]
-        batch = collate([train[i] for i in rows], tokenizer.pad_id).to(run.device)
-        lr = settings.lr * optim.warmup_then_linear(step, total, settings.warmup)
-        optim.set_lr(optimizer, lr)
-        model.train()
-        loss = loss_of(model, batch, run)
-        norm = optim.step(loss, model, optimizer, settings.max_grad_norm, f"sft step {step + 1}")
-
-        seconds = time.perf_counter() - began
-        tokens = batch.loss_mask.sum().item()
-        report = StepReport(
-            "sft",
-            step + 1,
-            total,
-            {"loss": loss.item(), "lr": lr, "grad_norm": norm, "tokens": tokens},
-            {"seconds": seconds, "tokens_per_second": tokens / seconds},
-        )
-        log.append(report)
-        if (step + 1) % settings.save_every == 0 or step + 1 == total:
-            checkpoints.save(step + 1, model, optimizer, {"perplexity_before": before})
-        yield report
+    yield from fit("sft", model, lengths, batch_loss, settings, run)
 
     save(model, tokenizer, run.folder("sft"))
     run.finish(
@@ -83,7 +54,6 @@ def sft(config: Config, run: Run) -> Iterator[StepReport]:
             "texts": len(train),
             "held_out_texts": len(held_out),
             "dropped": data.dropped | {"too long": too_long},
-            "steps": total,
             "perplexity_before": before,
             "perplexity": perplexity(model, held_out, tokenizer, run),
         },

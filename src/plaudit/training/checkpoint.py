@@ -1,9 +1,9 @@
 """Checkpoints at step boundaries: safetensors and JSON, written aside, verified, then renamed into place.
 
-    checkpoints/step-00000010/
-      tensors.safetensors   parameters and optimizer moments
-      state.json            step, and what else the stage must remember
-      manifest.json         SHA-256 of both, and the fingerprint of the settings
+checkpoints/step-00000010/
+  tensors.safetensors   parameters and optimizer moments
+  state.json            step, and what else the stage must remember
+  manifest.json         SHA-256 of both, and the fingerprint of the settings
 """
 
 from __future__ import annotations

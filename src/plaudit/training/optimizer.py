@@ -37,9 +37,7 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
         group["lr"] = lr
 
 
-def step(
-    loss: Tensor, model: nn.Module, optimizer: torch.optim.Optimizer, max_grad_norm: float, where: str
-) -> float:
+def step(loss: Tensor, model: nn.Module, optimizer: torch.optim.Optimizer, max_grad_norm: float, where: str) -> float:
     """Backward, clip, step. Returns the gradient norm before clipping.
 
     Raises:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from plaudit import rng
@@ -12,6 +14,18 @@ _BATCHES_SORTED_TOGETHER = 16
 def steps_per_epoch(n: int, batch_size: int) -> int:
     """Steps that visit n records once, the last batch perhaps smaller."""
     return -(-n // batch_size)
+
+
+def visits(
+    lengths: np.ndarray, batch_size: int, epochs: int, seed: int, stage: str, first: int
+) -> Iterator[tuple[int, np.ndarray]]:
+    """(step, indices of its batch) for every step from `first` to the end of the last epoch."""
+    per_epoch = steps_per_epoch(len(lengths), batch_size)
+    for epoch in range(first // per_epoch, epochs):
+        for place, rows in enumerate(epoch_batches(lengths, batch_size, seed, stage, epoch)):
+            step = epoch * per_epoch + place
+            if step >= first:
+                yield step, rows
 
 
 def epoch_batches(lengths: np.ndarray, batch_size: int, seed: int, stage: str, epoch: int) -> list[np.ndarray]:

@@ -59,7 +59,9 @@ class Run:
         doomed = STAGES[min(STAGES.index(s) for s in stages) :] if overwrite else ()
         full = [s for s in stages if s != "evaluation" and _begun(path, s)]
         if full and not resume and not overwrite:
-            raise RunError(f"{path}: already holds {', '.join(full)}; use --resume to go on, or --overwrite to begin anew")
+            raise RunError(
+                f"{path}: already holds {', '.join(full)}; use --resume to go on, or --overwrite to begin anew"
+            )
         _check_unchanged(path, config, [s for s in STAGES if s not in doomed and s != "evaluation" and _begun(path, s)])
         for stage in doomed:
             _remove(path, stage)

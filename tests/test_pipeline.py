@@ -1,0 +1,92 @@
+import json
+import shutil
+
+import pytest
+
+from plaudit.pipeline import steps
+from plaudit.training.run import STAGES, Run
+
+FIGURES = {"score_mean", "score_ci95", "judge_positive", "kl_mean", "perplexity_ref", "distinct_1", "distinct_2",
+           "length_mean", "eos_rate", "duplicate_rate"}  # fmt: skip
+
+
+def _resumed(path, config, stages=STAGES):
+    return steps(config, Run.open(path, config, resume=True, overwrite=False, stages=stages), stages)
+
+
+def _weights_and_metrics(path):
+    names = [f"{s}/{f}" for s in ("sft", "reward", "policy") for f in ("model.safetensors", "metrics.jsonl")]
+    files = {
+        name: (path / name).read_bytes()
+        for name in [*names, "policy/value_head.safetensors", "samples.jsonl", "responses.jsonl"]
+    }
+    for stage in ("sft", "reward", "policy"):  # the optimizer too
+        newest = max((path / stage / "checkpoints").iterdir())
+        files[f"{stage}/optimizer"] = (newest / "tensors.safetensors").read_bytes()
+    return files
+
+
+def _without_times(path):
+    evaluation = json.loads((path / "evaluation.json").read_text())
+    evaluation["meta"].pop("wall_seconds")
+    return evaluation
+
+
+def test_a_run_leaves_what_the_contract_says(finished_run):
+    for stage in ("sft", "reward", "policy"):
+        for name in ("model.safetensors", "config.json", "tokenizer.json", "metrics.jsonl", "summary.json"):
+            assert (finished_run / stage / name).exists(), (stage, name)
+    evaluation = json.loads((finished_run / "evaluation.json").read_text())
+    assert evaluation.keys() == {"sft", "policy", "meta"}
+    assert evaluation["sft"].keys() == evaluation["policy"].keys() == FIGURES
+    assert {"prompts", "seed", "wall_seconds", "device", "dtype", "model", "data"} <= evaluation["meta"].keys()
+    assert evaluation["sft"]["kl_mean"] == pytest.approx(0, abs=1e-5)
+    assert evaluation["policy"]["kl_mean"] > 0
+    assert set(evaluation["meta"]["wall_seconds"]) == {"sft", "reward", "ppo", "evaluation"}
+    samples = [json.loads(line) for line in (finished_run / "samples.jsonl").read_text().splitlines()]
+    assert all(s.keys() == {"prompt", "sft", "policy", "sft_score", "policy_score"} for s in samples)
+    assert (finished_run / "report.html").stat().st_size > 10_000
+
+
+def test_the_same_seed_gives_the_same_run_and_another_seed_another(tmp_path, finished_run, tiny_config):
+    import dataclasses
+
+    run = Run.open(tmp_path / "again", tiny_config, resume=False, overwrite=False, stages=STAGES)
+    list(steps(tiny_config, run))
+    assert _without_times(run.path) == _without_times(finished_run)
+    assert _weights_and_metrics(run.path) == _weights_and_metrics(finished_run)
+
+    other = dataclasses.replace(tiny_config, seed=2)
+    run = Run.open(tmp_path / "other", other, resume=False, overwrite=False, stages=STAGES)
+    list(steps(other, run))
+    assert (
+        _weights_and_metrics(run.path)["policy/model.safetensors"]
+        != _weights_and_metrics(finished_run)["policy/model.safetensors"]
+    )
+
+
+@pytest.mark.parametrize(("stage", "after"), [("sft", 7), ("reward", 8), ("ppo", 3)])
+def test_stopped_and_resumed_equals_uninterrupted_byte_for_byte(tmp_path, finished_run, tiny_config, stage, after):
+    """`after` lies past a checkpoint, so that work is lost and done again."""
+    run = Run.open(tmp_path / "run", tiny_config, resume=False, overwrite=False, stages=STAGES)
+    for report in steps(tiny_config, run):
+        if report.stage == stage and report.step == after:
+            break  # stopped: the generator is dropped in the middle of the stage
+    list(_resumed(run.path, tiny_config))
+    assert _weights_and_metrics(run.path) == _weights_and_metrics(finished_run)
+    assert _without_times(run.path) == _without_times(finished_run)
+
+
+def test_resuming_a_finished_run_does_nothing(tmp_path, finished_run, tiny_config):
+    shutil.copytree(finished_run, tmp_path / "run")
+    before = _weights_and_metrics(tmp_path / "run")
+    assert list(_resumed(tmp_path / "run", tiny_config)) == []
+    assert _weights_and_metrics(tmp_path / "run") == before
+
+
+def test_evaluation_alone_is_done_again_when_asked_for(tmp_path, finished_run, tiny_config):
+    shutil.copytree(finished_run, tmp_path / "run")
+    (tmp_path / "run" / "report.html").unlink()
+    stages = {r.stage for r in _resumed(tmp_path / "run", tiny_config, ("evaluation",))}
+    assert stages == {"evaluation"}
+    assert _without_times(tmp_path / "run") == _without_times(finished_run)
