@@ -425,7 +425,7 @@ def test_verdict_without_paired_difference_uses_the_policys_own_interval() -> No
 @pytest.mark.parametrize(
     ("key", "value", "said"),
     [
-        ("judge_positive", 0.4, "games the reward model"),
+        ("judge_positive", 0.4, "gaming the reward model"),
         ("distinct_2", 0.47, "become alike"),  # 0.68 * 0.7 = 0.476
         ("duplicate_rate", 0.06, "copies"),
         ("length_mean", 35.0, "length"),  # 23.2 * 1.5 = 34.8

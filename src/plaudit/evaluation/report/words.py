@@ -102,8 +102,8 @@ def _finite(value: Any) -> float | None:
 
 
 def written(value: float | None, form: str) -> str:
-    """`value` in figures, with a true minus sign and a space before %; a dash where there is none."""
-    return "–" if value is None else form.format(value).replace("-", "−").replace("%", " %")
+    """`value` in figures, with a true minus sign and an unbreakable space before %; a dash where there is none."""
+    return "–" if value is None else form.format(value).replace("-", "−").replace("%", "\N{NO-BREAK SPACE}%")
 
 
 def bracketed(ends: tuple[float, float] | None, form: str = "{:.2f}") -> str:
@@ -184,7 +184,7 @@ def warnings(evaluation: dict[str, Any]) -> list[str]:
     if score and judge and score[1] > score[0] and judge[1] < judge[0]:
         found.append(
             f"The score rose but the judge fell, from {written(judge[0], '{:.0%}')} to {written(judge[1], '{:.0%}')}: "
-            "the policy games the reward model. Do not read the score as success; raise kl_coef or train less."
+            "the policy is most likely gaming the reward model. The score is no success; raise kl_coef or train less."
         )
     if pairs and pairs[1] < 0.7 * pairs[0]:
         found.append("The responses have become alike: distinct pairs of tokens fell by over 30 %.")
