@@ -26,3 +26,19 @@ def test_minibatches_visit_every_row_once_and_keep_the_ragged_last():
         assert torch.equal(p.rollout.ids[:, 0].float(), p.rollout.scores)
         assert torch.equal(p.advantages[:, 0], p.rollout.scores)
     assert torch.equal(parts[0].rollout.response_ids, parts[0].rollout.ids[:, -r:])
+
+
+def test_minibatches_drop_columns_that_are_padding_in_every_row():
+    lengths, left = torch.tensor([2, 4, 1]), torch.tensor([1, 2, 2])  # response tokens; padding left of the prompt
+    columns = torch.arange(7)  # three prompt columns, four of response
+    attention_mask = (columns >= left[:, None]) & (columns < 3 + lengths[:, None])
+    response_mask = torch.arange(4) < lengths[:, None]
+    numbers = torch.arange(12.0).view(3, 4)
+    ids = torch.arange(21).view(3, 7)
+    rollout = Rollout(ids, attention_mask, response_mask, numbers, numbers, numbers, lengths.float())
+    first, second = Experience(rollout, numbers, numbers, numbers).minibatches(np.array([0, 2, 1]), 2)
+    assert first.rollout.ids.tolist() == [[1, 2, 3, 4], [15, 16, 17, 18]]
+    assert first.rollout.response_mask.tolist() == [[True, True], [True, False]]
+    assert first.returns.tolist() == [[0.0, 1.0], [8.0, 9.0]]
+    assert first.rollout.response_ids.tolist() == [[3, 4], [17, 18]]
+    assert second.rollout.ids.tolist() == [[9, 10, 11, 12, 13]]  # its own longest row is kept whole

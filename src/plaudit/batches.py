@@ -121,7 +121,21 @@ class Experience:
         """Parts of at most `size` rows in the given order; the last may be smaller, and none is left out."""
         for start in range(0, len(order), size):
             rows = torch.from_numpy(order[start : start + size]).to(self.rewards.device)
-            yield select_rows(self, rows)
+            yield _trimmed(select_rows(self, rows))
+
+
+def _trimmed(part: Experience) -> Experience:
+    """The same without the columns that are padding in every row: they cost arithmetic and mean nothing."""
+    rollout = part.rollout
+    cut = rollout.response_mask.shape[1] - int(rollout.response_mask.sum(1).max())
+    first = int(rollout.attention_mask.any(0).int().argmax())
+    parts = {
+        f.name: getattr(rollout, f.name)[:, first if f.name in ("ids", "attention_mask") else 0 : -cut or None]
+        for f in fields(rollout)
+        if f.name != "scores"
+    }
+    rewards, advantages, returns = (x[:, : -cut or None] for x in (part.rewards, part.advantages, part.returns))
+    return Experience(Rollout(**parts, scores=rollout.scores), rewards, advantages, returns)
 
 
 def select_rows(batch: T_, rows: Int[Tensor, "n"]) -> T_:

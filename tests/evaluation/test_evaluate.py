@@ -58,3 +58,15 @@ def test_samples_are_repeatable_and_in_range(finished_run):
     assert a != sample(finished_run, "the cast", n=3, seed=6)
     assert len(a) == 3
     assert all(-1 <= s.sft_score <= 1 and -1 <= s.policy_score <= 1 for s in a)
+
+
+def test_the_judge_is_asked_about_the_responses_and_not_the_reward_model(finished_run):
+    from plaudit.evaluation.judge import Judge
+
+    lines = [json.loads(line) for line in (finished_run / "responses.jsonl").read_text().splitlines()]
+    evaluation = json.loads((finished_run / "evaluation.json").read_text())
+    judge = Judge()
+    for who in ("sft", "policy"):
+        verdicts = judge.positive([line[who] for line in lines])
+        assert verdicts.tolist() == pytest.approx([line[f"{who}_judge"] for line in lines], abs=1e-6)
+        assert evaluation[who]["judge_positive"] == pytest.approx((verdicts > 0.5).mean())

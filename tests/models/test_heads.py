@@ -102,3 +102,11 @@ def test_the_score_head_starts_with_the_published_spread():
     model.score = torch.nn.Linear(32, 1, bias=False)
     initialise_score_head(model, torch.full((1, 32), 1.0))
     torch.testing.assert_close(model.score.weight.detach(), torch.full((1, 32), 33**-0.5))
+
+
+def test_heads_speak_float32_where_the_trunk_runs_in_bfloat16(tiny_lm):
+    ids, mask, _ = _left_padded()
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        logits, values = Policy(tiny_lm)(ids, mask, 5)
+    assert logits.dtype == values.dtype == torch.float32
+    assert not torch.equal(logits, logits.bfloat16().float())  # and not merely cast after the fact

@@ -1,18 +1,26 @@
 import dataclasses
 import json
+import math
+import shutil
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from tiny import make_lm
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from plaudit import rng
 from plaudit.config import PPOConfig
+from plaudit.data.corpus import load
+from plaudit.data.prompts import cut_prompts
 from plaudit.errors import ModelError
 from plaudit.models.heads import Policy
-from plaudit.stages.ppo import check_window, learn, ppo_loss, prompts_of
+from plaudit.models.loading import load_tokenizer
+from plaudit.stages.ppo import check_window, learn, ppo, ppo_loss, prompts_of
 from plaudit.stages.rollout import ScoreScale, collect, estimate, respond
 from plaudit.training import optimizer as optim
+from plaudit.training.run import Run
 
 SETTINGS = PPOConfig(batch_size=10, minibatch_size=4, epochs=3, kl_stop=1e9)
 
@@ -44,12 +52,12 @@ def test_every_row_is_learned_in_every_epoch_the_ragged_last_minibatch_too(cpu_r
     assert stats["optimizer_steps"] == 3 * 3  # 10 rows in minibatches of 4, 4 and 2
 
 
-def test_epochs_stop_when_approximate_kl_passes_its_bound(cpu_run, tiny_tokenizer):
+def test_an_update_stops_before_the_step_at_which_approximate_kl_passes_its_bound(cpu_run, tiny_tokenizer):
     policy = Policy(make_lm()).eval()
     experience, _, _ = _experience(policy, policy.lm, cpu_run, tiny_tokenizer)
     settings = dataclasses.replace(SETTINGS, kl_stop=1e-9)
     stats = learn(policy, optim.adamw(policy, 1e-2), experience, settings, 0, 0, cpu_run)
-    assert stats["optimizer_steps"] == 3  # one epoch
+    assert stats["optimizer_steps"] == 1  # after the first step the policy has moved
 
 
 def _low_tokens(responses):
@@ -76,6 +84,83 @@ def test_the_score_rises_and_the_penalty_bounds_the_kl(cpu_run, tiny_tokenizer):
     assert np.mean(scores[-3:]) > np.mean(scores[:3]) + 1
     _, held = _learn_for_a_while(cpu_run, tiny_tokenizer, kl_coef=3.0)
     assert held[-1] < 0.4 * free[-1]
+
+
+def test_gradient_and_value_clipping_are_wired_to_their_settings(cpu_run, tiny_tokenizer):
+    policy = Policy(make_lm()).eval()
+    experience, _, _ = _experience(policy, policy.lm, cpu_run, tiny_tokenizer)
+    with torch.no_grad():
+        policy.value_head.bias.fill_(5.0)  # since the rollout the values have risen from 0 to 5
+    tight, loose = (
+        ppo_loss(policy, experience, dataclasses.replace(SETTINGS, value_clip=clip), cpu_run)[1]["value_loss"].item()
+        for clip in (0.0, 100.0)
+    )
+    assert tight > 1.01 * loose  # the returns are near 5: values kept at 0 are far off
+    before = [p.clone() for p in policy.parameters()]
+    settings = dataclasses.replace(SETTINGS, max_grad_norm=1e-12)
+    learn(policy, optim.adamw(policy, 1e-3, eps=1e-5), experience, settings, 0, 0, cpu_run)
+    assert max((p - q).abs().max().item() for p, q in zip(policy.parameters(), before, strict=True)) < 1e-5
+
+
+def test_an_iteration_of_the_stage_is_what_other_code_makes_of_the_same_models(tmp_path, finished_run, tiny_config):
+    """Iteration 2, recomputed with transformers alone: one text at a time, no cache, plain sums."""
+    temperature, cap = 0.7, 6
+    settings = dataclasses.replace(
+        tiny_config.ppo, temperature=temperature, max_new_tokens=cap, kl_control="adaptive", kl_target=1e-4,
+        iterations=2, save_every=1,
+    )  # fmt: skip
+    config = dataclasses.replace(tiny_config, ppo=settings)
+    shutil.copytree(finished_run, tmp_path / "run")
+    run = Run.open(tmp_path / "run", config, resume=False, overwrite=True, stages=("ppo",))
+    for report in ppo(config, run):
+        if report.step == 1:
+            break
+    state = json.loads((run.folder("ppo") / "checkpoints" / "step-00000001" / "state.json").read_text())
+    tensors = load_file(run.folder("ppo") / "checkpoints" / "step-00000001" / "tensors.safetensors")
+    run = Run.open(tmp_path / "run", config, resume=True, overwrite=False, stages=("ppo",))
+    (report,) = ppo(config, run)  # so that the restored controller and scale are what is used
+
+    sft = AutoModelForCausalLM.from_pretrained(finished_run / "sft").eval()
+    policy = AutoModelForCausalLM.from_pretrained(finished_run / "sft").eval()
+    weights = {n.removeprefix("model/lm."): t for n, t in tensors.items() if n.startswith("model/lm.")}
+    assert not policy.load_state_dict(weights, strict=False).unexpected_keys
+    reward_model = AutoModelForSequenceClassification.from_pretrained(finished_run / "reward").eval()
+    tokenizer = load_tokenizer(str(finished_run / "sft"))
+    texts = cut_prompts(load(config.data).prompts, config.prompt_min, config.prompt_max, config.seed)
+    prompts = prompts_of(1, [tokenizer.prompt(t) for t in texts], settings.batch_size, config.seed)
+    noise = rng.uniforms(range(settings.batch_size), cap, config.seed, "ppo", 1, "responses")
+    scores, normalised, kls, k1s, ended, tokens = [], [], [], [], [], 0
+    with torch.no_grad():
+        for row, prompt in enumerate(prompts):
+            ids, kl, k1 = list(prompt), 0.0, 0.0
+            for t in range(cap):
+                logp, ref = (
+                    (m(torch.tensor([ids])).logits[0, -1].double() / temperature).log_softmax(-1) for m in (policy, sft)
+                )
+                token = int(torch.searchsorted(logp.exp().cumsum(0), noise[row, t]))
+                kl += (logp.exp() * (logp - ref)).sum().item()
+                k1 += (logp[token] - ref[token]).item()
+                ids.append(token)
+                tokens += 1
+                if token == tokenizer.eos_id:
+                    break
+            logit = reward_model(torch.tensor([ids])).logits[0, 0].item()
+            ended.append(ids[-1] == tokenizer.eos_id)
+            scores.append(2 / (1 + math.exp(-logit)) - 1)
+            z = (logit - state["scale"]["mean"]) / state["scale"]["std"]
+            normalised.append(z if ended[-1] else settings.missing_eos_score)
+            kls.append(kl)
+            k1s.append(k1)
+    assert 0 < np.mean(ended) < 1  # both kinds of ending are in the test
+    expected = {
+        "score": np.mean(scores), "score_normalised": np.mean(normalised), "kl": np.mean(kls), "kl_k1": np.mean(k1s),
+        "eos_rate": np.mean(ended), "response_length": tokens / len(prompts), "lr": settings.lr / 2,
+        "kl_coef": state["kl_coef"],
+        "reward": np.mean(normalised) - state["kl_coef"] * np.mean(k1s),
+    }  # fmt: skip
+    assert {name: report.metrics[name] for name in expected} == pytest.approx(expected, abs=2e-4)
+    assert report.metrics["kl"] > 1e-4  # measured against SFT, not against the policy itself
+    assert state["kl_coef"] > settings.kl_coef  # KL was over its tiny target, so that the controller pushed
 
 
 def test_prompts_come_in_passes_each_in_its_own_order():

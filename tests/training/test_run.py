@@ -99,3 +99,20 @@ def test_checkpoints_of_a_stage_depend_on_its_own_and_earlier_settings_only(tmp_
     assert fingerprint("c", **{"reward.lr": 0.5}) != base
     assert fingerprint("d", **{"sft.lr": 0.5}) != base
     assert fingerprint("e", seed=2) != base
+
+
+def test_evaluation_made_with_other_settings_is_made_again(tmp_path):
+    run = _finished(tmp_path / "run")
+    (run.path / "evaluation.json").write_text("{}")
+    (run.path / "report.html").write_text("")
+    assert _open(run.path, resume=True).complete("evaluation")
+    changed = build({"device": "cpu", "evaluation.prompts": 99})
+    assert not _open(run.path, changed, resume=True).complete("evaluation")
+
+
+def test_versions_stay_those_that_made_the_models(tmp_path):
+    run = _finished(tmp_path / "run")
+    config = (run.path / "config.toml").read_text().replace('revision = "', 'revision = "made-by-')
+    (run.path / "config.toml").write_text(config)
+    _open(run.path, resume=True)
+    assert (run.path / "config.toml").read_text() == config

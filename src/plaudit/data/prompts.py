@@ -28,5 +28,5 @@ def cut_prompts(part: Part, low: int, high: int, seed: int) -> list[str]:
 
 def held_out_prompts(part: Part, low: int, high: int, seed: int, seen: list[str]) -> list[str]:
     """Prompts from the evaluation split, without those that also came up for training ("the film is")."""
-    met = set(seen)
-    return [p for p in cut_prompts(part, low, high, seed) if p not in met]
+    met = {content_hash(p) for p in seen}
+    return [p for p in cut_prompts(part, low, high, seed) if content_hash(p) not in met]

@@ -89,7 +89,9 @@ def key(record: Record) -> str:
         return content_hash(record.text)
     if record.prompt:
         return content_hash(record.prompt)
-    return content_hash(record.response if isinstance(record, Demonstration) else _preferred(record))
+    if isinstance(record, Demonstration):
+        return content_hash(record.response)
+    return content_hash(" ".join(sorted((record.response_a, record.response_b))))  # whoever is preferred by whom
 
 
 def share(digest: str) -> float:

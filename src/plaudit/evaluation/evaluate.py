@@ -95,7 +95,7 @@ class Models:
         lengths = mask.sum(1).tolist()
         tokens = [row[:k] for row, k in zip(responses.response_ids.tolist(), lengths, strict=True)]
         return Answered(
-            texts=[self.tokenizer.text(t) for t in tokens],
+            texts=[self.tokenizer.continuation(p, t) for p, t in zip(prompts, tokens, strict=True)],
             tokens=tokens,
             logits=score_responses(self.reward_model, responses, self.run).cpu().numpy(),
             ended=responses.ended.cpu().numpy(),
@@ -144,7 +144,8 @@ def evaluate(config: Config, run: Run) -> Iterator[StepReport]:
     began = time.perf_counter()
     judge = Judge()
     sft, policy = _joined(sft_parts), _joined(policy_parts)
-    verdicts = {name: judge.positive(_whole(texts, a)) for name, a in (("sft", sft), ("policy", policy))}
+    # Responses alone: a cheerful prompt is nobody's merit.
+    verdicts = {name: judge.positive(answers.texts) for name, answers in (("sft", sft), ("policy", policy))}
     _write_responses(run.path, texts, sft, policy, verdicts)
     _write_samples(run.path, models, config)
     took = time.perf_counter() - began
@@ -176,12 +177,12 @@ def figures(a: Answered, verdicts: np.ndarray, seed: int) -> dict[str, Any]:
     """One model's entry in evaluation.json.
 
     Args:
-        verdicts: (N,) the judge's probability that prompt and response are positive.
+        verdicts: (N,) the judge's probability that the response is positive.
 
     Returns:
         score_mean and its bootstrap interval, in [-1, 1]; judge_positive, a share; kl_mean, nats a response;
-        perplexity_ref of the responses under SFT; distinct_1 and distinct_2, shares of token n-grams;
-        length_mean, tokens; eos_rate and duplicate_rate, shares of responses.
+        perplexity_ref of the responses under SFT at the sampling temperature; distinct_1 and distinct_2, shares
+        of token n-grams; length_mean, tokens; eos_rate and duplicate_rate, shares of responses.
     """
     lengths = np.array([len(t) for t in a.tokens])
     return {
@@ -196,10 +197,6 @@ def figures(a: Answered, verdicts: np.ndarray, seed: int) -> dict[str, Any]:
         "eos_rate": float(a.ended.mean()),
         "duplicate_rate": duplicate_rate(a.texts),
     }
-
-
-def _whole(prompts: list[str], answers: Answered) -> list[str]:
-    return [p + r for p, r in zip(prompts, answers.texts, strict=True)]
 
 
 def _joined(parts: list[Answered]) -> Answered:

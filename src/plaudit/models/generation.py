@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
 from plaudit.batches import Responses
-from plaudit.models.heads import position_ids
+from plaudit.models.heads import in_float32, position_ids
 
 
 def sample_tokens(logits: Float[Tensor, "B V"], u: Float64[Tensor, "B"]) -> Int[Tensor, "B"]:
@@ -51,7 +51,7 @@ def generate(
             use_cache=True,
         )
         cache = output.past_key_values
-        logits = lm.get_output_embeddings()(output.last_hidden_state[:, -1]) / temperature
+        logits = in_float32(lm.get_output_embeddings(), output.last_hidden_state[:, -1]) / temperature
         token = sample_tokens(logits, noise[:, t]).masked_fill(~running, pad_id)
         tokens.append(token)
         alive.append(running)

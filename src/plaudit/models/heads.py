@@ -25,6 +25,15 @@ def hidden_states(lm: Any, ids: Int[Tensor, "B T"], attention_mask: Bool[Tensor,
     return output.last_hidden_state
 
 
+def in_float32(head: nn.Module, hidden: Float[Tensor, "*shape"]) -> Float[Tensor, "..."]:
+    """A head's output computed in float32, also where the trunk runs in bfloat16.
+
+    A logit of -80 has a bfloat16 neighbour at -80.5: half a nat, where KL and ratio need thousandths.
+    """
+    with torch.autocast(hidden.device.type, enabled=False):
+        return head(hidden.float())
+
+
 def response_logits(
     lm: Any, ids: Int[Tensor, "B T"], attention_mask: Bool[Tensor, "B T"], n: int, temperature: float = 1.0
 ) -> Float[Tensor, "B n V"]:
@@ -33,7 +42,7 @@ def response_logits(
     The output embedding is applied to these n positions only.
     """
     hidden = predicting(hidden_states(lm, ids, attention_mask), n)
-    return lm.get_output_embeddings()(hidden) / temperature
+    return in_float32(lm.get_output_embeddings(), hidden) / temperature
 
 
 class Policy(nn.Module):
@@ -54,8 +63,8 @@ class Policy(nn.Module):
     ) -> tuple[Float[Tensor, "B n V"], Float[Tensor, "B n"]]:
         """One trunk pass for both: logits that predict the last n tokens, and the values before them."""
         hidden = predicting(hidden_states(self.lm, ids, attention_mask), n)
-        logits = self.lm.get_output_embeddings()(hidden) / temperature
-        return logits, self.value_head(hidden).squeeze(-1).float()
+        logits = in_float32(self.lm.get_output_embeddings(), hidden) / temperature
+        return logits, in_float32(self.value_head, hidden).squeeze(-1)
 
 
 def initialise_score_head(reward_model: Any, weights: Float[Tensor, "1 D"]) -> None:
@@ -69,4 +78,4 @@ def score_texts(reward_model: Any, ids: Int[Tensor, "B T"], attention_mask: Bool
     hidden = hidden_states(reward_model, ids, attention_mask)
     columns = torch.arange(ids.shape[1], device=ids.device)
     last = (attention_mask * columns).argmax(1)
-    return reward_model.score(hidden[torch.arange(len(ids), device=ids.device), last]).squeeze(-1).float()
+    return in_float32(reward_model.score, hidden[torch.arange(len(ids), device=ids.device), last]).squeeze(-1)

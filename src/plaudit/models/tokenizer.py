@@ -60,6 +60,10 @@ class Tokenizer:
         """The text of `ids`, without special tokens. For people to read: never tokenise it again."""
         return self.hf.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
+    def continuation(self, prompt: Sequence[int], response: Sequence[int]) -> str:
+        """The text that `response` adds to `prompt`, its leading space included, whatever the decoder does."""
+        return self.text([*prompt, *response])[len(self.text(prompt)) :]
+
 
 def _padding_id(hf: Any) -> int:
     """The tokenizer's own padding token if it is not its eos; else a byte that no UTF-8 text contains.
@@ -70,7 +74,7 @@ def _padding_id(hf: Any) -> int:
     if hf.pad_token_id is not None and hf.pad_token_id not in (hf.eos_token_id, hf.bos_token_id):
         return hf.pad_token_id
     vocabulary = hf.get_vocab()
-    for token in ("ÿ", "<0xFF>"):  # byte 0xFF as byte-level and as byte-fallback vocabularies spell it
+    for token in ("<0xFF>", "ÿ"):  # byte 0xFF as byte-fallback and as byte-level vocabularies spell it
         if token in vocabulary:
             return vocabulary[token]
     return hf.eos_token_id

@@ -59,7 +59,7 @@ def policy_loss(
     with torch.no_grad():
         stats = {
             "ratio_mean": masked_mean(ratio, response_mask),
-            "ratio_max": ratio.max(),
+            "ratio_max": ratio.masked_fill(~response_mask, 0.0).max(),
             "clip_fraction": masked_mean(((ratio - 1).abs() > clip_range).float(), response_mask),
             "approx_kl": masked_mean(ratio - 1 - log_ratio, response_mask),
         }

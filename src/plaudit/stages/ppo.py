@@ -119,7 +119,7 @@ def learn(
     iteration: int,
     run: Run,
 ) -> dict[str, float]:
-    """One PPO update: epochs of minibatches over the experience, cut short when approximate KL passes its bound.
+    """One PPO update: epochs of minibatches, cut short before the step at which approximate KL passes its bound.
 
     Returns:
         means over the optimizer steps (ratio_max: the largest), and the number of steps.
@@ -127,15 +127,17 @@ def learn(
     history: list[dict[str, float]] = []
     for epoch in range(settings.epochs):
         order = rng.permutation(len(experience.rewards), seed, "ppo", iteration * settings.epochs + epoch)
-        of_epoch: list[float] = []
         for part in experience.minibatches(order, settings.minibatch_size):
             loss, stats = ppo_loss(policy, part, settings, run)
+            if stats["approx_kl"] > settings.kl_stop:
+                return _summary(history)
             where = f"ppo iteration {iteration + 1}"
             norm = optim.step(loss, policy, optimizer, settings.max_grad_norm, where)
             history.append({**{k: v.item() for k, v in stats.items()}, "grad_norm": norm})
-            of_epoch.append(history[-1]["approx_kl"])
-        if np.mean(of_epoch) > settings.kl_stop:
-            break
+    return _summary(history)
+
+
+def _summary(history: list[dict[str, float]]) -> dict[str, float]:
     means = {name: float(np.mean([h[name] for h in history])) for name in history[0]}
     return means | {"ratio_max": max(h["ratio_max"] for h in history), "optimizer_steps": len(history)}
 

@@ -39,7 +39,17 @@ class Judged:
     @property
     def length(self) -> int:
         """Tokens of the longest text."""
-        return max(len(prompt) + len(response) for prompt, response in self.texts)
+        return max(self._lengths)
+
+    @property
+    def longer_by(self) -> int:
+        """Tokens of the text; of two, how many more the first has."""
+        first, *second = self._lengths
+        return first - sum(second)
+
+    @property
+    def _lengths(self) -> list[int]:
+        return [len(prompt) + len(response) for prompt, response in self.texts]
 
 
 def reward(config: Config, run: Run) -> Iterator[StepReport]:
@@ -77,7 +87,7 @@ def reward(config: Config, run: Run) -> Iterator[StepReport]:
             "kind": kind,
             "records": len(train),
             "dropped": data.dropped | {"too long": too_long},
-            **summarise(logits, said, np.array([j.length for j in held_out])),
+            **summarise(logits, said, np.array([j.longer_by for j in held_out]), pairs=kind == "comparisons"),
         },
     )
 

@@ -73,7 +73,7 @@ class Checkpoints:
             whole = False
         if not whole:
             raise RunError(f"{newest}: damaged checkpoint; delete this folder to go on from the one before it")
-        if manifest["fingerprint"] != self.fingerprint:
+        if manifest.get("fingerprint") != self.fingerprint:
             raise RunError(f"{newest}: made with other settings; use those, or --overwrite to begin anew")
         _restore(load_file(newest / "tensors.safetensors"), model, optimizer)
         return json.loads((newest / "state.json").read_text())
@@ -103,9 +103,7 @@ def _restore(tensors: dict[str, torch.Tensor], model: nn.Module, optimizer: torc
         parameter.copy_(tensors[f"model/{name}"])
         parts = (key.split("/", 2) for key in tensors if key.startswith("optimizer/"))
         optimizer.state[parameter] = {
-            key: tensors[f"optimizer/{key}/{name}"].to("cpu" if key == "step" else parameter.device)
-            for _, key, owner in parts
-            if owner == name
+            key: tensors[f"optimizer/{key}/{name}"].to(parameter.device) for _, key, owner in parts if owner == name
         }
 
 

@@ -37,6 +37,7 @@ def fit(
     total = steps_per_epoch(len(lengths), settings.batch_size) * settings.epochs
     optimizer = optim.adamw(model, settings.lr, settings.weight_decay)
     checkpoints, log = run.checkpoints(stage), run.log(stage)
+    model.eval()  # no dropout: it draws from a generator that is nobody's, and one or two epochs do not need it
     first = checkpoints.restore(model, optimizer)["step"]
     log.cut_back(first)
 
@@ -44,7 +45,6 @@ def fit(
         began = time.perf_counter()
         lr = settings.lr * optim.warmup_then_linear(step, total, settings.warmup)
         optim.set_lr(optimizer, lr)
-        model.train()
         loss, figures = batch_loss(rows)
         norm = optim.step(loss, model, optimizer, settings.max_grad_norm, f"{stage} step {step + 1}")
 

@@ -51,7 +51,9 @@ class MetricsLog:
         for path in (self.metrics_path, self.timing_path):
             if path.exists():
                 lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-                path.write_text("".join(lines[:step]), encoding="utf-8")
+                aside = path.with_name(path.name + ".partial")
+                aside.write_text("".join(lines[:step]), encoding="utf-8")
+                aside.replace(path)
 
     def seconds(self) -> float:
         """Wall-clock seconds of all the steps on record, over every process that took part."""

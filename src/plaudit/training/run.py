@@ -62,11 +62,15 @@ class Run:
             raise RunError(
                 f"{path}: already holds {', '.join(full)}; use --resume to go on, or --overwrite to begin anew"
             )
-        _check_unchanged(path, config, [s for s in STAGES if s not in doomed and s != "evaluation" and _begun(path, s)])
+        kept = [s for s in STAGES if s not in doomed and s != "evaluation" and _begun(path, s)]
+        _check_unchanged(path, config, kept)
         for stage in doomed:
             _remove(path, stage)
         path.mkdir(parents=True, exist_ok=True)
-        (path / "config.toml").write_text(to_toml(config, versions()), encoding="utf-8")
+        saved = path / "config.toml"
+        if not (kept and build(read_toml(saved)) == config):  # its versions are those that made what is kept
+            _remove(path, "evaluation")  # made with other settings, or of other models
+            saved.write_text(to_toml(config, versions()), encoding="utf-8")
         return Run(path, config)
 
     @staticmethod
@@ -116,6 +120,7 @@ class Run:
     def checkpoints(self, stage: str) -> Checkpoints:
         """The stage's checkpoints, refused when the settings differ."""
         settings = _settings_of(flatten(dataclasses.asdict(self.config)), stage)
+        settings |= {"device": str(self.device), "dtype": str(self.dtype)}  # what "auto" came to
         fingerprint = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
         return Checkpoints(self.folder(stage) / "checkpoints", fingerprint)
 
