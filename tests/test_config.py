@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from plaudit.config import PRESETS, Config, build, default_settings, flatten, preset, read_toml, to_toml
+from plaudit.config import PRESETS, Config, PPOConfig, build, default_settings, flatten, preset, read_toml, to_toml
 from plaudit.errors import ConfigError
 
 
@@ -16,7 +16,7 @@ def refusal(*layers: dict) -> str:
 
 def test_without_layers_every_setting_has_its_default():
     assert build() == Config()
-    assert build().ppo.kl_coef == 0.05
+    assert build().ppo.kl_coef == PPOConfig().kl_coef
 
 
 def test_a_later_layer_beats_an_earlier_one_and_leaves_the_rest():
@@ -81,7 +81,10 @@ def test_a_name_like_no_other_gets_no_suggestion():
 
 def test_settings_that_are_impossible_together_are_refused():
     assert refusal({"prompt_min": 9}) == "prompt_min = 9 is above prompt_max = 8"
-    assert refusal({"ppo.batch_size": 8}) == "ppo.minibatch_size = 16 is above ppo.batch_size = 8"
+    assert (
+        refusal({"ppo.batch_size": 8, "ppo.minibatch_size": 32})
+        == "ppo.minibatch_size = 32 is above ppo.batch_size = 8"
+    )
 
 
 def test_a_contradiction_in_one_layer_may_be_mended_by_the_next():

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from plaudit import console
-from plaudit.config import Config, build
+from plaudit.config import Config, PPOConfig, build
 from plaudit.errors import RunError
 
 SFT = {
@@ -54,8 +54,9 @@ def test_the_headline_sets_sft_beside_policy(tmp_path, capsys):
         ("Distinct pairs", "81 %", "81 %"),
         ("Duplicates", "0.4 %", "0.4 %"),
     ):
-        assert f" {before} " in row(out, name)
-        assert f" {after} " in row(out, name)
+        cells = row(out, name).replace("\N{NO-BREAK SPACE}", " ")
+        assert f" {before} " in cells
+        assert f" {after} " in cells
     assert "−0.08 to 0.02" in out
     assert "0.57 to 0.65" in out
     assert "WARNING" not in out
@@ -95,7 +96,8 @@ def test_the_summary_shows_samples_times_report_and_what_next(tmp_path, capsys):
     assert f"Report: {run / 'report.html'}" in out
     assert f'plaudit sample {run} "the film is"' in out
     assert f"plaudit run --seed 2 --out {run.parent / 'seed-2'}" in out
-    assert f"plaudit run --ppo.kl-coef 0.1 --out {run.parent / 'kl-0.1'}" in out
+    twice = f"{2 * PPOConfig().kl_coef:g}"
+    assert f"plaudit run --ppo.kl-coef {twice} --out {run.parent / f'kl-{twice}'}" in out
     assert "--data FILE.csv" in out
     assert "\x1b" not in out
 

@@ -38,9 +38,10 @@ def test_the_key_is_the_prompt_and_else_the_text() -> None:
     assert key(Demonstration("", "good film")) == same
     assert key(Demonstration("good film", "yes")) == same
     assert key(Comparison("good film", "yes", "no", "b")) == same
-    assert key(Comparison("", "good film", "no", "a")) == same
-    assert key(Comparison("", "no", "good film", "b")) == same
-    assert key(Comparison("", "no", "good film", "a")) != same
+    # Without a prompt, the two texts together: people who disagree about a pair keep it in one part.
+    assert key(Comparison("", "good film", "no", "a")) == key(Comparison("", "no", "good film", "a"))
+    assert key(Comparison("", "good film", "no", "a")) == key(Comparison("", "good film", "no", "b"))
+    assert key(Comparison("", "good film", "no", "a")) != key(Comparison("", "good film", "yes", "a"))
 
 
 def test_shares_are_80_10_10(movie_reviews: Splits) -> None:

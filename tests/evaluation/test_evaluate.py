@@ -61,11 +61,11 @@ def test_samples_are_repeatable_and_in_range(finished_run):
 
 
 def test_the_judge_is_asked_about_the_responses_and_not_the_reward_model(finished_run):
-    from plaudit.evaluation.judge import Judge
+    from plaudit.evaluation.judge import imdb_judge
 
     lines = [json.loads(line) for line in (finished_run / "responses.jsonl").read_text().splitlines()]
     evaluation = json.loads((finished_run / "evaluation.json").read_text())
-    judge = Judge()
+    judge = imdb_judge()
     for who in ("sft", "policy"):
         verdicts = judge.positive([line[who] for line in lines])
         assert verdicts.tolist() == pytest.approx([line[f"{who}_judge"] for line in lines], abs=1e-6)

@@ -1,12 +1,12 @@
 import pytest
 
 from plaudit.data.embedded import rotten_tomatoes
-from plaudit.evaluation.judge import Judge
+from plaudit.evaluation.judge import imdb_judge
 
 
 @pytest.fixture(scope="module")
 def judge():
-    return Judge()
+    return imdb_judge()
 
 
 def test_it_is_right_on_reviews_and_on_sentences_that_it_has_not_seen(judge):

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from plaudit.config import build, to_toml
+from plaudit.config import PPOConfig, build, to_toml
 from plaudit.errors import ConfigError, RunError
 from plaudit.evaluation.report import write_report
 from plaudit.evaluation.report.figures import running_mean, wilson
@@ -267,7 +267,7 @@ def test_headline_figures_are_there(page: str) -> None:
     assert "from 92.4 to 41.7" in text
     assert "left out: too long 118" in text
     assert "0.08 score/nat" in text  # the setting that is not its default, ...
-    assert "(default: 0.05)" in text  # ... and what the default is
+    assert f"(default: {PPOConfig().kl_coef})" in text  # ... and what the default is
     assert "judge.accuracy_imdb 0.902" in text
     assert "10 min 42 s" in text  # 160.2 + 100 + 360 + 21.5 seconds
     assert "Look closer." not in text

@@ -17,7 +17,7 @@ from plaudit.config import Config
 from plaudit.data.corpus import load
 from plaudit.data.prompts import cut_prompts, held_out_prompts
 from plaudit.errors import DataError
-from plaudit.evaluation.judge import Judge
+from plaudit.evaluation.judge import Judge, imdb_judge
 from plaudit.evaluation.metrics import bootstrap_ci95, distinct, duplicate_rate
 from plaudit.evaluation.report import write_report
 from plaudit.models.heads import response_logits
@@ -142,7 +142,7 @@ def evaluate(config: Config, run: Run) -> Iterator[StepReport]:
         yield StepReport("evaluation", step + 1, total, scores, {"seconds": took, "tokens_per_second": tokens / took})
 
     began = time.perf_counter()
-    judge = Judge()
+    judge = imdb_judge()
     sft, policy = _joined(sft_parts), _joined(policy_parts)
     # Responses alone: a cheerful prompt is nobody's merit.
     verdicts = {name: judge.positive(answers.texts) for name, answers in (("sft", sft), ("policy", policy))}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from sklearn.feature_extraction.text import TfidfVectorizer
@@ -14,6 +15,12 @@ from plaudit.data.text import content_hash, normalise
 from plaudit.records import LabelledText
 
 _HELD_OUT = 10  # one review in ten measures the judge
+
+
+@lru_cache(maxsize=1)
+def imdb_judge() -> Judge:
+    """The judge, trained once a process: it takes some ten seconds."""
+    return Judge()
 
 
 class Judge:

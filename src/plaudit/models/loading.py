@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from plaudit.errors import ModelError
@@ -92,7 +93,7 @@ def _explained(name: str) -> Iterator[None]:
         yield
     except ModelError:
         raise
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         if Path(name).is_dir() or name in BUILT_IN:
             first = str(error).strip().splitlines()[0]
             raise ModelError(f"{name}: cannot be opened as a model: {first}") from error
