@@ -63,7 +63,7 @@ def test_flags_that_were_not_given_are_no_settings():
 
 def test_help_tells_meaning_unit_range_and_default(capsys):
     text = help_of(capsys, "ppo")
-    assert "price of a nat of KL against the SFT model (beta) [score/nat; at least 0; default 0.23]" in text
+    assert "price of a nat of KL against the SFT model (beta) [score/nat; at least 0; default 0.21]" in text
     assert "learning rate of Adam at the first iteration; it falls linearly to 0 [0 to 1; default 0.0003]" in text
     assert "[auto, cpu or cuda; default auto]" in text
     assert "--sft." not in text

@@ -89,3 +89,14 @@ def test_a_head_that_does_more_than_we_know_is_refused():
     model.forward = lambda *a, **k: type("Out", (), {"logits": torch.tanh(inner(*a, **k).logits)})()
     with pytest.raises(ModelError, match="not supported"):
         _check_head(model, "softcapped")
+
+
+def test_an_unreachable_hub_is_one_line_that_says_what_works_offline(monkeypatch):
+    def nobody_there(*_, **__):
+        raise ConnectionError("Name or service not known")
+
+    monkeypatch.setattr("plaudit.models.loading.HfApi.model_info", nobody_there)
+    for load in (load_causal_lm, load_tokenizer):
+        with pytest.raises(ModelError, match=r"cannot fetch 'openai-community/gpt2'.*movie-gpt2 or a folder") as error:
+            load("openai-community/gpt2")
+        assert "\n" not in str(error.value)

@@ -12,12 +12,14 @@ from typing import Any
 
 import torch
 import transformers
+from huggingface_hub import HfApi, try_to_load_from_cache
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from plaudit.errors import ModelError
 from plaudit.models.tokenizer import Tokenizer
 
+_PATIENCE = 8  # seconds to wait for the hub's first answer
 BUILT_IN = {"movie-gpt2": Path(__file__).parent / "movie_gpt2"}
 
 transformers.utils.logging.disable_progress_bar()
@@ -79,6 +81,12 @@ def _location(name: str) -> str:
             f"no model '{name}'{hint}: give a built-in name ({', '.join(BUILT_IN)}), a folder with a Hugging Face "
             "model, or a hub id such as openai-community/gpt2"
         )
+    if not isinstance(try_to_load_from_cache(name, "config.json"), str):
+        # One question before from_pretrained asks: left to itself it asks an unreachable hub for half a minute.
+        try:
+            HfApi().model_info(name, timeout=_PATIENCE)
+        except Exception as error:  # whatever the network library beneath raises
+            raise OSError(f"the hub does not answer: {error}") from error
     return name
 
 
