@@ -2,7 +2,7 @@ import argparse
 
 import pytest
 
-from plaudit.config import default_settings
+from plaudit.config import PPOConfig, default_settings
 from plaudit.errors import ConfigError
 from plaudit.flags import parse, settings_of
 
@@ -63,8 +63,9 @@ def test_flags_that_were_not_given_are_no_settings():
 
 def test_help_tells_meaning_unit_range_and_default(capsys):
     text = help_of(capsys, "ppo")
-    assert "price of a nat of KL against the SFT model (beta) [score/nat; at least 0; default 0.21]" in text
-    assert "learning rate of Adam at the first iteration; it falls linearly to 0 [0 to 1; default 0.0003]" in text
+    kl_coef, lr = f"{PPOConfig().kl_coef:g}", f"{PPOConfig().lr:g}"
+    assert f"price of a nat of KL against the SFT model (beta) [score/nat; at least 0; default {kl_coef}]" in text
+    assert f"learning rate of Adam at the first iteration; it falls linearly to 0 [0 to 1; default {lr}]" in text
     assert "[auto, cpu or cuda; default auto]" in text
     assert "--sft." not in text
 
