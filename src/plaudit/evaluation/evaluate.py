@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -146,8 +146,11 @@ def evaluate(config: Config, run: Run) -> Iterator[StepReport]:
     sft, policy = _joined(sft_parts), _joined(policy_parts)
     # Responses alone: a cheerful prompt is nobody's merit.
     verdicts = {name: judge.positive(answers.texts) for name, answers in (("sft", sft), ("policy", policy))}
-    _write_responses(run.path, texts, sft, policy, verdicts)
-    _write_samples(run.path, models, config)
+    responses = _side_by_side(texts, sft, policy)
+    for i, line in enumerate(responses):
+        line |= {f"{who}_judge": float(verdicts[who][i]) for who in ("sft", "policy")}
+    _write_jsonl(run.path / "responses.jsonl", responses)
+    _write_jsonl(run.path / "samples.jsonl", _shown_samples(models, config))
     took = time.perf_counter() - began
     walls = {stage: run.log(stage).seconds() for stage in ("sft", "reward", "ppo")}
     figures_of = {
@@ -211,39 +214,24 @@ def _task_accuracy(judge: Judge, labelled: Any) -> dict[str, float]:
     return {"accuracy_task": judge.accuracy(labelled)} if labelled else {}
 
 
-def _write_responses(
-    path: Path, prompts: list[str], sft: Answered, policy: Answered, verdicts: dict[str, np.ndarray]
-) -> None:
-    lines = [
+def _side_by_side(prompts: Sequence[str], sft: Answered, policy: Answered) -> list[dict[str, Any]]:
+    """One line a prompt, as samples.jsonl has it."""
+    return [
         {
             "prompt": prompt,
             "sft": sft.texts[i],
             "policy": policy.texts[i],
             "sft_score": float(sft.scores[i]),
             "policy_score": float(policy.scores[i]),
-            "sft_judge": float(verdicts["sft"][i]),
-            "policy_judge": float(verdicts["policy"][i]),
         }
         for i, prompt in enumerate(prompts)
     ]
-    _write_jsonl(path / "responses.jsonl", lines)
 
 
-def _write_samples(path: Path, models: Models, config: Config) -> None:
+def _shown_samples(models: Models, config: Config) -> list[dict[str, Any]]:
     prompts = [models.tokenizer.prompt(p) for p in SHOWN_PROMPTS]
     noise = rng.uniforms(range(len(prompts)), config.ppo.max_new_tokens, config.seed, "evaluation", 0, "samples")
-    sft, policy = models.compare(prompts, noise)
-    lines = [
-        {
-            "prompt": prompt,
-            "sft": sft.texts[i],
-            "policy": policy.texts[i],
-            "sft_score": float(sft.scores[i]),
-            "policy_score": float(policy.scores[i]),
-        }
-        for i, prompt in enumerate(SHOWN_PROMPTS)
-    ]
-    _write_jsonl(path / "samples.jsonl", lines)
+    return _side_by_side(SHOWN_PROMPTS, *models.compare(prompts, noise))
 
 
 def _write_jsonl(path: Path, lines: list[dict[str, Any]]) -> None:

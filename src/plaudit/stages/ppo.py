@@ -129,7 +129,7 @@ def learn(
         order = rng.permutation(len(experience.rewards), seed, "ppo", iteration * settings.epochs + epoch)
         for part in experience.minibatches(order, settings.minibatch_size):
             loss, stats = ppo_loss(policy, part, settings, run)
-            if stats["approx_kl"] > settings.kl_stop:
+            if history and stats["approx_kl"] > settings.kl_stop:
                 return _summary(history)
             where = f"ppo iteration {iteration + 1}"
             norm = optim.step(loss, policy, optimizer, settings.max_grad_norm, where)
