@@ -1,8 +1,10 @@
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
+from plaudit.cli import main
 from plaudit.pipeline import steps
 from plaudit.training.run import STAGES, Run
 
@@ -90,3 +92,57 @@ def test_evaluation_alone_is_done_again_when_asked_for(tmp_path, finished_run, t
     stages = {r.stage for r in _resumed(tmp_path / "run", tiny_config, ("evaluation",))}
     assert stages == {"evaluation"}
     assert _without_times(tmp_path / "run") == _without_times(finished_run)
+
+
+@pytest.mark.parametrize("command", [["run", "--overwrite"], ["run", "--resume"], ["reward", "--overwrite"]])
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--data", "nowhere.csv"], "nowhere.csv: no such file"),
+        (["--data", "empty.csv"], "empty.csv: the file is empty"),
+        (["--data", "latin1.csv"], "latin1.csv, line 2"),
+        (["--data", "columns.csv"], "columns.csv: no columns to learn from"),
+        (["--data", "label.csv"], "label.csv, line 3: label '7'"),
+    ],
+)
+def test_bad_data_is_one_line_and_leaves_a_finished_run_untouched(
+    tmp_path, monkeypatch, capsys, finished_run, command, flags, says
+):
+    monkeypatch.chdir(tmp_path)
+    for name, content in {
+        "empty.csv": b"",
+        "latin1.csv": b"text,label\ncaf\xe9,1\n",
+        "columns.csv": b"foo,label\nx,1\n",
+        "label.csv": b"text,label\ngood,1\nbad,7\n",
+    }.items():
+        (tmp_path / name).write_bytes(content)
+    shutil.copytree(finished_run, "run")
+    before = {p: p.read_bytes() for p in Path("run").rglob("*") if p.is_file()}
+    assert main([*command, "--out", "run", *flags]) == 1
+    error = capsys.readouterr().err
+    assert says in error
+    assert len(error.splitlines()) == 1
+    assert {p: p.read_bytes() for p in Path("run").rglob("*") if p.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--data", "nowhere.csv"], "no such file"),
+        (["--model", "nowhere"], "no model 'nowhere'"),
+        (["--ppo.max-new-tokens", "200"], "do not fit into the model's window of 128 tokens"),
+    ],
+)
+def test_what_cannot_work_leaves_no_directory_behind(tmp_path, monkeypatch, capsys, flags, says):
+    monkeypatch.chdir(tmp_path)
+    assert main(["run", "--out", "run", *flags]) == 1
+    assert says in capsys.readouterr().err
+    assert not Path("run").exists()
+
+
+def test_a_stage_without_what_it_builds_on_removes_nothing(tmp_path, capsys, finished_run):
+    shutil.copytree(finished_run, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "reward")
+    assert main(["ppo", "--out", str(tmp_path / "run"), "--overwrite"]) == 1
+    assert "no finished reward model here" in capsys.readouterr().err
+    assert (tmp_path / "run" / "policy" / "model.safetensors").exists()

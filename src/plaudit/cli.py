@@ -136,9 +136,10 @@ def _drive(
     from plaudit import progress
 
     with progress.waiting("starting"):
-        from plaudit.pipeline import steps
+        from plaudit.pipeline import check, steps
         from plaudit.training.run import Run
 
+        check(config, args.out, stages)
         run = Run.open(args.out, config, resume=resume, overwrite=overwrite, stages=stages)
     return progress.follow(steps(config, run, stages), args.out, stages)
 

@@ -3,16 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from plaudit.config import Config
+from plaudit.data.corpus import load
+from plaudit.data.prompts import cut_prompts
 from plaudit.evaluation.evaluate import evaluate
-from plaudit.stages.ppo import ppo
+from plaudit.models.loading import load_causal_lm, load_tokenizer, window
+from plaudit.stages.ppo import check_window, ppo
 from plaudit.stages.reward import reward
 from plaudit.stages.sft import sft
 from plaudit.training.metrics import StepReport
 from plaudit.training.run import STAGES, Run
 
 _DRIVERS = {"sft": sft, "reward": reward, "ppo": ppo, "evaluation": evaluate}
+
+
+def check(config: Config, path: Path, stages: tuple[str, ...]) -> None:
+    """Refuse, before anything is written or removed, what would stop a stage later.
+
+    Raises:
+        RunError: a stage that these build on has not finished.
+        DataError: the data cannot be learned from.
+        ModelError: the model cannot be opened, or has no room for a prompt and its response.
+    """
+    for earlier in STAGES[: min(STAGES.index(stage) for stage in stages)]:
+        Run(path, config).model(earlier)
+    data = load(config.data)
+    if "sft" not in stages:
+        return
+    tokenizer, model = load_tokenizer(config.model), load_causal_lm(config.model)
+    if "ppo" in stages:
+        cut = (config.prompt_min, config.prompt_max, config.seed)
+        prompts = [tokenizer.prompt(t) for part in (data.prompts, data.evaluation) for t in cut_prompts(part, *cut)]
+        check_window(prompts, config.ppo.max_new_tokens, window(model))
 
 
 def steps(config: Config, run: Run, stages: tuple[str, ...] = STAGES) -> Iterator[StepReport]:

@@ -172,7 +172,7 @@ def check_window(prompts: list[list[int]], max_new_tokens: int, limit: int) -> N
     Raises:
         ModelError: prompt and response together pass the model's window.
     """
-    longest = max(len(p) for p in prompts)
+    longest = max((len(p) for p in prompts), default=0)
     if longest + max_new_tokens > limit:
         raise ModelError(
             f"a prompt of {longest} tokens and a response of {max_new_tokens} do not fit into the model's window of "
