@@ -61,7 +61,7 @@ class SFTConfig:
 class RewardConfig:
     """The reward model: learn to tell good texts from bad ones."""
 
-    epochs: int = setting(1, "passes over the training data", low=1)
+    epochs: int = setting(2, "passes over the training data", low=1)
     batch_size: int = setting(32, "texts or comparisons in one optimizer step", low=1)
     lr: float = setting(5e-4, "peak learning rate of AdamW", low=0, high=1)
     warmup: float = setting(0.05, "share of the steps in which the learning rate rises to its peak", low=0, high=1)
@@ -75,14 +75,21 @@ class RewardConfig:
 class PPOConfig:
     """Proximal policy optimisation: raise the score, held to the SFT model by a KL penalty."""
 
-    iterations: int = setting(38, "rollout-and-update rounds", unit="iterations", low=1)
+    iterations: int = setting(50, "rollout-and-update rounds", unit="iterations", low=1)
     batch_size: int = setting(128, "responses sampled in one iteration", unit="responses", low=2)
     minibatch_size: int = setting(32, "responses in one optimizer step", unit="responses", low=1)
     epochs: int = setting(2, "passes over the responses of an iteration", low=1)
     max_new_tokens: int = setting(48, "cap on a response, end token included", unit="tokens", low=1)
     temperature: float = setting(0.78, "divides the logits, in sampling and in scoring alike", low=0.05, high=10)
-    lr: float = setting(2e-4, "learning rate of Adam at the first iteration; it falls linearly to 0", low=0, high=1)
-    kl_coef: float = setting(0.21, "price of a nat of KL against the SFT model (beta)", unit="score/nat", low=0)
+    train_layers: int = setting(
+        2,
+        "top blocks of the policy that learn; the rest keeps the SFT model's weights; 0: all learn",
+        unit="blocks",
+        low=0,
+    )
+    lr: float = setting(2e-4, "peak learning rate of Adam; it falls linearly to 0", low=0, high=1)
+    warmup: float = setting(0.1, "share of the iterations in which the learning rate rises to its peak", low=0, high=1)
+    kl_coef: float = setting(0.15, "price of a nat of KL against the SFT model (beta)", unit="score/nat", low=0)
     kl_control: str = setting("fixed", "keep kl_coef, or steer it towards kl_target", choices=("fixed", "adaptive"))
     kl_target: float = setting(6.0, "KL that the adaptive controller steers to", unit="nats/response", low=1e-6)
     kl_horizon: int = setting(10_000, "how slowly the adaptive controller moves", unit="responses", low=1)

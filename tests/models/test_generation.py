@@ -7,6 +7,7 @@ from plaudit.models.generation import generate, sample_tokens
 from plaudit.models.heads import response_logits
 from plaudit.models.tokenizer import pad_left
 from plaudit.objectives.logprobs import token_logprobs
+from plaudit.objectives.masked import spread
 
 PROMPTS = [[0, 5, 6, 7], [0, 9], [0, 21, 22]]
 
@@ -58,9 +59,10 @@ def test_greedy_oracle_each_token_is_the_one_that_a_full_forward_would_draw(tiny
 def test_the_cache_gives_the_logprobs_of_the_full_forward(tiny_lm):
     ids, mask = pad_left(PROMPTS, pad_id=255)
     out = generate(tiny_lm, ids, mask, _noise(), eos_id=0, pad_id=255)
-    n = out.response_mask.shape[1]
+    mask_of = out.response_mask
     with torch.no_grad():
-        full = token_logprobs(response_logits(tiny_lm, out.ids, out.attention_mask, n), out.response_ids)
+        full = token_logprobs(response_logits(tiny_lm, out.ids, out.attention_mask, mask_of), out.response_ids[mask_of])
+        full = spread(full, mask_of)
         positions = (mask.long().cumsum(-1) - 1).clamp(min=0)
         step = tiny_lm(ids, attention_mask=mask.long(), position_ids=positions, use_cache=True)
         first = step.logits[:, -1].log_softmax(-1).gather(1, out.response_ids[:, :1])

@@ -1,11 +1,22 @@
 import pytest
 import torch
+from sklearn.linear_model import Ridge
 from tiny import make_lm
 from transformers import GPT2ForSequenceClassification
 
-from plaudit.models.heads import Policy, initialise_score_head, position_ids, response_logits, score_texts
+from plaudit.errors import ModelError
+from plaudit.models.heads import (
+    Policy,
+    fit_value_head,
+    freeze_below,
+    initialise_score_head,
+    position_ids,
+    response_logits,
+    score_texts,
+)
 from plaudit.models.tokenizer import collate, pad_left
 from plaudit.objectives.logprobs import token_logprobs
+from plaudit.objectives.masked import spread
 
 PROMPTS = [[0, 5, 6, 7], [0, 9]]
 RESPONSES = [[11, 12, 0], [13, 14, 15, 16, 0]]
@@ -27,7 +38,7 @@ def test_positions_start_at_zero_after_left_padding():
 def test_logprobs_of_a_padded_batch_equal_those_of_each_text_alone(tiny_lm):
     ids, mask, alive = _left_padded()
     with torch.no_grad():
-        batched = token_logprobs(response_logits(tiny_lm, ids, mask, 5), ids[:, -5:])
+        batched = spread(token_logprobs(response_logits(tiny_lm, ids, mask, alive), ids[:, -5:][alive]), alive)
         for row, (prompt, response) in enumerate(zip(PROMPTS, RESPONSES, strict=True)):
             # The oracle: transformers' own forward on the bare text, token by token.
             logits = tiny_lm(torch.tensor([prompt + response])).logits.log_softmax(-1)[0]
@@ -38,39 +49,41 @@ def test_logprobs_of_a_padded_batch_equal_those_of_each_text_alone(tiny_lm):
 def test_left_and_right_padding_agree(tiny_lm):
     ids, mask, alive = _left_padded()
     right = collate(list(zip(PROMPTS, RESPONSES, strict=True)), pad_id=255)
-    n = right.ids.shape[1] - 1
+    loss_mask = right.loss_mask[:, 1:]
     with torch.no_grad():
-        a = token_logprobs(response_logits(tiny_lm, ids, mask, 5), ids[:, -5:])[alive]
-        b = token_logprobs(response_logits(tiny_lm, right.ids, right.attention_mask, n), right.ids[:, 1:])
-    torch.testing.assert_close(a, b[right.loss_mask[:, 1:]], rtol=1e-4, atol=1e-4)
+        a = token_logprobs(response_logits(tiny_lm, ids, mask, alive), ids[:, -5:][alive])
+        b = token_logprobs(
+            response_logits(tiny_lm, right.ids, right.attention_mask, loss_mask), right.ids[:, 1:][loss_mask]
+        )
+    torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 
 
 def test_temperature_divides_the_logits(tiny_lm):
-    ids, mask, _ = _left_padded()
+    ids, mask, alive = _left_padded()
     with torch.no_grad():
         torch.testing.assert_close(
-            response_logits(tiny_lm, ids, mask, 5, temperature=0.5), 2 * response_logits(tiny_lm, ids, mask, 5)
+            response_logits(tiny_lm, ids, mask, alive, temperature=0.5), 2 * response_logits(tiny_lm, ids, mask, alive)
         )
 
 
 def test_a_new_value_head_is_silent_and_the_policy_is_the_language_model(tiny_lm):
-    ids, mask, _ = _left_padded()
+    ids, mask, alive = _left_padded()
     with torch.no_grad():
-        logits, values = Policy(tiny_lm)(ids, mask, 5)
+        logits, values = Policy(tiny_lm)(ids, mask, alive)
     assert (values == 0).all()
-    torch.testing.assert_close(logits, response_logits(tiny_lm, ids, mask, 5), rtol=0, atol=0)
+    torch.testing.assert_close(logits, response_logits(tiny_lm, ids, mask, alive), rtol=0, atol=0)
 
 
 def test_the_value_before_a_token_has_not_seen_that_token(tiny_lm):
     policy = Policy(tiny_lm)
     torch.nn.init.normal_(policy.value_head.weight)
-    ids, mask, _ = _left_padded()
+    ids, mask, alive = _left_padded()
     changed = ids.clone()
     changed[0, -5] = 99  # the first response token of row 0
     with torch.no_grad():
-        before, after = policy(ids, mask, 5)[1], policy(changed, mask, 5)[1]
-    assert torch.equal(before[0, 0], after[0, 0])
-    assert not torch.equal(before[0, 1], after[0, 1])
+        before, after = policy(ids, mask, alive)[1], policy(changed, mask, alive)[1]
+    assert torch.equal(before[0], after[0])
+    assert not torch.equal(before[1], after[1])
 
 
 @pytest.fixture
@@ -82,7 +95,7 @@ def reward_model(tiny_lm):
 
 
 def test_scores_equal_what_transformers_reads_from_the_same_padded_batch(reward_model):
-    batch = collate(list(zip(PROMPTS, RESPONSES, strict=True)), pad_id=255)
+    batch = collate([([0, 5, 6, 7], [11, 12, 0]), ([0, 9], [13, 0])], pad_id=255)  # the second ends early
     with torch.no_grad():
         ours = score_texts(reward_model, batch.ids, batch.attention_mask)
         theirs = reward_model(input_ids=batch.ids, attention_mask=batch.attention_mask.long()).logits[:, 0]
@@ -105,8 +118,40 @@ def test_the_score_head_starts_with_the_published_spread():
 
 
 def test_heads_speak_float32_where_the_trunk_runs_in_bfloat16(tiny_lm):
-    ids, mask, _ = _left_padded()
+    ids, mask, alive = _left_padded()
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
-        logits, values = Policy(tiny_lm)(ids, mask, 5)
+        logits, values = Policy(tiny_lm)(ids, mask, alive)
     assert logits.dtype == values.dtype == torch.float32
     assert not torch.equal(logits, logits.bfloat16().float())  # and not merely cast after the fact
+
+
+def test_only_the_top_blocks_and_the_last_norm_learn_and_the_output_embedding_stays():
+    lm = make_lm()
+    freeze_below(lm, 1)
+    learning = {name for name, p in lm.named_parameters() if p.requires_grad}
+    assert learning == {n for n, _ in lm.named_parameters() if n.startswith(("transformer.h.1.", "transformer.ln_f."))}
+    assert not lm.get_output_embeddings().weight.requires_grad
+
+
+def test_zero_layers_means_all_and_more_than_there_are_is_refused():
+    lm = make_lm()
+    freeze_below(lm, 0)
+    assert all(p.requires_grad for p in lm.parameters())
+    with pytest.raises(ModelError, match="has 2 blocks"):
+        freeze_below(lm, 3)
+    lm.config.model_type = "mamba"
+    with pytest.raises(ModelError, match="mamba"):
+        freeze_below(lm, 1)
+
+
+def test_the_fitted_value_head_is_a_ridge_regression_with_a_free_intercept(tiny_lm):
+    generator = torch.Generator().manual_seed(0)
+    states = torch.randn(500, 32, generator=generator) + 3
+    returns = states @ torch.randn(32, generator=generator) - 7 + torch.randn(500, generator=generator)
+    policy = Policy(tiny_lm)
+    fit_value_head(policy, states, returns)
+    centred = states.numpy() - states.numpy().mean(0)
+    alpha = 0.01 * (centred**2).sum(0).mean()
+    oracle = Ridge(alpha=alpha).fit(states.numpy(), returns.numpy())
+    assert policy.value_head.weight[0].tolist() == pytest.approx(oracle.coef_.tolist(), abs=1e-4)
+    assert policy.value_head.bias.item() == pytest.approx(oracle.intercept_, abs=1e-3)

@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 import json
 import math
 import shutil
@@ -129,7 +130,8 @@ def test_an_iteration_of_the_stage_is_what_other_code_makes_of_the_same_models(t
     texts = cut_prompts(load(config.data).prompts, config.prompt_min, config.prompt_max, config.seed)
     prompts = prompts_of(1, [tokenizer.prompt(t) for t in texts], settings.batch_size, config.seed)
     noise = rng.uniforms(range(settings.batch_size), cap, config.seed, "ppo", 1, "responses")
-    scores, normalised, kls, k1s, ended, tokens = [], [], [], [], [], 0
+    scores, normalised, kls, k1s, ended, tokens, nats_ref, pairs = [], [], [], [], [], 0, 0.0, []
+    texts_written = []
     with torch.no_grad():
         for row, prompt in enumerate(prompts):
             ids, kl, k1 = list(prompt), 0.0, 0.0
@@ -140,10 +142,14 @@ def test_an_iteration_of_the_stage_is_what_other_code_makes_of_the_same_models(t
                 token = int(torch.searchsorted(logp.exp().cumsum(0), noise[row, t]))
                 kl += (logp.exp() * (logp - ref)).sum().item()
                 k1 += (logp[token] - ref[token]).item()
+                nats_ref -= ref[token].item()
                 ids.append(token)
                 tokens += 1
                 if token == tokenizer.eos_id:
                     break
+            response = ids[len(prompt) :]
+            pairs += list(itertools.pairwise(response))
+            texts_written.append(tokenizer.text(ids)[len(tokenizer.text(prompt)) :])
             logit = reward_model(torch.tensor([ids])).logits[0, 0].item()
             ended.append(ids[-1] == tokenizer.eos_id)
             scores.append(2 / (1 + math.exp(-logit)) - 1)
@@ -155,13 +161,60 @@ def test_an_iteration_of_the_stage_is_what_other_code_makes_of_the_same_models(t
     expected = {
         "score": np.mean(scores), "score_normalised": np.mean(normalised), "kl": np.mean(kls), "kl_k1": np.mean(k1s),
         "eos_rate": np.mean(ended), "response_length": tokens / len(prompts), "lr": settings.lr / 2,
-        "kl_coef": state["kl_coef"],
+        "kl_coef": state["kl_coef"], "distinct_2": len(set(pairs)) / len(pairs),
+        "perplexity_ref": math.exp(nats_ref / tokens),
         "reward": np.mean(normalised) - state["kl_coef"] * np.mean(k1s),
     }  # fmt: skip
     assert {name: report.metrics[name] for name in expected} == pytest.approx(expected, abs=2e-4)
+    kept = [json.loads(line) for line in (run.folder("ppo") / "rollouts.jsonl").read_text().splitlines()]
+    assert (kept[1]["step"], kept[1]["responses"]) == (2, texts_written)
     assert report.metrics["kl"] > 1e-4  # measured against SFT, not against the policy itself
     # In iteration 1 KL was 0, under its target: 16 responses of a horizon of 10,000, at the 20% that clipping leaves.
     assert state["kl_coef"] == pytest.approx(settings.kl_coef * (1 - 0.2 * 16 / 10_000))
+
+
+def test_the_responses_of_an_iteration_are_drawn_and_scored_as_ids_up_to_the_cap(bare_run, tiny_tokenizer):
+    """The first iteration from random weights, recomputed with transformers alone: such text survives no decoding."""
+    run = bare_run(temperature=0.7, max_new_tokens=7, iterations=1)
+    config, settings = run.config, run.config.ppo
+    (report,) = ppo(config, run)
+    lm = AutoModelForCausalLM.from_pretrained(run.folder("sft")).eval()
+    reward_model = AutoModelForSequenceClassification.from_pretrained(run.folder("reward")).eval()
+    texts = cut_prompts(load(config.data).prompts, config.prompt_min, config.prompt_max, config.seed)
+    prompts = prompts_of(0, [tiny_tokenizer.prompt(t) for t in texts], settings.batch_size, config.seed)
+    noise = rng.uniforms(range(len(prompts)), 7, config.seed, "ppo", 0, "responses")
+    scores, entropies = [], []
+    with torch.no_grad():
+        for row, prompt in enumerate(prompts):
+            ids = list(prompt)
+            while len(ids) < len(prompt) + 7 and ids[len(prompt) :][-1:] != [tiny_tokenizer.eos_id]:
+                logp = (lm(torch.tensor([ids])).logits[0, -1].double() / 0.7).log_softmax(-1)
+                entropies.append(-(logp.exp() * logp).sum().item())
+                ids.append(int(torch.searchsorted(logp.exp().cumsum(0), noise[row, len(ids) - len(prompt)])))
+            scores.append(math.tanh(reward_model(torch.tensor([ids])).logits[0, 0].item() / 2))
+    assert np.std(scores) > 0.1
+    assert report.metrics["score"] == pytest.approx(np.mean(scores), abs=1e-4)
+    assert report.metrics["entropy"] == pytest.approx(np.mean(entropies), abs=1e-4)
+    assert report.metrics["response_length"] == len(entropies) / len(prompts)
+
+
+def test_the_controller_and_the_schedule_reach_what_they_steer(bare_run, monkeypatch):
+    run = bare_run(kl_control="adaptive", kl_target=1e-3, kl_horizon=160, iterations=4, lr=1e-2, kl_stop=1e9)
+    used, step = [], optim.step
+
+    def watched(loss, model, optimizer, *rest):
+        used.append({group["lr"] for group in optimizer.param_groups})
+        return step(loss, model, optimizer, *rest)
+
+    monkeypatch.setattr(optim, "step", watched)
+    metrics = [report.metrics for report in ppo(run.config, run)]
+    assert used == [{1e-2 * share} for share in (1.0, 0.75, 0.5, 0.25) for _ in range(4)]  # 2 epochs of 2 minibatches
+    # 16 responses of a horizon of 160, and an error clipped to 20%: below target at first, above it ever after.
+    assert [m["kl"] > 1e-3 for m in metrics] == [False, True, True, True]
+    start = run.config.ppo.kl_coef
+    assert [m["kl_coef"] / start for m in metrics] == pytest.approx([1, 0.98, 0.98 * 1.02, 0.98 * 1.02**2])
+    # k1 measures the same KL from the sampled tokens alone: of the same sign, and near it on average.
+    assert np.mean([m["kl_k1"] for m in metrics[1:]]) == pytest.approx(np.mean([m["kl"] for m in metrics[1:]]), rel=0.5)
 
 
 def test_prompts_come_in_passes_each_in_its_own_order():
@@ -181,7 +234,8 @@ def test_every_figure_that_the_plan_asks_for_is_logged(finished_run):
     lines = [json.loads(line) for line in (finished_run / "policy" / "metrics.jsonl").read_text().splitlines()]
     wanted = {"step", "score", "score_normalised", "reward", "kl", "kl_k1", "entropy", "ratio_mean", "ratio_max",
               "clip_fraction", "approx_kl", "explained_variance", "policy_loss", "value_loss", "grad_norm",
-              "response_length", "eos_rate", "lr", "kl_coef", "optimizer_steps"}  # fmt: skip
+              "response_length", "eos_rate", "distinct_2", "perplexity_ref", "lr", "kl_coef",
+              "optimizer_steps"}  # fmt: skip
     assert all(wanted <= line.keys() for line in lines)
     assert lines[0]["kl"] == pytest.approx(0, abs=1e-5)  # the policy starts as the reference
     timing = json.loads((finished_run / "policy" / "timing.jsonl").read_text().splitlines()[0])

@@ -99,3 +99,11 @@ def test_the_score_of_an_early_end_lands_on_its_end_token(cpu_run):
     out, _, _ = collect(Policy(lm), lm, torch.tensor([4.5, 2.5]), responses, SCALE, 1.0, cpu_run)
     rewards = estimate(out, 0.1, 1.0, 0.95).rewards
     torch.testing.assert_close(rewards, torch.tensor([[0, 2.0, 0, 0], [0, 0, 0, 1.0]]), rtol=0, atol=1e-6)
+
+
+def test_a_batch_is_answered_at_once_one_pass_a_token(cpu_run, tiny_tokenizer):
+    lm, rows = make_lm().eval(), []
+    lm.base_model.register_forward_hook(lambda _, __, output: rows.append(len(output.last_hidden_state)))
+    responses = respond(lm, [[0, 5], [0, 6, 7], [0, 8]], rng.uniforms(range(3), 6, 0, "test", 0, "noise"),
+                        tiny_tokenizer, 1.0, cpu_run)  # fmt: skip
+    assert rows == [3] * responses.response_mask.shape[1]

@@ -5,7 +5,7 @@ import torch
 
 from plaudit.errors import RunError
 from plaudit.training import optimizer as optim
-from plaudit.training.checkpoint import Checkpoints
+from plaudit.training.checkpoint import Checkpoints, load_weights
 
 
 def _model(seed=0):
@@ -79,3 +79,18 @@ def test_nothing_is_pickled(tmp_path):
     files = sorted(p.name for p in (tmp_path / "step-00000001").iterdir())
     assert files == ["manifest.json", "state.json", "tensors.safetensors"]
     assert json.loads((tmp_path / "step-00000001" / "state.json").read_text()) == {"step": 1}
+
+
+def test_the_weights_of_each_checkpoint_that_is_kept_can_be_had_without_the_optimizer(tmp_path):
+    model, checkpoints = _model(), Checkpoints(tmp_path, "f")
+    optimizer = optim.adamw(model, 0.01)
+    kept = {}
+    for step in (1, 2, 3):
+        _train(model, optimizer, step - 1, step)
+        checkpoints.save(step, model, optimizer)
+        kept[step] = [p.detach().clone() for p in model.parameters()]
+    assert sorted(checkpoints.weights()) == [2, 3]
+    for step, path in checkpoints.weights().items():
+        fresh = _model(seed=9)
+        load_weights(path, fresh)
+        assert all(torch.equal(p, q) for p, q in zip(fresh.parameters(), kept[step], strict=True))

@@ -24,7 +24,9 @@ def test_cutting_back_forgets_what_will_be_done_again(tmp_path):
     log = MetricsLog(tmp_path)
     for step in (1, 2, 3):
         log.append(_report(step))
+        log.keep(step, [f"text of {step}", "another\nline"])
     log.cut_back(2)
+    assert read_jsonl(log.rollouts_path)[1:] == [{"step": 2, "responses": ["text of 2", "another\nline"]}]
     assert [line["step"] for line in read_jsonl(log.metrics_path)] == [1, 2]
     assert log.seconds() == 0.5
     log.cut_back(0)

@@ -9,6 +9,8 @@ from torch import Tensor
 from plaudit.batches import Responses
 from plaudit.models.heads import in_float32, position_ids
 
+_LEAVE_BELOW = 0.8  # finished rows leave the batch when this share of it still runs: moving the cache costs time too
+
 
 def sample_tokens(logits: Float[Tensor, "B V"], u: Float64[Tensor, "B"]) -> Int[Tensor, "B"]:
     """One token a row from softmax(logits), by inverting the cumulative distribution at u in [0, 1).
@@ -37,11 +39,12 @@ def generate(
         prompt_ids, prompt_mask: prompts padded on the left.
         noise: (B, R) numbers in [0, 1), one for each token that may be drawn; R caps the response length.
     """
-    device = prompt_ids.device
     batch, cap = noise.shape
-    mask, tokens, alive = prompt_mask, [], []
-    running = torch.ones(batch, dtype=torch.bool, device=device)
-    cache, next_ids, next_positions = None, prompt_ids, position_ids(prompt_mask)
+    tokens = torch.full((batch, cap), pad_id, device=prompt_ids.device)
+    lengths = torch.full((batch,), cap, device=prompt_ids.device)
+    rows = torch.arange(batch, device=prompt_ids.device)  # of the batch, those still in the forward pass
+    running = torch.ones_like(rows, dtype=torch.bool)
+    mask, cache, next_ids, next_positions = prompt_mask, None, prompt_ids, position_ids(prompt_mask)
     for t in range(cap):
         output = lm.base_model(
             input_ids=next_ids,
@@ -52,18 +55,26 @@ def generate(
         )
         cache = output.past_key_values
         logits = in_float32(lm.get_output_embeddings(), output.last_hidden_state[:, -1]) / temperature
-        token = sample_tokens(logits, noise[:, t]).masked_fill(~running, pad_id)
-        tokens.append(token)
-        alive.append(running)
+        token = sample_tokens(logits, noise[rows, t]).masked_fill(~running, pad_id)
+        tokens[rows, t] = token
         mask = torch.cat([mask, running[:, None]], dim=1)
-        running = running & (token != eos_id)
-        if not running.any():
+        ends = running & (token == eos_id)
+        lengths[rows[ends]] = t + 1
+        running = running & ~ends
+        left = int(running.sum())
+        if not left:
             break
+        if left <= _LEAVE_BELOW * len(rows):
+            rows, token, mask = rows[running], token[running], mask[running]
+            cache.batch_select_indices(running.nonzero().squeeze(1))
+            running = running[running]
         next_ids, next_positions = token[:, None], position_ids(mask)[:, -1:]
-    response_mask = torch.stack(alive, dim=1)
+    width = int(lengths.max())
+    response_mask = torch.arange(width, device=lengths.device) < lengths[:, None]
+    ended = torch.ones_like(lengths, dtype=torch.bool).index_fill(0, rows[running], False)
     return Responses(
-        ids=torch.cat([prompt_ids, torch.stack(tokens, dim=1)], dim=1),
+        ids=torch.cat([prompt_ids, tokens[:, :width]], dim=1),
         attention_mask=torch.cat([prompt_mask, response_mask], dim=1),
         response_mask=response_mask,
-        ended=~running,
+        ended=ended,
     )

@@ -6,7 +6,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from plaudit.errors import ModelError
+from plaudit.models.packing import PACKABLE, pack
 from plaudit.objectives.logprobs import predicting
+
+_RIDGE = 0.01  # of the mean squared length of a centred feature
+_BLOCKS_AND_NORM = {"gpt2": ("h", "ln_f"), **dict.fromkeys(("llama", "qwen2", "qwen3"), ("layers", "norm"))}
 
 
 def position_ids(attention_mask: Bool[Tensor, "B T"]) -> Int[Tensor, "B T"]:
@@ -15,7 +20,20 @@ def position_ids(attention_mask: Bool[Tensor, "B T"]) -> Int[Tensor, "B T"]:
 
 
 def hidden_states(lm: Any, ids: Int[Tensor, "B T"], attention_mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
-    """(B, T, D) last hidden states of a causal model's trunk."""
+    """(B, T, D) last hidden states of a causal model's trunk, by rows without padding where the family allows it."""
+    if lm.config.model_type not in PACKABLE:
+        return padded_hidden_states(lm, ids, attention_mask)
+    packed = pack(ids, attention_mask)
+    output = lm.base_model(
+        input_ids=packed.ids, attention_mask=packed.mask, position_ids=packed.position_ids, use_cache=False
+    )
+    return packed.unpack(output.last_hidden_state, *ids.shape)
+
+
+def padded_hidden_states(
+    lm: Any, ids: Int[Tensor, "B T"], attention_mask: Bool[Tensor, "B T"]
+) -> Float[Tensor, "B T D"]:
+    """The same by the plain path, one text a row; what it gives at padding means nothing."""
     output = lm.base_model(
         input_ids=ids,
         attention_mask=attention_mask.long(),
@@ -35,13 +53,18 @@ def in_float32(head: nn.Module, hidden: Float[Tensor, "*shape"]) -> Float[Tensor
 
 
 def response_logits(
-    lm: Any, ids: Int[Tensor, "B T"], attention_mask: Bool[Tensor, "B T"], n: int, temperature: float = 1.0
-) -> Float[Tensor, "B n V"]:
-    """Logits that predict the last n tokens, divided by the temperature that sampling uses.
+    lm: Any,
+    ids: Int[Tensor, "B T"],
+    attention_mask: Bool[Tensor, "B T"],
+    response_mask: Bool[Tensor, "B R"],
+    temperature: float = 1.0,
+) -> Float[Tensor, "N V"]:
+    """Logits that predict the N response tokens, divided by the temperature that sampling uses.
 
-    The output embedding is applied to these n positions only.
+    The last R columns of ids are the response's. Rows of the result follow `ids[:, -R:][response_mask]`; the
+    output embedding is applied to these positions only.
     """
-    hidden = predicting(hidden_states(lm, ids, attention_mask), n)
+    hidden = predicting(hidden_states(lm, ids, attention_mask), response_mask)
     return in_float32(lm.get_output_embeddings(), hidden) / temperature
 
 
@@ -59,12 +82,53 @@ class Policy(nn.Module):
         nn.init.zeros_(self.value_head.bias)
 
     def forward(
-        self, ids: Int[Tensor, "B T"], attention_mask: Bool[Tensor, "B T"], n: int, temperature: float = 1.0
-    ) -> tuple[Float[Tensor, "B n V"], Float[Tensor, "B n"]]:
-        """One trunk pass for both: logits that predict the last n tokens, and the values before them."""
-        hidden = predicting(hidden_states(self.lm, ids, attention_mask), n)
+        self,
+        ids: Int[Tensor, "B T"],
+        attention_mask: Bool[Tensor, "B T"],
+        response_mask: Bool[Tensor, "B R"],
+        temperature: float = 1.0,
+    ) -> tuple[Float[Tensor, "N V"], Float[Tensor, "N"]]:
+        """One trunk pass for both: logits that predict the N response tokens, and the values before them."""
+        hidden = predicting(hidden_states(self.lm, ids, attention_mask), response_mask)
         logits = in_float32(self.lm.get_output_embeddings(), hidden) / temperature
         return logits, in_float32(self.value_head, hidden).squeeze(-1)
+
+
+def freeze_below(lm: Any, train_layers: int) -> None:
+    """Let only the top blocks of a causal model and its last norm learn; 0 leaves all of it free.
+
+    The embeddings stay as they are, and with them an output embedding that is tied to them.
+
+    Raises:
+        ModelError: the family's blocks are not known, or there are fewer.
+    """
+    if not train_layers:
+        return
+    names = _BLOCKS_AND_NORM.get(lm.config.model_type)
+    if names is None:
+        raise ModelError(f"train_layers = {train_layers}: the blocks of a {lm.config.model_type} are not known; use 0")
+    blocks, norm = (getattr(lm.base_model, name) for name in names)
+    if train_layers > len(blocks):
+        raise ModelError(f"train_layers = {train_layers}: the model has {len(blocks)} blocks; use 0 to train them all")
+    lm.requires_grad_(False)
+    for part in (*blocks[-train_layers:], norm):
+        part.requires_grad_(True)
+
+
+def fit_value_head(policy: Policy, states: Float[Tensor, "N D"], returns: Float[Tensor, "N"]) -> None:
+    """Set the value head to the ridge regression of returns on the states that precede their tokens.
+
+    PPO that starts from a silent critic spends its first iterations on noise: the advantage of a token is then the
+    whole score, whatever its prompt was worth.
+    """
+    x, y = states.double(), returns.double()
+    centred, wanted = x - x.mean(0), y - y.mean()
+    gram = centred.T @ centred
+    ridge = _RIDGE * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    weight = torch.linalg.solve(gram + ridge, centred.T @ wanted)
+    with torch.no_grad():
+        policy.value_head.weight.copy_(weight[None])
+        policy.value_head.bias.copy_(y.mean() - x.mean(0) @ weight)
 
 
 def initialise_score_head(reward_model: Any, weights: Float[Tensor, "1 D"]) -> None:

@@ -20,7 +20,7 @@ def kl_k3(logprobs: Float[Tensor, "B R"], ref_logprobs: Float[Tensor, "B R"]) ->
     return torch.expm1(log_ratio) - log_ratio
 
 
-def kl_full(logits: Float[Tensor, "B R V"], ref_logits: Float[Tensor, "B R V"]) -> Float[Tensor, "B R"]:
+def kl_full(logits: Float[Tensor, "*N V"], ref_logits: Float[Tensor, "*N V"]) -> Float[Tensor, "*N"]:
     """Exact KL of the next-token distributions at each visited state, summed over the vocabulary.
 
     Summed over a response it is the Rao-Blackwellised estimate of the sequence KL: unbiased, and never of

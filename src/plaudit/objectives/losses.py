@@ -9,14 +9,13 @@ from plaudit.objectives.masked import masked_mean, masked_sum
 
 
 def causal_lm_loss(
-    logits: Float[Tensor, "B T V"], tokens: Int[Tensor, "B T"], loss_mask: Bool[Tensor, "B T"]
+    logits: Float[Tensor, "N V"], tokens: Int[Tensor, "B T"], loss_mask: Bool[Tensor, "B T"]
 ) -> Float[Tensor, ""]:
-    """Mean negative log likelihood of the tokens under `loss_mask`, in nats a token.
+    """Mean negative log likelihood of the N tokens under `loss_mask`, in nats a token.
 
-    `logits[:, t]` must predict `tokens[:, t]`. Every token weighs the same, whatever the length of its text.
+    `logits` predict `tokens[loss_mask]`. Every token weighs the same, whatever the length of its text.
     """
-    selected = tokens.masked_select(loss_mask)
-    return F.cross_entropy(logits[loss_mask].float(), selected)
+    return F.cross_entropy(logits.float(), tokens[loss_mask])
 
 
 def bradley_terry_loss(

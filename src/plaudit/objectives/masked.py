@@ -4,6 +4,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 
+def spread(x: Float[Tensor, "N"], mask: Bool[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """The N values at the True positions, in order; 0 elsewhere."""
+    return x.new_zeros(mask.shape).masked_scatter(mask, x)
+
+
 def masked_sum(x: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"]) -> Float[Tensor, ""]:
     """Sum of x where mask is True. Selection, not multiplication: a NaN under False stays out."""
     return x.masked_fill(~mask, 0.0).sum()

@@ -12,24 +12,25 @@ import torch
 from safetensors.torch import save_file
 
 from plaudit import rng
-from plaudit.batches import Experience
+from plaudit.batches import Experience, Responses
 from plaudit.config import Config, PPOConfig
 from plaudit.data.corpus import load
 from plaudit.data.prompts import cut_prompts
+from plaudit.data.text import distinct
 from plaudit.errors import DataError, ModelError
-from plaudit.models.heads import Policy
+from plaudit.models.heads import Policy, fit_value_head, freeze_below, hidden_states
 from plaudit.models.loading import load_causal_lm, load_reward_model, load_tokenizer, save, window
 from plaudit.objectives.kl import adapt_kl_coef
-from plaudit.objectives.logprobs import token_logprobs
+from plaudit.objectives.logprobs import predicting, token_logprobs
 from plaudit.objectives.losses import policy_loss, value_loss
-from plaudit.objectives.masked import explained_variance, masked_mean
+from plaudit.objectives.masked import explained_variance, masked_mean, spread
 from plaudit.stages.rollout import ScoreScale, collect, estimate, respond, score_responses
 from plaudit.training import optimizer as optim
 from plaudit.training.metrics import StepReport
 from plaudit.training.run import Run
 
 _ADAM_EPS = 1e-5
-_REFERENCE_SAMPLES = 256
+REFERENCE_SAMPLES = 256
 
 
 def ppo(config: Config, run: Run) -> Iterator[StepReport]:
@@ -42,6 +43,7 @@ def ppo(config: Config, run: Run) -> Iterator[StepReport]:
     settings = config.ppo
     tokenizer = load_tokenizer(run.model("sft"))
     policy = Policy(load_causal_lm(run.model("sft"))).to(run.device).eval()  # no dropout, here or below
+    freeze_below(policy.lm, settings.train_layers)
     reference = load_causal_lm(run.model("sft")).to(run.device).eval().requires_grad_(False)
     reward_model = load_reward_model(run.model("reward"), tokenizer.pad_id).to(run.device).eval().requires_grad_(False)
     texts = cut_prompts(load(config.data).prompts, config.prompt_min, config.prompt_max, config.seed)
@@ -60,11 +62,12 @@ def ppo(config: Config, run: Run) -> Iterator[StepReport]:
     if state["step"]:
         scale, kl_coef = ScoreScale(**state["scale"]), state["kl_coef"]
     else:
-        some = [prompts[i % len(prompts)] for i in range(_REFERENCE_SAMPLES)]
-        noise = draw(0, "reference", _REFERENCE_SAMPLES)
+        some = [prompts[i % len(prompts)] for i in range(REFERENCE_SAMPLES)]
+        noise = draw(0, "reference", REFERENCE_SAMPLES)
         answers = respond(reference, some, noise, tokenizer, settings.temperature, run)
         logits = score_responses(reward_model, answers, run)
         scale, kl_coef = ScoreScale.measured(logits, settings.missing_eos_score), settings.kl_coef
+        fit_critic(policy, answers, scale.scores(logits, answers.ended), run)
 
     for iteration in range(state["step"], settings.iterations):
         began = time.perf_counter()
@@ -75,11 +78,12 @@ def ppo(config: Config, run: Run) -> Iterator[StepReport]:
         rollout, kl, entropies = collect(policy, reference, logits, responses, scale, settings.temperature, run)
         experience = estimate(rollout, kl_coef, settings.gamma, settings.lam)
 
-        lr = settings.lr * optim.linear_decay(iteration, settings.iterations)
+        lr = settings.lr * optim.warmup_then_linear(iteration, settings.iterations, settings.warmup)
         optim.set_lr(optimizer, lr)
         update = learn(policy, optimizer, experience, settings, config.seed, iteration, run)
 
         mask, mean_kl = rollout.response_mask, kl.sum(1).mean().item()
+        tokens = [row[:k] for row, k in zip(rollout.response_ids.tolist(), mask.sum(1).tolist(), strict=True)]
         metrics = {
             "score": (2 * torch.sigmoid(logits) - 1).mean().item(),
             "score_normalised": rollout.scores.mean().item(),
@@ -91,6 +95,8 @@ def ppo(config: Config, run: Run) -> Iterator[StepReport]:
             "explained_variance": explained_variance(rollout.values, experience.returns, mask).item(),
             "response_length": mask.sum(1).float().mean().item(),
             "eos_rate": responses.ended.float().mean().item(),
+            "distinct_2": distinct(tokens, 2),
+            "perplexity_ref": masked_mean(-rollout.ref_logprobs, mask).exp().item(),
             "lr": lr,
             "kl_coef": kl_coef,
         }
@@ -100,6 +106,7 @@ def ppo(config: Config, run: Run) -> Iterator[StepReport]:
         timing = {"seconds": seconds, "tokens_per_second": mask.sum().item() / seconds}
         report = StepReport("ppo", iteration + 1, settings.iterations, metrics, timing)
         log.append(report)
+        log.keep(iteration + 1, [tokenizer.continuation(p, t) for p, t in zip(batch, tokens, strict=True)])
         if (iteration + 1) % settings.save_every == 0 or iteration + 1 == settings.iterations:
             kept = {"scale": dataclasses.asdict(scale), "kl_coef": kl_coef}
             checkpoints.save(iteration + 1, policy, optimizer, kept)
@@ -108,6 +115,15 @@ def ppo(config: Config, run: Run) -> Iterator[StepReport]:
     save(policy.lm, tokenizer, run.folder("ppo"))
     save_file(policy.value_head.state_dict(), run.folder("ppo") / "value_head.safetensors")
     run.finish("ppo", {"iterations": settings.iterations, "prompts": len(prompts), "scale": dataclasses.asdict(scale)})
+
+
+@torch.no_grad()
+def fit_critic(policy: Policy, responses: Responses, scores: torch.Tensor, run: Run) -> None:
+    """Teach the value head what the reference's responses were worth, (B,) scores, before the policy moves."""
+    mask = responses.response_mask
+    with run.autocast():
+        states = predicting(hidden_states(policy.lm, responses.ids, responses.attention_mask), mask)
+    fit_value_head(policy, states, scores[:, None].expand(mask.shape)[mask])
 
 
 def learn(
@@ -148,8 +164,8 @@ def ppo_loss(
     """Clipped policy loss plus weighted value loss of a minibatch, and what to watch of both."""
     rollout, mask = part.rollout, part.rollout.response_mask
     with run.autocast():
-        logits, values = policy(rollout.ids, rollout.attention_mask, mask.shape[1], settings.temperature)
-    logprobs = token_logprobs(logits, rollout.response_ids)
+        logits, values = policy(rollout.ids, rollout.attention_mask, mask, settings.temperature)
+    logprobs, values = spread(token_logprobs(logits, rollout.response_ids[mask]), mask), spread(values, mask)
     loss_pi, stats = policy_loss(logprobs, rollout.logprobs, part.advantages, mask, settings.clip_range)
     loss_v = value_loss(values, rollout.values, part.returns, mask, settings.value_clip)
     stats |= {"policy_loss": loss_pi.detach(), "value_loss": loss_v.detach()}

@@ -15,10 +15,10 @@ from plaudit.models.tokenizer import Tokenizer, pad_left
 from plaudit.objectives.advantages import gae, token_rewards
 from plaudit.objectives.kl import kl_full
 from plaudit.objectives.logprobs import entropy, token_logprobs
-from plaudit.objectives.masked import whiten
+from plaudit.objectives.masked import spread, whiten
 from plaudit.training.run import Run
 
-_ROWS_AT_ONCE = 64  # bounds the logits in memory: rows x response tokens x vocabulary
+ROWS_AT_ONCE = 64  # bounds the logits in memory: rows x response tokens x vocabulary
 
 
 @dataclass(frozen=True)
@@ -90,14 +90,14 @@ def collect(
         rollout; kl (B, R), the full-vocabulary KL at each visited state in nats; entropy (B, R) in nats.
         The last two are zero outside the response.
     """
-    n = responses.response_mask.shape[1]
     parts = []
-    for start in range(0, len(responses.ids), _ROWS_AT_ONCE):
-        rows = slice(start, start + _ROWS_AT_ONCE)
-        ids, mask, tokens = responses.ids[rows], responses.attention_mask[rows], responses.response_ids[rows]
+    for start in range(0, len(responses.ids), ROWS_AT_ONCE):
+        rows = slice(start, start + ROWS_AT_ONCE)
+        batch = (responses.ids[rows], responses.attention_mask[rows], responses.response_mask[rows])
+        tokens = responses.response_ids[rows][responses.response_mask[rows]]
         with run.autocast():
-            policy_logits, values = policy(ids, mask, n, temperature)
-            ref_logits = response_logits(reference, ids, mask, n, temperature)
+            policy_logits, values = policy(*batch, temperature)
+            ref_logits = response_logits(reference, *batch, temperature)
         parts.append(
             (
                 token_logprobs(policy_logits, tokens),
@@ -107,8 +107,8 @@ def collect(
                 entropy(policy_logits),
             )
         )
-    outside = ~responses.response_mask
-    logprobs, ref_logprobs, values, kl, ent = (torch.cat(p).masked_fill(outside, 0.0) for p in zip(*parts, strict=True))
+    known = (spread(torch.cat(part), responses.response_mask) for part in zip(*parts, strict=True))
+    logprobs, ref_logprobs, values, kl, ent = known
     rollout = Rollout(
         ids=responses.ids,
         attention_mask=responses.attention_mask,

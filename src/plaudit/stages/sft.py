@@ -62,10 +62,10 @@ def sft(config: Config, run: Run) -> Iterator[StepReport]:
 
 def loss_of(model: Any, batch: Sequences, run: Run) -> torch.Tensor:
     """Mean nats a response token; every position but the first is predicted by the one before it."""
-    n = batch.ids.shape[1] - 1
+    tokens, mask = batch.ids[:, 1:], batch.loss_mask[:, 1:]
     with run.autocast():
-        logits = response_logits(model, batch.ids, batch.attention_mask, n)
-    return causal_lm_loss(logits, batch.ids[:, 1:], batch.loss_mask[:, 1:])
+        logits = response_logits(model, batch.ids, batch.attention_mask, mask)
+    return causal_lm_loss(logits, tokens, mask)
 
 
 def tokenise(

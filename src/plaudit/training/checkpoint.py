@@ -78,8 +78,19 @@ class Checkpoints:
         _restore(load_file(newest / "tensors.safetensors"), model, optimizer)
         return json.loads((newest / "state.json").read_text())
 
+    def weights(self) -> dict[int, Path]:
+        """Where the tensors after each number of steps lie, of the checkpoints that are kept."""
+        return {int(path.name.removeprefix("step-")): path / "tensors.safetensors" for path in self._steps()}
+
     def _steps(self) -> list[Path]:
         return sorted(self.folder.glob("step-*"))
+
+
+def load_weights(path: Path, model: nn.Module) -> None:
+    """Set the parameters of `model` that the checkpoint's `tensors.safetensors` at `path` holds."""
+    tensors = load_file(path)
+    kept = {key.removeprefix("model/"): value for key, value in tensors.items() if key.startswith("model/")}
+    model.load_state_dict(kept, strict=False)  # tied weights are kept under one of their names
 
 
 def _named(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[tuple[str, Any]]:

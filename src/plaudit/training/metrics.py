@@ -19,6 +19,7 @@ class StepReport:
         total: steps in the whole stage.
         metrics: figures of this step by name; a function of the config alone.
         timing: `seconds` of this step and `tokens_per_second`; these differ from run to run.
+        warnings: what people should be told at once, a sentence each.
     """
 
     stage: str
@@ -26,10 +27,11 @@ class StepReport:
     total: int
     metrics: dict[str, float]
     timing: dict[str, float]
+    warnings: tuple[str, ...] = ()
 
 
 class MetricsLog:
-    """`metrics.jsonl` and `timing.jsonl` of one stage: a JSON object a step.
+    """`metrics.jsonl` and `timing.jsonl` of one stage, and the `rollouts.jsonl` of PPO: a JSON object a step.
 
     Times are kept apart so that `metrics.jsonl` of a resumed run equals that of an uninterrupted one byte
     for byte.
@@ -38,6 +40,7 @@ class MetricsLog:
     def __init__(self, folder: Path) -> None:
         self.metrics_path = folder / "metrics.jsonl"
         self.timing_path = folder / "timing.jsonl"
+        self.rollouts_path = folder / "rollouts.jsonl"
         folder.mkdir(parents=True, exist_ok=True)
 
     def append(self, report: StepReport) -> None:
@@ -46,9 +49,14 @@ class MetricsLog:
             with path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"step": report.step} | {k: _plain(v) for k, v in figures.items()}) + "\n")
 
+    def keep(self, step: int, responses: list[str]) -> None:
+        """Write what the policy answered in a step, for those who watch training or read along."""
+        with self.rollouts_path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, "responses": responses}) + "\n")
+
     def cut_back(self, step: int) -> None:
         """Keep only the lines of steps up to `step`: what came after its checkpoint is done again."""
-        for path in (self.metrics_path, self.timing_path):
+        for path in (self.metrics_path, self.timing_path, self.rollouts_path):
             if path.exists():
                 lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
                 aside = path.with_name(path.name + ".partial")

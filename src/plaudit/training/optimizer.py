@@ -26,11 +26,6 @@ def warmup_then_linear(step: int, total: int, warmup: float) -> float:
     return min((step + 1) / rising, (total - step) / max(1, total - rising + 1))
 
 
-def linear_decay(step: int, total: int) -> float:
-    """Share of the initial learning rate at step 0..total-1, reaching 0 just after the last."""
-    return 1 - step / total
-
-
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
     """The same learning rate for every group."""
     for group in optimizer.param_groups:

@@ -24,7 +24,7 @@ from plaudit.training.metrics import MetricsLog
 
 STAGES = ("sft", "reward", "ppo", "evaluation")
 _FOLDERS = {"sft": "sft", "reward": "reward", "ppo": "policy"}
-_EVALUATION_FILES = ("evaluation.json", "responses.jsonl", "samples.jsonl", "report.html")
+_EVALUATION_FILES = ("evaluation.json", "responses.jsonl", "samples.jsonl", "report.html", "frontier.json")
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Run:
         """
         if path.exists() and not path.is_dir():
             raise RunError(f"{path}: is a file; --out takes a folder")
-        known = (*_FOLDERS.values(), *_EVALUATION_FILES, "config.toml")
+        known = (*_FOLDERS.values(), *_EVALUATION_FILES, "frontier", "config.toml", "doctor.json")
         strangers = [p.name for p in path.iterdir() if p.name not in known] if path.exists() else []
         if strangers and not (path / "config.toml").exists():
             raise RunError(f"{path}: holds '{strangers[0]}' and no run; choose an empty or a new folder")
@@ -66,7 +66,10 @@ class Run:
         _check_unchanged(path, config, kept)
         for stage in doomed:
             _remove(path, stage)
-        path.mkdir(parents=True, exist_ok=True)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunError(f"{path}: cannot be made: {error.strerror}") from None
         saved = path / "config.toml"
         if not (kept and build(read_toml(saved)) == config):  # its versions are those that made what is kept
             _remove(path, "evaluation")  # made with other settings, or of other models
@@ -200,3 +203,4 @@ def _remove(path: Path, stage: str) -> None:
             (path / name).unlink(missing_ok=True)
     else:
         shutil.rmtree(path / _FOLDERS[stage], ignore_errors=True)
+        shutil.rmtree(path / "frontier", ignore_errors=True)  # measured with this model

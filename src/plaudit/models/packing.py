@@ -1,0 +1,69 @@
+"""Several texts in one row of a batch, so that no arithmetic is spent on padding."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+# Attention is the only place where tokens of these families meet, so a mask keeps texts apart. That is not so of
+# a recurrent or convolutional model, nor of one whose attention looks at a window of its own.
+PACKABLE = frozenset({"gpt2", "llama", "gpt_neox", "qwen2", "qwen3"})
+_ROW = 128  # tokens: longer rows waste attention between texts, shorter ones leave gaps
+
+
+@dataclass(frozen=True)
+class Packed:
+    """The real tokens of a padded batch, moved into fewer and fuller rows.
+
+    Attributes:
+        ids, position_ids: (K, C) rows of several texts; positions begin at 0 with each.
+        mask: (K, 1, C, C) True where a token may look: at earlier tokens of its own text.
+        source: (N,) where each real token was in the flattened padded batch.
+        place: (N,) where it is in the flattened rows.
+    """
+
+    ids: Int[Tensor, "K C"]
+    position_ids: Int[Tensor, "K C"]
+    mask: Bool[Tensor, "K 1 C C"]
+    source: Int[Tensor, "N"]
+    place: Int[Tensor, "N"]
+
+    def unpack(self, states: Float[Tensor, "K C D"], batch: int, length: int) -> Float[Tensor, "B T D"]:
+        """States of the packed rows, back where the tokens were; zero at padding."""
+        flat = states.flatten(0, 1)
+        out = flat.new_zeros(batch * length, flat.shape[1])
+        return out.index_copy(0, self.source, flat.index_select(0, self.place)).view(batch, length, -1)
+
+
+def pack(ids: Int[Tensor, "B T"], attention_mask: Bool[Tensor, "B T"]) -> Packed:
+    """Lay the texts of a padded batch into rows, longest first, each into the first row with room."""
+    lengths = attention_mask.sum(1).tolist()
+    size = max(_ROW, *lengths)
+    starts = [0] * len(lengths)
+    filled: list[int] = []
+    for text in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        row = next((k for k, used in enumerate(filled) if used + lengths[text] <= size), len(filled))
+        if row == len(filled):
+            filled.append(0)
+        starts[text] = row * size + filled[row]
+        filled[row] += lengths[text]
+
+    device, rows = ids.device, len(filled)
+    source = attention_mask.flatten().nonzero().squeeze(1)
+    text_of = source // ids.shape[1]
+    position = attention_mask.cumsum(1).flatten()[source] - 1
+    place = torch.tensor(starts, device=device)[text_of] + position
+
+    def laid_out(values: Tensor, empty: int) -> Tensor:
+        return torch.full((rows * size,), empty, dtype=torch.long, device=device).index_copy(0, place, values)
+
+    texts = laid_out(text_of, -1).view(rows, 1, size)  # the gaps at the ends of rows form a text of their own
+    causal = torch.ones(size, size, dtype=torch.bool, device=device).tril()
+    return Packed(
+        ids=laid_out(ids.flatten()[source], 0).view(rows, size),
+        position_ids=laid_out(position, 0).view(rows, size),
+        mask=((texts == texts.transpose(1, 2)) & causal)[:, None],
+        source=source,
+        place=place,
+    )
