@@ -2,10 +2,15 @@ import json
 
 import numpy as np
 import pytest
+import torch
+from tiny import make_lm
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from plaudit import rng
-from plaudit.evaluation.evaluate import Answered, Models, figures
+from plaudit.evaluation.evaluate import Answered, Models, evaluate, figures
+from plaudit.evaluation.judge import Judge
 from plaudit.evaluation.sample import sample
+from plaudit.models.loading import save
 from plaudit.training.run import Run
 
 
@@ -39,6 +44,78 @@ def test_both_models_answer_with_the_same_noise(finished_run):
     before, after = models.compare(prompts, noise)
     assert before.texts == after.texts  # equal models differ in nothing but their weights
     assert before.kl.max() == pytest.approx(0, abs=1e-5)
+
+
+@pytest.fixture
+def two_models(bare_run, tiny_tokenizer):
+    """A run whose policy is another random model than its SFT model."""
+    run = bare_run(max_new_tokens=8, temperature=0.7)
+    save(make_lm(seed=2), tiny_tokenizer, run.folder("ppo"))
+    run.finish("ppo", {})
+    return run
+
+
+def test_answers_are_measured_as_other_code_measures_them_one_by_one(two_models):
+    models = Models(two_models)
+    tokenizer = models.tokenizer
+    prompts = [tokenizer.prompt(t) for t in ("the cast", "a dull and tired film", "a joy")]
+    noise = rng.uniforms(range(3), 8, 0, "test", 0, "noise")
+    sft, policy, reward_model = (
+        kind.from_pretrained(two_models.folder(stage)).eval()
+        for kind, stage in (
+            (AutoModelForCausalLM, "sft"),
+            (AutoModelForCausalLM, "ppo"),
+            (AutoModelForSequenceClassification, "reward"),
+        )
+    )
+    for lm, answers in zip((sft, policy), models.compare(prompts, noise), strict=True):
+        for i, prompt in enumerate(prompts):
+            said = answers.tokens[i]
+            ids = torch.tensor([prompt + said])
+            with torch.no_grad():
+                logp, ref = ((m(ids).logits[0, -len(said) - 1 : -1].double() / 0.7).log_softmax(-1) for m in (lm, sft))
+                logit = reward_model(ids).logits[0, 0].item()
+            drawn = [int(torch.searchsorted(p, u)) for p, u in zip(logp.exp().cumsum(-1), noise[i], strict=False)]
+            assert said == drawn  # of this model, to this prompt, with this noise
+            assert len(said) == 8 or said[-1] == tokenizer.eos_id
+            assert tokenizer.text(prompt) + answers.texts[i] == tokenizer.text(prompt + said)
+            assert answers.kl[i] == pytest.approx((logp.exp() * (logp - ref)).sum().item(), abs=1e-3)
+            assert answers.nats_ref[i] == pytest.approx(-sum(ref[t, s].item() for t, s in enumerate(said)), abs=1e-3)
+            assert answers.logits[i] == pytest.approx(logit, abs=1e-4)
+
+
+def test_the_verdicts_are_those_of_a_judge_that_is_shown_the_responses_alone(two_models, monkeypatch):
+    class Vowels(Judge):
+        """A judge with a mind of its own."""
+
+        def __init__(self):
+            self.accuracy_imdb = 1.0
+
+        def positive(self, texts):
+            return np.array([sum(c in "aeiou" for c in t) / max(1, len(t)) > 0.25 for t in texts], dtype=float)
+
+        def accuracy(self, labelled):
+            return 1.0
+
+    monkeypatch.setattr("plaudit.evaluation.evaluate.imdb_judge", Vowels)
+    monkeypatch.setattr("plaudit.evaluation.evaluate.write_report", lambda path: None)
+    list(evaluate(two_models.config, two_models))
+    lines = [json.loads(line) for line in (two_models.path / "responses.jsonl").read_text().splitlines()]
+    evaluation = json.loads((two_models.path / "evaluation.json").read_text())
+    assert len(lines) == 16
+    for who in ("sft", "policy"):
+        assert not any(line[who].startswith(line["prompt"]) for line in lines)
+        verdicts = Vowels().positive([line[who] for line in lines])
+        assert 0 < verdicts.mean() < 1
+        assert [line[f"{who}_judge"] for line in lines] == verdicts.tolist()
+        assert evaluation[who]["judge_positive"] == verdicts.mean()
+        low, high = evaluation[who]["score_ci95"]
+        assert low < evaluation[who]["score_mean"] < high
+    # The difference is paired: its interval is that of the mean of differences, not of two means.
+    paired = np.array([line["policy_score"] - line["sft_score"] for line in lines])
+    low, high = evaluation["meta"]["score_difference_ci95"]
+    assert (low + high) / 2 == pytest.approx(paired.mean(), abs=0.2 * paired.std())
+    assert (high - low) / 2 == pytest.approx(1.96 * paired.std() / np.sqrt(len(paired)), rel=0.15)
 
 
 def test_evaluation_prompts_were_not_met_in_training(finished_run, tiny_config):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import html
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from plaudit.config import PPOConfig, build, to_toml
 from plaudit.errors import ConfigError, RunError
 from plaudit.evaluation.report import write_report
 from plaudit.evaluation.report.figures import running_mean, wilson
-from plaudit.evaluation.report.words import duration, verdict, warnings
+from plaudit.evaluation.report.words import duration, on_or_above, verdict, warnings
 
 PROMPTS = ("the film is", "this movie", "the story", "the acting is", "it's a", "the director has", "a comedy that")
 BAD = (
@@ -438,6 +439,56 @@ def test_what_should_be_doubted_is_said(key: str, value: float, said: str) -> No
     assert warnings(figures) == []
     figures["policy"][key] = value
     assert [said in w for w in warnings(figures)] == [True]
+
+
+def test_what_was_seen_in_training_is_said_first() -> None:
+    figures = evaluation()
+    figures["meta"]["warnings"] = ["the score is no success", 3]
+    figures["policy"]["judge_positive"] = 0.4
+    assert warnings(figures)[0] == "the score is no success"
+    assert len(warnings(figures)) == 2
+    for broken in ("x", 3, None):
+        figures["meta"]["warnings"] = broken
+        assert len(warnings(figures)) == 1
+
+
+def frontier_point(kl: float, beyond: bool, low: float, high: float) -> dict:
+    above = {"mean": (low + high) / 2, "ci95": [low, high], "beyond": beyond}
+    return {"kl_mean": kl, "score_above_best_of_n": above, "judge_above_best_of_n": above}
+
+
+def test_where_ppo_lies_beside_best_of_n_is_said() -> None:
+    points = [
+        frontier_point(0.2, False, 0.01, 0.05),
+        frontier_point(0.5, False, -0.02, 0.03),
+        frontier_point(0.9, False, 0.02, 0.04),
+        frontier_point(1.4, False, -0.09, -0.01),
+        frontier_point(6.0, True, -0.1, -0.05),
+        frontier_point(7.0, True, 0.1, 0.2),
+    ]
+    assert on_or_above(points, "score", 32) == (
+        "PPO's score beside best-of-n's at equal KL, by paired 95% intervals: above it with 2 of 6 policies (0.2 to "
+        "0.9 nats), level with it with 1 of 6 policies (0.5 to 0.5 nats), below it with 2 of 6 policies (1.4 to 6.0 "
+        "nats); 1 went beyond the KL of best-of-32, where there is nothing to compare them with."
+    )
+    assert "below it with 1 of 6" in on_or_above(points, "judge", 32)  # beyond best-of-32 the judge may fall again
+    assert "2 went beyond" in on_or_above(points, "judge", 32)
+    assert on_or_above(points[-1:], "score", 32).startswith("PPO's score cannot be compared")
+
+
+@pytest.mark.parametrize(
+    "point", [{}, {"n": 1}, {"kl_coef": "x", "kl_mean": 1.0, "score_ci95": [None, 1]}, {"n": None}]
+)
+def test_a_frontier_with_holes_is_drawn_without_them(directory: Path, tmp_path: Path, point: dict) -> None:
+    shutil.copytree(directory, tmp_path / "run")
+    whole = {"score_mean": 0.5, "score_ci95": [0.4, 0.6], "judge_positive": 0.7, "judge_ci95": [0.6, 0.8], "kl_mean": 1}
+    write_object(
+        tmp_path / "run/frontier.json", {"best_of_n": [{"n": 4} | whole, point], "ppo": [point], "said": ["<"]}
+    )
+    page = write_report(tmp_path / "run").read_text(encoding="utf-8")
+    assert "<td>best of 4</td>" in page
+    assert "trained. &lt;" in page
+    Tags(page)
 
 
 def test_running_mean_makes_nothing_up_at_the_ends() -> None:

@@ -16,15 +16,18 @@ from plaudit import rng
 from plaudit.config import Config
 from plaudit.data.corpus import load
 from plaudit.data.prompts import cut_prompts, held_out_prompts
+from plaudit.data.text import distinct
 from plaudit.errors import DataError
+from plaudit.evaluation.hacking import hacking_signs, windows_of
 from plaudit.evaluation.judge import Judge, imdb_judge
-from plaudit.evaluation.metrics import bootstrap_ci95, distinct, duplicate_rate
+from plaudit.evaluation.metrics import bootstrap_ci95, duplicate_rate
 from plaudit.evaluation.report import write_report
 from plaudit.models.heads import response_logits
 from plaudit.models.loading import load_causal_lm, load_reward_model, load_tokenizer, window
 from plaudit.models.tokenizer import Tokenizer
 from plaudit.objectives.kl import kl_full
 from plaudit.objectives.logprobs import token_logprobs
+from plaudit.objectives.masked import spread
 from plaudit.stages.ppo import check_window
 from plaudit.stages.rollout import respond, score_responses
 from plaudit.training.metrics import StepReport
@@ -86,12 +89,13 @@ class Models:
         """Sample a response of `lm` to each prompt from `noise` (N, R), and measure it."""
         temperature = self.run.config.ppo.temperature
         responses = respond(lm, prompts, noise, self.tokenizer, temperature, self.run)
-        n, mask = responses.response_mask.shape[1], responses.response_mask
+        batch = (responses.ids, responses.attention_mask, responses.response_mask)
+        mask = responses.response_mask
         with self.run.autocast():
-            logits = response_logits(lm, responses.ids, responses.attention_mask, n, temperature)
-            ref_logits = response_logits(self.sft, responses.ids, responses.attention_mask, n, temperature)
-        kl = kl_full(logits, ref_logits).masked_fill(~mask, 0.0).sum(1)
-        nats = -token_logprobs(ref_logits, responses.response_ids).masked_fill(~mask, 0.0).sum(1)
+            logits = response_logits(lm, *batch, temperature)
+            ref_logits = response_logits(self.sft, *batch, temperature)
+        kl = spread(kl_full(logits, ref_logits), mask).sum(1)
+        nats = -spread(token_logprobs(ref_logits, responses.response_ids[mask]), mask).sum(1)
         lengths = mask.sum(1).tolist()
         tokens = [row[:k] for row, k in zip(responses.response_ids.tolist(), lengths, strict=True)]
         return Answered(
@@ -116,15 +120,8 @@ def evaluate(config: Config, run: Run) -> Iterator[StepReport]:
         ModelError: a prompt and its response do not fit into the model's window.
     """
     settings, cap = config.evaluation, config.ppo.max_new_tokens
-    data = load(config.data)
     models = Models(run)
-    cut = (config.prompt_min, config.prompt_max, config.seed)
-    texts = held_out_prompts(data.evaluation, *cut, seen=cut_prompts(data.prompts, *cut))[: settings.prompts]
-    if len(texts) < 2:
-        raise DataError(f"the evaluation split gives {len(texts)} prompts; give more data, or lower prompt_min")
-    prompts = [models.tokenizer.prompt(t) for t in texts]
-    check_window(prompts, cap, window(models.sft))
-
+    texts, prompts = held_out(config, models)
     total = -(-len(prompts) // settings.batch_size) + 1
     sft_parts, policy_parts = [], []
     seconds = 0.0
@@ -143,7 +140,7 @@ def evaluate(config: Config, run: Run) -> Iterator[StepReport]:
 
     began = time.perf_counter()
     judge = imdb_judge()
-    sft, policy = _joined(sft_parts), _joined(policy_parts)
+    sft, policy = joined(sft_parts), joined(policy_parts)
     # Responses alone: a cheerful prompt is nobody's merit.
     verdicts = {name: judge.positive(answers.texts) for name, answers in (("sft", sft), ("policy", policy))}
     responses = _side_by_side(texts, sft, policy)
@@ -163,17 +160,34 @@ def evaluate(config: Config, run: Run) -> Iterator[StepReport]:
         "data": config.data,
         "device": str(run.device),
         "dtype": str(run.dtype).removeprefix("torch."),
-        "judge": {"accuracy_imdb": judge.accuracy_imdb} | _task_accuracy(judge, data.evaluation.labelled),
+        "judge": {"accuracy_imdb": judge.accuracy_imdb} | _task_accuracy(judge, load(config.data).evaluation.labelled),
         "score_difference_ci95": bootstrap_ci95(policy.scores - sft.scores, config.seed),
         "judge_difference_ci95": bootstrap_ci95(
             (verdicts["policy"] > 0.5) - (verdicts["sft"] > 0.5).astype(float), config.seed
         ),
         "wall_seconds": walls | {"evaluation": seconds + took},
+        "warnings": [sign.text for sign in hacking_signs(windows_of(run))],
     }
     write_json(run.path / "evaluation.json", {**figures_of, "meta": meta})
     write_report(run.path)
     gain = figures_of["policy"]["score_mean"] - figures_of["sft"]["score_mean"]
     yield StepReport("evaluation", total, total, {"score_gain": gain}, {"seconds": took, "tokens_per_second": 0.0})
+
+
+def held_out(config: Config, models: Models) -> tuple[list[str], list[list[int]]]:
+    """The evaluation's prompts, as texts and as ids.
+
+    Raises:
+        DataError: the evaluation split gives fewer than two prompts.
+        ModelError: a prompt and its response do not fit into the model's window.
+    """
+    data, cut = load(config.data), (config.prompt_min, config.prompt_max, config.seed)
+    texts = held_out_prompts(data.evaluation, *cut, seen=cut_prompts(data.prompts, *cut))[: config.evaluation.prompts]
+    if len(texts) < 2:
+        raise DataError(f"the evaluation split gives {len(texts)} prompts; give more data, or lower prompt_min")
+    prompts = [models.tokenizer.prompt(t) for t in texts]
+    check_window(prompts, config.ppo.max_new_tokens, window(models.sft))
+    return texts, prompts
 
 
 def figures(a: Answered, verdicts: np.ndarray, seed: int) -> dict[str, Any]:
@@ -202,7 +216,8 @@ def figures(a: Answered, verdicts: np.ndarray, seed: int) -> dict[str, Any]:
     }
 
 
-def _joined(parts: list[Answered]) -> Answered:
+def joined(parts: list[Answered]) -> Answered:
+    """The answers of several batches as one."""
     return Answered(
         texts=[t for p in parts for t in p.texts],
         tokens=[t for p in parts for t in p.tokens],

@@ -14,6 +14,7 @@ from plaudit.evaluation.report.fragments import inert
 _PARTS = (
     sections.opening,
     sections.training,
+    sections.frontier,
     sections.samples,
     sections.held_out,
     sections.reward_model,

@@ -45,7 +45,7 @@ def _evaluation(evaluation: dict[str, Any]) -> str:
     difference = interval(meta, "score_difference_ci95")
     if difference:
         rows.append(("Score, policy minus SFT on the same prompt", "", f"95 % interval {bracketed(difference)}"))
-    told = ("wall_seconds", "score_difference_ci95")
+    told = ("wall_seconds", "score_difference_ci95", "warnings")
     rest = [(k, v) for k, v in _leaves(meta) if not k.startswith(told)]
     return table(("figure", "SFT", "policy"), rows) + table(("about the evaluation", "value"), rest)
 

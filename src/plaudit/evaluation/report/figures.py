@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import html
 import io
+import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -123,6 +124,31 @@ def score_against_kl(rows: Sequence[dict[str, Any]]) -> str:
         _title(axes, "mean score (−1 to 1)")
         axes.set_xlabel("√KL (square root of nats per response)")
         return _svg(figure, "mean score against the square root of KL, one point an iteration")
+
+
+def frontier(best: Sequence[dict[str, Any]], policies: Sequence[dict[str, Any]], key: str, title: str) -> str:
+    """Best-of-n and PPO's policies against their KL, with 95 % intervals: the points of `frontier.json`."""
+    lines = {"": list(best)}
+    for point in policies:
+        lines.setdefault(f"{point['kl_coef']:g}", []).append(point)
+    if not best:
+        return ""
+    with _style(f"frontier-{key}"):
+        figure, (axes,) = _figure(1, TALL)
+        axes.set_xscale("function", functions=(lambda x: np.sqrt(np.clip(x, 0, None)), np.square))
+        nats = [0, 0.25, 1, 2, 4, 6, 9, 12, 16, 25, 36, 49]
+        axes.set_xticks(nats, [f"{tick:g}" for tick in nats])
+        axes.set_xlim(0, 1.05 * max(*column([*best, *policies], "kl_mean"), 1))
+        for (name, points), marker in zip(lines.items(), itertools.cycle("os^DvP")):
+            x, y = np.clip(column(points, "kl_mean"), 0, None), column(points, key)
+            ends = np.array([p[f"{key.partition('_')[0]}_ci95"] for p in points])
+            colour = AFTER if name else COST
+            axes.vlines(x, *ends.T, color=colour, linewidth=1, alpha=0.5)
+            axes.plot(x, y, color=colour, linewidth=1.2, marker=marker, markersize=4, alpha=0.8, clip_on=False)
+            _label(axes, x[-1], y[-1], name or f"best of {points[-1].get('n')}", (6, 4), "left", colour)
+        _title(axes, title)
+        axes.set_xlabel("KL (nats per response, on a square-root scale)")
+        return _svg(figure, f"{title} against KL, of best-of-n and of PPO's policies")
 
 
 def score_histogram(responses: Sequence[dict[str, Any]]) -> str:

@@ -8,8 +8,18 @@ from typing import Any
 from plaudit.evaluation.report import figures
 from plaudit.evaluation.report.figures import BEFORE, COST, Panel
 from plaudit.evaluation.report.files import RunFiles, as_table, as_tables
-from plaudit.evaluation.report.fragments import card, fold, grid, inert, responses, section, tiles
-from plaudit.evaluation.report.words import bracketed, duration, interval, number, verdict, warnings, written
+from plaudit.evaluation.report.fragments import card, fold, grid, inert, responses, section, table, tiles
+from plaudit.evaluation.report.words import (
+    FRONTIER_HEADS,
+    bracketed,
+    duration,
+    interval,
+    number,
+    point_cells,
+    verdict,
+    warnings,
+    written,
+)
 
 MOST_SAMPLES = 40  # fixed prompts on the page
 _STEP, _ITERATION = "optimizer step", "iteration"
@@ -31,6 +41,8 @@ _REST = (
     Panel("approx_kl", "approximate KL of the update (nats per token)", "{:.4f}"),
     Panel("ratio_mean", "ratio, mean", "{:.3f}"),
     Panel("ratio_max", "ratio, largest"),
+    Panel("distinct_2", "distinct pairs (share; low is all alike)"),
+    Panel("perplexity_ref", "perplexity under SFT", "{:.1f}"),
     Panel("policy_loss", "policy loss", "{:.3f}"),
     Panel("value_loss", "value loss", "{:.3f}"),
     Panel("grad_norm", "gradient norm, before clipping"),
@@ -103,9 +115,37 @@ def training(run: RunFiles) -> str:
     )
     if not body:
         return ""
-    rest = grid(card("", figures.series(f"rest-{i}", rows, _REST[i : i + 6], _ITERATION, 110)) for i in (0, 6))
+    rest = grid(card("", figures.series(f"rest-{i}", rows, _REST[i : i + 7], _ITERATION, 110)) for i in (0, 7))
     lead = "Thin lines are single iterations, thick ones a running mean; the number is its last value."
     return section("What PPO did", lead, body + fold("Everything else that PPO logged", rest))
+
+
+def frontier(run: RunFiles) -> str:
+    """PPO beside best-of-n."""
+    found = run.table("frontier.json")
+    best, policies = ([p for p in as_tables(found.get(of)) if _drawable(p)] for of in ("best_of_n", "ppo"))
+    caption = "Orange: best-of-n, by n. Blue: policies on the way of PPO, each line with its kl_coef; 95 % intervals."
+    body = grid(
+        (
+            card("Score", figures.frontier(best, policies, "score_mean", "mean score (−1 to 1)"), caption),
+            card("Judge", figures.frontier(best, policies, "judge_positive", "share judged positive")),
+        )
+    )
+    if not body:
+        return ""
+    lead = (
+        "Best-of-n draws n responses of the SFT model and keeps the one that scores highest; nothing is trained. "
+        + inert(" ".join(map(str, found.get("said", []))))
+    )
+    rows = (point_cells(p, ("kl", "score", "judge", "distinct_2", "length")) for p in (*best, *policies))
+    name = "All points; of PPO its kl_coef and iteration"
+    return section("PPO beside best-of-n", lead, body + fold(name, table(FRONTIER_HEADS, rows)))
+
+
+def _drawable(point: dict[str, Any]) -> bool:
+    keys = ("kl_mean", "score_mean", "judge_positive", "n" if "n" in point else "kl_coef")
+    ends = [interval(point, key) for key in ("score_ci95", "judge_ci95")]
+    return None not in (*ends, *(number(point, key) for key in keys))
 
 
 def samples(run: RunFiles) -> str:

@@ -60,6 +60,8 @@ MEASURES = (
     Measure("distinct_1", "Distinct tokens", "Different tokens ÷ all tokens."),
 )
 
+FRONTIER_HEADS = ("", "KL", "score", "judged positive", "distinct", "length")
+
 GLOSSARY = {
     "Prompt, response": "The given beginning of a text, and what a model writes after it.",
     "SFT model": "The language model after supervised fine-tuning: trained to imitate texts. PPO starts from it.",
@@ -178,7 +180,8 @@ def warnings(evaluation: dict[str, Any]) -> list[str]:
         before, now = number(sft, key), number(after, key)
         return None if before is None or now is None else (before, now)
 
-    found = []
+    said = evaluation.get("meta", {}).get("warnings") if isinstance(evaluation.get("meta"), dict) else None
+    found = [w for w in said if isinstance(w, str)] if isinstance(said, list) else []
     score, judge, pairs = pair("score_mean"), pair("judge_positive"), pair("distinct_2")
     copies, length, ended = pair("duplicate_rate"), pair("length_mean"), pair("eos_rate")
     if score and judge and score[1] > score[0] and judge[1] < judge[0]:
@@ -195,3 +198,48 @@ def warnings(evaluation: dict[str, Any]) -> list[str]:
     if ended and ended[1] < ended[0] - 0.1:
         found.append("Fewer responses end by themselves: the policy has begun to forget the end token.")
     return found
+
+
+def on_or_above(points: list[dict[str, Any]], of: str, draws: int) -> str:
+    """Where PPO lies above, level with and below best-of-n at equal KL, in a sentence.
+
+    Args:
+        points: PPO's of `frontier.json`.
+        of: "score" or "judge". More draws never lower best-of-n's score, so a policy beyond the last n that scores less
+            than that n is below at equal KL too; of the judge nothing is known there.
+        draws: the last n.
+    """
+    found: dict[str, list[float]] = {}
+    for point in points:
+        above = point[f"{of}_above_best_of_n"]
+        low, high = above["ci95"]
+        place = "above" if low > 0 else "below" if high < 0 else "level with"
+        if above["beyond"] and not (of == "score" and place == "below"):
+            place = "beyond"
+        found.setdefault(place, []).append(point["kl_mean"])
+    parts = [
+        f"{place} it with {len(kls)} of {len(points)} policies ({min(kls):.1f} to {max(kls):.1f} nats)"
+        for place in ("above", "level with", "below")
+        if (kls := found.get(place))
+    ]
+    name = {"score": "score", "judge": "judge's share of positives"}[of]
+    said = f"PPO's {name} beside best-of-n's at equal KL, by paired 95% intervals: {', '.join(parts)}"
+    if not parts:
+        said = f"PPO's {name} cannot be compared with best-of-n's at equal KL"
+    rest = len(found.get("beyond", []))
+    tail = f"; {rest} went beyond the KL of best-of-{draws}, where there is nothing to compare them with"
+    return said + (tail if rest else "") + "."
+
+
+def point_cells(point: dict[str, Any], ends: tuple[str, ...]) -> tuple[str, ...]:
+    """A point of `frontier.json` under `FRONTIER_HEADS`, with the intervals of those figures that `ends` names."""
+    name = f"best of {point.get('n')}"
+    if "kl_coef" in point:
+        name = f"PPO {written(number(point, 'kl_coef'), '{:g}')} at {point.get('iteration')}"
+    keys = {"kl": "kl_mean", "score": "score_mean", "judge": "judge_positive", "distinct_2": "distinct_2"}
+    cells = [name]
+    for of, key in (keys | {"length": "length_mean"}).items():
+        form = "{:.1f}" if of == "length" else "{:.2f}"
+        pair = interval(point, f"{of}_ci95") if of in ends else None
+        cells.append(f"{written(number(point, key), form)} {bracketed(pair, form)}".rstrip())
+    return tuple(cells)

@@ -1,0 +1,269 @@
+"""What must hold before step 1, looked at with the run's own models, prompts and code: a few seconds a look."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from plaudit import rng
+from plaudit.batches import Responses
+from plaudit.config import Config
+from plaudit.data.corpus import load
+from plaudit.data.prompts import cut_prompts
+from plaudit.errors import ModelError
+from plaudit.models.generation import sample_tokens
+from plaudit.models.heads import Policy, in_float32, position_ids, response_logits
+from plaudit.models.loading import load_causal_lm, load_reward_model, load_tokenizer, window
+from plaudit.models.tokenizer import Tokenizer
+from plaudit.objectives.logprobs import predicting, token_logprobs
+from plaudit.stages.ppo import REFERENCE_SAMPLES, ppo_loss
+from plaudit.stages.rollout import ROWS_AT_ONCE, ScoreScale, collect, estimate, respond, score_responses
+from plaudit.training.metrics import StepReport
+from plaudit.training.run import Run, write_json
+
+_MEMORY = "memory"
+_ROWS = 16  # real prompts, each answered once
+# The same figure by two ways: float32 rounds in the sixth place, bfloat16 in the third.
+_NATS = {torch.float32: 1e-3, torch.bfloat16: 0.3}
+_REDRAWN = {torch.float32: 0.99, torch.bfloat16: 0.9}
+_ENDED = 0.5  # share of responses that should end before the cap
+_LENGTH_BIAS = 0.3  # correlation of logit and length at which length explains a tenth of the logit
+_TIGHT = 0.8  # share of the free memory
+# Numbers that a layer keeps for the backward pass, for each token and unit of width (counted for GPT-2), and
+# copies of the logits that exist at once: in a loss with its gradient, and in a rollout with its KL and entropy.
+_KEPT, _LOSS_COPIES, _ROLLOUT_COPIES = 30, 4, 8
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at.
+
+    Attributes:
+        name: what was checked.
+        ok: whether it is as it should be.
+        figure: what was found.
+        advice: what to do when it is not ok.
+        stops: nothing that is trained on top could be trusted; otherwise it is for people to judge.
+    """
+
+    name: str
+    ok: bool
+    figure: str
+    advice: str
+    stops: bool = True
+
+    @property
+    def mark(self) -> str:
+        """ok, WARN, or FAIL where training must not begin."""
+        return "ok" if self.ok else "FAIL" if self.stops else "WARN"
+
+    @property
+    def line(self) -> str:
+        """The check in one line; the advice only where it is needed."""
+        return f"{self.name}: {self.figure}" + ("" if self.ok else f"; {self.advice}")
+
+
+def doctor(config: Config, run: Run, stage: str) -> list[Check]:
+    """Look at what `stage` starts from.
+
+    Args:
+        stage: "sft" looks at the base model, "ppo" at the run's SFT and reward model.
+
+    Raises:
+        RunError: a model that "ppo" starts from is not there.
+    """
+    trained = stage == "ppo"
+    name = run.model("sft") if trained else config.model
+    tokenizer, settings = load_tokenizer(name), config.ppo
+    policy = Policy(load_causal_lm(name)).to(run.device).eval()
+    reference = load_causal_lm(name).to(run.device).eval().requires_grad_(False)
+    texts = cut_prompts(load(config.data).prompts, config.prompt_min, config.prompt_max, config.seed)
+    prompts = [tokenizer.prompt(text) for text in texts[:_ROWS]]
+    longest = max(map(len, prompts), default=0)
+    cap = min(settings.max_new_tokens, window(reference) - longest)
+    scorer = None
+    if trained:
+        scorer = load_reward_model(run.model("reward"), tokenizer.pad_id).to(run.device).eval().requires_grad_(False)
+
+    checks: list[Check] = []
+    if prompts and cap > 0:  # otherwise PPO refuses them, and says why; SFT alone does not need them
+        noise = rng.uniforms(range(len(prompts)), cap, config.seed, "doctor", 0, "responses")
+        with torch.no_grad():
+            checks += _first_iteration(policy, reference, scorer, prompts, noise, tokenizer, config, run)
+    checks += _reward_model(run.summary("reward")) if trained else []
+    return [*checks, _memory(config, policy.lm, longest, run)]
+
+
+def after_doctor(config: Config, run: Run, stage: str, reports: Iterator[StepReport]) -> Iterator[StepReport]:
+    """The stage's reports, the first with what the doctor doubts; leaves RUN/doctor.json.
+
+    Raises:
+        ModelError: something does not hold that everything after it rests on.
+    """
+    checks = doctor(config, run, stage)
+    path = run.path / "doctor.json"
+    before = json.loads(path.read_text(encoding="utf-8")) if stage == "ppo" and path.exists() else {}
+    # Free memory is the machine's affair: without it the same seed gives the same file.
+    write_json(path, before | {stage: [dataclasses.asdict(c) for c in checks if c.name != _MEMORY]})
+    for check in checks:
+        if check.stops and not check.ok:
+            raise ModelError(f"before {stage}: {check.line}")
+    doubts = tuple(check.line for check in checks if not check.ok)
+    for report in reports:
+        yield dataclasses.replace(report, warnings=doubts + report.warnings)
+        doubts = ()
+
+
+def _first_iteration(
+    policy: Policy,
+    reference: Any,
+    scorer: Any,
+    prompts: list[list[int]],
+    noise: torch.Tensor,
+    tokenizer: Tokenizer,
+    config: Config,
+    run: Run,
+) -> Iterator[Check]:
+    """A small first iteration of PPO up to its first loss, and the same again by other ways."""
+    settings, near = config.ppo, _NATS[run.dtype]
+    responses = respond(policy.lm, prompts, noise, tokenizer, settings.temperature, run)
+    mask, tokens = responses.response_mask, responses.response_ids
+    said = tokens[mask]
+
+    def full() -> torch.Tensor:
+        with run.autocast():
+            return response_logits(policy.lm, responses.ids, responses.attention_mask, mask, settings.temperature)
+
+    logits, again = full(), full()
+    logprobs = token_logprobs(logits, said)
+
+    def furthest(other: torch.Tensor) -> float:
+        return (logprobs - token_logprobs(other, said)).abs().max().item()
+
+    gap = furthest(again)
+    advice = "two passes must agree; switch the model's dropout off"
+    yield Check("dropout off", gap < near, f"two passes differ by {gap:.1g} nats at most", advice)
+
+    gap = furthest(_cached_logits(policy.lm, responses, run) / settings.temperature)
+    advice = "the model's key-value cache or its positions under padding are wrong; use another model or version"
+    yield Check("cache equals full forward", gap < near, f"log-probabilities differ by {gap:.1g} nats at most", advice)
+
+    drawn = sample_tokens(logits, noise[:, : mask.shape[1]][mask])
+    same = (drawn == said).double().mean().item()
+    advice = "the sampler draws from another distribution than the one that is scored: look at temperature and masks"
+    found = f"{same:.1%} of {len(said)} sampled tokens are drawn again from the scored distribution"
+    yield Check("sampled equals scored", same >= _REDRAWN[run.dtype], found, advice)
+
+    scores = torch.zeros(len(prompts), device=run.device)
+    if scorer is not None:
+        scores = score_responses(scorer, responses, run)
+    scale = ScoreScale.measured(scores, settings.missing_eos_score)
+    rollout, kl, _ = collect(policy, reference, scores, responses, scale, settings.temperature, run)
+    experience = estimate(rollout, settings.kl_coef, settings.gamma, settings.lam)
+    order = rng.permutation(len(prompts), config.seed, "doctor", 0)
+    stats = ppo_loss(policy, next(experience.minibatches(order, settings.minibatch_size)), settings, run)[1]
+    worst = max(abs(stats[name].item() - 1) for name in ("ratio_mean", "ratio_max"))
+    advice = "rollout and update see different models or inputs; report this with the model's name"
+    yield Check("initial ratio 1", worst < near, f"off by {worst:.1g} at most", advice)
+
+    moved = kl.sum(1).abs().max().item()
+    advice = "policy and reference must begin as the same model"
+    yield Check("initial KL 0", moved < near, f"{moved:.1g} nats per response at most", advice)
+
+    size, cap = policy.lm.get_output_embeddings().weight.shape[0], noise.shape[1]
+    advice = "the tokenizer does not belong to this model; give both from one folder"
+    yield Check("eos in the vocabulary", tokenizer.eos_id < size, f"id {tokenizer.eos_id} of {size:,}", advice)
+    if scorer is not None:  # a base model need not know yet where a text of this kind ends
+        ended = responses.ended.double().mean().item()
+        found = f"{ended:.0%} of {len(prompts)} responses end before the cap of {cap} tokens"
+        yield Check("eos reachable", ended >= _ENDED, found, "raise ppo.max_new_tokens, or train SFT longer", False)
+
+
+def _cached_logits(lm: Any, responses: Responses, run: Run) -> torch.Tensor:
+    """(N, V) logits of the response tokens from a pass over the prompts and, on its cache, one over the rest."""
+    mask, positions = responses.attention_mask, position_ids(responses.attention_mask)
+    split = mask.shape[1] - responses.response_mask.shape[1]
+    states, cache = [], None
+    with run.autocast():
+        for part, seen in ((slice(split), split), (slice(split, None), mask.shape[1])):
+            output = lm.base_model(
+                input_ids=responses.ids[:, part],
+                attention_mask=mask[:, :seen].long(),
+                position_ids=positions[:, part],
+                past_key_values=cache,
+                use_cache=True,
+            )
+            states.append(output.last_hidden_state)
+            cache = output.past_key_values
+        hidden = predicting(torch.cat(states, dim=1), responses.response_mask)
+        return in_float32(lm.get_output_embeddings(), hidden)
+
+
+def _reward_model(summary: dict[str, Any]) -> Iterator[Check]:
+    """What the reward stage found on held-out judgements."""
+    low, high = summary.get("accuracy_ci95", (0.0, 1.0))
+    found = f"accuracy {low:.1%} to {high:.1%} on {summary['held_out']} held-out judgements (95 % interval)"
+    advice = "PPO would optimise noise: give more or cleaner judgements, or raise reward.epochs"
+    yield Check("reward model better than chance", low > 0.5, found, advice, False)
+    slope = summary.get("length_correlation", 0.0)
+    advice = "PPO may change the length instead of the content: balance the lengths of good and bad texts"
+    found = f"logit and length correlate at {slope:+.2f}"
+    yield Check("reward model not length-biased", abs(slope) <= _LENGTH_BIAS, found, advice, False)
+
+
+def _memory(config: Config, lm: Any, prompt: int, run: Run) -> Check:
+    needed, free = memory_needed(config, lm, prompt), free_memory(run.device)
+    if free is None:
+        return Check(_MEMORY, True, f"{needed / 2**30:.1f} GiB needed at most; how much is free is unknown", "", False)
+    found = f"{needed / 2**30:.1f} GiB needed at most, {free / 2**30:.1f} GiB free"
+    advice = "lower ppo.minibatch_size, sft.batch_size or ppo.max_new_tokens, or free some memory"
+    return Check(_MEMORY, needed <= _TIGHT * free, found, advice, False)
+
+
+def memory_needed(config: Config, lm: Any, prompt: int) -> int:
+    """Bytes that the hungriest stage takes beyond the program itself; an estimate for float32.
+
+    Args:
+        prompt: tokens of the longest prompt.
+    """
+    weights = 4 * sum(p.numel() for p in lm.parameters())
+    vocabulary, width = lm.get_output_embeddings().weight.shape
+    per_token = 4 * _KEPT * width * lm.config.num_hidden_layers
+
+    def learning(rows: int, tokens: int, predicted: int) -> int:
+        return rows * (tokens * per_token + predicted * vocabulary * 4 * _LOSS_COPIES)
+
+    sft, reward, ppo = config.sft, config.reward, config.ppo
+    update = learning(min(ppo.minibatch_size, ppo.batch_size), prompt + ppo.max_new_tokens, ppo.max_new_tokens)
+    rollout = min(ROWS_AT_ONCE, ppo.batch_size) * ppo.max_new_tokens * vocabulary * 4 * _ROLLOUT_COPIES
+    one_layer = per_token // lm.config.num_hidden_layers  # all that a pass without gradients holds at a time
+    scoring = max(REFERENCE_SAMPLES, ppo.batch_size) * (prompt + ppo.max_new_tokens) * one_layer
+    # Four times the weights is a model with its gradient and Adam's two moments; three are copied by a checkpoint.
+    return max(
+        4 * weights + max(learning(sft.batch_size, sft.max_tokens, sft.max_tokens), 3 * weights),
+        4 * weights + max(learning(2 * reward.batch_size, reward.max_tokens, 0), 3 * weights),
+        # With the reference and the reward model. What one phase has used is rarely fit for the next: they add up.
+        6 * weights + update + rollout + scoring,
+    )
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that could be had now on `device`; None where the system does not say."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        pass
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")  # elsewhere: all there is
+    except (AttributeError, OSError, ValueError):
+        return None

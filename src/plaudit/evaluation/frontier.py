@@ -1,0 +1,279 @@
+"""The frontier: what each nat of KL buys from best-of-n, which trains nothing, and from PPO.
+
+    RUN/frontier/
+      config.toml                  the settings that all below was made with
+      best-of-n-32.safetensors     32 draws from SFT to each held-out prompt, measured
+      policy.safetensors           the run's own policy, measured
+      kl_coef-0.4/                 a run directory: PPO at another coefficient, from the same SFT and reward model
+      kl_coef-0.4/points/          its policies along the way, measured
+    RUN/frontier.json              the figures, drawn in report.html
+
+Every part that is there is used as it is, so that an interrupted frontier goes on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+from plaudit import rng
+from plaudit.config import build, read_toml, to_toml
+from plaudit.data.text import distinct
+from plaudit.errors import RunError
+from plaudit.evaluation.best_of_n import kept, kl_bound, kl_measured
+from plaudit.evaluation.evaluate import Models, held_out, joined
+from plaudit.evaluation.judge import imdb_judge
+from plaudit.evaluation.metrics import bootstrap_ci95, distinct_without, jackknife_ci95, resamples
+from plaudit.evaluation.report import write_report
+from plaudit.evaluation.report.words import on_or_above
+from plaudit.models.heads import Policy
+from plaudit.models.loading import load_causal_lm
+from plaudit.stages.ppo import ppo
+from plaudit.stages.rollout import ScoreScale, respond, score_responses
+from plaudit.training.checkpoint import load_weights
+from plaudit.training.metrics import StepReport
+from plaudit.training.run import Run, versions, write_json
+
+TIMES = (1, 2, 4)  # the run's own coefficient: its path, and policies that stay where best-of-n can be compared
+_POINTS = 8  # policies measured on the way of one training
+_SHOWN = ("score", "kl", "response_length", "eos_rate")
+
+Figures = dict[str, np.ndarray]  # score, judge, kl, length: (N,) one a prompt; distinct_2 (1,), distinct_2_without (N,)
+
+
+def frontier(run: Run, kl_coefs: list[float] | None, draws: int, *, overwrite: bool = False) -> Iterator[StepReport]:
+    """Measure best-of-n and PPO at several strengths; leaves RUN/frontier.json, and draws it in the report.
+
+    Args:
+        run: a finished one.
+        kl_coefs: to train PPO with, besides those trained before; None for the run's own and multiples of it.
+        draws: m, responses of SFT to each prompt; best-of-n is measured for n up to m.
+        overwrite: begin anew.
+
+    Raises:
+        RunError: the run is not finished, or its frontier was begun with other settings.
+    """
+    config, folder = run.config, run.path / "frontier"
+    run.model("ppo")
+    if overwrite:
+        shutil.rmtree(folder, ignore_errors=True)
+    if (folder / "config.toml").exists() and build(read_toml(folder / "config.toml")) != config:
+        raise RunError(f"{folder}: was begun with other settings of the run; use --overwrite to begin anew")
+    folder.mkdir(exist_ok=True)
+    (folder / "config.toml").write_text(to_toml(config, versions()), encoding="utf-8")
+    if kl_coefs is None:
+        kl_coefs = [times * config.ppo.kl_coef for times in TIMES]
+
+    models = Models(run)
+    prompts = held_out(config, models)[1]
+    drawn = folder / f"best-of-n-{draws}.safetensors"
+    if not drawn.exists():
+        yield from _draw(models, prompts, draws, drawn)
+    own = folder / "policy.safetensors"
+    if not own.exists():
+        _keep(_measured(models, models.policy, prompts), own)
+    for kl_coef in dict.fromkeys(float(f"{k:g}") for k in kl_coefs):
+        yield from _train(models, prompts, kl_coef, folder / f"kl_coef-{kl_coef:g}")
+
+    curve = best_of_n(load_file(drawn))
+    places = [
+        (build(read_toml(sub / "config.toml")).ppo.kl_coef, int(point.stem), point)
+        for sub in folder.glob("kl_coef-*")
+        for point in sub.glob("points/*.safetensors")
+    ]
+    places.append((config.ppo.kl_coef, config.ppo.iterations, own))
+    points: list[dict[str, Any]] = []
+    for kl_coef, iteration, path in sorted(places):
+        figures = load_file(path)
+        points.append({"kl_coef": kl_coef, "iteration": iteration, **_summary(figures, config.seed)})
+        for of in ("score", "judge"):
+            points[-1][f"{of}_above_best_of_n"] = above_best_of_n(figures, curve, of, config.seed)
+    content = {
+        "best_of_n": [
+            {"n": n, "kl_bound": kl_bound(n), **_summary(f, config.seed)} for n, f in curve.items() if "distinct_2" in f
+        ],
+        "ppo": points,
+        "meta": {"prompts": len(prompts), "draws": draws, "seed": config.seed},
+        "said": [on_or_above(points, of, draws) for of in ("score", "judge")],
+    }
+    write_json(run.path / "frontier.json", content)
+    write_report(run.path)
+
+
+def best_of_n(drawn: Figures) -> dict[int, Figures]:
+    """Figures of best-of-n by n, for every n up to the number of draws.
+
+    Args:
+        drawn: (N, m) ranking, score, judge, length; tokens (N, m, R), of which the first `length` count.
+    """
+    curve = {}
+    for n in range(1, drawn["ranking"].shape[1] + 1):
+        share = kept(drawn["ranking"], n)
+        curve[n] = {of: (share * drawn[of]).sum(1) for of in ("score", "judge", "length")}
+        curve[n]["kl"] = kl_measured(drawn["ranking"], n)
+        if n & (n - 1) == 0:  # a power of two: shown, and not only interpolated
+            curve[n] |= _distinct(_sets(drawn, n))
+    return curve
+
+
+def above_best_of_n(point: Figures, curve: dict[int, Figures], of: str, seed: int) -> dict[str, Any]:
+    """How far a policy lies above best-of-n at its own KL on the same prompts, with a paired 95% interval.
+
+    Best-of-n is interpolated between neighbouring n, that is between policies a fraction of a nat apart; a policy
+    `beyond` the last n is compared with that one. In every resample of the prompts the policy's KL is measured anew.
+    """
+    n = len(point["kl"])
+    weights = np.vstack([np.full(n, 1 / n), resamples(n, seed)])  # first the prompts as they are
+    kl, value = weights @ point["kl"], weights @ point[of]
+    nats = weights @ np.stack([f["kl"] for f in curve.values()], axis=1)
+    values = weights @ np.stack([f[of] for f in curve.values()], axis=1)
+    at_equal = [np.interp(k, x, y) for k, x, y in zip(kl, nats, values, strict=True)]
+    difference = value - np.array(at_equal)
+    ci95 = np.quantile(difference[1:], [0.025, 0.975]).tolist()
+    return {"mean": float(difference[0]), "ci95": ci95, "beyond": bool(kl[0] > nats[0, -1])}
+
+
+def _draw(models: Models, prompts: list[list[int]], draws: int, path: Path) -> Iterator[StepReport]:
+    """Sample `draws` responses of SFT to every prompt, and keep what is needed of them."""
+    run, drawn = models.run, []
+    cap, temperature = run.config.ppo.max_new_tokens, run.config.ppo.temperature
+    scale = ScoreScale(**run.summary("ppo")["scale"])
+
+    def measured(draw: int, rows: range) -> Figures:
+        noise = rng.uniforms(rows, cap, run.config.seed, "frontier", draw, "best of n")
+        batch = [prompts[i] for i in rows]
+        responses = respond(models.sft, batch, noise, models.tokenizer, temperature, run)
+        logits = score_responses(models.reward_model, responses, run)
+        lengths = responses.response_mask.sum(1).tolist()
+        tokens = np.zeros((len(batch), cap), dtype=np.int32)
+        tokens[:, : responses.response_mask.shape[1]] = responses.response_ids.cpu().numpy()
+        answers = zip(batch, tokens.tolist(), lengths, strict=True)
+        texts = [models.tokenizer.continuation(prompt, ids[:length]) for prompt, ids, length in answers]
+        return {
+            "ranking": scale.scores(logits, responses.ended).double().cpu().numpy(),  # a cut one as PPO scores it
+            "score": (2 * logits.double().sigmoid() - 1).cpu().numpy(),
+            "judge": (imdb_judge().positive(texts) > 0.5).astype(float),
+            "length": np.array(lengths, dtype=float),
+            "tokens": tokens,
+        }
+
+    for draw in range(draws):
+        began = time.perf_counter()
+        parts = [measured(draw, rows) for rows in _batches(prompts, run)]
+        drawn.append({name: np.concatenate([p[name] for p in parts]) for name in parts[0]})
+        took = time.perf_counter() - began
+        timing = {"seconds": took, "tokens_per_second": drawn[-1]["length"].sum() / took}
+        yield StepReport("best-of-n", draw + 1, draws, {"score": float(drawn[-1]["score"].mean())}, timing)
+    _keep({name: np.stack([d[name] for d in drawn], axis=1) for name in drawn[0]}, path)
+
+
+def _batches(prompts: list[list[int]], run: Run) -> Iterator[range]:
+    size = run.config.evaluation.batch_size
+    return (range(start, min(start + size, len(prompts))) for start in range(0, len(prompts), size))
+
+
+def _train(models: Models, prompts: list[list[int]], kl_coef: float, path: Path) -> Iterator[StepReport]:
+    """PPO with this coefficient, and all else as in the run, measuring policies on the way."""
+    sub = _sub_run(models.run, kl_coef, path)
+    _measure_checkpoints(models, prompts, sub)  # a stop may have come between a checkpoint and its figures
+    if sub.complete("ppo"):
+        return
+    for report in ppo(sub.config, sub):
+        _measure_checkpoints(models, prompts, sub)
+        shown = {name: report.metrics[name] for name in _SHOWN}
+        yield dataclasses.replace(report, stage=path.name, metrics=shown)
+    shutil.rmtree(sub.folder("ppo") / "checkpoints")  # measured, and three times the size of the policy
+
+
+def _measure_checkpoints(models: Models, prompts: list[list[int]], sub: Run) -> None:
+    for step, weights in sub.checkpoints("ppo").weights().items():
+        path = sub.path / "points" / f"{step:08d}.safetensors"
+        if not path.exists():
+            policy = Policy(load_causal_lm(models.run.model("sft")))
+            load_weights(weights, policy)
+            _keep(_measured(models, policy.lm.to(sub.device).eval(), prompts), path)
+
+
+def _sub_run(run: Run, kl_coef: float, path: Path) -> Run:
+    """The run directory of one more PPO training. Its SFT and reward model are hard links: whole, and free."""
+    settings = run.config.ppo
+    every = max(1, settings.iterations // _POINTS)
+    settings = dataclasses.replace(settings, kl_coef=kl_coef, kl_control="fixed", save_every=every)
+    sub = Run(path, dataclasses.replace(run.config, ppo=settings))
+    if not path.exists():
+        aside = path.with_name(f".{path.name}.partial")
+        shutil.rmtree(aside, ignore_errors=True)
+        for stage in ("sft", "reward"):
+            name = run.folder(stage).name
+            ignore = shutil.ignore_patterns("checkpoints")
+            shutil.copytree(run.folder(stage), aside / name, copy_function=_link, ignore=ignore)
+        (aside / "points").mkdir()
+        (aside / "config.toml").write_text(to_toml(sub.config, versions()), encoding="utf-8")
+        aside.rename(path)
+    return sub
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without links
+        shutil.copy2(source, target)
+
+
+def _measured(models: Models, lm: Any, prompts: list[list[int]]) -> Figures:
+    """The policy's answers to the prompts, with the evaluation's random numbers."""
+    config, parts = models.run.config, []
+    for rows in _batches(prompts, models.run):
+        noise = rng.uniforms(rows, config.ppo.max_new_tokens, config.seed, "evaluation", 0, "responses")
+        parts.append(models.answer(lm, [prompts[i] for i in rows], noise))
+    answers = joined(parts)
+    return {
+        "score": answers.scores,
+        "judge": (imdb_judge().positive(answers.texts) > 0.5).astype(float),
+        "kl": answers.kl.astype(float),
+        "length": np.array([float(len(t)) for t in answers.tokens]),
+        **_distinct([answers.tokens]),
+    }
+
+
+def _sets(drawn: Figures, n: int) -> list[list[list[int]]]:
+    """What best-of-n answers to all the prompts, once for each n draws: repetition is counted among N responses."""
+    rows, best = np.arange(len(drawn["ranking"])), []
+    for start in range(0, drawn["ranking"].shape[1] - n + 1, n):
+        winner = start + drawn["ranking"][:, start : start + n].argmax(1)
+        tokens, lengths = drawn["tokens"][rows, winner], drawn["length"][rows, winner].astype(int)
+        best.append([t[:k] for t, k in zip(tokens.tolist(), lengths.tolist(), strict=True)])
+    return best
+
+
+def _distinct(sets: list[list[list[int]]]) -> Figures:
+    return {
+        "distinct_2": np.array([np.mean([distinct(s, 2) for s in sets])]),
+        "distinct_2_without": np.mean([distinct_without(s, 2) for s in sets], axis=0),
+    }
+
+
+def _summary(figures: Figures, seed: int) -> dict[str, Any]:
+    """A point of the frontier: means over the prompts, each with its 95% interval."""
+    named = {"kl_mean": "kl", "score_mean": "score", "judge_positive": "judge", "length_mean": "length"}
+    summary: dict[str, Any] = {}
+    for name, of in named.items():
+        summary[name] = float(figures[of].mean())
+        summary[f"{of}_ci95"] = bootstrap_ci95(figures[of], seed)
+    value = float(figures["distinct_2"][0])
+    return summary | {"distinct_2": value, "distinct_2_ci95": jackknife_ci95(value, figures["distinct_2_without"])}
+
+
+def _keep(figures: Figures, path: Path) -> None:
+    """Write through a sibling file and a rename, so that what is there is whole."""
+    aside = path.with_name(path.name + ".partial")
+    save_file(figures, aside)
+    aside.replace(path)

@@ -1,0 +1,158 @@
+import dataclasses
+import json
+import shutil
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from plaudit.errors import RunError
+from plaudit.evaluation.best_of_n import kl_bound
+from plaudit.evaluation.frontier import above_best_of_n, best_of_n, frontier
+from plaudit.models.loading import load_tokenizer
+from plaudit.training.run import Run
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory, finished_run):
+    """The tiny run with its frontier: best of 4, and PPO at its own coefficient and at 1."""
+    path = tmp_path_factory.mktemp("frontier") / "run"
+    shutil.copytree(finished_run, path)
+    run = Run.existing(path)
+    for _ in frontier(run, [run.config.ppo.kl_coef, 1.0], draws=4):
+        pass
+    return path
+
+
+def read(path):
+    return json.loads((path / "frontier.json").read_text())
+
+
+def test_the_run_s_own_coefficient_gives_its_policy_again(measured):
+    own = Run.existing(measured).config.ppo.kl_coef
+    again = measured / "frontier" / f"kl_coef-{own:g}" / "policy" / "model.safetensors"
+    assert again.read_bytes() == (measured / "policy" / "model.safetensors").read_bytes()
+    *path, policy = [p for p in read(measured)["ppo"] if p["kl_coef"] == own]
+    assert [p["iteration"] for p in path] == [1, 2, 3, 4]
+    assert path[-1] == policy
+
+
+def test_the_run_s_policy_has_the_figures_of_the_evaluation(measured):
+    said, found = json.loads((measured / "evaluation.json").read_text())["policy"], read(measured)["ppo"][4]
+    shared = said.keys() & found.keys()
+    assert {"score_mean", "score_ci95", "judge_positive", "kl_mean", "distinct_2", "length_mean"} <= shared
+    for name in shared:
+        assert found[name] == pytest.approx(said[name], abs=1e-6), name
+
+
+def test_best_of_n_scores_more_with_n_and_its_kl_is_within_the_bound(measured):
+    points = read(measured)["best_of_n"]
+    assert [p["n"] for p in points] == [1, 2, 4]
+    scores = [p["score_mean"] for p in points]
+    assert scores == sorted(scores)
+    assert scores[0] < scores[-1]
+    for p in points:
+        assert p["kl_bound"] == kl_bound(p["n"])
+        assert 0 <= p["kl_mean"] <= p["kl_bound"] + 1e-12
+        assert p["score_ci95"][0] <= p["score_mean"] <= p["score_ci95"][1]
+
+
+def test_the_report_draws_it_and_the_trained_models_are_untouched(measured, finished_run):
+    page = (measured / "report.html").read_text()
+    assert "PPO beside best-of-n" in page
+    assert "mean score (−1 to 1) against KL" in page
+    assert all(said in page for said in ("PPO 1 at 4", "best of 4"))
+    assert "PPO beside best-of-n" not in (finished_run / "report.html").read_text()
+    for name in ("sft/model.safetensors", "reward/model.safetensors", "policy/model.safetensors", "evaluation.json"):
+        assert (measured / name).read_bytes() == (finished_run / name).read_bytes(), name
+
+
+def test_a_further_training_is_a_run_directory_that_may_be_removed(measured, tmp_path):
+    shutil.copytree(measured, tmp_path / "run")
+    sub = tmp_path / "run" / "frontier" / "kl_coef-1"
+    run = Run.existing(sub)
+    assert run.config.ppo.kl_coef == 1.0
+    assert all(run.complete(stage) for stage in ("sft", "reward", "ppo"))
+    before = (tmp_path / "run" / "sft" / "model.safetensors").read_bytes()
+    Run.open(sub, run.config, resume=False, overwrite=True, stages=("sft", "reward", "ppo"))
+    assert not run.complete("sft")
+    assert (tmp_path / "run" / "sft" / "model.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize("after", [2, 6])  # in the middle of the draws, and of a training
+def test_stopped_and_begun_again_gives_the_same_figures(tmp_path, finished_run, measured, after):
+    shutil.copytree(finished_run, tmp_path / "run")
+    run = Run.existing(tmp_path / "run")
+    for i, _ in enumerate(frontier(run, [run.config.ppo.kl_coef], draws=4)):
+        if i == after:
+            break
+    again = [r.stage for r in frontier(run, [run.config.ppo.kl_coef, 1.0], draws=4)]
+    assert ("best-of-n" in again) == (after == 2)
+    assert read(run.path) == read(measured)
+    assert list(frontier(run, [], draws=4)) == []
+    assert read(run.path) == read(measured)
+
+
+def test_other_settings_are_refused_and_training_anew_removes_it(tmp_path, measured):
+    shutil.copytree(measured, tmp_path / "run")
+    run = Run.existing(tmp_path / "run")
+    other = dataclasses.replace(run.config, evaluation=dataclasses.replace(run.config.evaluation, prompts=8))
+    with pytest.raises(RunError, match="was begun with other settings of the run; use --overwrite"):
+        next(frontier(Run(run.path, other), [], draws=4))
+    Run.open(run.path, run.config, resume=False, overwrite=True, stages=("ppo",))
+    assert not (run.path / "frontier").exists()
+    assert not (run.path / "frontier.json").exists()
+    with pytest.raises(RunError, match="no finished ppo model here"):
+        next(frontier(run, [], draws=4))
+
+
+def test_draws_that_the_cap_cut_off_rank_as_ppo_scores_them(measured):
+    run = Run.existing(measured)
+    drawn = load_file(measured / "frontier" / "best-of-n-4.safetensors")
+    cap, eos = run.config.ppo.max_new_tokens, load_tokenizer(run.model("sft")).eos_id
+    last = np.take_along_axis(drawn["tokens"], drawn["length"].astype(int)[..., None] - 1, axis=2)[..., 0]
+    cut = last != eos
+    assert cut.any()
+    assert not cut.all()
+    assert (drawn["length"][cut] == cap).all()
+    assert (drawn["ranking"][cut] == run.config.ppo.missing_eos_score).all()
+    scale = run.summary("ppo")["scale"]
+    logits = np.log((1 + drawn["score"]) / (1 - drawn["score"]))[~cut]
+    assert drawn["ranking"][~cut] == pytest.approx((logits - scale["mean"]) / scale["std"], abs=1e-4)
+    texts = {tuple(row) for row in drawn["tokens"][0].tolist()}
+    assert len(texts) > 1  # every draw has noise of its own
+
+
+CURVE = {
+    1: {"kl": np.zeros(4), "score": np.array([-0.2, 0.2, 0.0, 0.0])},
+    2: {"kl": np.full(4, 0.2), "score": np.array([0.2, 0.6, 0.4, 0.4])},
+}
+
+
+@pytest.mark.parametrize(
+    ("kl", "mean", "beyond"),
+    [(0.1, 0.3, False), (0.2, 0.1, False), (0.9, 0.1, True)],  # half way, best-of-n scores 0.2
+)
+def test_policies_are_compared_at_equal_kl_prompt_by_prompt(kl, mean, beyond):
+    """Every prompt's score is best-of-2's plus 0.1: at the KL of n = 2 the paired difference is the same for all."""
+    point = {"kl": np.full(4, kl), "score": CURVE[2]["score"] + 0.1}
+    found = above_best_of_n(point, CURVE, "score", seed=1)
+    assert found["mean"] == pytest.approx(mean)
+    assert found["ci95"] == pytest.approx([mean, mean])
+    assert found["beyond"] is beyond
+
+
+def test_a_cut_response_wins_only_where_no_other_ended():
+    """Ranked as PPO scores it, a response cut off at the cap loses to a lower logit that ended."""
+    drawn = {
+        "ranking": np.array([[-1.0, 0.2], [-1.0, -1.0]]),
+        "score": np.array([[0.9, 0.3], [0.8, 0.4]]),
+        "judge": np.array([[1.0, 0.0], [1.0, 0.0]]),
+        "length": np.array([[3.0, 2.0], [3.0, 3.0]]),
+        "tokens": np.array([[[1, 2, 3], [4, 0, 9]], [[1, 2, 3], [1, 2, 3]]], dtype=np.int32),
+    }
+    best = best_of_n(drawn)[2]
+    assert best["score"] == pytest.approx([0.3, (0.8 + 0.4) / 2])
+    assert best["length"] == pytest.approx([2.0, 3.0])
+    assert best["distinct_2"] == pytest.approx([1.0])  # (4, 0) and (1, 2) (2, 3)
+    assert best["kl"] == pytest.approx([np.log(2) - 1 / 2, 0.0])
