@@ -1,5 +1,7 @@
 """Shapes in signatures are checked here and only here; a tiny model stands in for the shipped one."""
 
+import dataclasses
+
 from jaxtyping import install_import_hook
 
 install_import_hook("plaudit", "typechecker.checked")
@@ -9,11 +11,12 @@ import torch  # noqa: E402
 from tiny import BAD, GOOD, make_lm  # noqa: E402
 from tokenizers import Tokenizer as Backend  # noqa: E402
 from tokenizers import decoders, models, pre_tokenizers, trainers  # noqa: E402
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast  # noqa: E402
+from transformers import GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadModel, PreTrainedTokenizerFast  # noqa: E402
 
 from plaudit.config import Config, build  # noqa: E402
+from plaudit.models.loading import save  # noqa: E402
 from plaudit.models.tokenizer import Tokenizer  # noqa: E402
-from plaudit.training.run import Run  # noqa: E402
+from plaudit.training.run import STAGES, Run  # noqa: E402
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -94,3 +97,21 @@ def finished_run(tmp_path_factory, tiny_config):
     for _ in steps(tiny_config, run):
         pass
     return path
+
+
+@pytest.fixture
+def bare_run(tmp_path, tiny_config, tiny_tokenizer):
+    """bare_run(**PPO settings): a run with random models in the place of trained ones, which ask for 10% dropout."""
+
+    def make(folder="bare", **settings):
+        config = dataclasses.replace(tiny_config, ppo=dataclasses.replace(tiny_config.ppo, **settings))
+        run = Run.open(tmp_path / folder, config, resume=False, overwrite=False, stages=STAGES)
+        reward_model = GPT2ForSequenceClassification(make_lm(seed=1).config)
+        reward_model.score = torch.nn.Linear(32, 1, bias=False)
+        reward_model.config.num_labels = 1
+        for stage, model in (("sft", make_lm()), ("reward", reward_model)):
+            save(model, tiny_tokenizer, run.folder(stage))
+            run.finish(stage, {})
+        return run
+
+    return make

@@ -154,7 +154,7 @@ def test_eval_json_is_alone_on_stdout(stages, capsys):
     assert "evaluation: " in err
 
 
-@pytest.mark.parametrize("argv", [("eval", "no run"), ("sample", "no run", "the film is")])
+@pytest.mark.parametrize("argv", [("eval", "no run"), ("frontier", "no run"), ("sample", "no run", "the film is")])
 def test_a_run_that_is_not_there_is_named_with_the_command_that_makes_one(stages, capsys, argv):
     _, err = said(capsys, *argv, code=1)
     assert err == (
@@ -219,6 +219,27 @@ def test_ctrl_c_says_how_to_go_on(stages, capsys, argv, go_on):
     stages.fails = KeyboardInterrupt()
     _, err = said(capsys, *argv, code=130)
     assert err.splitlines()[-1] == f"plaudit: stopped; go on with: {go_on}"
+
+
+@pytest.mark.parametrize(
+    ("argv", "asked", "go_on"),
+    [
+        ((), (None, 32, False), ""),
+        (("--kl-coefs", "--draws", "16"), ([], 16, False), " --kl-coefs --draws 16"),
+        (("--kl_coefs", "0.1", "3e-1", "--overwrite"), ([0.1, 0.3], 32, True), " --kl-coefs 0.1 0.3"),
+    ],
+)
+def test_frontier_is_asked_for_and_ctrl_c_says_how_to_go_on(stages, capsys, monkeypatch, argv, asked, go_on):
+    from plaudit.evaluation import frontier as room
+
+    def stopped(run, kl_coefs, draws, *, overwrite):
+        assert (run.path, (kl_coefs, draws, overwrite)) == (Path("my run"), asked)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(room, "frontier", stopped)
+    saved(Path("my run"))
+    _, err = said(capsys, "frontier", "my run", *argv, code=130)
+    assert err == f"plaudit: stopped; go on with: plaudit frontier 'my run'{go_on}\n"
 
 
 def test_a_bug_is_not_hidden(stages):

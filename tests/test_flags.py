@@ -36,12 +36,13 @@ def bare(name: str) -> str:
     return dashed(name.rpartition(".")[2])
 
 
-def test_run_takes_every_setting_by_its_full_name(capsys):
+@pytest.mark.parametrize("command", ["run", "seeds"])
+def test_run_and_seeds_take_every_setting_by_its_full_name(capsys, command):
     names = list(default_settings())
     expected = {name: str(i) for i, name in enumerate(names)}
-    assert settings("run", *flags(names)) == expected
-    assert settings("run", *flags(names, dashed)) == expected
-    text = help_of(capsys, "run")
+    assert settings(command, *flags(names)) == expected
+    assert settings(command, *flags(names, dashed)) == expected
+    text = help_of(capsys, command)
     assert [name for name in names if f" --{dashed(name)} " not in text] == []
 
 
@@ -65,14 +66,25 @@ def test_help_tells_meaning_unit_range_and_default(capsys):
     text = help_of(capsys, "ppo")
     kl_coef, lr = f"{PPOConfig().kl_coef:g}", f"{PPOConfig().lr:g}"
     assert f"price of a nat of KL against the SFT model (beta) [score/nat; at least 0; default {kl_coef}]" in text
-    assert f"learning rate of Adam at the first iteration; it falls linearly to 0 [0 to 1; default {lr}]" in text
+    assert f"peak learning rate of Adam; it falls linearly to 0 [0 to 1; default {lr}]" in text
     assert "[auto, cpu or cuda; default auto]" in text
     assert "--sft." not in text
 
 
 def test_help_of_all_commands_documents_them_and_the_exit_codes(capsys):
     text = help_of(capsys)
-    for word in ("run", "sft", "reward", "ppo", "eval", "sample", "130 stopped by Ctrl-C", "2 a flag or a setting"):
+    for word in (
+        "run",
+        "sft",
+        "reward",
+        "ppo",
+        "eval",
+        "sample",
+        "frontier",
+        "seeds",
+        "130 stopped by Ctrl-C",
+        "2 a flag or a setting",
+    ):
         assert word in text
 
 
@@ -117,6 +129,10 @@ def test_underscores_in_values_stay():
             "argument -n/--samples: '0': must be a whole number at least 1; see plaudit sample --help",
         ),
         ("sample RUN hi -n 2.5", "argument -n/--samples: '2.5': must be a whole number at least 1"),
+        ("frontier RUN --kl-coefs 0.1 -1", "argument --kl-coefs: '-1': must be a number at least 0"),
+        ("frontier RUN --kl-coefs inf", "argument --kl-coefs: 'inf': must be a number at least 0"),
+        ("frontier RUN --draws 8", "argument --draws: '8': must be a whole number at least 16"),
+        ("seeds --n 0", "argument --n: '0': must be a whole number at least 1; see plaudit seeds --help"),
         ("sample RUN hi --seed=-1", "argument --seed: '-1': must be a whole number at least 0"),
     ],
 )

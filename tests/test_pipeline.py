@@ -20,7 +20,14 @@ def _weights_and_metrics(path):
     names = [f"{s}/{f}" for s in ("sft", "reward", "policy") for f in ("model.safetensors", "metrics.jsonl")]
     files = {
         name: (path / name).read_bytes()
-        for name in [*names, "policy/value_head.safetensors", "samples.jsonl", "responses.jsonl"]
+        for name in [
+            *names,
+            "policy/value_head.safetensors",
+            "policy/rollouts.jsonl",
+            "doctor.json",
+            "samples.jsonl",
+            "responses.jsonl",
+        ]
     }
     for stage in ("sft", "reward", "policy"):  # the optimizer too
         newest = max((path / stage / "checkpoints").iterdir())

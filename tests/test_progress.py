@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import json
 import re
@@ -53,6 +54,15 @@ def test_a_resumed_stage_does_not_tell_again_what_was_done_before(tmp_path):
     lines = lines_of([report("sft", i, 100, loss=1.0) for i in range(56, 101)], tmp_path, ("sft",))
     assert lines[0].startswith("sft:  60%")
     assert len(lines) == 6
+
+
+def test_a_warning_is_a_line_of_its_own_on_the_step_that_it_came_with(tmp_path):
+    reports = [report("ppo", i, 20, score=0.5) for i in range(1, 21)]
+    reports[10] = dataclasses.replace(reports[10], warnings=("the [score] is no success",))
+    lines = lines_of(reports, tmp_path, ("ppo",))
+    assert lines[4].startswith("ppo:  50%  step 10")
+    assert lines[5] == "ppo: WARNING: the [score] is no success"
+    assert lines[6].startswith("ppo:  60%  step 12")
 
 
 def test_time_left_comes_from_recent_steps(tmp_path):

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from plaudit import config as settings
 from plaudit.config import Config
-from plaudit.errors import ConfigError, PlauditError, RunError
+from plaudit.errors import ConfigError, PlauditError, RunError, TrainingError
 from plaudit.flags import STAGE_OF, parse, settings_of
 
 ALL_STAGES = ("sft", "reward", "ppo", "evaluation")
@@ -46,7 +46,8 @@ def _guarded(argv: list[str]) -> int:
     args = None
     try:
         args = parse(argv)
-        {"run": _run, "sample": _sample}.get(args.command, _stage)(args)
+        commands = {"run": _run, "sample": _sample, "doctor": _doctor, "frontier": _frontier, "seeds": _seeds}
+        code = commands.get(args.command, _stage)(args)
     except SystemExit as stop:  # argparse, after --help or --version
         return int(stop.code or 0)
     except KeyboardInterrupt:
@@ -55,11 +56,11 @@ def _guarded(argv: list[str]) -> int:
     except PlauditError as error:
         print("plaudit: error:", " ".join(str(error).split("\n")), file=sys.stderr)
         return 2 if isinstance(error, ConfigError) else 1
-    return 0
+    return code or 0
 
 
 def _run(args: Namespace) -> None:
-    config = _config(args, known=args.resume)
+    config = _config(args, args.out if args.resume else None)
     seconds = _drive(args, config, ALL_STAGES, resume=args.resume, overwrite=args.overwrite)
 
     from plaudit import console
@@ -70,7 +71,7 @@ def _run(args: Namespace) -> None:
 def _stage(args: Namespace) -> None:
     stage = STAGE_OF[args.command]
     if stage != "evaluation":
-        config = _config(args, known=True)
+        config = _config(args, args.out)
         _drive(args, config, (stage,), resume=args.resume, overwrite=args.overwrite)
 
         from plaudit import console
@@ -79,7 +80,7 @@ def _stage(args: Namespace) -> None:
         return
 
     _must_exist(args.out)
-    config, before = _config(args, known=True), settings.build(_saved(args.out))
+    config, before = _config(args, args.out), settings.build(_saved(args.out))
     # Asking for the figures again shows them; asking for others makes them anew.
     anew = args.overwrite or config.evaluation != before.evaluation
     if anew or config != before or not _evaluated(args.out):
@@ -104,11 +105,74 @@ def _sample(args: Namespace) -> None:
     console.samples(args.prompt, [dataclasses.asdict(answer) for answer in answers])
 
 
-def _config(args: Namespace, *, known: bool) -> Config:
+def _doctor(args: Namespace) -> int:
+    if args.out:
+        _must_exist(args.out)
+    config = _config(args, args.out)
+
+    from plaudit import console, progress
+
+    with progress.waiting("looking"):
+        from plaudit.evaluation.doctor import doctor
+        from plaudit.training.run import Run
+
+        run = Run(args.out or Path(os.devnull), config)
+        checks = doctor(config, run, "ppo" if run.complete("reward") else "sft")
+    console.checks([(check.mark, check.line) for check in checks])
+    return 0 if all(check.ok for check in checks) else 1
+
+
+def _frontier(args: Namespace) -> None:
+    _must_exist(args.out)
+
+    from plaudit import console, progress
+
+    with progress.waiting("starting"):
+        from plaudit.evaluation.frontier import frontier
+        from plaudit.training.run import Run
+
+        reports = frontier(Run.existing(args.out), args.kl_coefs, args.draws, overwrite=args.overwrite)
+    progress.follow(reports, args.out, ())
+    console.frontier(args.out)
+
+
+def _seeds(args: Namespace) -> None:
+    first = min(args.out.glob("seed-*"), key=lambda p: (len(p.name), p.name), default=args.out)
+    config = _config(args, first if args.resume else None)
+
+    from plaudit import console, progress
+
+    with progress.waiting("starting"):
+        from plaudit.pipeline import check, steps
+        from plaudit.seeds import summarise
+        from plaudit.training.run import Run
+
+        check(config, args.out, ALL_STAGES)
+        runs = [
+            Run.open(
+                args.out / f"seed-{seed}",
+                dataclasses.replace(config, seed=seed),
+                resume=args.resume,
+                overwrite=args.overwrite,
+                stages=ALL_STAGES,
+            )
+            for seed in range(config.seed, config.seed + args.n)
+        ]
+    stopped = {}
+    for run in runs:
+        print(f"seed {run.config.seed}", file=sys.stderr)
+        try:
+            progress.follow(steps(run.config, run, ALL_STAGES), run.path, ALL_STAGES)
+        except TrainingError as error:
+            stopped[run.config.seed] = str(error)
+    console.seeds(args.out, summarise(args.out, runs, stopped))
+
+
+def _config(args: Namespace, known: Path | None) -> Config:
     """The settings of default < preset < the run directory (if `known`) < --config < flags, checked."""
     layers = [settings.preset(args.preset)] if getattr(args, "preset", None) else []
     if known:
-        layers.append(_saved(args.out))
+        layers.append(_saved(known))
     if args.config:
         layers.append(settings.read_toml(args.config))
     return settings.build(*layers, settings_of(args))
@@ -145,8 +209,16 @@ def _drive(
 
 
 def _how_to_go_on(args: Namespace | None) -> str:
-    if args is None or args.command == "sample":
+    if args is None or args.command in ("sample", "doctor"):
         return ""
     out = shlex.quote(str(args.out))
-    go_on = f"plaudit eval {out}" if args.command == "eval" else f"plaudit {args.command} --resume --out {out}"
+    go_on = f"plaudit {args.command} --resume --out {out}"
+    if args.command in ("eval", "frontier"):
+        go_on = f"plaudit {args.command} {out}"
+    if args.command == "frontier" and args.kl_coefs is not None:
+        go_on += " ".join([" --kl-coefs", *(f"{k:g}" for k in args.kl_coefs)])
+    if args.command == "frontier" and args.draws != 32:
+        go_on += f" --draws {args.draws}"
+    if args.command == "seeds":
+        go_on += f" --n {args.n}"
     return f"; go on with: {go_on}"

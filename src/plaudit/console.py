@@ -7,6 +7,7 @@ import math
 import os
 import shlex
 import statistics
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,32 @@ from rich.text import Text
 
 from plaudit.config import Config
 from plaudit.errors import RunError
-from plaudit.evaluation.report.words import MEASURES, Measure, duration, interval, number, verdict, warnings, written
+from plaudit.evaluation.report.words import (
+    FRONTIER_HEADS,
+    MEASURES,
+    Measure,
+    bracketed,
+    duration,
+    interval,
+    number,
+    point_cells,
+    verdict,
+    warnings,
+    written,
+)
 from plaudit.training.metrics import read_jsonl
 
 _SHARES = {"accuracy": "{:.1%}", "eos_rate": "{:.0%}"}
 _HEADLINE = tuple(m for m in MEASURES if m.key != "distinct_1")
 _NEXT = {"sft": "plaudit reward --out {}", "reward": "plaudit ppo --out {}", "ppo": "plaudit eval {}"}
 _SHOWN_SAMPLES = 5
+_PAIRS = {"score": "score", "judge": "judge"}  # of seeds.json: SFT and policy
+_SINGLE = {
+    "kl": "KL",
+    "distinct_2_ratio": "distinct",
+    "length_ratio": "length",
+    "duplicate_rate": "copies",
+}
 
 
 def summary(directory: Path, config: Config, seconds: dict[str, float]) -> None:
@@ -86,6 +106,41 @@ def headline(directory: Path) -> None:
         console.print(f"WARNING: {warning}", style="bold red")
 
 
+def frontier(directory: Path) -> None:
+    """Best-of-n and PPO's policies, and what they come to beside one another."""
+    found, console = _read(directory / "frontier.json"), new_console()
+    console.print("Best-of-n from SFT, and PPO by kl_coef and iteration, with 95% intervals", style="bold")
+    points = (*found["best_of_n"], *found["ppo"])
+    console.print(_plain_table(FRONTIER_HEADS, (point_cells(p, ("score", "judge")) for p in points)))
+    for said in found["said"]:
+        console.print(said, soft_wrap=True)
+    console.print(f"Report: {directory / 'report.html'} (open it in a browser)", soft_wrap=True)
+
+
+def seeds(directory: Path, found: dict[str, Any]) -> None:
+    """Every seed, the means with their intervals, and how many diverged."""
+    console = new_console()
+    rows = (
+        (
+            str(row["seed"]),
+            *(f"{written(number(row, f'sft_{of}'), '{:.2f}')} → {written(number(row, of), '{:.2f}')}" for of in _PAIRS),
+            *(written(number(row, of), "{:.2f}") for of in _SINGLE),
+            "yes" if row["diverged"] else "no",
+        )
+        for row in found["seeds"]
+    )
+    console.print("SFT → policy; distinct pairs and length as shares of SFT's", style="bold")
+    console.print(_plain_table(("seed", *_PAIRS.values(), *_SINGLE.values(), "diverged"), rows))
+    names = {f"{of}_difference": f"{name}, policy minus SFT" for of, name in _PAIRS.items()} | _SINGLE
+    for of, figure in found["means"].items():
+        ends = bracketed(interval(figure, "ci95"))
+        console.print(f"{names[of]}: {written(figure['mean'], '{:.2f}')} {ends}", soft_wrap=True)
+    for row in found["seeds"]:
+        if row["diverged"]:
+            console.print(f"seed {row['seed']}: {row['diverged']}", style="bold red", soft_wrap=True)
+    console.print(f"{found['diverged']} of {len(found['seeds'])} diverged: {directory / 'seeds.json'}", soft_wrap=True)
+
+
 def samples(prompt: str, rows: list[dict[str, Any]]) -> None:
     """Responses to one prompt side by side.
 
@@ -98,6 +153,13 @@ def samples(prompt: str, rows: list[dict[str, Any]]) -> None:
     console = new_console()
     console.print(f"{one_line(prompt)} ...", style="bold", soft_wrap=True)
     console.print(table)
+
+
+def checks(found: list[tuple[str, str]]) -> None:
+    """The doctor's findings, a line each after its mark: ok, WARN or FAIL."""
+    console = new_console()
+    for mark, line in found:
+        console.print(Text.assemble((f"{mark:<5}", "green" if mark == "ok" else "bold red"), line), soft_wrap=True)
 
 
 def next_command(directory: Path, stage: str) -> None:
@@ -162,6 +224,15 @@ def brief(name: str, value: float | None) -> str:
     if "score" in name:
         return f"{value:+.2f}"
     return f"{value:.2f}" if abs(value) < 10 else f"{value:.1f}" if abs(value) < 1000 else f"{value:.0f}"
+
+
+def _plain_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for i, head in enumerate(heads):
+        table.add_column(head, no_wrap=i + 1 < len(heads))
+    for row in rows:
+        table.add_row(*row)
+    return table
 
 
 def _measured(figures: dict[str, Any], measure: Measure) -> Text:

@@ -17,11 +17,12 @@ from plaudit.config import PRESETS, SECTIONS, Config, default_settings, nearest
 from plaudit.errors import ConfigError
 
 STAGE_OF = {"sft": "sft", "reward": "reward", "ppo": "ppo", "eval": "evaluation"}
-COMMANDS = ("run", *STAGE_OF, "sample")
+COMMANDS = ("run", *STAGE_OF, "sample", "doctor", "frontier", "seeds")
 
 _EPILOG = """\
 first steps:
   plaudit run                                     the whole experiment, into runs/default
+  plaudit doctor                                  seconds: can this model, data and machine do it?
   plaudit run --resume                            go on with it after a stop
   plaudit sample runs/default "the film is"       SFT and policy side by side
   plaudit run --ppo.kl-coef 0.1 --out runs/kl-0.1 the same, with one setting changed
@@ -127,17 +128,54 @@ def _build() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser
     sample.add_argument(
         "--max-new-tokens", metavar="N", type=_whole(1), help="cap on an answer [tokens; default: as in training]"
     )
+
+    about = "check what must hold before training: a run's models, or without RUN the base model"
+    look = command("doctor", about, "[RUN] [--SETTING VALUE ...] [--config FILE]")
+    look.add_argument("out", metavar="RUN", type=Path, nargs="?", help="run directory")
+    look.add_argument("--config", metavar="FILE", type=Path, help="settings from a TOML file")
+    for section in ("", *SECTIONS):
+        _setting_flags(look, section, bare=False)
+
+    frontier = command(
+        "frontier",
+        "measure best-of-n and PPO at several strengths of the KL penalty, score and judge against KL",
+        "RUN [--kl-coefs [X ...]] [--draws N] [--overwrite]",
+        "\nFurther coefficients train PPO again, from the run's SFT and reward model. Stopped, it goes on.",
+    )
+    frontier.add_argument("out", metavar="RUN", type=Path, help="run directory")
+    frontier.add_argument(
+        "--kl-coefs",
+        metavar="X",
+        nargs="*",
+        type=_price,
+        help="kl_coefs to train at, or none [score/nat; at least 0; default the run's own, twice and four times it]",
+    )
+    frontier.add_argument(
+        "--draws", metavar="N", type=_whole(16), default=32, help="responses of SFT to each prompt [default 32]"
+    )
+    frontier.add_argument("--overwrite", action="store_true", help="begin anew, trainings included")
+
+    seeds = command(
+        "seeds",
+        "the whole experiment over several seeds, and what it comes to with intervals",
+        "[--n N] [--SETTING VALUE ...] [--preset NAME] [--config FILE] [--out DIR] [--resume | --overwrite]",
+        "\nSeeds count up from --seed; each is a run directory, DIR/seed-1 and so on."
+        + _PRECEDENCE.format(base="the first run directory's (on --resume), which beat --preset,"),
+    )
+    seeds.add_argument("--n", metavar="N", type=_whole(1), default=10, help="how many seeds [default 10]")
+    _directory_flags(seeds, resumable=True, out="runs/seeds")
+    seeds.add_argument("--preset", metavar="NAME", help=f"built-in settings: {', '.join(_presets())}")
+    for section in ("", *SECTIONS):
+        _setting_flags(seeds, section, bare=False)
     return parser, dict(sub.choices)
 
 
-def _directory_flags(parser: argparse.ArgumentParser, *, resumable: bool) -> None:
+def _directory_flags(parser: argparse.ArgumentParser, *, resumable: bool, out: str = "runs/default") -> None:
     parser.add_argument("--config", metavar="FILE", type=Path, help="settings from a TOML file")
     if not resumable:
         parser.add_argument("--overwrite", action="store_true", help="evaluate again")
         return
-    parser.add_argument(
-        "--out", metavar="DIR", type=Path, default=Path("runs/default"), help="run directory [default runs/default]"
-    )
+    parser.add_argument("--out", metavar="DIR", type=Path, default=Path(out), help=f"run directory [default {out}]")
     either = parser.add_mutually_exclusive_group()
     either.add_argument("--resume", action="store_true", help="go on where the run directory stopped")
     either.add_argument("--overwrite", action="store_true", help="remove what is in the way, and begin anew")
@@ -204,6 +242,16 @@ def _whole(low: int) -> Callable[[str], int]:
         return int(text)
 
     return check
+
+
+def _price(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r}: must be a number at least 0")
+    return value
 
 
 def _presets() -> list[str]:

@@ -8,7 +8,9 @@ from pathlib import Path
 from plaudit.config import Config
 from plaudit.data.corpus import load
 from plaudit.data.prompts import cut_prompts
+from plaudit.evaluation.doctor import after_doctor
 from plaudit.evaluation.evaluate import evaluate
+from plaudit.evaluation.hacking import watch
 from plaudit.models.loading import load_causal_lm, load_tokenizer, window
 from plaudit.stages.ppo import check_window, ppo
 from plaudit.stages.reward import reward
@@ -47,4 +49,9 @@ def steps(config: Config, run: Run, stages: tuple[str, ...] = STAGES) -> Iterato
         if run.complete(stage) and not alone and not (stage == "evaluation" and worked):
             continue
         worked = True
-        yield from _DRIVERS[stage](config, run)
+        reports = _DRIVERS[stage](config, run)
+        if stage == "ppo":
+            reports = watch(run, reports)
+        if stage in ("sft", "ppo"):
+            reports = after_doctor(config, run, stage, reports)
+        yield from reports

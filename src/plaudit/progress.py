@@ -64,6 +64,8 @@ def follow(
             seconds[stage] = seconds.get(stage, 0.0) + now - mark
             mark = now
             recent.append(report.timing["seconds"])
+            for warning in report.warnings:
+                console.print(f"{stage}: WARNING: {warning}", style="bold red", soft_wrap=True)
             view.step(report, left=statistics.fmean(recent) * (report.total - report.step))
         if stage:
             seconds[stage] += time.monotonic() - mark

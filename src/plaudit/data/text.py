@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
+from collections.abc import Sequence
 
 _ODD_CHARACTERS = str.maketrans(
     {
@@ -53,3 +54,9 @@ def normalise(text: str) -> str:
 def content_hash(text: str) -> str:
     """SHA-256 of `text` with case and spacing folded: the identity that splits and deduplication use."""
     return hashlib.sha256(" ".join(text.lower().split()).encode()).hexdigest()
+
+
+def distinct(responses: Sequence[Sequence[int]], n: int) -> float:
+    """Different n-grams of tokens as a share of all of them, over all responses. Source: Li et al. 2016."""
+    grams = [tuple(r[i : i + n]) for r in responses for i in range(len(r) - n + 1)]
+    return len(set(grams)) / len(grams) if grams else 0.0
