@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 RUN ?= runs/demo
 
-.PHONY: demo test check format clean
+.PHONY: demo test check mutants format parity clean
 
 demo: $(VENV)/.user  ## the whole pipeline on the embedded model and data; stopped, it goes on where it was
 	$(BIN)/plaudit run --out $(RUN) --resume
@@ -16,12 +16,18 @@ test: $(VENV)/.dev  ## formatting, lint, types and every test
 
 check: test
 
+mutants: $(VENV)/.dev  ## every known fault, done to a copy of the source: a test must notice
+	$(BIN)/python tests/mutants.py
+
 format: $(VENV)/.dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+parity: .venv-trl/.ready  ## the numbers of TRL that tests/parity holds ours against, made again
+	TRL_EXPERIMENTAL_SILENCE=1 .venv-trl/bin/python tests/parity/make_fixtures.py
+
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-trl build dist .mypy_cache .pytest_cache .ruff_cache
 
 $(VENV)/.user: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -30,4 +36,9 @@ $(VENV)/.user: pyproject.toml constraints.txt
 
 $(VENV)/.dev: $(VENV)/.user
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+.venv-trl/.ready: tests/parity/requirements.txt
+	$(PYTHON) -m venv .venv-trl
+	.venv-trl/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
 	@touch $@
