@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from plaudit.data.text import content_hash, normalise
+from plaudit.data.text import content_hash, distinct, normalise
 
 
 @pytest.mark.parametrize(
@@ -31,3 +31,9 @@ def test_content_hash_is_sha256_of_the_folded_text() -> None:
     assert content_hash("a b") == expected
     assert content_hash("  A \t b\n") == expected
     assert content_hash("ab") != expected
+
+
+def test_distinct_counts_different_grams_over_all_responses():
+    assert distinct([[1, 2, 1, 2], [1, 2]], 1) == 2 / 6
+    assert distinct([[1, 2, 1, 2], [1, 2]], 2) == 2 / 4  # (1,2) (2,1) (1,2) and (1,2)
+    assert distinct([[1]], 2) == 0.0

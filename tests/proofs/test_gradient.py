@@ -1,0 +1,66 @@
+"""The gradient that our code samples is the gradient of E[score] - beta KL, term by term of a full enumeration."""
+
+import numpy as np
+import pytest
+import torch
+from proofs.enumerable import RESPONSES, gradient, objective, probabilities, scores_of, tables
+from proofs.table_lm import RUN, SCALE, TableLM, TableReward, sampled
+
+from plaudit.models.heads import Policy
+from plaudit.objectives.advantages import gae, token_rewards
+from plaudit.objectives.logprobs import token_logprobs
+from plaudit.objectives.losses import policy_loss
+from plaudit.stages.rollout import collect
+
+
+def test_the_oracle_knows_every_response_and_its_own_slope():
+    policy, reference, logits = tables()
+    assert len(RESPONSES) == len(set(RESPONSES)) == 1 + 3 + 9 * 4
+    assert probabilities(policy).sum() == pytest.approx(1, abs=1e-12)
+    scores, beta, h = scores_of(logits), 0.7, 1e-6
+    exact = gradient(policy, reference, scores, beta)
+    for place in np.ndindex(*policy.shape):
+        up, down = policy.copy(), policy.copy()
+        up[place] += h
+        down[place] -= h
+        slope = (objective(up, reference, scores, beta) - objective(down, reference, scores, beta)) / (2 * h)
+        assert slope == pytest.approx(exact[place], abs=1e-9)
+
+
+def _sampled_gradient(policy, reference, reward_model, beta, rows, part):
+    """Ascent direction from one batch of `rows` responses: rewards, raw GAE, policy loss at ratio 1."""
+    responses, logits = sampled(policy.lm, reward_model, rows, "gradient", part)
+    rollout, _, _ = collect(policy, reference, logits, responses, SCALE, 1.0, RUN)
+    mask = rollout.response_mask
+    rewards = token_rewards(rollout.scores, rollout.logprobs, rollout.ref_logprobs, mask, beta)
+    advantages, _ = gae(rewards, rollout.values, mask, gamma=1.0, lam=1.0)
+    logprobs = token_logprobs(policy(rollout.ids, rollout.attention_mask, mask.shape[1])[0], rollout.response_ids)
+    loss, _ = policy_loss(logprobs, rollout.logprobs, advantages, mask, clip_range=0.2)
+    policy.zero_grad()
+    (-loss * mask.sum() / rows).backward()  # the loss is a mean over tokens; the objective is one over responses
+    return policy.lm.head.weight.grad.double().numpy().T.copy()
+
+
+@pytest.mark.parametrize("baseline", [0.0, 0.5])
+@pytest.mark.parametrize(("beta", "scored"), [(0.0, 1.0), (0.7, 0.0), (0.7, 1.0)])
+def test_the_mean_sampled_gradient_is_the_exact_one(beta, scored, baseline):
+    table, reference, logits = tables()
+    logits = {y: scored * x for y, x in logits.items()}
+    policy = Policy(TableLM(table))
+    torch.nn.init.normal_(
+        policy.value_head.weight, std=baseline, generator=torch.Generator().manual_seed(0)
+    )  # lam = 1: any baseline is unbiased
+    parts = np.stack(
+        [
+            _sampled_gradient(policy, TableLM(reference), TableReward(logits), beta, 250, part) for part in range(40)
+        ]  # 10,000 responses
+    )
+    exact = gradient(table, reference, scores_of(logits), beta)
+    mean, error = parts.mean(0), parts.std(0, ddof=1) / np.sqrt(len(parts))
+    reached = error > 0  # states after an end have no gradient, sampled or exact
+    assert (exact[~reached] == 0).all()
+    z = (mean - exact)[reached] / error[reached]
+    assert reached.sum() == 13 * 4
+    assert abs(z).max() < 4.5
+    assert (z**2).mean() < 2  # 1 expected; a bias of one standard error everywhere would give 2
+    assert np.linalg.norm(mean - exact) < 0.1 * np.linalg.norm(exact)  # and the test has the power to see a fault
