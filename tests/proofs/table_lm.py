@@ -20,25 +20,38 @@ RUN = Run(Path("nowhere"), build({"device": "cpu"}))
 TOKENIZER = Tokenizer(hf=None, bos_id=None, eos_id=EOS, pad_id=EOS)  # pad = eos: masks must not care
 
 
+class Cache:
+    """All that a table needs of the past: the state of each row."""
+
+    def __init__(self, state):
+        self.state = state
+
+    def batch_select_indices(self, indices):
+        self.state = self.state[indices]
+
+
 class Trunk(nn.Module):
     """Hidden state: one-hot of the state. The first attended token is the prompt and says nothing."""
 
     def forward(self, input_ids, attention_mask, position_ids, past_key_values=None, use_cache=False):
         n = input_ids.shape[1]
-        state = torch.zeros(len(input_ids), dtype=torch.long) if past_key_values is None else past_key_values
+        state = torch.zeros(len(input_ids), dtype=torch.long) if past_key_values is None else past_key_values.state
         seen = []
         for t in range(n):
             read = torch.where(state == 0, 1, VOCABULARY * state + input_ids[:, t])
             state = torch.where(attention_mask[:, t - n].bool(), read, state)
             seen.append(state)
         hidden = F.one_hot(torch.stack(seen, 1), STATES).float()
-        return SimpleNamespace(last_hidden_state=hidden, past_key_values=state)
+        return SimpleNamespace(last_hidden_state=hidden, past_key_values=Cache(state))
+
+
+CONFIG = SimpleNamespace(hidden_size=STATES, model_type="table")
 
 
 class TableLM(nn.Module):
     """Next-token logits straight from a table (STATES, VOCABULARY)."""
 
-    config = SimpleNamespace(hidden_size=STATES)
+    config = CONFIG
 
     def __init__(self, table):
         super().__init__()
@@ -57,6 +70,8 @@ class TableLM(nn.Module):
 
 class TableReward(nn.Module):
     """A reward model whose logit of each whole response stands in a table."""
+
+    config = CONFIG
 
     def __init__(self, scores):
         super().__init__()

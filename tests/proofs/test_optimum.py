@@ -24,7 +24,7 @@ def _trained(reference, logits, beta):
         responses, scores = sampled(policy.lm, reward_model, ROWS, "optimum", iteration)
         rollout, _, _ = collect(policy, frozen, scores, responses, SCALE, 1.0, RUN)
         experience = estimate(rollout, beta, gamma=1.0, lam=SETTINGS.lam)
-        optim.set_lr(optimizer, SETTINGS.lr * optim.linear_decay(iteration, ITERATIONS))
+        optim.set_lr(optimizer, SETTINGS.lr * (1 - iteration / ITERATIONS))
         learn(policy, optimizer, experience, SETTINGS, 0, iteration, RUN)
     return policy.lm.table
 
