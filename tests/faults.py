@@ -18,7 +18,7 @@ def _one(fault, name, tests, file, old, new):
     return Mutant(fault, name, tuple(tests.split()), ((file, old, new),))
 
 
-HEADS, GENERATION, TOKENIZER = "models/heads.py", "models/generation.py", "models/tokenizer.py"
+HEADS, GENERATION, PACKING, TOKENIZER = (f"models/{n}.py" for n in ("heads", "generation", "packing", "tokenizer"))
 ADVANTAGES, KL, LOSSES, MASKED = (f"objectives/{n}.py" for n in ("advantages", "kl", "losses", "masked"))
 PPO, ROLLOUT, SFT, EVALUATE = "stages/ppo.py", "stages/rollout.py", "stages/sft.py", "evaluation/evaluate.py"
 OPTIMIZER = "training/optimizer.py"
@@ -61,8 +61,9 @@ _RETOKENISED = """from plaudit.models.tokenizer import collate
         anew = dataclasses.replace(responses, ids=again.ids, attention_mask=again.attention_mask)
         logits = score_responses(reward_model, anew, run)"""
 
-_MEAN_OF_ROWS = """losses = F.cross_entropy(logits.float().transpose(1, 2), tokens, reduction="none")
-    return (losses.masked_fill(~loss_mask, 0.0).sum(1) / loss_mask.sum(1)).mean()"""
+_MEAN_OF_ROWS = """losses = F.cross_entropy(logits.float(), tokens[loss_mask], reduction="none")
+    rows = torch.zeros(loss_mask.shape).masked_scatter(loss_mask, losses).sum(1)
+    return (rows / loss_mask.sum(1)).mean()"""
 
 MUTANTS = (
     _one(1, "returns computed from whitened advantages", "stages/test_rollout.py", ROLLOUT,
@@ -86,7 +87,7 @@ MUTANTS = (
     _one(4, "no penalty for a missing eos", "stages/test_rollout.py", ROLLOUT,
          ".masked_fill(~ended, self.missing_eos)", ""),
     _one(4, "a fragment passes for a whole response", "models/test_generation.py", GENERATION,
-         "ended=~running,", "ended=torch.ones_like(running),"),
+         ".index_fill(0, rows[running], False)", ""),
     _one(5, "a noisy value head", "models/test_heads.py", HEADS,
          "nn.init.zeros_(self.value_head.weight)", "nn.init.normal_(self.value_head.weight)"),
     _one(6, "sigmoid inside the loss as well", "objectives/test_losses.py", LOSSES,
@@ -109,7 +110,7 @@ MUTANTS = (
     _one(7, "another cap after than before", ANSWERS, EVALUATE,
          "self.answer(self.policy, prompts, noise)", "self.answer(self.policy, prompts, noise[:, :4])"),
     _one(7, "an interval of no width", "evaluation/test_metrics.py", "evaluation/metrics.py",
-         "return float(low), float(high)", "return float(values.mean()), float(values.mean())"),
+         "low, high = np.quantile(values[draws].mean(axis=1), [0.025, 0.975])", "low = high = values.mean()"),
     _one(8, "KL is not logged", LATER, PPO, '"kl": mean_kl,', '"kl": 0.0,'),
     _one(8, "the penalty is left out of the reward", "objectives/test_advantages.py", ADVANTAGES,
          "-kl_coef * (logprobs", "-0.0 * (logprobs"),
@@ -148,7 +149,7 @@ MUTANTS = (
          "return in_float32(lm.get_output_embeddings(), hidden) / temperature",
          "return in_float32(lm.get_output_embeddings(), hidden)"),
     _one(12, "temperature in learning left out", FIRST, PPO,
-         "mask.shape[1], settings.temperature)", "mask.shape[1])"),
+         "rollout.attention_mask, mask, settings.temperature)", "rollout.attention_mask, mask)"),
     _one(12, "temperature in sampling left out", "models/test_generation.py", GENERATION,
          "output.last_hidden_state[:, -1]) / temperature", "output.last_hidden_state[:, -1])"),
     _one(12, "rollouts sampled at temperature 1 whatever is scored", AS_IDS, PPO,
@@ -171,10 +172,18 @@ MUTANTS = (
     _one(14, "the score lands one past an early eos", "objectives/test_advantages.py", ADVANTAGES,
          "response_mask.sum(1, keepdim=True) - 1",
          "response_mask.sum(1, keepdim=True).clamp(max=response_mask.shape[1] - 1)"),
+    _one(14, "positions of packed texts run on", "models/test_packing.py", PACKING,
+         "laid_out(position, 0)", "laid_out(place % size, 0)"),
+    _one(14, "packed texts see one another", "models/test_packing.py", PACKING,
+         "((texts == texts.transpose(1, 2)) & causal)[:, None]", "causal.expand(rows, 1, size, size)"),
+    _one(14, "rows that go on take the places of those that left", "proofs/test_equalities.py", GENERATION,
+         "tokens[rows, t] = token", "tokens[: len(rows), t] = token"),
+    _one(14, "rows that go on take the cache of those that left", "proofs/test_equalities.py", GENERATION,
+         "running.nonzero().squeeze(1)", "torch.arange(left)"),
     _one(15, "masked mean: a mean of row means", "objectives/test_masked.py", MASKED,
          "return masked_sum(x, mask) / count", "return (x.masked_fill(~mask, 0.0).sum(-1) / mask.sum(-1)).mean()"),
     _one(15, "SFT loss: a mean of row means", "proofs/test_equalities.py", LOSSES,
-         "return F.cross_entropy(logits[loss_mask].float(), selected)", _MEAN_OF_ROWS),
+         "return F.cross_entropy(logits.float(), tokens[loss_mask])", _MEAN_OF_ROWS),
     Mutant(15, "perplexity: a mean of batch means",
            ("stages/test_sft.py::test_perplexity_does_not_depend_on_batching",),
            ((SFT, _COUNTED, _COUNTED.removesuffix(" * count")), (SFT, "tokens += count", "tokens += 1"))),
@@ -211,6 +220,8 @@ MUTANTS = (
          "torch.maximum(-advantages * ratio, -advantages * clipped)",
          "0.9 * torch.maximum(-advantages * ratio, -advantages * clipped)"),
     _one(18, "the reference is the policy", LATER, PPO, _REFERENCE, "reference = policy.lm"),
+    _one(18, "tied embeddings learn under frozen blocks", "models/test_heads.py", HEADS,
+         "lm.requires_grad_(False)", "lm.base_model.h.requires_grad_(False)"),
     _one(18, "the reference shares the policy's trainable embeddings", LATER, PPO, _REFERENCE,
          f"{_REFERENCE}\n    reference.set_input_embeddings(policy.lm.get_input_embeddings())"),
 )  # fmt: skip

@@ -46,7 +46,9 @@ def test_logprobs_of_a_padded_batch_equal_those_of_each_text_alone(tiny_lm):
             assert batched[row, alive[row]].tolist() == pytest.approx(alone, abs=1e-4)
 
 
-def test_left_and_right_padding_agree(tiny_lm):
+@pytest.mark.parametrize("family", ["gpt2", "not packed"])
+def test_left_and_right_padding_agree(tiny_lm, family):
+    tiny_lm.config.model_type = family
     ids, mask, alive = _left_padded()
     right = collate(list(zip(PROMPTS, RESPONSES, strict=True)), pad_id=255)
     loss_mask = right.loss_mask[:, 1:]
