@@ -13,6 +13,7 @@ from plaudit.evaluation import doctor as module
 from plaudit.evaluation.doctor import doctor, free_memory, memory_needed
 from plaudit.models import generation
 from plaudit.models.heads import hidden_states
+from plaudit.models.loading import load_causal_lm, save
 from plaudit.pipeline import steps
 from plaudit.training.run import Run
 
@@ -140,9 +141,10 @@ def test_a_reward_model_to_doubt_is_doubted_and_stops_nothing(figures, name):
     assert (check.name, check.stops, check.mark) == (name, False, "WARN")
 
 
-def test_what_backward_keeps_is_counted_by_autograd_itself():
-    """GPT-2's blocks with gelu_new; 30 is within a fifth of what is really saved, whatever the batch."""
-    lm = make_lm(vocab=300, layers=4, width=64).eval()
+def test_what_backward_keeps_is_counted_by_autograd_itself(tiny_tokenizer, tmp_path):
+    """GPT-2's blocks as we load them; 18 is within a tenth of what is really saved, whatever the batch."""
+    save(make_lm(vocab=300, layers=4, width=64), tiny_tokenizer, tmp_path)
+    lm = load_causal_lm(str(tmp_path)).eval()
     weights, saved = {p.untyped_storage().data_ptr() for p in lm.parameters()}, {}
 
     def pack(tensor):
@@ -154,16 +156,16 @@ def test_what_backward_keeps_is_counted_by_autograd_itself():
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         kept = hidden_states(lm, torch.ones(8, 64, dtype=torch.long), torch.ones(8, 64, dtype=torch.bool))
     assert kept.requires_grad
-    assert sum(saved.values()) / (8 * 64 * 64 * 4 * 4) == pytest.approx(module._KEPT, rel=0.2)
+    assert sum(saved.values()) / (8 * 64 * 64 * 4 * 4) == pytest.approx(module._KEPT, rel=0.1)
 
 
 def test_memory_by_hand(tiny_config, run, monkeypatch):
     lm = make_lm(vocab=300, layers=2, width=32)
     weights = 4 * sum(p.numel() for p in lm.parameters())
-    # Tokens x 30 numbers x width x layers x 4 bytes, and 4 or 8 copies of logits of 4 bytes; batches of 8 and 16.
-    update = 8 * ((5 + 16) * 30 * 32 * 2 * 4 + 16 * 300 * 4 * 4)
+    # Tokens x 18 numbers x width x layers x 4 bytes, and 4 or 8 copies of logits of 4 bytes; batches of 8 and 16.
+    update = 8 * ((5 + 16) * 18 * 32 * 2 * 4 + 16 * 300 * 4 * 4)
     rollout = 16 * 16 * 300 * 4 * 8
-    scoring = 256 * (5 + 16) * 30 * 32 * 4
+    scoring = 256 * (5 + 16) * 18 * 32 * 4
     assert memory_needed(tiny_config, lm, prompt=5) == 6 * weights + update + rollout + scoring
     free = free_memory(torch.device("cpu"))
     assert free is None or 2**20 < free < 2**50

@@ -48,6 +48,14 @@ def test_a_saved_model_is_opened_by_transformers_alone(tmp_path, tiny_lm, tiny_t
     assert (tmp_path / "model.safetensors").exists()
 
 
+def test_gpt2_s_activation_is_computed_by_one_kernel_and_stays_what_it_was(tiny_model_folder, tiny_lm):
+    assert tiny_lm.config.activation_function == "gelu_new"
+    ours = load_causal_lm(tiny_model_folder)
+    assert ours.config.activation_function == "gelu_pytorch_tanh"
+    x = torch.linspace(-8, 8, 1001)
+    torch.testing.assert_close(ours.transformer.h[0].mlp.act(x), tiny_lm.transformer.h[0].mlp.act(x), rtol=0, atol=1e-6)
+
+
 def test_a_reward_model_keeps_the_backbone_it_is_given(tiny_model_folder):
     lm, reward = load_causal_lm(tiny_model_folder), load_reward_model(tiny_model_folder, pad_id=255)
     assert reward.config.num_labels == 1

@@ -14,7 +14,7 @@ import torch
 import transformers
 from huggingface_hub import HfApi, try_to_load_from_cache
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from plaudit.errors import ModelError
 from plaudit.models.tokenizer import Tokenizer
@@ -39,7 +39,10 @@ def load_causal_lm(name: str) -> Any:
             output embedding (we compute logits only where they are needed, and so must know the head).
     """
     with _explained(name):
-        model = AutoModelForCausalLM.from_pretrained(_location(name), dtype=torch.float32, use_safetensors=True)
+        where = _location(name)
+        model = AutoModelForCausalLM.from_pretrained(
+            where, config=_config(where), dtype=torch.float32, use_safetensors=True
+        )
     _check_head(model, name)
     return model
 
@@ -50,8 +53,10 @@ def load_reward_model(name: str, pad_id: int) -> Any:
     A folder that holds only a language model gets a head that must then be initialised.
     """
     with _explained(name):
+        where = _location(name)
+        config = _config(where, num_labels=1, pad_token_id=pad_id)
         return AutoModelForSequenceClassification.from_pretrained(
-            _location(name), num_labels=1, pad_token_id=pad_id, dtype=torch.float32, use_safetensors=True
+            where, config=config, dtype=torch.float32, use_safetensors=True
         )
 
 
@@ -65,6 +70,13 @@ def save(model: Any, tokenizer: Tokenizer, folder: Path) -> None:
 def window(model: Any) -> int:
     """The most tokens the model can read at once; a very large number where it has no limit."""
     return getattr(model.config, "max_position_embeddings", None) or 1_000_000
+
+
+def _config(where: str, **settings: int) -> Any:
+    config = AutoConfig.from_pretrained(where, **settings)
+    if getattr(config, "activation_function", None) == "gelu_new":
+        config.activation_function = "gelu_pytorch_tanh"  # the same function, in one kernel instead of six
+    return config
 
 
 def _location(name: str) -> str:
