@@ -18,6 +18,28 @@ T_ = TypeVar("T_")
 
 
 @dataclass(frozen=True)
+class Below:
+    """What the lowest `depth` blocks of a model leave of a batch. They do not learn, so it stays true.
+
+    Attributes:
+        states: (B, T, D), zero at padding; D is 0 where depth is.
+        depth: blocks that have been run; 0: none, and a model begins at the token ids.
+    """
+
+    states: Float[Tensor, "B T D"]
+    depth: int
+
+    @staticmethod
+    def nothing(ids: Int[Tensor, "B T"]) -> "Below":
+        """No block has been run on the batch."""
+        return Below(torch.zeros(*ids.shape, 0, device=ids.device), 0)
+
+    def to(self, device: torch.device) -> "Below":
+        """The same on `device`."""
+        return Below(self.states.to(device), self.depth)
+
+
+@dataclass(frozen=True)
 class Sequences:
     """Token sequences to learn from.
 
@@ -25,15 +47,17 @@ class Sequences:
         ids: (B, T) token ids, padded on the right.
         attention_mask: (B, T) True for tokens, False for padding.
         loss_mask: (B, T) True for the tokens to learn: the response, its end token included.
+        below: what the frozen blocks left of them.
     """
 
     ids: Int[Tensor, "B T"]
     attention_mask: Bool[Tensor, "B T"]
     loss_mask: Bool[Tensor, "B T"]
+    below: Below
 
     def to(self, device: torch.device) -> "Sequences":
         """The same on `device`."""
-        return Sequences(self.ids.to(device), self.attention_mask.to(device), self.loss_mask.to(device))
+        return Sequences(*(getattr(self, f.name).to(device) for f in fields(self)))
 
 
 @dataclass(frozen=True)
@@ -63,12 +87,14 @@ class Responses:
         attention_mask: (B, T) True for prompt and response tokens.
         response_mask: (B, R) True for response tokens, the end token included.
         ended: (B,) True where the response ends with the end token, False where the cap cut it off.
+        below: what the policy's frozen blocks left of them.
     """
 
     ids: Int[Tensor, "B T"]
     attention_mask: Bool[Tensor, "B T"]
     response_mask: Bool[Tensor, "B R"]
     ended: Bool[Tensor, "B"]
+    below: Below
 
     @property
     def response_ids(self) -> Int[Tensor, "B R"]:
@@ -86,6 +112,7 @@ class Rollout:
         ref_logprobs: (B, R) under the reference, nats.
         values: (B, R) the value head's guess before each response token.
         scores: (B,) what the whole response is worth, normalised.
+        below: what the policy's frozen blocks left of prompt and response.
     """
 
     ids: Int[Tensor, "B T"]
@@ -95,6 +122,7 @@ class Rollout:
     ref_logprobs: Float[Tensor, "B R"]
     values: Float[Tensor, "B R"]
     scores: Float[Tensor, "B"]
+    below: Below
 
     @property
     def response_ids(self) -> Int[Tensor, "B R"]:
@@ -128,14 +156,16 @@ def _trimmed(part: Experience) -> Experience:
     """The same without the columns that are padding in every row: they cost arithmetic and mean nothing."""
     rollout = part.rollout
     cut = rollout.response_mask.shape[1] - int(rollout.response_mask.sum(1).max())
-    first = int(rollout.attention_mask.any(0).int().argmax())
-    parts = {
-        f.name: getattr(rollout, f.name)[:, first if f.name in ("ids", "attention_mask") else 0 : -cut or None]
-        for f in fields(rollout)
-        if f.name != "scores"
-    }
-    rewards, advantages, returns = (x[:, : -cut or None] for x in (part.rewards, part.advantages, part.returns))
-    return Experience(Rollout(**parts, scores=rollout.scores), rewards, advantages, returns)
+    first, end = int(rollout.attention_mask.any(0).int().argmax()), -cut or None
+    texts = {name: getattr(rollout, name)[:, first:end] for name in ("ids", "attention_mask")}
+    known = {name: getattr(rollout, name)[:, :end] for name in ("response_mask", "logprobs", "ref_logprobs", "values")}
+    trimmed = Rollout(
+        **texts,
+        **known,
+        scores=rollout.scores,
+        below=Below(rollout.below.states[:, first:end], rollout.below.depth),
+    )
+    return Experience(trimmed, part.rewards[:, :end], part.advantages[:, :end], part.returns[:, :end])
 
 
 def select_rows(batch: T_, rows: Int[Tensor, "n"]) -> T_:
@@ -143,5 +173,9 @@ def select_rows(batch: T_, rows: Int[Tensor, "n"]) -> T_:
     parts = {}
     for f in fields(batch):  # type: ignore[arg-type]
         value = getattr(batch, f.name)
-        parts[f.name] = value[rows] if isinstance(value, Tensor) else select_rows(value, rows)
+        if isinstance(value, Tensor):
+            value = value[rows]
+        elif not isinstance(value, int):
+            value = select_rows(value, rows)
+        parts[f.name] = value
     return type(batch)(**parts)

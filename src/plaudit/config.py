@@ -49,6 +49,9 @@ class SFTConfig:
 
     epochs: int = setting(2, "passes over the training texts", low=1)
     batch_size: int = setting(32, "texts in one optimizer step", unit="texts", low=1)
+    train_layers: int = setting(
+        0, "top blocks of the model that learn; the rest stays as it was given; 0: all learn", unit="blocks", low=0
+    )
     lr: float = setting(1e-3, "peak learning rate of AdamW", low=0, high=1)
     warmup: float = setting(0.05, "share of the steps in which the learning rate rises to its peak", low=0, high=1)
     weight_decay: float = setting(0.01, "decoupled weight decay", low=0, high=1)
@@ -63,6 +66,12 @@ class RewardConfig:
 
     epochs: int = setting(2, "passes over the training data", low=1)
     batch_size: int = setting(32, "texts or comparisons in one optimizer step", low=1)
+    train_layers: int = setting(
+        0,
+        "top blocks of the reward model that learn; the rest stays SFT's; 0: all learn",
+        unit="blocks",
+        low=0,
+    )
     lr: float = setting(5e-4, "peak learning rate of AdamW", low=0, high=1)
     warmup: float = setting(0.05, "share of the steps in which the learning rate rises to its peak", low=0, high=1)
     weight_decay: float = setting(0.01, "decoupled weight decay", low=0, high=1)

@@ -18,13 +18,15 @@ from plaudit.config import Config
 from plaudit.data.corpus import load
 from plaudit.data.prompts import cut_prompts
 from plaudit.errors import ModelError
+from plaudit.models.cache import Reader
 from plaudit.models.generation import sample_tokens
-from plaudit.models.heads import Policy, in_float32, position_ids, response_logits
+from plaudit.models.heads import TOKENS_AT_ONCE, Policy, logits_of, response_logits, response_states
 from plaudit.models.loading import load_causal_lm, load_reward_model, load_tokenizer, window
 from plaudit.models.tokenizer import Tokenizer
-from plaudit.objectives.logprobs import predicting, token_logprobs
+from plaudit.models.trunk import frozen_blocks
+from plaudit.objectives.logprobs import token_logprobs
 from plaudit.stages.ppo import REFERENCE_SAMPLES, ppo_loss
-from plaudit.stages.rollout import ROWS_AT_ONCE, ScoreScale, collect, estimate, respond, score_responses
+from plaudit.stages.rollout import ScoreScale, collect, estimate, respond, score_responses
 from plaudit.training.metrics import StepReport
 from plaudit.training.run import Run, write_json
 
@@ -133,7 +135,8 @@ def _first_iteration(
 ) -> Iterator[Check]:
     """A small first iteration of PPO up to its first loss, and the same again by other ways."""
     settings, near = config.ppo, _NATS[run.dtype]
-    responses = respond(policy.lm, prompts, noise, tokenizer, settings.temperature, run)
+    depth = frozen_blocks(policy.lm, settings.train_layers)
+    responses = respond(policy.lm, prompts, noise, tokenizer, settings.temperature, run, depth)
     mask, tokens = responses.response_mask, responses.response_ids
     said = tokens[mask]
 
@@ -152,6 +155,10 @@ def _first_iteration(
     yield Check("dropout off", gap < near, f"two passes differ by {gap:.1g} nats at most", advice)
 
     gap = furthest(_cached_logits(policy.lm, responses, run) / settings.temperature)
+    if depth:  # what the frozen blocks left while the responses were sampled
+        with run.autocast():
+            kept = response_states(policy.lm, responses.ids, responses.attention_mask, mask, responses.below)
+        gap = max(gap, furthest(logits_of(policy.lm, kept, settings.temperature)))
     advice = "the model's key-value cache or its positions under padding are wrong; use another model or version"
     yield Check("cache equals full forward", gap < near, f"log-probabilities differ by {gap:.1g} nats at most", advice)
 
@@ -187,23 +194,13 @@ def _first_iteration(
 
 
 def _cached_logits(lm: Any, responses: Responses, run: Run) -> torch.Tensor:
-    """(N, V) logits of the response tokens from a pass over the prompts and, on its cache, one over the rest."""
-    mask, positions = responses.attention_mask, position_ids(responses.attention_mask)
-    split = mask.shape[1] - responses.response_mask.shape[1]
-    states, cache = [], None
+    """(N, V) logits of the response tokens, read one after the other on a cache of what came before."""
+    width = responses.response_mask.shape[1]
+    reader, states = Reader(lm, responses.ids.shape[1]), []
     with run.autocast():
-        for part, seen in ((slice(split), split), (slice(split, None), mask.shape[1])):
-            output = lm.base_model(
-                input_ids=responses.ids[:, part],
-                attention_mask=mask[:, :seen].long(),
-                position_ids=positions[:, part],
-                past_key_values=cache,
-                use_cache=True,
-            )
-            states.append(output.last_hidden_state)
-            cache = output.past_key_values
-        hidden = predicting(torch.cat(states, dim=1), responses.response_mask)
-        return in_float32(lm.get_output_embeddings(), hidden)
+        for part in (slice(-width), *(slice(-k, -k + 1 or None) for k in range(width, 1, -1))):
+            states.append(reader.read(responses.ids[:, part], responses.attention_mask[:, part])[1])
+    return logits_of(lm, torch.stack(states, dim=1)[responses.response_mask])
 
 
 def _reward_model(summary: dict[str, Any]) -> Iterator[Check]:
@@ -242,7 +239,7 @@ def memory_needed(config: Config, lm: Any, prompt: int) -> int:
 
     sft, reward, ppo = config.sft, config.reward, config.ppo
     update = learning(min(ppo.minibatch_size, ppo.batch_size), prompt + ppo.max_new_tokens, ppo.max_new_tokens)
-    rollout = min(ROWS_AT_ONCE, ppo.batch_size) * ppo.max_new_tokens * vocabulary * 4 * _ROLLOUT_COPIES
+    rollout = min(TOKENS_AT_ONCE, ppo.batch_size * ppo.max_new_tokens) * vocabulary * 4 * _ROLLOUT_COPIES
     one_layer = per_token // lm.config.num_hidden_layers  # all that a pass without gradients holds at a time
     scoring = max(REFERENCE_SAMPLES, ppo.batch_size) * (prompt + ppo.max_new_tokens) * one_layer
     # Four times the weights is a model with its gradient and Adam's two moments; three are copied by a checkpoint.

@@ -22,14 +22,13 @@ from plaudit.evaluation.hacking import hacking_signs, windows_of
 from plaudit.evaluation.judge import Judge, imdb_judge
 from plaudit.evaluation.metrics import bootstrap_ci95, duplicate_rate
 from plaudit.evaluation.report import write_report
-from plaudit.models.heads import response_logits
-from plaudit.models.loading import load_causal_lm, load_reward_model, load_tokenizer, window
+from plaudit.models.heads import response_states
+from plaudit.models.loading import window
 from plaudit.models.tokenizer import Tokenizer
-from plaudit.objectives.kl import kl_full
-from plaudit.objectives.logprobs import token_logprobs
 from plaudit.objectives.masked import spread
+from plaudit.stages.actors import Actors
 from plaudit.stages.ppo import check_window
-from plaudit.stages.rollout import respond, score_responses
+from plaudit.stages.rollout import compare, respond, score_responses
 from plaudit.training.metrics import StepReport
 from plaudit.training.run import Run, write_json
 
@@ -72,36 +71,36 @@ class Answered:
 
 
 class Models:
-    """The four models that an evaluation or a sample needs, loaded once from a run directory."""
+    """The models that an evaluation or a sample needs, loaded once from a run directory."""
 
     def __init__(self, run: Run) -> None:
         self.run = run
-        self.tokenizer: Tokenizer = load_tokenizer(run.model("sft"))
-        self.sft = self._frozen(load_causal_lm(run.model("sft")))
-        self.policy = self._frozen(load_causal_lm(run.model("ppo")))
-        self.reward_model = self._frozen(load_reward_model(run.model("reward"), self.tokenizer.pad_id))
-
-    def _frozen(self, model: Any) -> Any:
-        return model.to(self.run.device).eval().requires_grad_(False)
+        self.actors = Actors.load(run, "ppo")
+        self.tokenizer: Tokenizer = self.actors.tokenizer
+        self.sft, self.policy = self.actors.reference, self.actors.policy.lm.requires_grad_(False)
 
     @torch.no_grad()
     def answer(self, lm: Any, prompts: list[list[int]], noise: torch.Tensor) -> Answered:
-        """Sample a response of `lm` to each prompt from `noise` (N, R), and measure it."""
-        temperature = self.run.config.ppo.temperature
-        responses = respond(lm, prompts, noise, self.tokenizer, temperature, self.run)
-        batch = (responses.ids, responses.attention_mask, responses.response_mask)
+        """Sample a response of `lm` to each prompt from `noise` (N, R), and measure it.
+
+        Args:
+            lm: SFT, the policy, or another that has their frozen blocks.
+        """
+        temperature, actors = self.run.config.ppo.temperature, self.actors
+        responses = respond(lm, prompts, noise, self.tokenizer, temperature, self.run, actors.depth)
         mask = responses.response_mask
+        batch = (responses.ids, responses.attention_mask, mask, responses.below)
         with self.run.autocast():
-            logits = response_logits(lm, *batch, temperature)
-            ref_logits = response_logits(self.sft, *batch, temperature)
-        kl = spread(kl_full(logits, ref_logits), mask).sum(1)
-        nats = -spread(token_logprobs(ref_logits, responses.response_ids[mask]), mask).sum(1)
+            states, ref_states = response_states(lm, *batch), response_states(self.sft, *batch)
+        said = compare(lm, states, self.sft, ref_states, responses.response_ids[mask], temperature)
+        kl, nats = spread(said[2], mask).sum(1), -spread(said[1], mask).sum(1)
+        logits = score_responses(actors.reward_model, responses, self.run, shares_trunk=actors.reward_shares)
         lengths = mask.sum(1).tolist()
         tokens = [row[:k] for row, k in zip(responses.response_ids.tolist(), lengths, strict=True)]
         return Answered(
             texts=[self.tokenizer.continuation(p, t) for p, t in zip(prompts, tokens, strict=True)],
             tokens=tokens,
-            logits=score_responses(self.reward_model, responses, self.run).cpu().numpy(),
+            logits=logits.cpu().numpy(),
             ended=responses.ended.cpu().numpy(),
             kl=kl.cpu().numpy(),
             nats_ref=nats.cpu().numpy(),

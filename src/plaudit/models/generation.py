@@ -6,10 +6,12 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
-from plaudit.batches import Responses
-from plaudit.models.heads import in_float32, position_ids
+from plaudit.batches import Below, Responses
+from plaudit.models.cache import Reader
+from plaudit.models.heads import in_float32
 
 _LEAVE_BELOW = 0.8  # finished rows leave the batch when this share of it still runs: moving the cache costs time too
+_LOOK_EVERY = 8  # tokens, on a GPU
 
 
 def sample_tokens(logits: Float[Tensor, "B V"], u: Float64[Tensor, "B"]) -> Int[Tensor, "B"]:
@@ -32,49 +34,55 @@ def generate(
     eos_id: int,
     pad_id: int,
     temperature: float = 1.0,
+    depth: int = 0,
 ) -> Responses:
     """Continue every prompt until its end token, or until R tokens.
 
     Args:
+        lm: a causal model.
         prompt_ids, prompt_mask: prompts padded on the left.
         noise: (B, R) numbers in [0, 1), one for each token that may be drawn; R caps the response length.
+        depth: blocks whose output is to be kept on the way, for those who begin there; 0 for none.
     """
-    batch, cap = noise.shape
-    tokens = torch.full((batch, cap), pad_id, device=prompt_ids.device)
-    lengths = torch.full((batch,), cap, device=prompt_ids.device)
-    rows = torch.arange(batch, device=prompt_ids.device)  # of the batch, those still in the forward pass
+    (batch, cap), width = noise.shape, prompt_ids.shape[1]
+    device = prompt_ids.device
+    tokens = torch.full((batch, cap), pad_id, device=device)
+    lengths = torch.full((batch,), cap, device=device)
+    rows = torch.arange(batch, device=device)  # of the batch, those still being read
     running = torch.ones_like(rows, dtype=torch.bool)
-    mask, cache, next_ids, next_positions = prompt_mask, None, prompt_ids, position_ids(prompt_mask)
+    reader = Reader(lm, width + cap, depth)
+    prompt_states, last = reader.read(prompt_ids, prompt_mask)
+    states = prompt_states.new_zeros(batch, width + cap, prompt_states.shape[2])
+    states[:, :width] = prompt_states
     for t in range(cap):
-        output = lm.base_model(
-            input_ids=next_ids,
-            attention_mask=mask.long(),
-            position_ids=next_positions,
-            past_key_values=cache,
-            use_cache=True,
-        )
-        cache = output.past_key_values
-        logits = in_float32(lm.get_output_embeddings(), output.last_hidden_state[:, -1]) / temperature
+        logits = in_float32(lm.get_output_embeddings(), last) / temperature
         token = sample_tokens(logits, noise[rows, t]).masked_fill(~running, pad_id)
         tokens[rows, t] = token
-        mask = torch.cat([mask, running[:, None]], dim=1)
+        drew = running
         ends = running & (token == eos_id)
-        lengths[rows[ends]] = t + 1
+        lengths[rows] = lengths[rows].masked_fill(ends, t + 1)
         running = running & ~ends
-        left = int(running.sum())
-        if not left:
-            break
-        if left <= _LEAVE_BELOW * len(rows):
-            rows, token, mask = rows[running], token[running], mask[running]
-            cache.batch_select_indices(running.nonzero().squeeze(1))
-            running = running[running]
-        next_ids, next_positions = token[:, None], position_ids(mask)[:, -1:]
-    width = int(lengths.max())
-    response_mask = torch.arange(width, device=lengths.device) < lengths[:, None]
+        # A token is read for what comes after it, and for its own state where that is wanted.
+        unread = drew if depth else running
+        if device.type == "cpu" or t % _LOOK_EVERY == _LOOK_EVERY - 1:  # a GPU would have to stop and answer
+            left = int(unread.sum())
+            if not left:
+                break
+            if left <= _LEAVE_BELOW * len(rows):
+                stay = unread.nonzero().squeeze(1)
+                reader.keep(stay)
+                rows, token, drew, running = rows[stay], token[stay], drew[stay], running[stay]
+        if t + 1 < cap or depth:
+            read, last = reader.read(token[:, None], drew[:, None])
+            states[rows, width + t] = read[:, 0]
+    longest = int(lengths.max())
+    response_mask = torch.arange(longest, device=device) < lengths[:, None]
     ended = torch.ones_like(lengths, dtype=torch.bool).index_fill(0, rows[running], False)
+    attention_mask = torch.cat([prompt_mask, response_mask], dim=1)
     return Responses(
-        ids=torch.cat([prompt_ids, tokens[:, :width]], dim=1),
-        attention_mask=torch.cat([prompt_mask, response_mask], dim=1),
+        ids=torch.cat([prompt_ids, tokens[:, :longest]], dim=1),
+        attention_mask=attention_mask,
         response_mask=response_mask,
         ended=ended,
+        below=Below(states[:, : width + longest].masked_fill(~attention_mask[..., None], 0.0), depth),
     )

@@ -1,46 +1,19 @@
-"""The two heads: a value head on the policy's trunk, and the reward model's score."""
+"""The heads: logits over the vocabulary, a value on the policy's trunk, and the reward model's score."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from plaudit.errors import ModelError
-from plaudit.models.packing import PACKABLE, pack
-from plaudit.objectives.logprobs import predicting
+from plaudit.batches import Below
+from plaudit.models.trunk import hidden_states
+from plaudit.objectives.logprobs import predicting, token_logprobs
 
+TOKENS_AT_ONCE = 1024  # of which logits exist together: 200 MB with GPT-2's vocabulary
 _RIDGE = 0.01  # of the mean squared length of a centred feature
-_BLOCKS_AND_NORM = {"gpt2": ("h", "ln_f"), **dict.fromkeys(("llama", "qwen2", "qwen3"), ("layers", "norm"))}
-
-
-def position_ids(attention_mask: Bool[Tensor, "B T"]) -> Int[Tensor, "B T"]:
-    """(B, T) each token's place among the attended ones: left padding must not shift positions."""
-    return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
-
-
-def hidden_states(lm: Any, ids: Int[Tensor, "B T"], attention_mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
-    """(B, T, D) last hidden states of a causal model's trunk, by rows without padding where the family allows it."""
-    if lm.config.model_type not in PACKABLE:
-        return padded_hidden_states(lm, ids, attention_mask)
-    packed = pack(ids, attention_mask)
-    output = lm.base_model(
-        input_ids=packed.ids, attention_mask=packed.mask, position_ids=packed.position_ids, use_cache=False
-    )
-    return packed.unpack(output.last_hidden_state, *ids.shape)
-
-
-def padded_hidden_states(
-    lm: Any, ids: Int[Tensor, "B T"], attention_mask: Bool[Tensor, "B T"]
-) -> Float[Tensor, "B T D"]:
-    """The same by the plain path, one text a row; what it gives at padding means nothing."""
-    output = lm.base_model(
-        input_ids=ids,
-        attention_mask=attention_mask.long(),
-        position_ids=position_ids(attention_mask),
-        use_cache=False,
-    )
-    return output.last_hidden_state
 
 
 def in_float32(head: nn.Module, hidden: Float[Tensor, "*shape"]) -> Float[Tensor, "..."]:
@@ -52,6 +25,25 @@ def in_float32(head: nn.Module, hidden: Float[Tensor, "*shape"]) -> Float[Tensor
         return head(hidden.float())
 
 
+def response_states(
+    lm: Any,
+    ids: Int[Tensor, "B T"],
+    attention_mask: Bool[Tensor, "B T"],
+    response_mask: Bool[Tensor, "B R"],
+    below: Below | None = None,
+) -> Float[Tensor, "N D"]:
+    """Last hidden states that predict the N response tokens; the last R columns of ids are the response's.
+
+    Rows of the result follow `ids[:, -R:][response_mask]`.
+    """
+    return predicting(hidden_states(lm, ids, attention_mask, below), response_mask)
+
+
+def logits_of(lm: Any, states: Float[Tensor, "*N D"], temperature: float = 1.0) -> Float[Tensor, "*N V"]:
+    """Logits over the vocabulary, divided by the temperature that sampling uses."""
+    return in_float32(lm.get_output_embeddings(), states) / temperature
+
+
 def response_logits(
     lm: Any,
     ids: Int[Tensor, "B T"],
@@ -59,13 +51,28 @@ def response_logits(
     response_mask: Bool[Tensor, "B R"],
     temperature: float = 1.0,
 ) -> Float[Tensor, "N V"]:
-    """Logits that predict the N response tokens, divided by the temperature that sampling uses.
+    """Logits that predict the N response tokens. All of them at once: for a few texts only."""
+    return logits_of(lm, response_states(lm, ids, attention_mask, response_mask), temperature)
 
-    The last R columns of ids are the response's. Rows of the result follow `ids[:, -R:][response_mask]`; the
-    output embedding is applied to these positions only.
+
+def logprobs_of(
+    lm: Any, states: Float[Tensor, "N D"], tokens: Int[Tensor, "N"], temperature: float = 1.0
+) -> Float[Tensor, "N"]:
+    """Log probability of each token under the state that predicts it, in nats."""
+    return in_parts(lambda part, its: token_logprobs(logits_of(lm, part, temperature), its), states, tokens)
+
+
+def in_parts(function: Callable[..., Tensor], *rows: Tensor) -> Tensor:
+    """`function` of some hundred rows at a time, joined: logits of more than that many tokens never exist together.
+
+    Where a gradient is wanted, backward computes each part once more instead of keeping its logits.
     """
-    hidden = predicting(hidden_states(lm, ids, attention_mask), response_mask)
-    return in_float32(lm.get_output_embeddings(), hidden) / temperature
+    if len(rows[0]) <= TOKENS_AT_ONCE:
+        return function(*rows)
+    parts = zip(*(x.split(TOKENS_AT_ONCE) for x in rows), strict=True)
+    if torch.is_grad_enabled():
+        return torch.cat([checkpoint(function, *part, use_reentrant=False) for part in parts])
+    return torch.cat([function(*part) for part in parts])
 
 
 class Policy(nn.Module):
@@ -86,33 +93,11 @@ class Policy(nn.Module):
         ids: Int[Tensor, "B T"],
         attention_mask: Bool[Tensor, "B T"],
         response_mask: Bool[Tensor, "B R"],
-        temperature: float = 1.0,
-    ) -> tuple[Float[Tensor, "N V"], Float[Tensor, "N"]]:
-        """One trunk pass for both: logits that predict the N response tokens, and the values before them."""
-        hidden = predicting(hidden_states(self.lm, ids, attention_mask), response_mask)
-        logits = in_float32(self.lm.get_output_embeddings(), hidden) / temperature
-        return logits, in_float32(self.value_head, hidden).squeeze(-1)
-
-
-def freeze_below(lm: Any, train_layers: int) -> None:
-    """Let only the top blocks of a causal model and its last norm learn; 0 leaves all of it free.
-
-    The embeddings stay as they are, and with them an output embedding that is tied to them.
-
-    Raises:
-        ModelError: the family's blocks are not known, or there are fewer.
-    """
-    if not train_layers:
-        return
-    names = _BLOCKS_AND_NORM.get(lm.config.model_type)
-    if names is None:
-        raise ModelError(f"train_layers = {train_layers}: the blocks of a {lm.config.model_type} are not known; use 0")
-    blocks, norm = (getattr(lm.base_model, name) for name in names)
-    if train_layers > len(blocks):
-        raise ModelError(f"train_layers = {train_layers}: the model has {len(blocks)} blocks; use 0 to train them all")
-    lm.requires_grad_(False)
-    for part in (*blocks[-train_layers:], norm):
-        part.requires_grad_(True)
+        below: Below | None = None,
+    ) -> tuple[Float[Tensor, "N D"], Float[Tensor, "N"]]:
+        """One trunk pass for both: states that predict the N response tokens, and the values before them."""
+        states = response_states(self.lm, ids, attention_mask, response_mask, below)
+        return states, in_float32(self.value_head, states).squeeze(-1)
 
 
 def fit_value_head(policy: Policy, states: Float[Tensor, "N D"], returns: Float[Tensor, "N"]) -> None:
@@ -137,9 +122,11 @@ def initialise_score_head(reward_model: Any, weights: Float[Tensor, "1 D"]) -> N
         reward_model.score.weight.copy_(weights / (weights.shape[1] + 1) ** 0.5)
 
 
-def score_texts(reward_model: Any, ids: Int[Tensor, "B T"], attention_mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B"]:
+def score_texts(
+    reward_model: Any, ids: Int[Tensor, "B T"], attention_mask: Bool[Tensor, "B T"], below: Below | None = None
+) -> Float[Tensor, "B"]:
     """(B,) logit of each sequence, read at its last token: the end token where there is one."""
-    hidden = hidden_states(reward_model, ids, attention_mask)
+    hidden = hidden_states(reward_model, ids, attention_mask, below)
     columns = torch.arange(ids.shape[1], device=ids.device)
     last = (attention_mask * columns).argmax(1)
     return in_float32(reward_model.score, hidden[torch.arange(len(ids), device=ids.device), last]).squeeze(-1)

@@ -6,9 +6,6 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-# Attention is the only place where tokens of these families meet, so a mask keeps texts apart. That is not so of
-# a recurrent or convolutional model, nor of one whose attention looks at a window of its own.
-PACKABLE = frozenset({"gpt2", "llama", "gpt_neox", "qwen2", "qwen3"})
 _ROW = 128  # tokens: longer rows waste attention between texts, shorter ones leave gaps
 
 
@@ -28,6 +25,13 @@ class Packed:
     mask: Bool[Tensor, "K 1 C C"]
     source: Int[Tensor, "N"]
     place: Int[Tensor, "N"]
+
+    def lay_out(self, states: Float[Tensor, "B T D"]) -> Float[Tensor, "K C D"]:
+        """States of the padded batch, moved into the rows; zero in the gaps."""
+        flat = states.flatten(0, 1)
+        out = flat.new_zeros(self.ids.numel(), flat.shape[1])
+        out.index_copy_(0, self.place, flat.index_select(0, self.source))
+        return out.view(*self.ids.shape, -1)
 
     def unpack(self, states: Float[Tensor, "K C D"], batch: int, length: int) -> Float[Tensor, "B T D"]:
         """States of the packed rows, back where the tokens were; zero at padding."""

@@ -2,20 +2,18 @@
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from plaudit.objectives.masked import masked_mean, masked_sum
 
 
-def causal_lm_loss(
-    logits: Float[Tensor, "N V"], tokens: Int[Tensor, "B T"], loss_mask: Bool[Tensor, "B T"]
-) -> Float[Tensor, ""]:
-    """Mean negative log likelihood of the N tokens under `loss_mask`, in nats a token.
+def causal_lm_loss(logprobs: Float[Tensor, "N"]) -> Float[Tensor, ""]:
+    """Mean negative log likelihood of N tokens, in nats a token.
 
-    `logits` predict `tokens[loss_mask]`. Every token weighs the same, whatever the length of its text.
+    Every token weighs the same, whatever the length of its text.
     """
-    return F.cross_entropy(logits.float(), tokens[loss_mask])
+    return -logprobs.mean()
 
 
 def bradley_terry_loss(

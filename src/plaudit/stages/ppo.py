@@ -18,12 +18,12 @@ from plaudit.data.corpus import load
 from plaudit.data.prompts import cut_prompts
 from plaudit.data.text import distinct
 from plaudit.errors import DataError, ModelError
-from plaudit.models.heads import Policy, fit_value_head, freeze_below, hidden_states
-from plaudit.models.loading import load_causal_lm, load_reward_model, load_tokenizer, save, window
+from plaudit.models.heads import Policy, fit_value_head, logprobs_of, response_states
+from plaudit.models.loading import save, window
 from plaudit.objectives.kl import adapt_kl_coef
-from plaudit.objectives.logprobs import predicting, token_logprobs
 from plaudit.objectives.losses import policy_loss, value_loss
 from plaudit.objectives.masked import explained_variance, masked_mean, spread
+from plaudit.stages.actors import Actors
 from plaudit.stages.rollout import ScoreScale, collect, estimate, respond, score_responses
 from plaudit.training import optimizer as optim
 from plaudit.training.metrics import StepReport
@@ -41,16 +41,13 @@ def ppo(config: Config, run: Run) -> Iterator[StepReport]:
         TrainingError: a loss or gradient is not finite.
     """
     settings = config.ppo
-    tokenizer = load_tokenizer(run.model("sft"))
-    policy = Policy(load_causal_lm(run.model("sft"))).to(run.device).eval()  # no dropout, here or below
-    freeze_below(policy.lm, settings.train_layers)
-    reference = load_causal_lm(run.model("sft")).to(run.device).eval().requires_grad_(False)
-    reward_model = load_reward_model(run.model("reward"), tokenizer.pad_id).to(run.device).eval().requires_grad_(False)
+    actors = Actors.load(run)
+    tokenizer, policy = actors.tokenizer, actors.policy
     texts = cut_prompts(load(config.data).prompts, config.prompt_min, config.prompt_max, config.seed)
     if not texts:
         raise DataError(f"no text is long enough for a prompt of {config.prompt_min} words; lower prompt_min")
     prompts = [tokenizer.prompt(text) for text in texts]
-    check_window(prompts, settings.max_new_tokens, window(reference))
+    check_window(prompts, settings.max_new_tokens, window(policy.lm))
 
     def draw(iteration: int, purpose: str, rows: int) -> torch.Tensor:
         return rng.uniforms(range(rows), settings.max_new_tokens, config.seed, "ppo", iteration, purpose)
@@ -64,8 +61,7 @@ def ppo(config: Config, run: Run) -> Iterator[StepReport]:
     else:
         some = [prompts[i % len(prompts)] for i in range(REFERENCE_SAMPLES)]
         noise = draw(0, "reference", REFERENCE_SAMPLES)
-        answers = respond(reference, some, noise, tokenizer, settings.temperature, run)
-        logits = score_responses(reward_model, answers, run)
+        answers, logits = answer(actors, some, noise, settings.temperature, run)
         scale, kl_coef = ScoreScale.measured(logits, settings.missing_eos_score), settings.kl_coef
         fit_critic(policy, answers, scale.scores(logits, answers.ended), run)
 
@@ -73,9 +69,8 @@ def ppo(config: Config, run: Run) -> Iterator[StepReport]:
         began = time.perf_counter()
         batch = prompts_of(iteration, prompts, settings.batch_size, config.seed)
         noise = draw(iteration, "responses", settings.batch_size)
-        responses = respond(policy.lm, batch, noise, tokenizer, settings.temperature, run)
-        logits = score_responses(reward_model, responses, run)
-        rollout, kl, entropies = collect(policy, reference, logits, responses, scale, settings.temperature, run)
+        responses, logits = answer(actors, batch, noise, settings.temperature, run)
+        rollout, kl, entropies = collect(policy, actors.reference, logits, responses, scale, settings.temperature, run)
         experience = estimate(rollout, kl_coef, settings.gamma, settings.lam)
 
         lr = settings.lr * optim.warmup_then_linear(iteration, settings.iterations, settings.warmup)
@@ -117,12 +112,20 @@ def ppo(config: Config, run: Run) -> Iterator[StepReport]:
     run.finish("ppo", {"iterations": settings.iterations, "prompts": len(prompts), "scale": dataclasses.asdict(scale)})
 
 
+def answer(
+    actors: Actors, prompts: list[list[int]], noise: torch.Tensor, temperature: float, run: Run
+) -> tuple[Responses, torch.Tensor]:
+    """The policy's responses to some prompts, and the reward model's logits (B,) of them."""
+    responses = respond(actors.policy.lm, prompts, noise, actors.tokenizer, temperature, run, actors.depth)
+    return responses, score_responses(actors.reward_model, responses, run, shares_trunk=actors.reward_shares)
+
+
 @torch.no_grad()
 def fit_critic(policy: Policy, responses: Responses, scores: torch.Tensor, run: Run) -> None:
     """Teach the value head what the reference's responses were worth, (B,) scores, before the policy moves."""
     mask = responses.response_mask
     with run.autocast():
-        states = predicting(hidden_states(policy.lm, responses.ids, responses.attention_mask), mask)
+        states = response_states(policy.lm, responses.ids, responses.attention_mask, mask, responses.below)
     fit_value_head(policy, states, scores[:, None].expand(mask.shape)[mask])
 
 
@@ -164,8 +167,9 @@ def ppo_loss(
     """Clipped policy loss plus weighted value loss of a minibatch, and what to watch of both."""
     rollout, mask = part.rollout, part.rollout.response_mask
     with run.autocast():
-        logits, values = policy(rollout.ids, rollout.attention_mask, mask, settings.temperature)
-    logprobs, values = spread(token_logprobs(logits, rollout.response_ids[mask]), mask), spread(values, mask)
+        states, values = policy(rollout.ids, rollout.attention_mask, mask, rollout.below)
+    logprobs = spread(logprobs_of(policy.lm, states, rollout.response_ids[mask], settings.temperature), mask)
+    values = spread(values, mask)
     loss_pi, stats = policy_loss(logprobs, rollout.logprobs, part.advantages, mask, settings.clip_range)
     loss_v = value_loss(values, rollout.values, part.returns, mask, settings.value_clip)
     stats |= {"policy_loss": loss_pi.detach(), "value_loss": loss_v.detach()}

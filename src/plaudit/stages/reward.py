@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,14 +12,16 @@ import torch
 from torch import Tensor
 
 from plaudit import rng
-from plaudit.batches import PreferenceBatch, Sequences
+from plaudit.batches import Below, PreferenceBatch, Sequences
 from plaudit.config import Config
 from plaudit.data.corpus import load
 from plaudit.data.splits import Part
 from plaudit.errors import DataError
 from plaudit.models.heads import initialise_score_head, score_texts
 from plaudit.models.loading import load_reward_model, load_tokenizer, save, window
+from plaudit.models.states import FrozenStates
 from plaudit.models.tokenizer import Tokenizer, collate
+from plaudit.models.trunk import freeze_below
 from plaudit.objectives.losses import bradley_terry_loss, label_loss
 from plaudit.stages.calibration import summarise
 from plaudit.training.fit import fit
@@ -71,8 +74,18 @@ def reward(config: Config, run: Run) -> Iterator[StepReport]:
     train, too_long = judgements(data.train, tokenizer, longest)
     held_out, _ = judgements(data.evaluation, tokenizer, longest)
 
+    depth = freeze_below(model, settings.train_layers)
+    model.score.requires_grad_(True)
+    sides = len(train[0].texts)  # 1: a labelled text; 2: a comparison
+    texts = [[*prompt, *response] for judged in train for prompt, response in judged.texts]
+    states = FrozenStates(model, depth, texts, run.autocast, run.folder("reward") / "states.partial")
+
     def batch_loss(rows: np.ndarray) -> tuple[Tensor, dict[str, float]]:
-        logits, weights, loss = loss_of(model, collate_judged([train[i] for i in rows], tokenizer.pad_id), run)
+        def below(side: int, ids: Tensor) -> Below:
+            return states.of((rows * sides + side).tolist(), ids)
+
+        batch = collate_judged([train[i] for i in rows], tokenizer.pad_id, below)
+        logits, weights, loss = loss_of(model, batch, run)
         clear = weights != 0.5
         return loss, {"accuracy": ((logits > 0) == (weights > 0.5))[clear].float().mean().item()}
 
@@ -113,10 +126,18 @@ def judgements(part: Part, tokenizer: Tokenizer, max_tokens: int) -> tuple[list[
     return short, len(judged) - len(short)
 
 
-def collate_judged(judged: Sequence[Judged], pad_id: int) -> tuple[Sequences, Tensor] | PreferenceBatch:
-    """Labelled texts as (sequences, labels (B,)); comparisons as a PreferenceBatch."""
+def collate_judged(
+    judged: Sequence[Judged], pad_id: int, below: Callable[[int, Tensor], Below] | None = None
+) -> tuple[Sequences, Tensor] | PreferenceBatch:
+    """Labelled texts as (sequences, labels (B,)); comparisons as a PreferenceBatch.
+
+    Args:
+        below: what the frozen blocks left of side 0 (and 1) of these judgements, given its ids; None: they are run.
+    """
     weight = torch.tensor([j.weight for j in judged])
     sides = [collate(list(texts), pad_id) for texts in zip(*(j.texts for j in judged), strict=True)]
+    if below is not None:
+        sides = [dataclasses.replace(side, below=below(k, side.ids)) for k, side in enumerate(sides)]
     return PreferenceBatch(sides[0], sides[1], weight) if len(sides) == 2 else (sides[0], weight)
 
 
@@ -125,12 +146,12 @@ def loss_of(model: Any, batch: tuple[Sequences, Tensor] | PreferenceBatch, run: 
     if isinstance(batch, PreferenceBatch):
         batch = batch.to(run.device)
         with run.autocast():
-            chosen = score_texts(model, batch.chosen.ids, batch.chosen.attention_mask)
-            rejected = score_texts(model, batch.rejected.ids, batch.rejected.attention_mask)
+            chosen = score_texts(model, batch.chosen.ids, batch.chosen.attention_mask, batch.chosen.below)
+            rejected = score_texts(model, batch.rejected.ids, batch.rejected.attention_mask, batch.rejected.below)
         return chosen - rejected, batch.weight, bradley_terry_loss(chosen, rejected, batch.weight)
     texts, labels = batch[0].to(run.device), batch[1].to(run.device)
     with run.autocast():
-        scores = score_texts(model, texts.ids, texts.attention_mask)
+        scores = score_texts(model, texts.ids, texts.attention_mask, texts.below)
     return scores, labels, label_loss(scores, labels)
 
 

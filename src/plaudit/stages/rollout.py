@@ -10,15 +10,13 @@ from torch import Tensor
 
 from plaudit.batches import Experience, Responses, Rollout
 from plaudit.models.generation import generate
-from plaudit.models.heads import Policy, response_logits, score_texts
+from plaudit.models.heads import Policy, in_parts, logits_of, response_states, score_texts
 from plaudit.models.tokenizer import Tokenizer, pad_left
 from plaudit.objectives.advantages import gae, token_rewards
 from plaudit.objectives.kl import kl_full
 from plaudit.objectives.logprobs import entropy, token_logprobs
 from plaudit.objectives.masked import spread, whiten
 from plaudit.training.run import Run
-
-ROWS_AT_ONCE = 64  # bounds the logits in memory: rows x response tokens x vocabulary
 
 
 @dataclass(frozen=True)
@@ -48,27 +46,29 @@ class ScoreScale:
 
 
 def respond(
-    lm: Any, prompts: list[list[int]], noise: Tensor, tokenizer: Tokenizer, temperature: float, run: Run
+    lm: Any, prompts: list[list[int]], noise: Tensor, tokenizer: Tokenizer, temperature: float, run: Run, depth: int = 0
 ) -> Responses:
-    """Sample one response to each prompt; `noise` (B, R) decides every draw."""
+    """Sample one response to each prompt; `noise` (B, R) decides every draw.
+
+    Args:
+        depth: blocks whose output is kept on the way.
+    """
     ids, mask = pad_left(prompts, tokenizer.pad_id)
+    ids, mask, noise = (tensor.to(run.device) for tensor in (ids, mask, noise))
     with run.autocast():
-        return generate(
-            lm,
-            ids.to(run.device),
-            mask.to(run.device),
-            noise.to(run.device),
-            tokenizer.eos_id,
-            tokenizer.pad_id,
-            temperature,
-        )
+        return generate(lm, ids, mask, noise, tokenizer.eos_id, tokenizer.pad_id, temperature, depth)
 
 
 @torch.no_grad()
-def score_responses(reward_model: Any, responses: Responses, run: Run) -> Tensor:
-    """(B,) reward-model logits of prompt and response."""
+def score_responses(reward_model: Any, responses: Responses, run: Run, *, shares_trunk: bool = False) -> Tensor:
+    """(B,) reward-model logits of prompt and response.
+
+    Args:
+        shares_trunk: the frozen blocks are the policy's, and need not be run again.
+    """
+    below = responses.below if shares_trunk else None
     with run.autocast():
-        return score_texts(reward_model, responses.ids, responses.attention_mask)
+        return score_texts(reward_model, responses.ids, responses.attention_mask, below)
 
 
 @torch.no_grad()
@@ -90,35 +90,43 @@ def collect(
         rollout; kl (B, R), the full-vocabulary KL at each visited state in nats; entropy (B, R) in nats.
         The last two are zero outside the response.
     """
-    parts = []
-    for start in range(0, len(responses.ids), ROWS_AT_ONCE):
-        rows = slice(start, start + ROWS_AT_ONCE)
-        batch = (responses.ids[rows], responses.attention_mask[rows], responses.response_mask[rows])
-        tokens = responses.response_ids[rows][responses.response_mask[rows]]
-        with run.autocast():
-            policy_logits, values = policy(*batch, temperature)
-            ref_logits = response_logits(reference, *batch, temperature)
-        parts.append(
-            (
-                token_logprobs(policy_logits, tokens),
-                token_logprobs(ref_logits, tokens),
-                values,
-                kl_full(policy_logits, ref_logits),
-                entropy(policy_logits),
-            )
-        )
-    known = (spread(torch.cat(part), responses.response_mask) for part in zip(*parts, strict=True))
-    logprobs, ref_logprobs, values, kl, ent = known
+    mask = responses.response_mask
+    batch = (responses.ids, responses.attention_mask, mask, responses.below)
+    with run.autocast():
+        states, values = policy(*batch)
+        ref_states = response_states(reference, *batch)
+    said = compare(policy.lm, states, reference, ref_states, responses.response_ids[mask], temperature)
+    logprobs, ref_logprobs, kl, entropies = (spread(x, mask) for x in said)
     rollout = Rollout(
         ids=responses.ids,
         attention_mask=responses.attention_mask,
-        response_mask=responses.response_mask,
+        response_mask=mask,
         logprobs=logprobs,
         ref_logprobs=ref_logprobs,
-        values=values,
+        values=spread(values, mask),
         scores=scale.scores(logits, responses.ended),
+        below=responses.below,
     )
-    return rollout, kl, ent
+    return rollout, kl, entropies
+
+
+@torch.no_grad()
+def compare(
+    lm: Any, states: Tensor, reference: Any, ref_states: Tensor, tokens: Tensor, temperature: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What a model and the reference think of N tokens, from the states (N, D) that predict them.
+
+    Returns:
+        logprobs, ref_logprobs, the full-vocabulary KL and the entropy of the model, each (N,) in nats.
+    """
+
+    def part(states: Tensor, ref_states: Tensor, tokens: Tensor) -> Tensor:
+        logits, ref_logits = logits_of(lm, states, temperature), logits_of(reference, ref_states, temperature)
+        logprobs, ref_logprobs = token_logprobs(logits, tokens), token_logprobs(ref_logits, tokens)
+        return torch.stack([logprobs, ref_logprobs, kl_full(logits, ref_logits), entropy(logits)], dim=1)
+
+    logprobs, ref_logprobs, kl, entropies = in_parts(part, states, ref_states, tokens).unbind(1)
+    return logprobs, ref_logprobs, kl, entropies
 
 
 def estimate(rollout: Rollout, kl_coef: float, gamma: float, lam: float) -> Experience:

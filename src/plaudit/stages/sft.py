@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -13,9 +14,11 @@ from plaudit.batches import Sequences
 from plaudit.config import Config
 from plaudit.data.corpus import load
 from plaudit.errors import DataError
-from plaudit.models.heads import response_logits
+from plaudit.models.heads import logprobs_of, response_states
 from plaudit.models.loading import load_causal_lm, load_tokenizer, save, window
+from plaudit.models.states import FrozenStates
 from plaudit.models.tokenizer import Tokenizer, collate
+from plaudit.models.trunk import freeze_below
 from plaudit.objectives.losses import causal_lm_loss
 from plaudit.records import Demonstration
 from plaudit.training.fit import fit
@@ -40,8 +43,14 @@ def sft(config: Config, run: Run) -> Iterator[StepReport]:
     train, too_long = tokenise(data.train.demonstrations, tokenizer, longest)
     held_out, _ = tokenise(data.evaluation.demonstrations, tokenizer, longest)
 
+    depth = freeze_below(model, settings.train_layers)
+    texts = [[*prompt, *response] for prompt, response in train]
+    states = FrozenStates(model, depth, texts, run.autocast, run.folder("sft") / "states.partial")
+
     def batch_loss(rows: np.ndarray) -> tuple[torch.Tensor, dict[str, float]]:
-        return loss_of(model, collate([train[i] for i in rows], tokenizer.pad_id).to(run.device), run), {}
+        batch = collate([train[i] for i in rows], tokenizer.pad_id)
+        batch = dataclasses.replace(batch, below=states.of(rows.tolist(), batch.ids))
+        return loss_of(model, batch.to(run.device), run), {}
 
     before = perplexity(model, held_out, tokenizer, run)
     lengths = np.array([len(prompt) + len(response) for prompt, response in train])
@@ -64,8 +73,8 @@ def loss_of(model: Any, batch: Sequences, run: Run) -> torch.Tensor:
     """Mean nats a response token; every position but the first is predicted by the one before it."""
     tokens, mask = batch.ids[:, 1:], batch.loss_mask[:, 1:]
     with run.autocast():
-        logits = response_logits(model, batch.ids, batch.attention_mask, mask)
-    return causal_lm_loss(logits, tokens, mask)
+        states = response_states(model, batch.ids, batch.attention_mask, mask, batch.below)
+    return causal_lm_loss(logprobs_of(model, states, tokens[mask]))
 
 
 def tokenise(

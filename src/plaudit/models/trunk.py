@@ -1,0 +1,186 @@
+"""The trunk of a causal model block by block: whole, or cut where its frozen part ends.
+
+Blocks that do not learn say the same of a text for ever. So the lowest `depth` blocks are run once, what they leave is
+kept (`Below`), and everything that is computed afterwards begins there: the policy in every epoch, the reference, the
+reward model.
+"""
+
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from plaudit.batches import Below
+from plaudit.errors import ModelError
+from plaudit.models.packing import pack
+
+# Names of the blocks, of the last norm, and of what a block calls its cache. In these families attention is the only
+# place where tokens meet, so that a mask can keep several texts of one row apart. That is not so of a recurrent or
+# convolutional model, nor of one whose attention looks at a window of its own.
+_PARTS = {
+    "gpt2": ("h", "ln_f", "past_key_values"),
+    "gpt_neox": ("layers", "final_layer_norm", "layer_past"),
+    **dict.fromkeys(("llama", "qwen2", "qwen3"), ("layers", "norm", "past_key_values")),
+}
+
+
+def by_blocks(lm: Any) -> bool:
+    """Whether the blocks of this family are known to us, and all of them look at the whole text."""
+    kinds = set(getattr(lm.config, "layer_types", None) or ["full_attention"])
+    return lm.config.model_type in _PARTS and kinds == {"full_attention"}
+
+
+def frozen_blocks(lm: Any, train_layers: int) -> int:
+    """How many of the lowest blocks do not learn when the top `train_layers` do; 0 when all learn.
+
+    Raises:
+        ModelError: the family's blocks are not known, or there are fewer.
+    """
+    if not train_layers:
+        return 0
+    if not by_blocks(lm):
+        raise ModelError(
+            f"train_layers = {train_layers}: the blocks of a {lm.config.model_type} are not known "
+            f"(those of {', '.join(_PARTS)} are); use 0 to train all"
+        )
+    total = len(_blocks(lm))
+    if train_layers > total:
+        raise ModelError(f"train_layers = {train_layers}: the model has {total} blocks; use 0 to train them all")
+    return total - train_layers
+
+
+def freeze_below(lm: Any, train_layers: int) -> int:
+    """Let only the top blocks of a causal model and its last norm learn; 0 leaves all of it free.
+
+    The embeddings stay as they are, and with them an output embedding that is tied to them.
+
+    Returns:
+        the number of frozen blocks.
+
+    Raises:
+        ModelError: the family's blocks are not known, or there are fewer.
+    """
+    depth = frozen_blocks(lm, train_layers)
+    if train_layers:
+        lm.requires_grad_(False)
+        for part in (*_blocks(lm)[depth:], _norm(lm)):
+            part.requires_grad_(True)
+    return depth
+
+
+def share_below(owner: Any, other: Any, depth: int) -> bool:
+    """Let `other` use the embeddings and the lowest `depth` blocks of `owner`, where its own say the same.
+
+    Returns:
+        whether they are shared now: what those blocks leave of a text is then true for both.
+    """
+    if not depth or type(owner.base_model) is not type(other.base_model):
+        return False
+    ours, theirs = owner.base_model, other.base_model
+    names = [name for name, child in ours.named_children() if isinstance(child, nn.Embedding)]
+    pairs = [(getattr(ours, name), getattr(theirs, name)) for name in names]
+    pairs += list(zip(_blocks(owner), _blocks(other), strict=True))[:depth]
+    if not all(_same(a, b) for a, b in pairs):
+        return False
+    for name in names:
+        setattr(theirs, name, getattr(ours, name))
+    for i in range(depth):
+        _blocks(other)[i] = _blocks(owner)[i]
+    other.tie_weights()
+    return True
+
+
+def _same(a: nn.Module, b: nn.Module) -> bool:
+    ours, theirs = a.state_dict(), b.state_dict()
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def position_ids(attention_mask: Bool[Tensor, "B T"]) -> Int[Tensor, "B T"]:
+    """(B, T) each token's place among the attended ones: left padding must not shift positions."""
+    return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
+
+
+def hidden_states(
+    lm: Any, ids: Int[Tensor, "B T"], attention_mask: Bool[Tensor, "B T"], below: Below | None = None
+) -> Float[Tensor, "B T D"]:
+    """(B, T, D) last hidden states, by rows without padding where the family allows it.
+
+    Args:
+        below: what the lowest blocks left; where it has a depth, they are not run again.
+    """
+    if not by_blocks(lm):
+        return padded_hidden_states(lm, ids, attention_mask)
+    packed = pack(ids, attention_mask)
+    if below is None or not below.depth:
+        depth, hidden = 0, embed(lm, packed.ids, packed.position_ids)
+    else:
+        depth, hidden = below.depth, packed.lay_out(below.states)
+    hidden = last_norm(lm, run_blocks(lm, hidden, depth, None, packed.mask, packed.position_ids))
+    return packed.unpack(hidden, *ids.shape)
+
+
+@torch.no_grad()
+def states_below(lm: Any, depth: int, ids: Int[Tensor, "B T"], attention_mask: Bool[Tensor, "B T"]) -> Below:
+    """What the lowest `depth` blocks make of a batch."""
+    if not depth:
+        return Below.nothing(ids)
+    packed = pack(ids, attention_mask)
+    hidden = embed(lm, packed.ids, packed.position_ids)
+    hidden = run_blocks(lm, hidden, 0, depth, packed.mask, packed.position_ids)
+    return Below(packed.unpack(hidden, *ids.shape), depth)
+
+
+def padded_hidden_states(
+    lm: Any, ids: Int[Tensor, "B T"], attention_mask: Bool[Tensor, "B T"]
+) -> Float[Tensor, "B T D"]:
+    """The same by the plain path, the model's own code and one text a row; what it gives at padding means nothing."""
+    output = lm.base_model(
+        input_ids=ids,
+        attention_mask=attention_mask.long(),
+        position_ids=position_ids(attention_mask),
+        use_cache=False,
+    )
+    return output.last_hidden_state
+
+
+def embed(lm: Any, ids: Int[Tensor, "B T"], positions: Int[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
+    """What enters the first block."""
+    hidden = lm.get_input_embeddings()(ids)
+    return hidden + lm.base_model.wpe(positions) if lm.config.model_type == "gpt2" else hidden
+
+
+def run_blocks(
+    lm: Any,
+    hidden: Float[Tensor, "B T D"],
+    first: int,
+    last: int | None,
+    mask: Bool[Tensor, "B 1 T S"],
+    positions: Int[Tensor, "B T"],
+    cache: Any = None,
+) -> Float[Tensor, "B T D"]:
+    """Blocks `first` to `last` - 1; to the top where `last` is None.
+
+    Args:
+        mask: True where a token may look: at S tokens, those in the cache included.
+        cache: keys and values of earlier tokens; its `update` is called by every block.
+    """
+    given: dict[str, Any] = {"attention_mask": mask, _PARTS[lm.config.model_type][2]: cache}
+    if lm.config.model_type != "gpt2":
+        given["position_embeddings"] = lm.base_model.rotary_emb(hidden, position_ids=positions)
+    for block in list(_blocks(lm))[first:last]:
+        hidden = block(hidden, **given)
+    return hidden
+
+
+def last_norm(lm: Any, hidden: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
+    """What the model does to the states that leave its last block."""
+    return _norm(lm)(hidden)
+
+
+def _blocks(lm: Any) -> nn.ModuleList:
+    return getattr(lm.base_model, _PARTS[lm.config.model_type][0])
+
+
+def _norm(lm: Any) -> nn.Module:
+    return getattr(lm.base_model, _PARTS[lm.config.model_type][1])
