@@ -125,7 +125,7 @@ class EvaluationConfig:
 class Config:
     """Everything a run is a function of."""
 
-    model: str = setting("movie-gpt2", "language model: a built-in name, a folder or a hub id")
+    model: str = setting("movie-gpt2", "language model: movie-gpt2, smollm2, a folder or a hub id")
     data: str = setting("movie-reviews", "texts to learn from: a built-in name, a file, a folder or a hub id")
     seed: int = setting(1, "every random draw follows from it", low=0)
     device: str = setting("auto", "where to compute", choices=("auto", "cpu", "cuda"))

@@ -17,7 +17,7 @@ from plaudit.models.loading import (
 
 
 def test_the_shipped_model_is_a_plain_gpt2_of_at_most_16_mb():
-    folder = BUILT_IN["movie-gpt2"]
+    folder = BUILT_IN["movie-gpt2"]()
     assert sum(f.stat().st_size for f in folder.iterdir()) <= 16_000_000
     assert json.loads((folder / "config.json").read_text())["model_type"] == "gpt2"
     assert (folder / "README.md").exists()
@@ -68,6 +68,8 @@ def test_a_reward_model_keeps_the_backbone_it_is_given(tiny_model_folder):
     ("name", "says"),
     [
         ("movie-gpt", "did you mean 'movie-gpt2'"),
+        ("smollm", "did you mean 'smollm2'"),
+        ("tiny-llama", r"built-in name \(movie-gpt2, smollm2\)"),
         ("./nowhere", "built-in name"),
         ("a/b/c", "hub id"),
     ],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,14 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from plaudit.errors import ModelError
+from plaudit.models import smollm2
 from plaudit.models.tokenizer import Tokenizer
 
 _PATIENCE = 8  # seconds to wait for the hub's first answer
-BUILT_IN = {"movie-gpt2": Path(__file__).parent / "movie_gpt2"}
+BUILT_IN: dict[str, Callable[[], Path]] = {
+    "movie-gpt2": lambda: Path(__file__).parent / "movie_gpt2",
+    "smollm2": smollm2.folder,  # fetched on first use
+}
 
 transformers.utils.logging.disable_progress_bar()
 
@@ -81,7 +85,7 @@ def _config(where: str, **settings: int) -> Any:
 
 def _location(name: str) -> str:
     if name in BUILT_IN:
-        return str(BUILT_IN[name])
+        return str(BUILT_IN[name]())
     if Path(name).is_dir():
         if not (Path(name) / "config.json").exists():
             raise ModelError(f"{name}: no model in this folder (config.json is missing)")
@@ -116,11 +120,12 @@ def _explained(name: str) -> Iterator[None]:
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         if Path(name).is_dir() or name in BUILT_IN:
             first = str(error).strip().splitlines()[0]
-            raise ModelError(f"{name}: cannot be opened as a model: {first}") from error
+            mend = f"; delete {smollm2.kept_at()} to have it made again" if name == "smollm2" else ""
+            raise ModelError(f"{name}: cannot be opened as a model: {first}{mend}") from error
         token = "" if os.environ.get("HF_TOKEN") else ", and HF_TOKEN is set if the model is gated"
         raise ModelError(
             f"cannot fetch '{name}' from the hub: check the name and the network{token}; "
-            f"without a network, --model takes {', '.join(BUILT_IN)} or a folder"
+            "without a network, --model takes movie-gpt2 or a folder"
         ) from error
     finally:
         for logger, level in zip(loud, levels, strict=True):
