@@ -1,7 +1,10 @@
 import copy
+import subprocess
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
-from benchmarks.__main__ import run
+from benchmarks.__main__ import run, stages
 from benchmarks.options import common, parser
 from benchmarks.table import render
 
@@ -90,6 +93,24 @@ def test_a_contender_that_is_missing_or_fails_says_so(tmp_path, capsys):
     chatty = [sys.executable, "-c", "print('hello'); print('{\"a\": 1}')"]
     assert run("x", chatty, log) == {"a": 1}
     assert capsys.readouterr().err == "x ...\n" * 3
+
+
+def test_the_stages_are_those_of_a_fresh_run(tmp_path, monkeypatch):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "old").touch()
+
+    def plaudit(command, **_):
+        out = Path(command[command.index("--out") + 1])
+        assert not out.exists()
+        out.mkdir()
+        (out / "evaluation.json").write_text('{"meta": {"wall_seconds": {"sft": 1.5}}}', encoding="utf-8")
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr(subprocess, "run", plaudit)
+    options = SimpleNamespace(device="cpu")
+    assert stages(options, tmp_path) == {"sft": 1.5}
+    monkeypatch.setattr(subprocess, "run", lambda command, **_: SimpleNamespace(returncode=2))
+    assert stages(options, tmp_path)["error"].startswith("failed, exit status 2")
 
 
 def test_common_options_reach_the_contenders():
