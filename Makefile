@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 RUN ?= runs/demo
 
-.PHONY: demo test check mutants format parity clean
+.PHONY: demo test check mutants format parity bench clean
 
 demo: $(VENV)/.user  ## the whole pipeline on the embedded model and data; stopped, it goes on where it was
 	$(BIN)/plaudit run --out $(RUN) --resume
@@ -25,6 +25,9 @@ format: $(VENV)/.dev
 
 parity: .venv-trl/.ready  ## the numbers of TRL that tests/parity holds ours against, made again
 	TRL_EXPERIMENTAL_SILENCE=1 .venv-trl/bin/python tests/parity/make_fixtures.py
+
+bench: $(VENV)/.user .venv-trl/.ready  ## one PPO update at GPT-2's size, beside TRL's and a plain loop's; and the demo's stages
+	$(BIN)/python -m benchmarks
 
 clean:
 	rm -rf $(VENV) .venv-trl build dist .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,87 @@
+"""`make bench`: every contender in a process of its own, one after the other, and one table.
+
+This process imports no torch: on Linux the peak memory of a child begins at that of the process that starts it.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from benchmarks.options import common, parser
+from benchmarks.table import render
+
+OURS = {"plaudit": [], "plaudit, top 2 blocks": ["--train-layers", "2"], "plaudit, LoRA 8": ["--lora", "8"]}
+ROOT = Path(__file__).parent.parent
+
+
+def run(name: str, command: list[str], log: Path) -> dict:
+    """The JSON line of a subprocess, or {"error": why there is none}; what it says otherwise goes into `log`."""
+    print(f"{name} ...", file=sys.stderr, flush=True)
+    try:
+        with log.open("w", encoding="utf-8") as errors:
+            done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=errors, text=True, check=False)
+    except OSError as error:
+        return {"error": f"not run: {command[0]}: {error.strerror}"}
+    lines = done.stdout.strip().splitlines()
+    if done.returncode == 0 and lines:
+        return json.loads(lines[-1])
+    said = log.read_text(encoding="utf-8").strip().splitlines() or ["it said nothing"]
+    return {"error": f"failed, exit status {done.returncode}: {said[-1]}"}
+
+
+def contenders(options, work: Path) -> list[dict]:
+    """A record each, of those that `--only` names."""
+    shared = common(options)
+    plans = [(name, True, [sys.executable, "-m", "benchmarks.ours", *own]) for name, own in OURS.items()]
+    plans.append(("notebook-style loop", False, [sys.executable, "-m", "benchmarks.notebook_loop"]))
+    plans.append(("TRL PPOTrainer", False, [options.trl_python, "-m", "benchmarks.trl_update"]))
+    records = []
+    for name, ours, command in plans:
+        if options.only and not any(word in name for word in options.only):
+            continue
+        log = work / f"{name.replace(',', '').replace(' ', '-')}.log"
+        records.append({"who": name, "ours": ours} | run(name, [*command, *shared], log))
+    return records
+
+
+def stages(options, work: Path) -> dict:
+    """Seconds of each stage of `plaudit run` with the embedded model and data, in a fresh folder."""
+    out = work / "run"
+    shutil.rmtree(out, ignore_errors=True)
+    print("plaudit run ...", file=sys.stderr, flush=True)
+    log = work / "plaudit-run.log"
+    command = [sys.executable, "-m", "plaudit", "run", "--device", options.device, "--out", str(out)]
+    with log.open("w", encoding="utf-8") as said:
+        done = subprocess.run(command, cwd=ROOT, stdout=said, stderr=subprocess.STDOUT, check=False)
+    if done.returncode:
+        return {"error": f"failed, exit status {done.returncode}; see {log}"}
+    return json.loads((out / "evaluation.json").read_text(encoding="utf-8"))["meta"]["wall_seconds"]
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Measure, print the table, and leave it with its numbers in the work folder."""
+    flags = parser("One PPO update of plaudit, of a notebook-style loop and of TRL on this machine.")
+    flags.add_argument("--trl-python", default=".venv-trl/bin/python", help="Python that has TRL")
+    flags.add_argument("--only", nargs="+", metavar="WORD", help="contenders whose names hold one of these words")
+    flags.add_argument("--skip-run", action="store_true", help="without the stages of plaudit run")
+    options = flags.parse_args(argv)
+    work = ROOT / options.work
+    work.mkdir(parents=True, exist_ok=True)
+    results = {
+        "machine": run("machine", [sys.executable, "-m", "benchmarks.machine", "--device", options.device],
+                       work / "machine.log"),
+        "contenders": contenders(options, work),
+        "stages": None if options.skip_run else stages(options, work),
+    }  # fmt: skip
+    (work / "bench.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    text = render(results)
+    (work / "bench.md").write_text(text, encoding="utf-8")
+    print(text, end="")
+
+
+if __name__ == "__main__":
+    main()

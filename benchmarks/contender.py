@@ -1,0 +1,96 @@
+"""What contenders share: the command line, the stopwatch, and the one JSON line that each prints."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from benchmarks.options import parser
+from benchmarks.workload import Workload, make
+
+WARM_UP = 1  # updates before those that count: the first one allocates, and makes the optimizer's state
+
+
+def start(description: str, argv: list[str] | None = None, **extra: dict) -> tuple[argparse.Namespace, Workload]:
+    """The options of the command line and the workload they ask for. `extra` adds flags: name=add_argument's words."""
+    flags = parser(description)
+    for name, words in extra.items():
+        flags.add_argument("--" + name.replace("_", "-"), **words)
+    options = flags.parse_args(argv)
+    return options, make(options.size, Path(options.data), options.prompts, options.epochs, options.minibatch)
+
+
+def device_of(options: argparse.Namespace) -> torch.device:
+    """Where to compute: as asked, or the first GPU if there is one."""
+    if options.device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(options.device)
+
+
+class Stopwatch:
+    """Seconds of each phase, update by update; on a GPU, until the work queued on it is done.
+
+    Attributes:
+        updates: {phase: seconds} for each update that was started.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.updates, self._last = device, [], 0.0
+
+    def start(self) -> None:
+        """Begin an update."""
+        self.updates.append({})
+        self._last = self._now()
+
+    def lap(self, phase: str) -> None:
+        """What has passed since the start or the last lap was `phase`."""
+        now = self._now()
+        self.updates[-1][phase] = self.updates[-1].get(phase, 0.0) + now - self._last
+        self._last = now
+
+    def _now(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+
+def peak_memory() -> int:
+    """Most bytes of memory that this process has held, its libraries and models included."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def record(who: str, watch: Stopwatch, work: Workload, options: argparse.Namespace, **settings: object) -> dict:
+    """What a contender prints: medians over the updates after the warm-up, and under what settings."""
+    counted = watch.updates[WARM_UP:]
+    phases = ("generation", "scoring", "training")
+    gpu = watch.device.type == "cuda"
+    ran = {
+        "device": torch.cuda.get_device_name() if gpu else "cpu",
+        "dtype": options.dtype,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "transformers": version("transformers"),
+    }
+    return {
+        "who": who,
+        "seconds": [sum(update.values()) for update in counted],
+        **{phase: statistics.median(update[phase] for update in counted) for phase in phases},
+        "tokens": work.tokens,
+        "peak_memory": peak_memory(),
+        **({"peak_gpu_memory": torch.cuda.max_memory_allocated()} if gpu else {}),
+        "settings": work.settings() | ran | settings,
+    }
+
+
+def print_record(content: dict) -> None:
+    """The one line that the benchmark reads."""
+    print(json.dumps(content), flush=True)

@@ -1,0 +1,99 @@
+"""From the records of a benchmark to Markdown. No torch, no measurement."""
+
+from __future__ import annotations
+
+import statistics
+
+HEAD = (
+    "who", "seconds an update", "generation / scoring / training", "tokens/s", "peak memory",
+    "time, times plaudit's", "plaudit's memory, of its",
+)  # fmt: skip
+
+
+def render(results: dict) -> str:
+    """The whole report of `bench.json`: the table, the demo's stages, the machine and the settings."""
+    parts = [contenders(results["contenders"])]
+    if results.get("stages"):
+        parts.append(stages(results["stages"]))
+    parts += [machine(results["machine"]), settings(results["contenders"])]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def contenders(records: list[dict]) -> str:
+    """A row each; the first plaudit that was measured, which trains what the others train, is the measure."""
+    ours = next((r for r in records if r.get("ours") and "error" not in r), None)
+    rows = []
+    for r in records:
+        if "error" in r:
+            rows.append([r["who"], r["error"], *[""] * (len(HEAD) - 2)])
+            continue
+        seconds = statistics.median(r["seconds"])
+        against = ["", ""]
+        if ours:
+            share = memory(ours) / memory(r)
+            against = [f"{seconds / statistics.median(ours['seconds']):.2f}", f"{share:.0%}"]
+        phases = " / ".join(f"{r[phase]:.2f}" for phase in ("generation", "scoring", "training"))
+        spread = f"{seconds:.2f} ({min(r['seconds']):.2f}-{max(r['seconds']):.2f})"
+        rows.append([r["who"], spread, phases, f"{r['tokens'] / seconds:.1f}", gib(memory(r)), *against])
+    return table(HEAD, rows)
+
+
+def memory(record: dict) -> int:
+    """Bytes at the peak: the GPU's where there is one, else of the process."""
+    return record.get("peak_gpu_memory", record["peak_memory"])
+
+
+def stages(found: dict) -> str:
+    """The stages of `plaudit run` on the embedded model and data, in seconds."""
+    if "error" in found:
+        return f"`plaudit run` on the embedded model and data: {found['error']}"
+    seconds = {**found, "all": sum(found.values())}
+    return "`plaudit run` on the embedded model and data:\n\n" + table(
+        ("stage", "seconds"), [[name, f"{value:.1f}"] for name, value in seconds.items()]
+    )
+
+
+def machine(found: dict) -> str:
+    """What the machine is, and its measured peaks."""
+    if "error" in found:
+        return f"The machine's peaks: {found['error']}"
+    where = found["gpu"] if found["device"] == "cuda" else found["cpu"]
+    rows = [
+        [f"matrix product {' x '.join(map(str, found['shapes'][shape]))}, {dtype}", f"{flops / 1e9:,.0f} GFLOP/s"]
+        for shape, kinds in found["flops"].items()
+        for dtype, flops in kinds.items()
+    ]
+    rows.append(["copy, read and written", f"{found['copy'] / 1e9:.1f} GB/s"])
+    names = f"{where}, threads {found['threads']}, torch {found['torch']}, Python {found['python']}"
+    return f"{names}:\n\n" + table(("peak", "measured"), rows)
+
+
+def settings(records: list[dict]) -> str:
+    """What all have in common, and then what each has of its own."""
+    ran = [r for r in records if "error" not in r]
+    if not ran:
+        return ""
+    common = {k: v for k, v in ran[0]["settings"].items() if all(r["settings"].get(k) == v for r in ran)}
+    lines = [f"- all: {_listed(common)}"]
+    for r in ran:
+        own = {k: v for k, v in r["settings"].items() if k not in common}
+        if own:
+            lines.append(f"- {r['who']}: {_listed(own)}")
+    counted = ", ".join(sorted({str(len(r["seconds"])) for r in ran}))
+    what = "peak GPU memory" if any("peak_gpu_memory" in r for r in ran) else "the process's peak, its libraries too"
+    return f"Medians of {counted} updates (fastest-slowest) after a warm-up; memory is {what}.\n\n" + "\n".join(lines)
+
+
+def _listed(values: dict) -> str:
+    return "; ".join(f"{name} {value}" for name, value in values.items())
+
+
+def gib(size: int) -> str:
+    """Bytes as GiB."""
+    return f"{size / 2**30:.2f} GiB"
+
+
+def table(head: tuple[str, ...], rows: list[list[str]]) -> str:
+    """A Markdown table."""
+    cells = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]
+    return "\n".join("| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *cells))

@@ -1,0 +1,141 @@
+"""What every contender does: the same prompts, response lengths, minibatches, epochs and random weights.
+
+Also imported in TRL's environment, so it needs torch and transformers and nothing of plaudit.
+
+The models are random: what an update costs does not depend on what the weights know. They would never end a response
+either, so each response has a fixed length, and contenders end it there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadModel
+
+SHAPES = {
+    "gpt2": {},  # GPT2Config's defaults are the 124M model
+    "tiny": {
+        "vocab_size": 300, "n_positions": 64, "n_embd": 32, "n_layer": 2, "n_head": 2, "bos_token_id": 299,
+        "eos_token_id": 299,
+    },
+}  # fmt: skip
+PROMPT_TOKENS = (2, 7)
+RESPONSE_TOKENS = (5, 15)
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One PPO update.
+
+    Attributes:
+        size: of the models, a name in SHAPES.
+        prompts: distinct token ids, PROMPT_TOKENS of each.
+        lengths: tokens of the response to each prompt, in RESPONSE_TOKENS, any end token included.
+        epochs, minibatch_size: passes over the responses, and responses in one optimizer step.
+        lr, temperature, kl_coef, gamma, lam, clip_range, value_clip, value_coef, max_grad_norm: PPO's.
+        seed: of the weights, prompts, lengths and draws.
+    """
+
+    size: str
+    prompts: tuple[tuple[int, ...], ...]
+    lengths: tuple[int, ...]
+    epochs: int = 4
+    minibatch_size: int = 4
+    lr: float = 1e-5
+    temperature: float = 1.0
+    kl_coef: float = 0.05
+    gamma: float = 1.0
+    lam: float = 0.95
+    clip_range: float = 0.2
+    value_clip: float = 0.2
+    value_coef: float = 0.1
+    max_grad_norm: float = 1.0
+    seed: int = 1
+
+    @property
+    def tokens(self) -> int:
+        """Response tokens of one update."""
+        return sum(self.lengths)
+
+    @property
+    def longest(self) -> int:
+        """Cap on a response, for contenders that have one for all of them."""
+        return max(self.lengths)
+
+    @property
+    def optimizer_steps(self) -> int:
+        """Of one update; the last minibatch of an epoch may be smaller."""
+        return self.epochs * -(-len(self.prompts) // self.minibatch_size)
+
+    def settings(self) -> dict:
+        """What to print beside a time: sizes and PPO's settings, without the ids."""
+        plain = {k: v for k, v in dataclasses.asdict(self).items() if k not in ("prompts", "lengths")}
+        return plain | {
+            "prompts": len(self.prompts),
+            "prompt_tokens": sum(map(len, self.prompts)),
+            "response_tokens": self.tokens,
+            "optimizer_steps": self.optimizer_steps,
+        }
+
+
+def make(size: str, data: Path, prompts: int = 32, epochs: int = 4, minibatch_size: int = 4, seed: int = 1) -> Workload:
+    """The workload; the same arguments always give the same one.
+
+    Args:
+        data: holds gpt2-tokenizer/ and sst2/, where the prompts of size gpt2 come from. Other sizes draw theirs.
+        prompts: how many.
+
+    Raises:
+        FileNotFoundError: `data` does not hold them.
+    """
+    draw = random.Random(seed)
+    chosen: dict[tuple[int, ...], int] = {}
+    texts = _sst2(data, draw) if size == "gpt2" else _noise(SHAPES[size]["eos_token_id"], draw)
+    for ids in texts:
+        prompt = ids[: draw.randint(*PROMPT_TOKENS)]
+        if len(prompt) >= PROMPT_TOKENS[0]:
+            chosen.setdefault(tuple(prompt), draw.randint(*RESPONSE_TOKENS))
+        if len(chosen) == prompts:
+            break
+    return Workload(size, tuple(chosen), tuple(chosen.values()), epochs, minibatch_size, seed=seed)
+
+
+def _sst2(data: Path, draw: random.Random):
+    files = [data / name for name in ("sst2/train.tsv", "gpt2-tokenizer/vocab.json", "gpt2-tokenizer/merges.txt")]
+    for file in files:
+        if not file.exists():
+            raise FileNotFoundError(f"{file}: not here; --data names the folder that holds it")
+    tokenizer = Tokenizer(models.BPE.from_file(str(files[1]), str(files[2])))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    rows = files[0].read_text(encoding="utf-8").splitlines()[1:]
+    draw.shuffle(rows)
+    return (tokenizer.encode(row.rpartition("\t")[0].strip()).ids for row in rows)
+
+
+def _noise(vocabulary: int, draw: random.Random):
+    while True:
+        yield [draw.randrange(vocabulary) for _ in range(PROMPT_TOKENS[1])]
+
+
+def saved_models(work: Workload, folder: Path) -> tuple[str, str]:
+    """Folders of the random policy and of the reward model of the same size, made at the first call.
+
+    They are plain Hugging Face folders with float32 weights. The reward model has one label.
+    """
+    home = folder / f"{work.size}-{work.seed}"
+    if not home.exists():
+        aside = home.with_name(home.name + ".partial")
+        shutil.rmtree(aside, ignore_errors=True)
+        config = GPT2Config(**SHAPES[work.size])
+        torch.manual_seed(work.seed)
+        GPT2LMHeadModel(config).save_pretrained(aside / "policy")
+        config.num_labels, config.pad_token_id = 1, config.eos_token_id
+        GPT2ForSequenceClassification(config).save_pretrained(aside / "reward")
+        aside.rename(home)
+    return str(home / "policy"), str(home / "reward")

@@ -1,0 +1,118 @@
+import copy
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+from benchmarks.__main__ import run, stages
+from benchmarks.options import common, parser
+from benchmarks.table import render
+
+GIB = 2**30
+RESULTS = {
+    "machine": {
+        "who": "machine", "cpu": "A CPU", "gpu": None, "device": "cpu", "threads": 2, "torch": "2.13.0",
+        "python": "3.11.9", "shapes": {"square": [2048, 2048, 2048], "skinny": [64, 768, 3072]},
+        "flops": {"square": {"float32": 2.5e11, "bfloat16": 5e10}, "skinny": {"float32": 1e11, "bfloat16": 2e10}},
+        "copy": 1.23e10,
+    },
+    "contenders": [
+        {"who": "plaudit", "ours": True, "seconds": [9.0, 10.0, 30.0], "generation": 1.0, "scoring": 2.0,
+         "training": 7.0, "tokens": 320, "peak_memory": 3 * GIB, "settings": {"prompts": 32, "trains": "all"}},
+        {"who": "TRL", "ours": False, "seconds": [40.0, 42.0, 41.0], "generation": 5.0, "scoring": 6.0,
+         "training": 30.0, "tokens": 320, "peak_memory": 6 * GIB, "settings": {"prompts": 32, "trains": "twice"}},
+        {"who": "plain", "ours": False, "error": "failed: a|b"},
+    ],
+    "stages": {"sft": 60.0, "ppo": 100.25},
+}  # fmt: skip
+
+
+def test_the_table_of_these_numbers():
+    assert render(RESULTS) == (
+        "| who | seconds an update | generation / scoring / training | tokens/s | peak memory | time, times plaudit's "
+        "| plaudit's memory, of its |\n"
+        "| --- | --- | --- | --- | --- | --- | --- |\n"
+        "| plaudit | 10.00 (9.00-30.00) | 1.00 / 2.00 / 7.00 | 32.0 | 3.00 GiB | 1.00 | 100% |\n"
+        "| TRL | 41.00 (40.00-42.00) | 5.00 / 6.00 / 30.00 | 7.8 | 6.00 GiB | 4.10 | 50% |\n"
+        "| plain | failed: a\\|b |  |  |  |  |  |\n"
+        "\n"
+        "`plaudit run` on the embedded model and data:\n"
+        "\n"
+        "| stage | seconds |\n"
+        "| --- | --- |\n"
+        "| sft | 60.0 |\n"
+        "| ppo | 100.2 |\n"
+        "| all | 160.2 |\n"
+        "\n"
+        "A CPU, threads 2, torch 2.13.0, Python 3.11.9:\n"
+        "\n"
+        "| peak | measured |\n"
+        "| --- | --- |\n"
+        "| matrix product 2048 x 2048 x 2048, float32 | 250 GFLOP/s |\n"
+        "| matrix product 2048 x 2048 x 2048, bfloat16 | 50 GFLOP/s |\n"
+        "| matrix product 64 x 768 x 3072, float32 | 100 GFLOP/s |\n"
+        "| matrix product 64 x 768 x 3072, bfloat16 | 20 GFLOP/s |\n"
+        "| copy, read and written | 12.3 GB/s |\n"
+        "\n"
+        "Medians of 3 updates (fastest-slowest) after a warm-up; memory is the process's peak, its libraries too.\n"
+        "\n"
+        "- all: prompts 32\n"
+        "- plaudit: trains all\n"
+        "- TRL: trains twice\n"
+    )
+
+
+def test_without_ours_there_is_nothing_to_compare_with():
+    results = copy.deepcopy(RESULTS)
+    results["contenders"][0] = {"who": "plaudit", "ours": True, "error": "failed"}
+    results["stages"] = None
+    assert "| TRL | 41.00 (40.00-42.00) | 5.00 / 6.00 / 30.00 | 7.8 | 6.00 GiB |  |  |" in render(results)
+
+
+def test_nothing_ran():
+    nothing = {"contenders": [{"who": "x", "error": "no"}], "machine": {"error": "no"}, "stages": {"error": "no"}}
+    assert "| x | no |" in render(nothing)
+
+
+def test_a_graphics_card_is_named_and_its_memory_counts():
+    results = copy.deepcopy(RESULTS)
+    results["machine"] |= {"gpu": "A GPU", "device": "cuda"}
+    for contender in results["contenders"][:2]:
+        contender["peak_gpu_memory"] = GIB
+    text = render(results)
+    assert "| 1.00 GiB | 4.10 | 100% |" in text
+    assert "A GPU, threads 2" in text
+    assert "peak GPU memory" in text
+
+
+def test_a_contender_that_is_missing_or_fails_says_so(tmp_path, capsys):
+    log = tmp_path / "log"
+    assert run("x", ["no-such-python"], log) == {"error": "not run: no-such-python: No such file or directory"}
+    failing = [sys.executable, "-c", "raise SystemExit('no data')"]
+    assert run("x", failing, log) == {"error": "failed, exit status 1: no data"}
+    chatty = [sys.executable, "-c", "print('hello'); print('{\"a\": 1}')"]
+    assert run("x", chatty, log) == {"a": 1}
+    assert capsys.readouterr().err == "x ...\n" * 3
+
+
+def test_the_stages_are_those_of_a_fresh_run(tmp_path, monkeypatch):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "old").touch()
+
+    def plaudit(command, **_):
+        out = Path(command[command.index("--out") + 1])
+        assert not out.exists()
+        out.mkdir()
+        (out / "evaluation.json").write_text('{"meta": {"wall_seconds": {"sft": 1.5}}}', encoding="utf-8")
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr(subprocess, "run", plaudit)
+    options = SimpleNamespace(device="cpu")
+    assert stages(options, tmp_path) == {"sft": 1.5}
+    monkeypatch.setattr(subprocess, "run", lambda command, **_: SimpleNamespace(returncode=2))
+    assert stages(options, tmp_path)["error"].startswith("failed, exit status 2")
+
+
+def test_common_options_reach_the_contenders():
+    options = parser("").parse_args(["--size", "tiny", "--updates", "2", "--dtype", "bfloat16"])
+    assert parser("").parse_args(common(options)) == options

@@ -1,0 +1,79 @@
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import GPT2ForSequenceClassification, GPT2LMHeadModel
+
+from benchmarks.workload import PROMPT_TOKENS, RESPONSE_TOKENS, SHAPES, make, saved_models
+
+ROOT = Path(__file__).parents[2]
+SHARED = ROOT.parent / "shared" / "data"
+NOWHERE = Path("nowhere")
+
+
+@pytest.mark.parametrize(
+    "size",
+    [
+        "tiny",
+        pytest.param(
+            "gpt2",
+            marks=pytest.mark.skipif(not SHARED.exists(), reason="SST-2 and GPT-2's tokenizer are not here"),
+        ),
+    ],
+)
+def test_the_same_arguments_give_the_same_work_and_its_lengths_are_in_range(size):
+    work = make(size, SHARED)
+    assert work == make(size, SHARED)
+    assert work.prompts != make(size, SHARED, seed=2).prompts
+    assert len(set(work.prompts)) == len(work.lengths) == 32
+    for words, (low, high) in ((map(len, work.prompts), PROMPT_TOKENS), (work.lengths, RESPONSE_TOKENS)):
+        lengths = list(words)
+        assert (min(lengths), max(lengths)) == (low, high)
+    assert max(map(max, work.prompts)) < SHAPES[size].get("eos_token_id", 50256)
+    assert work.optimizer_steps == 32
+
+
+def test_the_work_does_not_depend_on_the_process():
+    """Python's own hashes differ between processes; contenders are processes."""
+    code = "import json, pathlib; from benchmarks.workload import make; w = make('tiny', pathlib.Path('nowhere'))"
+    said = subprocess.run(
+        [sys.executable, "-c", f"{code}; print(json.dumps([w.prompts, w.lengths]))"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    work = make("tiny", NOWHERE)
+    assert json.loads(said.stdout) == [[list(p) for p in work.prompts], list(work.lengths)]
+
+
+def test_missing_data_are_named():
+    with pytest.raises(FileNotFoundError, match=r"nowhere/sst2/train\.tsv.*--data"):
+        make("gpt2", NOWHERE)
+
+
+def test_the_models_are_made_once(tmp_path):
+    work = make("tiny", NOWHERE)
+    policy, reward = saved_models(work, tmp_path)
+    first = GPT2LMHeadModel.from_pretrained(policy).lm_head.weight
+    assert GPT2ForSequenceClassification.from_pretrained(reward).score.weight.shape == (1, 32)
+    assert first.dtype == torch.float32
+    written = Path(policy, "model.safetensors").stat().st_mtime_ns
+    assert saved_models(work, tmp_path) == (policy, reward)
+    assert Path(policy, "model.safetensors").stat().st_mtime_ns == written
+
+
+def test_the_frame_imports_no_torch():
+    """A process with torch hands its peak memory on to those it starts."""
+    code = "import sys, benchmarks.__main__; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_only_ours_imports_plaudit():
+    """TRL's environment has none, and the plain loop is to stand by itself."""
+    for path in (ROOT / "benchmarks").glob("*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        names = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+        names |= {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+        assert path.name == "ours.py" or not [n for n in names if n.startswith("plaudit")], path.name
