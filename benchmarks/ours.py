@@ -1,0 +1,85 @@
+"""plaudit's own PPO update on the benchmark's workload, by the library's functions as `plaudit ppo` calls them."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+import torch
+
+from benchmarks.contender import WARM_UP, Stopwatch, device_of, print_record, record, start
+from benchmarks.workload import Workload, saved_models
+from plaudit.config import build
+from plaudit.models.tokenizer import Tokenizer
+from plaudit.stages.actors import Actors
+from plaudit.stages.ppo import learn
+from plaudit.stages.rollout import ScoreScale, collect, estimate, respond, score_responses
+from plaudit.training import optimizer as optim
+from plaudit.training.run import Run
+
+
+def forced_noise(work: Workload) -> torch.Tensor:
+    """(B, R) random numbers under which every response ends at its length.
+
+    A token is drawn by inverting the cumulative distribution, and the end token is the last of the vocabulary: 1 draws
+    it, and less than all but its share of random weights never does.
+    """
+    noise = 0.99 * torch.rand(
+        len(work.prompts), work.longest, dtype=torch.float64, generator=torch.Generator().manual_seed(work.seed)
+    )
+    for row, length in zip(noise, work.lengths, strict=True):
+        row[length - 1] = 1.0
+    return noise
+
+
+def main(argv: list[str] | None = None) -> None:
+    options, work = start(
+        __doc__ or "",
+        argv,
+        train_layers={"type": int, "default": 0, "help": "top blocks that learn; 0: all"},
+        lora={"type": int, "default": 0, "help": "rank of LoRA's matrices; 0: no LoRA"},
+    )
+    policy, reward = saved_models(work, Path(options.work))
+    config = build(
+        {
+            "device": options.device, "dtype": options.dtype, "seed": work.seed,
+            "ppo.train_layers": options.train_layers,
+            "ppo.batch_size": len(work.prompts), "ppo.minibatch_size": work.minibatch_size,
+            "ppo.epochs": work.epochs, "ppo.max_new_tokens": work.longest, "ppo.temperature": work.temperature,
+            "ppo.lr": work.lr, "ppo.kl_coef": work.kl_coef, "ppo.gamma": work.gamma, "ppo.lam": work.lam,
+            "ppo.clip_range": work.clip_range, "ppo.value_clip": work.value_clip,
+            "ppo.value_coef": work.value_coef, "ppo.max_grad_norm": work.max_grad_norm,
+            "ppo.kl_stop": 1e9,  # every update takes all of its steps
+        }
+    )  # fmt: skip
+    settings = config.ppo
+    run = Run(Path(options.work) / "ours", config)
+    eos = 50256 if work.size == "gpt2" else 299
+    actors = Actors.of(policy, reward, Tokenizer(None, None, eos, 0), run)
+    optimizer = optim.adamw(actors.policy, settings.lr, eps=1e-5)
+    noise, prompts = forced_noise(work), [list(p) for p in work.prompts]
+    watch = Stopwatch(device_of(options))
+    for update in range(WARM_UP + options.updates):
+        watch.start()
+        responses = respond(actors.policy.lm, prompts, noise, actors.tokenizer, settings.temperature, run, actors.depth)
+        watch.lap("generation")
+        assert responses.response_mask.sum(1).tolist() == list(work.lengths)
+        logits = score_responses(actors.reward_model, responses, run, shares_trunk=actors.reward_shares)
+        scale = ScoreScale.measured(logits, settings.missing_eos_score)
+        rollout = collect(actors.policy, actors.reference, logits, responses, scale, settings.temperature, run)[0]
+        experience = estimate(rollout, settings.kl_coef, settings.gamma, settings.lam)
+        watch.lap("scoring")
+        done = learn(actors.policy, optimizer, experience, settings, config.seed, update, run)
+        watch.lap("training")
+        assert done["optimizer_steps"] == work.optimizer_steps
+    trains = f"top {options.train_layers} blocks" if options.train_layers else "all parameters"
+    if options.lora:
+        trains = f"LoRA of rank {options.lora}"
+    name = "plaudit" if trains == "all parameters" else f"plaudit, {trains}"
+    print_record(record(name, watch, work, options, optimizer="AdamW, fused", trains=trains))
+    shutil.rmtree(run.path, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
