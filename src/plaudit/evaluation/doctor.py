@@ -23,7 +23,7 @@ from plaudit.models.generation import sample_tokens
 from plaudit.models.heads import TOKENS_AT_ONCE, Policy, logits_of, response_logits, response_states
 from plaudit.models.loading import load_causal_lm, load_reward_model, load_tokenizer, window
 from plaudit.models.tokenizer import Tokenizer
-from plaudit.models.trunk import frozen_blocks
+from plaudit.models.trunk import frozen_blocks, share_below
 from plaudit.objectives.logprobs import token_logprobs
 from plaudit.stages.ppo import REFERENCE_SAMPLES, ppo_loss
 from plaudit.stages.rollout import ScoreScale, collect, estimate, respond, score_responses
@@ -136,6 +136,8 @@ def _first_iteration(
     """A small first iteration of PPO up to its first loss, and the same again by other ways."""
     settings, near = config.ppo, _NATS[run.dtype]
     depth = frozen_blocks(policy.lm, settings.train_layers)
+    if not share_below(policy.lm, reference, depth):
+        depth = 0
     responses = respond(policy.lm, prompts, noise, tokenizer, settings.temperature, run, depth)
     mask, tokens = responses.response_mask, responses.response_ids
     said = tokens[mask]
