@@ -34,6 +34,7 @@ def forced_noise(work: Workload) -> torch.Tensor:
 
 
 def main(argv: list[str] | None = None) -> None:
+    """Time some updates and print the record."""
     options, work = start(
         __doc__ or "",
         argv,
