@@ -19,8 +19,10 @@ def _one(fault, name, tests, file, old, new):
 
 
 HEADS, GENERATION, PACKING, TOKENIZER = (f"models/{n}.py" for n in ("heads", "generation", "packing", "tokenizer"))
+TRUNK, CACHE, STATES = (f"models/{n}.py" for n in ("trunk", "cache", "states"))
 ADVANTAGES, KL, LOSSES, MASKED = (f"objectives/{n}.py" for n in ("advantages", "kl", "losses", "masked"))
-PPO, ROLLOUT, SFT, EVALUATE = "stages/ppo.py", "stages/rollout.py", "stages/sft.py", "evaluation/evaluate.py"
+PPO, ROLLOUT, SFT, ACTORS = (f"stages/{n}.py" for n in ("ppo", "rollout", "sft", "actors"))
+EVALUATE = "evaluation/evaluate.py"
 OPTIMIZER = "training/optimizer.py"
 
 FIRST = "proofs/test_first_minibatch.py"
@@ -35,9 +37,12 @@ END_LEARNED = "stages/test_sft.py::test_the_end_of_a_text_is_learned"
 _RAISE_LOSS = 'raise TrainingError(f"{where}: the loss is {loss.item()}; lower the learning rate, or look at the data")'
 _LABEL = "return F.binary_cross_entropy_with_logits(scores, labels)"
 _SCORE_AT_LAST = "in_float32(reward_model.score, hidden[torch.arange(len(ids), device=ids.device), last]).squeeze(-1)"
-_POLICY_LOGITS = "logits = in_float32(self.lm.get_output_embeddings(), hidden) / temperature"
-_POLICY = 'policy = Policy(load_causal_lm(run.model("sft"))).to(run.device).eval()'
-_REFERENCE = 'reference = load_causal_lm(run.model("sft")).to(run.device).eval().requires_grad_(False)'
+_POLICY = "policy = Policy(load_causal_lm(policy_from)).to(run.device).eval()"
+_REFERENCE = "reference = load_causal_lm(reference_from).to(run.device).eval()"
+_REFERENCE_FROZEN = "reference.requires_grad_(False)"
+_MOVED = "ids, mask, noise = (tensor.to(run.device) for tensor in (ids, mask, noise))"
+_RANDOM_CAP = "noise = noise[:, : 1 + int(noise[0, 0] * noise.shape[1])]"
+_ANSWERED = "return responses, score_responses(actors.reward_model, responses, run, shares_trunk=actors.reward_shares)"
 _CUMULATIVE = "cumulative = torch.softmax(logits.double(), dim=-1).cumsum(-1)"
 _COUNTED = "nats += loss_of(model, batch, run).item() * count"
 
@@ -50,20 +55,21 @@ _ONE_AT_A_TIME = """    if len(prompts) > 1:
             said[i, : a.response_ids.shape[1]] = a.response_ids[0]
             alive[i, : a.response_ids.shape[1]] = a.response_mask[0]
         ended = torch.cat([a.ended for a in alone])
-        return Responses(torch.cat([ids, said], 1), torch.cat([mask, alive], 1), alive, ended)
+        whole = torch.cat([ids, said], 1)
+        return Responses(whole, torch.cat([mask, alive], 1), alive, ended, alone[0].below.nothing(whole))
     with run.autocast():
         return generate("""
 
 _RETOKENISED = """from plaudit.models.tokenizer import collate
 
-        read = [tokenizer.text(i[m].tolist()) for i, m in zip(responses.ids, responses.attention_mask, strict=True)]
-        again = collate([tokenizer.demonstration("", t) for t in read], tokenizer.pad_id)
-        anew = dataclasses.replace(responses, ids=again.ids, attention_mask=again.attention_mask)
-        logits = score_responses(reward_model, anew, run)"""
+    tokenizer = actors.tokenizer
+    read = [tokenizer.text(i[m].tolist()) for i, m in zip(responses.ids, responses.attention_mask, strict=True)]
+    again = collate([tokenizer.demonstration("", t) for t in read], tokenizer.pad_id)
+    anew = dataclasses.replace(responses, ids=again.ids, attention_mask=again.attention_mask)
+    return responses, score_responses(actors.reward_model, anew, run)"""
 
-_MEAN_OF_ROWS = """losses = F.cross_entropy(logits.float(), tokens[loss_mask], reduction="none")
-    rows = torch.zeros(loss_mask.shape).masked_scatter(loss_mask, losses).sum(1)
-    return (rows / loss_mask.sum(1)).mean()"""
+_MEAN_OF_ROWS = """said = torch.zeros(mask.shape).masked_scatter(mask, logprobs_of(model, states, tokens[mask]))
+    return -(said.sum(1) / mask.sum(1)).mean()"""
 
 MUTANTS = (
     _one(1, "returns computed from whitened advantages", "stages/test_rollout.py", ROLLOUT,
@@ -82,8 +88,7 @@ MUTANTS = (
     _one(3, "the loss ends one token before eos", "models/test_tokenizer.py", TOKENIZER,
          "loss_mask[i, n:end] = True", "loss_mask[i, n : end - 1] = True"),
     _one(4, "a random cap for each rollout", AS_IDS, ROLLOUT,
-         "noise.to(run.device),",
-         "noise[:, : 1 + int(noise[0, 0] * noise.shape[1])].to(run.device),"),
+         _MOVED, f"{_RANDOM_CAP}\n    {_MOVED}"),
     _one(4, "no penalty for a missing eos", "stages/test_rollout.py", ROLLOUT,
          ".masked_fill(~ended, self.missing_eos)", ""),
     _one(4, "a fragment passes for a whole response", "models/test_generation.py", GENERATION,
@@ -142,30 +147,33 @@ MUTANTS = (
     _one(11, "one prompt at a time", "stages/test_rollout.py", ROLLOUT,
          "    with run.autocast():\n        return generate(", _ONE_AT_A_TIME),
     _one(11, "decoded and tokenised again for the reward model", AS_IDS, PPO,
-         "logits = score_responses(reward_model, responses, run)", _RETOKENISED),
-    _one(12, "temperature in the policy's scoring left out", FIRST, HEADS,
-         _POLICY_LOGITS, _POLICY_LOGITS.removesuffix(" / temperature")),
-    _one(12, "temperature in the reference's scoring left out", FIRST, HEADS,
-         "return in_float32(lm.get_output_embeddings(), hidden) / temperature",
-         "return in_float32(lm.get_output_embeddings(), hidden)"),
+         _ANSWERED, _RETOKENISED),
+    _one(12, "temperature in the policy's scoring left out", FIRST, ROLLOUT,
+         "logits_of(lm, states, temperature)", "logits_of(lm, states)"),
+    _one(12, "temperature in the reference's scoring left out", FIRST, ROLLOUT,
+         "logits_of(reference, ref_states, temperature)", "logits_of(reference, ref_states)"),
     _one(12, "temperature in learning left out", FIRST, PPO,
-         "rollout.attention_mask, mask, settings.temperature)", "rollout.attention_mask, mask)"),
+         "rollout.response_ids[mask], settings.temperature)", "rollout.response_ids[mask])"),
+    _one(12, "temperature in all scoring left out", "models/test_heads.py", HEADS,
+         "return in_float32(lm.get_output_embeddings(), states) / temperature",
+         "return in_float32(lm.get_output_embeddings(), states)"),
     _one(12, "temperature in sampling left out", "models/test_generation.py", GENERATION,
-         "output.last_hidden_state[:, -1]) / temperature", "output.last_hidden_state[:, -1])"),
+         "in_float32(lm.get_output_embeddings(), last) / temperature",
+         "in_float32(lm.get_output_embeddings(), last)"),
     _one(12, "rollouts sampled at temperature 1 whatever is scored", AS_IDS, PPO,
-         "respond(policy.lm, batch, noise, tokenizer, settings.temperature, run)",
-         "respond(policy.lm, batch, noise, tokenizer, 1.0, run)"),
+         "actors.tokenizer, temperature, run, actors.depth)", "actors.tokenizer, 1.0, run, actors.depth)"),
     _one(12, "top-k in sampling", "models/test_generation.py", GENERATION, _CUMULATIVE,
          f"logits = logits.masked_fill(logits < logits.topk(2).values[:, -1:], -torch.inf)\n    {_CUMULATIVE}"),
-    _one(13, "dropout in rollouts", FIRST, PPO, _POLICY, _POLICY.replace("eval()", "train()")),
-    _one(13, "dropout in the reference", FIRST, PPO, _REFERENCE, _REFERENCE.replace("eval()", "train()")),
+    _one(13, "dropout in rollouts", FIRST, ACTORS, _POLICY, _POLICY.replace("eval()", "train()")),
+    _one(13, "dropout in the reference", FIRST, ACTORS, _REFERENCE, _REFERENCE.replace("eval()", "train()")),
     _one(13, "dropout between old and new logprobs", FIRST, PPO,
          "history: list[dict[str, float]] = []", "history: list[dict[str, float]] = []\n    policy.train()"),
-    _one(14, "positions count the padding", "models/test_heads.py::test_left_and_right_padding_agree", HEADS,
+    _one(14, "positions count the padding", "models/test_heads.py::test_left_and_right_padding_agree", TRUNK,
          "(attention_mask.long().cumsum(-1) - 1).clamp(min=0)",
          "torch.arange(attention_mask.shape[1]).expand(attention_mask.shape)"),
-    _one(14, "positions after the first token are one too high", "models/test_generation.py", GENERATION,
-         "position_ids(mask)[:, -1:]", "position_ids(mask)[:, -1:] + 1"),
+    _one(14, "positions after the first token are one too high", "models/test_generation.py", CACHE,
+         "position_ids(self.mask)[:, -ids.shape[1] :]",
+         "position_ids(self.mask)[:, -ids.shape[1] :] + (len(self.mask[0]) > len(ids[0]))"),
     _one(14, "the reward model is read one past an early eos", "models/test_heads.py", HEADS,
          "(attention_mask * columns).argmax(1)",
          "((attention_mask * columns).argmax(1) + 1).clamp(max=ids.shape[1] - 1)"),
@@ -179,11 +187,11 @@ MUTANTS = (
     _one(14, "rows that go on take the places of those that left", "proofs/test_equalities.py", GENERATION,
          "tokens[rows, t] = token", "tokens[: len(rows), t] = token"),
     _one(14, "rows that go on take the cache of those that left", "proofs/test_equalities.py", GENERATION,
-         "running.nonzero().squeeze(1)", "torch.arange(left)"),
+         "reader.keep(stay)", "reader.keep(torch.arange(left))"),
     _one(15, "masked mean: a mean of row means", "objectives/test_masked.py", MASKED,
          "return masked_sum(x, mask) / count", "return (x.masked_fill(~mask, 0.0).sum(-1) / mask.sum(-1)).mean()"),
-    _one(15, "SFT loss: a mean of row means", "proofs/test_equalities.py", LOSSES,
-         "return F.cross_entropy(logits.float(), tokens[loss_mask])", _MEAN_OF_ROWS),
+    _one(15, "SFT loss: a mean of row means", "proofs/test_equalities.py", SFT,
+         "return causal_lm_loss(logprobs_of(model, states, tokens[mask]))", _MEAN_OF_ROWS),
     Mutant(15, "perplexity: a mean of batch means",
            ("stages/test_sft.py::test_perplexity_does_not_depend_on_batching",),
            ((SFT, _COUNTED, _COUNTED.removesuffix(" * count")), (SFT, "tokens += count", "tokens += 1"))),
@@ -198,9 +206,10 @@ MUTANTS = (
     _one(16, "k3 with its arguments swapped", "proofs/test_estimators.py", KL,
          "log_ratio = ref_logprobs - logprobs", "log_ratio = logprobs - ref_logprobs"),
     _one(16, "KL(reference || policy) in the rollout", "proofs/test_estimators.py", ROLLOUT,
-         "kl_full(policy_logits, ref_logits)", "kl_full(ref_logits, policy_logits)"),
-    _one(16, "KL(reference || policy) in the evaluation", ANSWERS, EVALUATE,
          "kl_full(logits, ref_logits)", "kl_full(ref_logits, logits)"),
+    _one(16, "KL(reference || policy) in the evaluation", ANSWERS, EVALUATE,
+         "spread(said[2], mask)",
+         "spread(compare(self.sft, ref_states, lm, states, responses.response_ids[mask], temperature)[2], mask)"),
     _one(16, "the penalty rewards distance", "proofs/test_gradient.py", ADVANTAGES,
          "(logprobs - ref_logprobs)).masked_fill", "(ref_logprobs - logprobs)).masked_fill"),
     _one(16, "the logged k1 with its sign reversed", STEERING, PPO,
@@ -219,9 +228,14 @@ MUTANTS = (
     _one(17, "the sampled gradient is a tenth too small", "proofs/test_gradient.py", LOSSES,
          "torch.maximum(-advantages * ratio, -advantages * clipped)",
          "0.9 * torch.maximum(-advantages * ratio, -advantages * clipped)"),
-    _one(18, "the reference is the policy", LATER, PPO, _REFERENCE, "reference = policy.lm"),
-    _one(18, "tied embeddings learn under frozen blocks", "models/test_heads.py", HEADS,
-         "lm.requires_grad_(False)", "lm.base_model.h.requires_grad_(False)"),
-    _one(18, "the reference shares the policy's trainable embeddings", LATER, PPO, _REFERENCE,
-         f"{_REFERENCE}\n    reference.set_input_embeddings(policy.lm.get_input_embeddings())"),
+    Mutant(18, "the reference is the policy", (LATER,), (
+        (ACTORS, _REFERENCE, "reference = policy.lm"), (ACTORS, _REFERENCE_FROZEN, ""))),
+    _one(18, "tied embeddings learn under frozen blocks", "models/test_trunk.py", TRUNK,
+         "lm.requires_grad_(False)", "_blocks(lm).requires_grad_(False)"),
+    _one(18, "the reference shares the policy's trainable embeddings", LATER, ACTORS, _REFERENCE_FROZEN,
+         f"{_REFERENCE_FROZEN}\n        reference.set_input_embeddings(policy.lm.get_input_embeddings())"),
+    _one(18, "trunks that differ are taken for one", "models/test_trunk.py", TRUNK,
+         "if not all(_same(a, b) for a, b in pairs):", "if False:"),
+    _one(18, "embeddings that learn are shared", "models/test_trunk.py", TRUNK,
+         "if not depth or type(", "if type("),
 )  # fmt: skip

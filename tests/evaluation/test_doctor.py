@@ -11,9 +11,9 @@ from plaudit.cli import main
 from plaudit.errors import ModelError
 from plaudit.evaluation import doctor as module
 from plaudit.evaluation.doctor import doctor, free_memory, memory_needed
-from plaudit.models import generation
-from plaudit.models.heads import hidden_states
+from plaudit.models import cache, generation
 from plaudit.models.loading import load_causal_lm, save
+from plaudit.models.trunk import hidden_states
 from plaudit.pipeline import steps
 from plaudit.training.run import Run
 
@@ -53,13 +53,20 @@ def test_dropout_that_ignores_eval_is_found(run, tiny_config, monkeypatch):
 
 
 def test_positions_that_count_the_padding_are_found(run, tiny_config, monkeypatch):
-    monkeypatch.setattr(generation, "position_ids", lambda mask: torch.arange(mask.shape[1]).expand(mask.shape))
+    monkeypatch.setattr(cache, "position_ids", lambda mask: torch.arange(mask.shape[1]).expand(mask.shape))
     assert "sampled equals scored" in failing(tiny_config, run)
 
 
-def test_a_model_that_miscounts_positions_behind_its_cache_is_found(run, tiny_config, monkeypatch):
+def test_a_reader_that_miscounts_positions_behind_its_cache_is_found(run, tiny_config, monkeypatch):
+    embed = cache.embed
+    monkeypatch.setattr(cache, "embed", lambda lm, ids, positions: embed(lm, ids, positions + (ids.shape[1] == 1)))
+    assert "cache equals full forward" in failing(tiny_config, run)
+
+
+def test_a_model_of_its_own_kind_that_miscounts_positions_behind_its_cache_is_found(run, tiny_config, monkeypatch):
     def load(name):
         lm = module_load(name)
+        lm.config.model_type = "unknown"
         forward = lm.transformer.forward
 
         def shifted(position_ids, past_key_values=None, **rest):
@@ -71,7 +78,8 @@ def test_a_model_that_miscounts_positions_behind_its_cache_is_found(run, tiny_co
 
     module_load = module.load_causal_lm
     monkeypatch.setattr(module, "load_causal_lm", load)
-    assert "cache equals full forward" in failing(tiny_config, run)
+    config = dataclasses.replace(tiny_config, ppo=dataclasses.replace(tiny_config.ppo, train_layers=0))
+    assert "cache equals full forward" in failing(config, run)
 
 
 def test_a_sampler_with_top_k_is_found(run, tiny_config, monkeypatch):
@@ -86,7 +94,7 @@ def test_a_sampler_with_top_k_is_found(run, tiny_config, monkeypatch):
 
 def test_a_temperature_in_sampling_alone_is_found(run, tiny_config, monkeypatch):
     respond = module.respond
-    monkeypatch.setattr(module, "respond", lambda lm, p, n, t, temperature, r: respond(lm, p, n, t, 2.0, r))
+    monkeypatch.setattr(module, "respond", lambda lm, p, n, t, temperature, *rest: respond(lm, p, n, t, 2.0, *rest))
     assert "sampled equals scored" in failing(tiny_config, run)
 
 
@@ -185,7 +193,7 @@ def test_before_a_stage_the_findings_are_kept_without_the_machine_s_own(finished
 def test_what_does_not_hold_stops_before_step_1(tmp_path, monkeypatch, capsys, finished_run):
     shutil.copytree(finished_run, tmp_path / "run")
     respond = module.respond
-    monkeypatch.setattr(module, "respond", lambda lm, p, n, t, temperature, r: respond(lm, p, n, t, 2.0, r))
+    monkeypatch.setattr(module, "respond", lambda lm, p, n, t, temperature, *rest: respond(lm, p, n, t, 2.0, *rest))
     assert main(["ppo", "--out", str(tmp_path / "run"), "--overwrite"]) == 1
     error = capsys.readouterr().err
     assert error.startswith("plaudit: error: before ppo: sampled equals scored: ")

@@ -4,13 +4,11 @@ from sklearn.linear_model import Ridge
 from tiny import make_lm
 from transformers import GPT2ForSequenceClassification
 
-from plaudit.errors import ModelError
 from plaudit.models.heads import (
     Policy,
     fit_value_head,
-    freeze_below,
     initialise_score_head,
-    position_ids,
+    logits_of,
     response_logits,
     score_texts,
 )
@@ -28,11 +26,6 @@ def _left_padded():
     right = torch.tensor([[11, 12, 0, 255, 255], [13, 14, 15, 16, 0]])
     alive = torch.tensor([[True] * 3 + [False] * 2, [True] * 5])
     return torch.cat([ids, right], 1), torch.cat([mask, alive], 1), alive
-
-
-def test_positions_start_at_zero_after_left_padding():
-    mask = torch.tensor([[False, False, True, True], [True, True, True, False]])
-    assert position_ids(mask).tolist() == [[0, 0, 0, 1], [0, 1, 2, 2]]
 
 
 def test_logprobs_of_a_padded_batch_equal_those_of_each_text_alone(tiny_lm):
@@ -71,7 +64,8 @@ def test_temperature_divides_the_logits(tiny_lm):
 def test_a_new_value_head_is_silent_and_the_policy_is_the_language_model(tiny_lm):
     ids, mask, alive = _left_padded()
     with torch.no_grad():
-        logits, values = Policy(tiny_lm)(ids, mask, alive)
+        states, values = Policy(tiny_lm)(ids, mask, alive)
+        logits = logits_of(tiny_lm, states)
     assert (values == 0).all()
     torch.testing.assert_close(logits, response_logits(tiny_lm, ids, mask, alive), rtol=0, atol=0)
 
@@ -122,28 +116,10 @@ def test_the_score_head_starts_with_the_published_spread():
 def test_heads_speak_float32_where_the_trunk_runs_in_bfloat16(tiny_lm):
     ids, mask, alive = _left_padded()
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
-        logits, values = Policy(tiny_lm)(ids, mask, alive)
+        states, values = Policy(tiny_lm)(ids, mask, alive)
+        logits = logits_of(tiny_lm, states)
     assert logits.dtype == values.dtype == torch.float32
     assert not torch.equal(logits, logits.bfloat16().float())  # and not merely cast after the fact
-
-
-def test_only_the_top_blocks_and_the_last_norm_learn_and_the_output_embedding_stays():
-    lm = make_lm()
-    freeze_below(lm, 1)
-    learning = {name for name, p in lm.named_parameters() if p.requires_grad}
-    assert learning == {n for n, _ in lm.named_parameters() if n.startswith(("transformer.h.1.", "transformer.ln_f."))}
-    assert not lm.get_output_embeddings().weight.requires_grad
-
-
-def test_zero_layers_means_all_and_more_than_there_are_is_refused():
-    lm = make_lm()
-    freeze_below(lm, 0)
-    assert all(p.requires_grad for p in lm.parameters())
-    with pytest.raises(ModelError, match="has 2 blocks"):
-        freeze_below(lm, 3)
-    lm.config.model_type = "mamba"
-    with pytest.raises(ModelError, match="mamba"):
-        freeze_below(lm, 1)
 
 
 def test_the_fitted_value_head_is_a_ridge_regression_with_a_free_intercept(tiny_lm):

@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 
+from plaudit.objectives.logprobs import token_logprobs
 from plaudit.objectives.losses import bradley_terry_loss, causal_lm_loss, label_loss, policy_loss, value_loss
 
 MASK = torch.tensor([[True, True], [True, False]])
@@ -14,7 +15,9 @@ def test_causal_lm_loss_weighs_every_token_the_same():
     tokens = torch.zeros(2, 3, dtype=torch.long)
     mask = torch.tensor([[True, True, True], [True, False, False]])
     # Three tokens at ln 2 and one at ln 4; a mean of row means would give 1.5 ln 2.
-    assert causal_lm_loss(logits[mask], tokens, mask).item() == pytest.approx((3 * math.log(2) + math.log(4)) / 4)
+    assert causal_lm_loss(token_logprobs(logits[mask], tokens[mask])).item() == pytest.approx(
+        (3 * math.log(2) + math.log(4)) / 4
+    )
 
 
 def test_reward_losses_begin_at_ln_2_and_know_their_direction():

@@ -6,7 +6,7 @@ import torch
 from proofs.enumerable import CAP, RESPONSES, divergence, probabilities, tables
 from proofs.table_lm import PROMPT, RUN, SCALE, TOKENIZER, TableLM, TableReward, sampled
 
-from plaudit.batches import Responses
+from plaudit.batches import Below, Responses
 from plaudit.models.heads import Policy
 from plaudit.models.tokenizer import collate
 from plaudit.objectives.kl import kl_k1, kl_k3
@@ -20,7 +20,8 @@ ESTIMATORS = ("k1", "k3", "rao-blackwell")
 def _every_response():
     """All 40 responses as one batch."""
     batch = collate([(PROMPT, list(y)) for y in RESPONSES], TOKENIZER.pad_id)
-    return Responses(batch.ids, batch.attention_mask, batch.loss_mask[:, -CAP:], torch.ones(40, dtype=torch.bool))
+    ended, below = torch.ones(40, dtype=torch.bool), Below.nothing(batch.ids)
+    return Responses(batch.ids, batch.attention_mask, batch.loss_mask[:, -CAP:], ended, below)
 
 
 def _collected(responses, policy, reference):

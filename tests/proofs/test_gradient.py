@@ -6,9 +6,8 @@ import torch
 from proofs.enumerable import RESPONSES, gradient, objective, probabilities, scores_of, tables
 from proofs.table_lm import RUN, SCALE, TableLM, TableReward, sampled
 
-from plaudit.models.heads import Policy
+from plaudit.models.heads import Policy, logprobs_of
 from plaudit.objectives.advantages import gae, token_rewards
-from plaudit.objectives.logprobs import token_logprobs
 from plaudit.objectives.losses import policy_loss
 from plaudit.objectives.masked import spread
 from plaudit.stages.rollout import collect
@@ -35,8 +34,8 @@ def _sampled_gradient(policy, reference, reward_model, beta, rows, part):
     mask = rollout.response_mask
     rewards = token_rewards(rollout.scores, rollout.logprobs, rollout.ref_logprobs, mask, beta)
     advantages, _ = gae(rewards, rollout.values, mask, gamma=1.0, lam=1.0)
-    predicted, _ = policy(rollout.ids, rollout.attention_mask, mask)
-    logprobs = spread(token_logprobs(predicted, rollout.response_ids[mask]), mask)
+    states, _ = policy(rollout.ids, rollout.attention_mask, mask)
+    logprobs = spread(logprobs_of(policy.lm, states, rollout.response_ids[mask]), mask)
     loss, _ = policy_loss(logprobs, rollout.logprobs, advantages, mask, clip_range=0.2)
     policy.zero_grad()
     (-loss * mask.sum() / rows).backward()  # the loss is a mean over tokens; the objective is one over responses

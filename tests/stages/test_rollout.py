@@ -5,7 +5,7 @@ import torch
 from tiny import make_lm
 
 from plaudit import rng
-from plaudit.batches import Responses
+from plaudit.batches import Below, Responses
 from plaudit.models.heads import Policy
 from plaudit.objectives.masked import masked_mean
 from plaudit.stages.rollout import ScoreScale, collect, estimate, respond
@@ -89,11 +89,13 @@ def test_returns_come_from_raw_advantages_and_advantages_are_whitened_after(roll
 
 def test_the_score_of_an_early_end_lands_on_its_end_token(cpu_run):
     mask = torch.tensor([[True, True, False, False], [True, True, True, True]])
+    ids = torch.tensor([[0, 5, 6, 0, 255, 255], [0, 5, 6, 7, 8, 0]])
     responses = Responses(
-        ids=torch.tensor([[0, 5, 6, 0, 255, 255], [0, 5, 6, 7, 8, 0]]),
+        ids=ids,
         attention_mask=torch.tensor([[True] * 4 + [False] * 2, [True] * 6]),
         response_mask=mask,
         ended=torch.tensor([True, True]),
+        below=Below.nothing(ids),
     )
     lm = make_lm().eval()
     out, _, _ = collect(Policy(lm), lm, torch.tensor([4.5, 2.5]), responses, SCALE, 1.0, cpu_run)
@@ -103,7 +105,8 @@ def test_the_score_of_an_early_end_lands_on_its_end_token(cpu_run):
 
 def test_a_batch_is_answered_at_once_one_pass_a_token(cpu_run, tiny_tokenizer):
     lm, rows = make_lm().eval(), []
-    lm.base_model.register_forward_hook(lambda _, __, output: rows.append(len(output.last_hidden_state)))
+    for block in lm.base_model.h:
+        block.register_forward_hook(lambda _, given, __: rows.append(len(given[0])))
     responses = respond(lm, [[0, 5], [0, 6, 7], [0, 8]], rng.uniforms(range(3), 6, 0, "test", 0, "noise"),
                         tiny_tokenizer, 1.0, cpu_run)  # fmt: skip
-    assert rows == [3] * responses.response_mask.shape[1]
+    assert rows == [3] * responses.response_mask.shape[1] * len(lm.base_model.h)
