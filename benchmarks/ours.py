@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> None:
     settings = config.ppo
     run = Run(Path(options.work) / "ours", config)
     eos = 50256 if work.size == "gpt2" else 299
-    actors = Actors.of(policy, reward, Tokenizer(None, None, eos, 0), run)
+    actors = Actors.of(policy, policy, reward, Tokenizer(None, None, eos, 0), run)
     optimizer = optim.adamw(actors.policy, settings.lr, eps=1e-5)
     noise, prompts = forced_noise(work), [list(p) for p in work.prompts]
     watch = Stopwatch(device_of(options))

@@ -43,15 +43,17 @@ class Packed:
 def pack(ids: Int[Tensor, "B T"], attention_mask: Bool[Tensor, "B T"]) -> Packed:
     """Lay the texts of a padded batch into rows, longest first, each into the first row with room."""
     lengths = attention_mask.sum(1).tolist()
-    size = max(_ROW, *lengths)
-    starts = [0] * len(lengths)
+    room = max(_ROW, *lengths)
+    places: list[tuple[int, int]] = [(0, 0)] * len(lengths)  # row and first column of each text
     filled: list[int] = []
     for text in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        row = next((k for k, used in enumerate(filled) if used + lengths[text] <= size), len(filled))
+        row = next((k for k, used in enumerate(filled) if used + lengths[text] <= room), len(filled))
         if row == len(filled):
             filled.append(0)
-        starts[text] = row * size + filled[row]
+        places[text] = (row, filled[row])
         filled[row] += lengths[text]
+    size = max(filled)
+    starts = [row * size + column for row, column in places]
 
     device, rows = ids.device, len(filled)
     source = attention_mask.flatten().nonzero().squeeze(1)

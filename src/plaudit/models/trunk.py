@@ -8,8 +8,10 @@ reward model.
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from plaudit.batches import Below
 from plaudit.errors import ModelError
@@ -67,6 +69,26 @@ def freeze_below(lm: Any, train_layers: int) -> int:
         for part in (*_blocks(lm)[depth:], _norm(lm)):
             part.requires_grad_(True)
     return depth
+
+
+def freeze(*models: Any, dtype: torch.dtype) -> None:
+    """No gradient for these models; and matrices that nobody trains any more lie in the format they are used in.
+
+    Embeddings and norms keep float32, and with them what runs along the trunk.
+    """
+    for model in models:
+        model.requires_grad_(False)
+        halve_frozen(model, dtype)
+
+
+def halve_frozen(model: Any, dtype: torch.dtype) -> None:
+    """Keep the frozen matrices of a model's blocks in `dtype`; autocast would else convert them at every pass."""
+    if dtype == torch.float32 or not by_blocks(model):
+        return
+    for block in _blocks(model):
+        for module in block.modules():
+            if isinstance(module, (nn.Linear, Conv1D)) and not module.weight.requires_grad:
+                module.to(dtype)
 
 
 def share_below(owner: Any, other: Any, depth: int) -> bool:
@@ -144,9 +166,30 @@ def padded_hidden_states(
     return output.last_hidden_state
 
 
+def _rows_of_tied(ids: Int[Tensor, "B T"], weight: Tensor) -> Float[Tensor, "B T D"]:
+    """Rows of a weight that learns and is the output embedding too.
+
+    Its gradient from the output is there already, dense, when that from the input arrives: a few rows, which are added
+    to it in place. Left to itself autograd makes a second dense gradient and a third for their sum: half a gigabyte a
+    step for GPT-2.
+    """
+    hidden = F.embedding(ids, weight.detach()).requires_grad_()
+
+    def add(gradient: Tensor) -> None:
+        if weight.grad is None:  # nothing comes from the output
+            weight.grad = torch.zeros_like(weight)
+        weight.grad.index_add_(0, ids.flatten(), gradient.flatten(0, -2))
+
+    hidden.register_hook(add)
+    return hidden
+
+
 def embed(lm: Any, ids: Int[Tensor, "B T"], positions: Int[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
     """What enters the first block."""
-    hidden = lm.get_input_embeddings()(ids)
+    weight = lm.get_input_embeddings().weight
+    tied = weight is getattr(lm.get_output_embeddings(), "weight", None)
+    learns = tied and weight.requires_grad and torch.is_grad_enabled()
+    hidden = _rows_of_tied(ids, weight) if learns else F.embedding(ids, weight)
     return hidden + lm.base_model.wpe(positions) if lm.config.model_type == "gpt2" else hidden
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from plaudit.models.heads import Policy
 from plaudit.models.loading import load_causal_lm, load_reward_model, load_tokenizer
 from plaudit.models.tokenizer import Tokenizer
-from plaudit.models.trunk import freeze_below, share_below
+from plaudit.models.trunk import freeze, freeze_below, halve_frozen, share_below
 from plaudit.training.run import Run
 
 
@@ -51,6 +51,6 @@ class Actors:
         if not share_below(policy.lm, reference, depth):
             depth = 0
         shared = share_below(policy.lm, reward_model, depth)
-        reward_model.requires_grad_(False)
-        reference.requires_grad_(False)
+        freeze(reference, reward_model, dtype=run.dtype)
+        halve_frozen(policy.lm, run.dtype)
         return Actors(tokenizer, policy, reference, reward_model, depth, shared)

@@ -43,8 +43,11 @@ def step(loss: Tensor, model: nn.Module, optimizer: torch.optim.Optimizer, max_g
         raise TrainingError(f"{where}: the loss is {loss.item()}; lower the learning rate, or look at the data")
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm)
-    if not math.isfinite(norm.item()):
-        raise TrainingError(f"{where}: the gradient norm is {norm.item()}; lower the learning rate")
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    norm = torch.nn.utils.get_total_norm(gradients).item()
+    if not math.isfinite(norm):
+        raise TrainingError(f"{where}: the gradient norm is {norm}; lower the learning rate")
+    if norm > max_grad_norm:
+        torch._foreach_mul_(gradients, max_grad_norm / norm)
     optimizer.step()
-    return norm.item()
+    return norm
