@@ -101,12 +101,18 @@ def finished_run(tmp_path_factory, tiny_config):
 
 @pytest.fixture
 def bare_run(tmp_path, tiny_config, tiny_tokenizer):
-    """bare_run(**PPO settings): a run with random models in the place of trained ones, which ask for 10% dropout."""
+    """bare_run(**PPO settings): a run with random models in the place of trained ones, which ask for 10% dropout.
 
-    def make(folder="bare", **settings):
+    With `reward_on_sft` the reward model is SFT's but for the top block and the head.
+    """
+
+    def make(folder="bare", reward_on_sft=False, **settings):
         config = dataclasses.replace(tiny_config, ppo=dataclasses.replace(tiny_config.ppo, **settings))
         run = Run.open(tmp_path / folder, config, resume=False, overwrite=False, stages=STAGES)
         reward_model = GPT2ForSequenceClassification(make_lm(seed=1).config)
+        if reward_on_sft:
+            below = {n: p for n, p in make_lm().transformer.state_dict().items() if not n.startswith("h.1.")}
+            reward_model.transformer.load_state_dict(below, strict=False)
         reward_model.score = torch.nn.Linear(32, 1, bias=False)
         reward_model.config.num_labels = 1
         for stage, model in (("sft", make_lm()), ("reward", reward_model)):

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -6,6 +7,7 @@ import pytest
 
 from plaudit.cli import main
 from plaudit.pipeline import steps
+from plaudit.stages.actors import Actors
 from plaudit.training.run import STAGES, Run
 
 FIGURES = {"score_mean", "score_ci95", "judge_positive", "kl_mean", "perplexity_ref", "distinct_1", "distinct_2",
@@ -58,8 +60,6 @@ def test_a_run_leaves_what_the_contract_says(finished_run):
 
 
 def test_the_same_seed_gives_the_same_run_and_another_seed_another(tmp_path, finished_run, tiny_config):
-    import dataclasses
-
     run = Run.open(tmp_path / "again", tiny_config, resume=False, overwrite=False, stages=STAGES)
     list(steps(tiny_config, run))
     assert _without_times(run.path) == _without_times(finished_run)
@@ -84,6 +84,26 @@ def test_stopped_and_resumed_equals_uninterrupted_byte_for_byte(tmp_path, finish
     list(_resumed(run.path, tiny_config))
     assert _weights_and_metrics(run.path) == _weights_and_metrics(finished_run)
     assert _without_times(run.path) == _without_times(finished_run)
+
+
+def test_stopped_in_every_stage_and_resumed_a_run_on_one_trunk_is_the_same_byte_for_byte(tmp_path, tiny_config):
+    parts = {stage: dataclasses.replace(getattr(tiny_config, stage), train_layers=1) for stage in STAGES[:3]}
+    config = dataclasses.replace(tiny_config, **parts)
+    straight, broken = (
+        Run.open(tmp_path / name, config, resume=False, overwrite=False, stages=STAGES) for name in ("a", "b")
+    )
+    list(steps(config, straight))
+    actors = Actors.load(straight, "ppo")
+    assert (actors.depth, actors.reward_shares) == (1, True)
+    reports = steps(config, broken)
+    for stage, after in (("sft", 7), ("reward", 8), ("ppo", 3)):
+        for report in reports:
+            if (report.stage, report.step) == (stage, after):
+                break
+        reports = _resumed(broken.path, config)
+    list(reports)
+    assert _weights_and_metrics(broken.path) == _weights_and_metrics(straight.path)
+    assert _without_times(broken.path) == _without_times(straight.path)
 
 
 def test_resuming_a_finished_run_does_nothing(tmp_path, finished_run, tiny_config):

@@ -119,6 +119,29 @@ def test_a_reference_that_is_another_model_is_found(run, tiny_config, monkeypatc
     assert set(failing(tiny_config, run)) == {"initial KL 0"}
 
 
+@pytest.fixture
+def on_a_trunk(tiny_config):
+    return dataclasses.replace(tiny_config, ppo=dataclasses.replace(tiny_config.ppo, train_layers=1))
+
+
+def test_a_reference_that_is_another_model_below_is_found_too(run, on_a_trunk, monkeypatch):
+    assert failing(on_a_trunk, run) == {}
+    test_a_reference_that_is_another_model_is_found(run, on_a_trunk, monkeypatch)
+
+
+def test_states_that_were_kept_in_a_wrong_place_are_found(run, on_a_trunk, monkeypatch):
+    respond = module.respond
+
+    def shifted(*args):
+        responses = respond(*args)
+        assert responses.below.depth == 1
+        states = responses.below.states.roll(1, dims=1)
+        return dataclasses.replace(responses, below=dataclasses.replace(responses.below, states=states))
+
+    monkeypatch.setattr(module, "respond", shifted)
+    assert "cache equals full forward" in failing(on_a_trunk, run)
+
+
 def test_an_eos_that_the_model_cannot_write_is_found(run, tiny_config, monkeypatch):
     load = module.load_tokenizer
     monkeypatch.setattr(module, "load_tokenizer", lambda name: dataclasses.replace(load(name), eos_id=300))

@@ -46,11 +46,15 @@ def test_both_models_answer_with_the_same_noise(finished_run):
     assert before.kl.max() == pytest.approx(0, abs=1e-5)
 
 
-@pytest.fixture
-def two_models(bare_run, tiny_tokenizer):
-    """A run whose policy is another random model than its SFT model."""
-    run = bare_run(max_new_tokens=8, temperature=0.7)
-    save(make_lm(seed=2), tiny_tokenizer, run.folder("ppo"))
+@pytest.fixture(params=[2, 1], ids=["all blocks", "top block"])
+def two_models(request, bare_run, tiny_tokenizer):
+    """A run whose policy is another random model than its SFT model, in both blocks or in the top one."""
+    run = bare_run(max_new_tokens=8, temperature=0.7, train_layers=request.param, reward_on_sft=request.param == 1)
+    policy = make_lm(seed=2)
+    if request.param == 1:
+        own, policy = policy, make_lm()
+        policy.transformer.h[1] = own.transformer.h[1]
+    save(policy, tiny_tokenizer, run.folder("ppo"))
     run.finish("ppo", {})
     return run
 
@@ -84,6 +88,7 @@ def test_answers_are_measured_as_other_code_measures_them_one_by_one(two_models)
             assert answers.logits[i] == pytest.approx(logit, abs=1e-4)
 
 
+@pytest.mark.parametrize("two_models", [2], indirect=True, ids=["all blocks"])
 def test_the_verdicts_are_those_of_a_judge_that_is_shown_the_responses_alone(two_models, monkeypatch):
     class Vowels(Judge):
         """A judge with a mind of its own."""

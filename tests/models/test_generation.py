@@ -1,11 +1,14 @@
 import numpy as np
 import pytest
 import torch
+from tiny import FAMILIES, make_family
 
 from plaudit import rng
+from plaudit.models import generation
 from plaudit.models.generation import generate, sample_tokens
 from plaudit.models.heads import response_logits
 from plaudit.models.tokenizer import pad_left
+from plaudit.models.trunk import states_below
 from plaudit.objectives.logprobs import token_logprobs
 from plaudit.objectives.masked import spread
 
@@ -16,9 +19,9 @@ def _noise(rows=3, width=10):
     return rng.uniforms(range(rows), width, 0, "test", 0, "noise")
 
 
-def _generate(lm, prompts, noise, **kwargs):
-    ids, mask = pad_left(prompts, pad_id=255)
-    return generate(lm, ids, mask, noise, eos_id=kwargs.pop("eos_id", 0), pad_id=255, **kwargs)
+def _generate(lm, prompts, noise, pad_id=255, **kwargs):
+    ids, mask = pad_left(prompts, pad_id=pad_id)
+    return generate(lm, ids, mask, noise, eos_id=kwargs.pop("eos_id", 0), pad_id=pad_id, **kwargs)
 
 
 def test_sampling_inverts_the_cumulative_distribution():
@@ -93,3 +96,49 @@ def test_the_cap_cuts_and_says_so(tiny_lm):
     assert out.response_mask.shape == (3, 3)
     assert not out.ended.any()
     assert out.response_mask.all()
+
+
+ENDS = [1, 10, 2, 9, 3, 8, 1, 10]
+
+
+def _ending(texts):
+    """Noise that ends the responses after ENDS tokens, or at the cap: the first token of all is the end."""
+    numbers = 0.3 + 0.7 * _noise(len(texts))  # no end by chance
+    for row, length in enumerate(ENDS):
+        if length < numbers.shape[1]:
+            numbers[row, length - 1] = 1e-9 * row
+    return numbers
+
+
+@pytest.mark.parametrize("look_every", [1, 4])
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_the_states_kept_on_the_way_are_those_of_the_finished_texts(family, look_every, monkeypatch):
+    """Of every token, also the end token, and the one at the cap, after which nothing is drawn."""
+    monkeypatch.setitem(generation._LOOK_EVERY, "cpu", look_every)
+    lm, prompts = make_family(family), [[0, 5, 6, 7], [0, 9], [0, 21, 22], [0, 8, 8, 8, 8]] * 2
+    noise = _ending(prompts)
+    plain = _generate(lm, prompts, noise, pad_id=63)
+    assert plain.response_mask.sum(1).tolist() == ENDS
+    assert (plain.below.depth, plain.below.states.shape[2]) == (0, 0)
+    for depth in (1, 2):
+        out = _generate(lm, prompts, noise, pad_id=63, depth=depth)
+        assert torch.equal(out.ids, plain.ids)
+        assert torch.equal(out.attention_mask, plain.attention_mask)
+        assert torch.equal(out.ended, plain.ended)
+        assert out.below.depth == depth
+        assert not out.below.states[~out.attention_mask].any()
+        for row, mask in enumerate(out.attention_mask):
+            with torch.no_grad():  # no cache, no padding, no batch: transformers' forward on the whole text
+                alone = lm.base_model(out.ids[row][mask][None], output_hidden_states=True).hidden_states[depth][0]
+            torch.testing.assert_close(out.below.states[row][mask], alone, rtol=1e-4, atol=1e-5)
+        again = states_below(lm, depth, out.ids, out.attention_mask)
+        torch.testing.assert_close(out.below.states, again.states, rtol=1e-4, atol=1e-5)
+
+
+def test_rows_are_looked_at_seldom_and_say_the_same(tiny_lm, monkeypatch):
+    prompts = [*PROMPTS, *PROMPTS, *PROMPTS[:2]]
+    often = _generate(tiny_lm, prompts, _ending(prompts))
+    monkeypatch.setitem(generation._LOOK_EVERY, "cpu", 8)
+    seldom = _generate(tiny_lm, prompts, _ending(prompts))
+    assert torch.equal(often.ids, seldom.ids)
+    assert torch.equal(often.ended, seldom.ended)

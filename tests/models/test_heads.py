@@ -4,11 +4,13 @@ from sklearn.linear_model import Ridge
 from tiny import make_lm
 from transformers import GPT2ForSequenceClassification
 
+from plaudit.models import heads
 from plaudit.models.heads import (
     Policy,
     fit_value_head,
     initialise_score_head,
     logits_of,
+    logprobs_of,
     response_logits,
     score_texts,
 )
@@ -59,6 +61,33 @@ def test_temperature_divides_the_logits(tiny_lm):
         torch.testing.assert_close(
             response_logits(tiny_lm, ids, mask, alive, temperature=0.5), 2 * response_logits(tiny_lm, ids, mask, alive)
         )
+
+
+@pytest.mark.parametrize("learning", [True, False])
+def test_many_logits_never_exist_together_and_say_the_same(tiny_lm, monkeypatch, learning):
+    generator = torch.Generator().manual_seed(0)
+    states = torch.randn(11, 32, generator=generator).requires_grad_()
+    tokens, weights = torch.randint(300, (11,), generator=generator), torch.randn(11, generator=generator)
+    head, made, saved = tiny_lm.get_output_embeddings(), [], []
+
+    def gradients(logprobs):
+        return torch.autograd.grad((logprobs * weights).sum(), [states, head.weight])
+
+    plain = token_logprobs(head(states) / 0.7, tokens)  # all at once
+    expected = gradients(plain)
+    head.register_forward_hook(lambda _, __, logits: made.append(len(logits)))
+    monkeypatch.setattr(heads, "TOKENS_AT_ONCE", 4)
+    hooks = torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.shape) or t, lambda t: t)
+    with hooks, torch.set_grad_enabled(learning):
+        ours = logprobs_of(tiny_lm, states, tokens, 0.7)
+    torch.testing.assert_close(ours, plain, rtol=1e-5, atol=1e-6)
+    assert made == [4, 4, 3]
+    assert ours.requires_grad == learning
+    assert not [shape for shape in saved if shape[-1] == 300]  # nor are they kept for backward
+    if learning:
+        for ours_, theirs in zip(gradients(ours), expected, strict=True):
+            torch.testing.assert_close(ours_, theirs, rtol=1e-5, atol=1e-6)
+        assert sorted(made) == [3, 3, 4, 4, 4, 4]
 
 
 def test_a_new_value_head_is_silent_and_the_policy_is_the_language_model(tiny_lm):

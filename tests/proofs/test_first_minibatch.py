@@ -58,9 +58,10 @@ def test_the_first_iteration_of_the_stage(bare_run):
     assert metrics["kl_k1"] == pytest.approx(0, abs=1e-5)
 
 
-def test_later_the_policy_has_left_and_the_reference_has_not_moved(bare_run, tiny_tokenizer):
+@pytest.mark.parametrize("train_layers", [0, 1])
+def test_later_the_policy_has_left_and_the_reference_has_not_moved(bare_run, tiny_tokenizer, train_layers):
     """The KL of iteration 3, measured anew with the checkpointed policy against SFT as its files hold it."""
-    run = bare_run(temperature=1.0, iterations=3, lr=1e-2, kl_stop=10.0, save_every=2, train_layers=0)
+    run = bare_run(temperature=1.0, iterations=3, lr=1e-2, kl_stop=10.0, save_every=2, train_layers=train_layers)
     config, settings = run.config, run.config.ppo
     reports = list(itertools.islice(ppo(config, run), 2))
     weights = load_file(run.folder("ppo") / "checkpoints" / "step-00000002" / "tensors.safetensors")

@@ -103,12 +103,15 @@ def test_gradient_and_value_clipping_are_wired_to_their_settings(cpu_run, tiny_t
     assert max((p - q).abs().max().item() for p, q in zip(policy.parameters(), before, strict=True)) < 1e-5
 
 
-def test_an_iteration_of_the_stage_is_what_other_code_makes_of_the_same_models(tmp_path, finished_run, tiny_config):
+@pytest.mark.parametrize("train_layers", [2, 1])
+def test_an_iteration_of_the_stage_is_what_other_code_makes_of_the_same_models(
+    tmp_path, finished_run, tiny_config, train_layers
+):
     """Iteration 2, recomputed with transformers alone: one text at a time, no cache, plain sums."""
     temperature, cap = 0.7, 6
     settings = dataclasses.replace(
         tiny_config.ppo, temperature=temperature, max_new_tokens=cap, kl_control="adaptive", kl_target=1e-4,
-        iterations=2, save_every=1,
+        iterations=2, save_every=1, train_layers=train_layers,
     )  # fmt: skip
     config = dataclasses.replace(tiny_config, ppo=settings)
     shutil.copytree(finished_run, tmp_path / "run")
@@ -173,9 +176,14 @@ def test_an_iteration_of_the_stage_is_what_other_code_makes_of_the_same_models(t
     assert state["kl_coef"] == pytest.approx(settings.kl_coef * (1 - 0.2 * 16 / 10_000))
 
 
-def test_the_responses_of_an_iteration_are_drawn_and_scored_as_ids_up_to_the_cap(bare_run, tiny_tokenizer):
+@pytest.mark.parametrize(("train_layers", "reward_on_sft"), [(2, False), (1, False), (1, True)])
+def test_the_responses_of_an_iteration_are_drawn_and_scored_as_ids_up_to_the_cap(
+    bare_run, tiny_tokenizer, train_layers, reward_on_sft
+):
     """The first iteration from random weights, recomputed with transformers alone: such text survives no decoding."""
-    run = bare_run(temperature=0.7, max_new_tokens=7, iterations=1)
+    run = bare_run(
+        temperature=0.7, max_new_tokens=7, iterations=1, train_layers=train_layers, reward_on_sft=reward_on_sft
+    )
     config, settings = run.config, run.config.ppo
     (report,) = ppo(config, run)
     lm = AutoModelForCausalLM.from_pretrained(run.folder("sft")).eval()

@@ -6,6 +6,7 @@ from tiny import make_lm
 
 from plaudit import rng
 from plaudit.batches import Below, Responses
+from plaudit.models import heads
 from plaudit.models.heads import Policy
 from plaudit.objectives.masked import masked_mean
 from plaudit.stages.rollout import ScoreScale, collect, estimate, respond
@@ -59,6 +60,21 @@ def test_collected_logprobs_and_kl_equal_those_of_each_text_alone(rollout):
             assert kl[row, :n].tolist() == pytest.approx(full, abs=1e-4)
             assert (kl[row, n:] == 0).all()
             assert entropies[row, 0].item() == pytest.approx(-sum(math.exp(p) * p for p in logp[0].tolist()), abs=1e-4)
+
+
+def test_what_is_collected_in_parts_is_what_is_collected_at_once(rollout, cpu_run, monkeypatch):
+    lm, reference, responses, (whole, *figures) = rollout
+    policy = Policy(lm)
+    monkeypatch.setattr(heads, "TOKENS_AT_ONCE", 4)
+    made = []
+    lm.get_output_embeddings().register_forward_hook(lambda _, __, logits: made.append(len(logits)))
+    out, *again = collect(policy, reference, torch.arange(6).float(), responses, SCALE, 1.0, cpu_run)
+    n = int(responses.response_mask.sum())
+    assert n > 8
+    assert made == [4] * (n // 4) + [n % 4] * (n % 4 > 0)
+    pairs = [(out.logprobs, whole.logprobs), (out.ref_logprobs, whole.ref_logprobs)]
+    for ours, expected in (*pairs, *zip(again, figures, strict=True)):
+        torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_a_policy_that_is_the_reference_has_no_kl(cpu_run, tiny_tokenizer):

@@ -11,7 +11,7 @@ from plaudit.models.cache import Reader
 from plaudit.models.heads import in_float32
 
 _LEAVE_BELOW = 0.8  # finished rows leave the batch when this share of it still runs: moving the cache costs time too
-_LOOK_EVERY = 8  # tokens, on a GPU
+_LOOK_EVERY = {"cpu": 1, "cuda": 8}  # tokens: a GPU would have to stop and answer
 
 
 def sample_tokens(logits: Float[Tensor, "B V"], u: Float64[Tensor, "B"]) -> Int[Tensor, "B"]:
@@ -64,7 +64,7 @@ def generate(
         running = running & ~ends
         # A token is read for what comes after it, and for its own state where that is wanted.
         unread = drew if depth else running
-        if device.type == "cpu" or t % _LOOK_EVERY == _LOOK_EVERY - 1:  # a GPU would have to stop and answer
+        if (t + 1) % _LOOK_EVERY[device.type] == 0:
             left = int(unread.sum())
             if not left:
                 break

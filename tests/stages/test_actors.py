@@ -1,0 +1,95 @@
+import pytest
+import torch
+from tiny import make_lm
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+from plaudit import rng
+from plaudit.models.loading import save
+from plaudit.stages.actors import Actors
+from plaudit.stages.ppo import answer
+from plaudit.training import optimizer as optim
+
+BELOW = ("wte.", "wpe.", "h.0.")  # of two blocks, where the top one learns
+PROMPTS = [[0, 5, 6, 7], [0, 9], [0, 21, 22]]
+
+
+def _places(lm):
+    return {name: p.data_ptr() for name, p in lm.base_model.named_parameters()}
+
+
+def _answered(actors, run):
+    return answer(actors, PROMPTS, rng.uniforms(range(3), 9, 0, "test", 0, "noise"), 1.0, run)
+
+
+def _scored_by_transformers(run, responses):
+    """(B,) logits of each bare text, by the reward model as its files hold it."""
+    model = AutoModelForSequenceClassification.from_pretrained(run.folder("reward")).eval()
+    with torch.no_grad():
+        rows = zip(responses.ids, responses.attention_mask, strict=True)
+        return torch.stack([model(ids[mask][None]).logits[0, 0] for ids, mask in rows])
+
+
+def test_one_trunk_lies_in_memory_and_three_models_stand_on_it(bare_run):
+    run = bare_run(reward_on_sft=True, train_layers=1)
+    actors = Actors.load(run)
+    assert (actors.depth, actors.reward_shares) == (1, True)
+    policy, reference, reward_model = map(_places, (actors.policy.lm, actors.reference, actors.reward_model))
+    for name, place in policy.items():
+        assert (reference[name] == place) == (reward_model[name] == place) == name.startswith(BELOW), name
+    assert not any(p.requires_grad for m in (actors.reference, actors.reward_model) for p in m.parameters())
+    responses, logits = _answered(actors, run)
+    assert responses.below.depth == 1
+    torch.testing.assert_close(logits, _scored_by_transformers(run, responses), rtol=1e-4, atol=1e-4)
+
+
+def test_a_reward_model_of_which_every_block_learned_stands_on_its_own(bare_run):
+    run = bare_run(train_layers=1)
+    actors = Actors.load(run)
+    assert (actors.depth, actors.reward_shares) == (1, False)
+    assert not set(_places(actors.policy.lm).values()) & set(_places(actors.reward_model).values())
+    responses, logits = _answered(actors, run)
+    assert responses.below.depth == 1
+    torch.testing.assert_close(logits, _scored_by_transformers(run, responses), rtol=1e-4, atol=1e-4)
+
+
+def test_where_every_block_learns_nothing_is_shared(bare_run):
+    actors = Actors.load(bare_run(reward_on_sft=True, train_layers=0))
+    assert (actors.depth, actors.reward_shares) == (0, False)
+    places = [set(_places(m).values()) for m in (actors.policy.lm, actors.reference, actors.reward_model)]
+    assert len(set.union(*places)) == sum(map(len, places))
+    assert all(p.requires_grad for p in actors.policy.parameters())
+
+
+def test_a_policy_that_left_the_sft_model_in_every_block_begins_at_the_ids(bare_run, tiny_tokenizer):
+    run = bare_run(reward_on_sft=True, train_layers=1)
+    save(make_lm(seed=2), tiny_tokenizer, run.folder("ppo"))
+    run.finish("ppo", {})
+    actors = Actors.load(run, "ppo")
+    assert (actors.depth, actors.reward_shares) == (0, False)
+    responses, logits = _answered(actors, run)
+    torch.testing.assert_close(logits, _scored_by_transformers(run, responses), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("train_layers", [0, 1, 2])
+def test_the_reference_does_not_move_while_the_policy_learns(bare_run, train_layers):
+    run = bare_run(reward_on_sft=True, train_layers=train_layers)
+    actors = Actors.load(run)
+    lm = actors.policy.lm
+    ids = torch.tensor([[0, 5, 6, 7, 8]])
+    sft = AutoModelForCausalLM.from_pretrained(run.folder("sft")).eval()
+    optimizer = optim.adamw(actors.policy, 1e-2, weight_decay=0.1)  # decay too would move what is not meant to learn
+    frozen = {n: p.detach().clone() for n, p in lm.named_parameters() if not p.requires_grad}
+    for _ in range(3):
+        optim.step(lm(ids, labels=ids).loss, actors.policy, optimizer, 1.0, "test")
+    with torch.no_grad():
+        assert not torch.allclose(lm(ids).logits, sft(ids).logits, atol=0.1)
+        torch.testing.assert_close(actors.reference(ids).logits, sft(ids).logits, rtol=1e-4, atol=1e-5)
+    for name, p in sft.named_parameters():
+        assert torch.equal(actors.reference.get_parameter(name), p), name
+    assert all(torch.equal(lm.get_parameter(name), p) for name, p in frozen.items())
+
+
+def test_there_is_no_dropout_in_any_of_them(bare_run):
+    actors = Actors.load(bare_run(reward_on_sft=True, train_layers=1))
+    models = (actors.policy, actors.reference, actors.reward_model)
+    assert not any(part.training for model in models for part in model.modules())
