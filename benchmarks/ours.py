@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> None:
     config = build(
         {
             "device": options.device, "dtype": options.dtype, "seed": work.seed,
-            "ppo.train_layers": options.train_layers,
+            "ppo.train_layers": options.train_layers, "ppo.lora_rank": options.lora,
             "ppo.batch_size": len(work.prompts), "ppo.minibatch_size": work.minibatch_size,
             "ppo.epochs": work.epochs, "ppo.max_new_tokens": work.longest, "ppo.temperature": work.temperature,
             "ppo.lr": work.lr, "ppo.kl_coef": work.kl_coef, "ppo.gamma": work.gamma, "ppo.lam": work.lam,
@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> None:
     settings = config.ppo
     run = Run(Path(options.work) / "ours", config)
     eos = 50256 if work.size == "gpt2" else 299
-    actors = Actors.of(policy, reward, Tokenizer(None, None, eos, 0), run)
+    actors = Actors.of(policy, policy, reward, Tokenizer(None, None, eos, 0), run)
     optimizer = optim.adamw(actors.policy, settings.lr, eps=1e-5)
     noise, prompts = forced_noise(work), [list(p) for p in work.prompts]
     watch = Stopwatch(device_of(options))
