@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> None:
     config = build(
         {
             "device": options.device, "dtype": options.dtype, "seed": work.seed,
-            "ppo.train_layers": options.train_layers,
+            "ppo.train_layers": options.train_layers, "ppo.lora_rank": options.lora,
             "ppo.batch_size": len(work.prompts), "ppo.minibatch_size": work.minibatch_size,
             "ppo.epochs": work.epochs, "ppo.max_new_tokens": work.longest, "ppo.temperature": work.temperature,
             "ppo.lr": work.lr, "ppo.kl_coef": work.kl_coef, "ppo.gamma": work.gamma, "ppo.lam": work.lam,

@@ -11,6 +11,7 @@ from plaudit.data.prompts import cut_prompts
 from plaudit.evaluation.doctor import after_doctor
 from plaudit.evaluation.evaluate import evaluate
 from plaudit.evaluation.hacking import watch
+from plaudit.models.adapters import check_installed
 from plaudit.models.loading import load_causal_lm, load_tokenizer, window
 from plaudit.stages.ppo import check_window, ppo
 from plaudit.stages.reward import reward
@@ -27,10 +28,12 @@ def check(config: Config, path: Path, stages: tuple[str, ...]) -> None:
     Raises:
         RunError: a stage that these build on has not finished.
         DataError: the data cannot be learned from.
-        ModelError: the model cannot be opened, or has no room for a prompt and its response.
+        ModelError: the model cannot be opened, has no room for a prompt and its response, or needs what is missing.
     """
     for earlier in STAGES[: min(STAGES.index(stage) for stage in stages)]:
         Run(path, config).model(earlier)
+    if any(getattr(getattr(config, stage), "lora_rank", 0) for stage in stages):
+        check_installed()
     data = load(config.data)
     if "sft" not in stages:
         return

@@ -244,12 +244,20 @@ def memory_needed(config: Config, lm: Any, prompt: int) -> int:
     rollout = min(TOKENS_AT_ONCE, ppo.batch_size * ppo.max_new_tokens) * vocabulary * 4 * _ROLLOUT_COPIES
     one_layer = per_token // lm.config.num_hidden_layers  # all that a pass without gradients holds at a time
     scoring = max(REFERENCE_SAMPLES, ppo.batch_size) * (prompt + ppo.max_new_tokens) * one_layer
+
     # Four times the weights is a model with its gradient and Adam's two moments; three are copied by a checkpoint.
+    # With LoRA it is the weights alone, and once more as they are saved; what the adapters take is small beside them.
+    def held(lora_rank: int) -> int:
+        return weights if lora_rank else 4 * weights
+
+    def copied(lora_rank: int) -> int:
+        return weights if lora_rank else 3 * weights
+
     return max(
-        4 * weights + max(learning(sft.batch_size, sft.max_tokens, sft.max_tokens), 3 * weights),
-        4 * weights + max(learning(2 * reward.batch_size, reward.max_tokens, 0), 3 * weights),
+        held(sft.lora_rank) + max(learning(sft.batch_size, sft.max_tokens, sft.max_tokens), copied(sft.lora_rank)),
+        held(reward.lora_rank) + max(learning(2 * reward.batch_size, reward.max_tokens, 0), copied(reward.lora_rank)),
         # With the reference and the reward model. What one phase has used is rarely fit for the next: they add up.
-        6 * weights + update + rollout + scoring,
+        held(ppo.lora_rank) + 2 * weights + update + rollout + scoring,
     )
 
 

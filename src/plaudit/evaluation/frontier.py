@@ -34,6 +34,7 @@ from plaudit.evaluation.judge import imdb_judge
 from plaudit.evaluation.metrics import bootstrap_ci95, distinct_without, jackknife_ci95, resamples
 from plaudit.evaluation.report import write_report
 from plaudit.evaluation.report.words import on_or_above
+from plaudit.models.adapters import add_adapters, merge
 from plaudit.models.heads import Policy
 from plaudit.models.loading import load_causal_lm
 from plaudit.stages.ppo import ppo
@@ -199,7 +200,9 @@ def _measure_checkpoints(models: Models, prompts: list[list[int]], sub: Run) -> 
         path = sub.path / "points" / f"{step:08d}.safetensors"
         if not path.exists():
             policy = Policy(load_causal_lm(models.run.model("sft")))
+            add_adapters(policy.lm, sub.config.ppo, sub.config.seed, "ppo")
             load_weights(weights, policy)
+            merge(policy.lm)
             _keep(_measured(models, policy.lm.to(sub.device).eval(), prompts), path)
 
 

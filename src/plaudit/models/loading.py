@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from plaudit.errors import ModelError
-from plaudit.models import smollm2
+from plaudit.models import adapters, smollm2
 from plaudit.models.tokenizer import Tokenizer
 
 _PATIENCE = 8  # seconds to wait for the hub's first answer
@@ -65,9 +65,13 @@ def load_reward_model(name: str, pad_id: int) -> Any:
 
 
 def save(model: Any, tokenizer: Tokenizer, folder: Path) -> None:
-    """A plain Hugging Face model directory: from_pretrained opens it, without plaudit."""
+    """A plain Hugging Face model directory: from_pretrained opens it, without plaudit.
+
+    Adapters are added to the weights, and lie in a folder of their own besides.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(folder, safe_serialization=True)
+    model.save_pretrained(folder, state_dict=adapters.plain_state(model), safe_serialization=True)
+    adapters.save_adapters(model, folder / adapters.FOLDER)
     tokenizer.hf.save_pretrained(folder)
 
 

@@ -71,24 +71,24 @@ def freeze_below(lm: Any, train_layers: int) -> int:
     return depth
 
 
-def freeze(*models: Any, dtype: torch.dtype) -> None:
-    """No gradient for these models; and matrices that nobody trains any more lie in the format they are used in.
+def halve_frozen(model: Any, dtype: torch.dtype) -> None:
+    """Keep the frozen matrices of a model's blocks in `dtype`; autocast would else convert them at every pass.
 
     Embeddings and norms keep float32, and with them what runs along the trunk.
     """
-    for model in models:
-        model.requires_grad_(False)
-        halve_frozen(model, dtype)
-
-
-def halve_frozen(model: Any, dtype: torch.dtype) -> None:
-    """Keep the frozen matrices of a model's blocks in `dtype`; autocast would else convert them at every pass."""
     if dtype == torch.float32 or not by_blocks(model):
         return
     for block in _blocks(model):
         for module in block.modules():
             if isinstance(module, (nn.Linear, Conv1D)) and not module.weight.requires_grad:
                 module.to(dtype)
+
+
+def make_whole(model: Any, source: Any) -> None:
+    """Undo `halve_frozen` before a model is saved, with the float32 parameters of the model it began as."""
+    for halved, whole in zip(model.parameters(), source.parameters(), strict=True):
+        if halved.dtype != whole.dtype:
+            halved.data = whole.data
 
 
 def share_below(owner: Any, other: Any, depth: int) -> bool:

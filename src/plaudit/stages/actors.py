@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from plaudit.models.adapters import FOLDER, add_adapters, load_adapters, share_weights
 from plaudit.models.heads import Policy
 from plaudit.models.loading import load_causal_lm, load_reward_model, load_tokenizer
 from plaudit.models.tokenizer import Tokenizer
-from plaudit.models.trunk import freeze, freeze_below, halve_frozen, share_below
+from plaudit.models.trunk import freeze_below, halve_frozen, share_below
 from plaudit.training.run import Run
 
 
@@ -17,9 +19,10 @@ class Actors:
     """Policy, reference and reward model, and the tokenizer that serves all three.
 
     Attributes:
-        policy: only its top blocks learn, where `ppo.train_layers` says so.
-        reference: the SFT model, frozen; its lower blocks are the policy's.
-        reward_model: frozen.
+        policy: only its top blocks learn, where `ppo.train_layers` says so, and only their adapters, where
+            `ppo.lora_rank` does.
+        reference: the SFT model, frozen; what does not learn in the policy is the policy's.
+        reward_model: frozen; what it has in common with the others is theirs.
         depth: the policy's frozen blocks.
         reward_shares: whether these are the reward model's too.
     """
@@ -43,14 +46,30 @@ class Actors:
 
     @staticmethod
     def of(policy_from: str, reference_from: str, reward_from: str, tokenizer: Tokenizer, run: Run) -> Actors:
-        """From three folders. There is no dropout anywhere."""
+        """From three folders. There is no dropout anywhere.
+
+        Adapters, also a reward model's, are used where a policy begins; one that has learned is measured as plain
+        folders have it, and so without peft.
+        """
         policy = Policy(load_causal_lm(policy_from)).to(run.device).eval()
         depth = freeze_below(policy.lm, run.config.ppo.train_layers)
-        reference = load_causal_lm(reference_from).to(run.device).eval()
-        reward_model = load_reward_model(reward_from, tokenizer.pad_id).to(run.device).eval()
+        begins = policy_from == reference_from
+        if begins:
+            add_adapters(policy.lm, run.config.ppo, run.config.seed, "ppo")
+        reference = load_causal_lm(reference_from).to(run.device).eval().requires_grad_(False)
         if not share_below(policy.lm, reference, depth):
             depth = 0
+        share_weights(policy.lm, reference)
+        if begins and (adapter := Path(reward_from) / FOLDER).exists():  # taught on the reference's weights
+            reward_model = load_reward_model(reference_from, tokenizer.pad_id)
+            load_adapters(reward_model, adapter)
+        else:
+            reward_model = load_reward_model(reward_from, tokenizer.pad_id)
+        reward_model = reward_model.to(run.device).eval().requires_grad_(False)
         shared = share_below(policy.lm, reward_model, depth)
-        freeze(reference, reward_model, dtype=run.dtype)
-        halve_frozen(policy.lm, run.dtype)
+        for owner in (policy.lm, reference):
+            share_weights(owner, reward_model)
+        if not run.config.ppo.lora_rank:  # adapters are added to what they stand beside in float32
+            for model in (policy.lm, reference, reward_model):
+                halve_frozen(model, run.dtype)
         return Actors(tokenizer, policy, reference, reward_model, depth, shared)

@@ -17,6 +17,7 @@ from plaudit.config import Config
 from plaudit.data.corpus import load
 from plaudit.data.splits import Part
 from plaudit.errors import DataError
+from plaudit.models.adapters import add_adapters
 from plaudit.models.heads import initialise_score_head, score_texts
 from plaudit.models.loading import load_reward_model, load_tokenizer, save, window
 from plaudit.models.states import FrozenStates
@@ -75,6 +76,7 @@ def reward(config: Config, run: Run) -> Iterator[StepReport]:
     held_out, _ = judgements(data.evaluation, tokenizer, longest)
 
     depth = freeze_below(model, settings.train_layers)
+    add_adapters(model, settings, config.seed, "reward")
     model.score.requires_grad_(True)
     sides = len(train[0].texts)  # 1: a labelled text; 2: a comparison
     texts = [[*prompt, *response] for judged in train for prompt, response in judged.texts]

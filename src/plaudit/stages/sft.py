@@ -14,6 +14,7 @@ from plaudit.batches import Sequences
 from plaudit.config import Config
 from plaudit.data.corpus import load
 from plaudit.errors import DataError
+from plaudit.models.adapters import add_adapters
 from plaudit.models.heads import logprobs_of, response_states
 from plaudit.models.loading import load_causal_lm, load_tokenizer, save, window
 from plaudit.models.states import FrozenStates
@@ -44,6 +45,7 @@ def sft(config: Config, run: Run) -> Iterator[StepReport]:
     held_out, _ = tokenise(data.evaluation.demonstrations, tokenizer, longest)
 
     depth = freeze_below(model, settings.train_layers)
+    add_adapters(model, settings, config.seed, "sft")
     texts = [[*prompt, *response] for prompt, response in train]
     states = FrozenStates(model, depth, texts, run.autocast, run.folder("sft") / "states.partial")
 

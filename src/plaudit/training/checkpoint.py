@@ -87,10 +87,18 @@ class Checkpoints:
 
 
 def load_weights(path: Path, model: nn.Module) -> None:
-    """Set the parameters of `model` that the checkpoint's `tensors.safetensors` at `path` holds."""
+    """Set the parameters of `model` that the checkpoint's `tensors.safetensors` at `path` holds.
+
+    Raises:
+        RunError: the checkpoint holds others too.
+    """
     tensors = load_file(path)
     kept = {key.removeprefix("model/"): value for key, value in tensors.items() if key.startswith("model/")}
-    model.load_state_dict(kept, strict=False)  # tied weights are kept under one of their names
+    unknown = model.load_state_dict(
+        kept, strict=False
+    ).unexpected_keys  # tied weights are kept under one of their names
+    if unknown:
+        raise RunError(f"{path}: holds '{unknown[0]}', which the model does not have")
 
 
 def _named(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[tuple[str, Any]]:
