@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 import torch
 from tiny import make_lm
@@ -6,7 +8,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from plaudit import rng
 from plaudit.models.loading import save
 from plaudit.stages.actors import Actors
-from plaudit.stages.ppo import answer
+from plaudit.stages.ppo import answer, ppo
 from plaudit.training import optimizer as optim
 
 BELOW = ("wte.", "wpe.", "h.0.")  # of two blocks, where the top one learns
@@ -14,7 +16,8 @@ PROMPTS = [[0, 5, 6, 7], [0, 9], [0, 21, 22]]
 
 
 def _places(lm):
-    return {name: p.data_ptr() for name, p in lm.base_model.named_parameters()}
+    """Where the matrices lie. (Vectors that are equal by chance, all ones or zeros, may be shared by anybody.)"""
+    return {name: p.data_ptr() for name, p in lm.base_model.named_parameters() if p.ndim > 1}
 
 
 def _answered(actors, run):
@@ -52,11 +55,13 @@ def test_a_reward_model_of_which_every_block_learned_stands_on_its_own(bare_run)
     torch.testing.assert_close(logits, _scored_by_transformers(run, responses), rtol=1e-4, atol=1e-4)
 
 
-def test_where_every_block_learns_nothing_is_shared(bare_run):
+def test_where_every_block_learns_the_policy_stands_alone_and_the_frozen_two_share_what_is_equal(bare_run):
     actors = Actors.load(bare_run(reward_on_sft=True, train_layers=0))
     assert (actors.depth, actors.reward_shares) == (0, False)
-    places = [set(_places(m).values()) for m in (actors.policy.lm, actors.reference, actors.reward_model)]
-    assert len(set.union(*places)) == sum(map(len, places))
+    policy, reference, reward_model = map(_places, (actors.policy.lm, actors.reference, actors.reward_model))
+    assert not set(policy.values()) & set(reference.values())
+    for name, place in reference.items():
+        assert (reward_model[name] == place) == name.startswith(BELOW), name
     assert all(p.requires_grad for p in actors.policy.parameters())
 
 
@@ -93,3 +98,18 @@ def test_there_is_no_dropout_in_any_of_them(bare_run):
     actors = Actors.load(bare_run(reward_on_sft=True, train_layers=1))
     models = (actors.policy, actors.reference, actors.reward_model)
     assert not any(part.training for model in models for part in model.modules())
+
+
+def test_in_bfloat16_frozen_matrices_are_halved_in_memory_and_whole_in_the_policy_that_is_saved(bare_run):
+    run = bare_run(reward_on_sft=True, train_layers=1, iterations=1)
+    run = dataclasses.replace(run, config=dataclasses.replace(run.config, dtype="bfloat16"))
+    actors = Actors.load(run)
+    lower, upper = (actors.policy.lm.transformer.h[k].mlp.c_fc.weight for k in (0, 1))
+    assert (lower.dtype, upper.dtype) == (torch.bfloat16, torch.float32)
+    assert actors.reference.transformer.h[1].mlp.c_fc.weight.dtype == torch.bfloat16
+    list(ppo(run.config, run))
+    before, after = (AutoModelForCausalLM.from_pretrained(run.folder(stage)).state_dict() for stage in ("sft", "ppo"))
+    for name, value in before.items():
+        assert after[name].dtype == torch.float32
+        frozen = name.removeprefix("transformer.").startswith((*BELOW, "lm_head"))
+        assert torch.equal(value, after[name]) == frozen, name

@@ -35,6 +35,7 @@ def with_lora(config, **train_layers):
     for stage, lr in (("sft", 2e-2), ("reward", 2e-2), ("ppo", 1e-2)):
         chosen = {"lora_rank": 4, "lr": lr, "train_layers": train_layers.get(stage, 0)}
         parts[stage] = dataclasses.replace(getattr(config, stage), **chosen)
+    parts["reward"] = dataclasses.replace(parts["reward"], epochs=6)  # a few adapters learn slowly
     return dataclasses.replace(config, **parts)
 
 

@@ -56,7 +56,8 @@ class Actors:
         begins = policy_from == reference_from
         if begins:
             add_adapters(policy.lm, run.config.ppo, run.config.seed, "ppo")
-        reference = load_causal_lm(reference_from).to(run.device).eval().requires_grad_(False)
+        reference = load_causal_lm(reference_from).to(run.device).eval()
+        reference.requires_grad_(False)
         if not share_below(policy.lm, reference, depth):
             depth = 0
         share_weights(policy.lm, reference)
