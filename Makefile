@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 RUN ?= runs/demo
 
-.PHONY: demo test check mutants format parity bench clean
+.PHONY: demo test check mutants format parity bench seeds frontier hacking reward-curve clean
 
 demo: $(VENV)/.user  ## the whole pipeline on the embedded model and data; stopped, it goes on where it was
 	$(BIN)/plaudit run --out $(RUN) --resume
@@ -26,8 +26,21 @@ format: $(VENV)/.dev
 parity: .venv-trl/.ready  ## the numbers of TRL that tests/parity holds ours against, made again
 	TRL_EXPERIMENTAL_SILENCE=1 .venv-trl/bin/python tests/parity/make_fixtures.py
 
-bench: $(VENV)/.user .venv-trl/.ready  ## one PPO update at GPT-2's size, beside TRL's and a plain loop's; and the demo's stages
+bench: $(VENV)/.dev .venv-trl/.ready  ## one PPO update at GPT-2's size, beside TRL's and a plain loop's; and the demo's stages
 	$(BIN)/python -m benchmarks
+
+# Studies: minutes to an hour each; stopped, they go on where they were. docs/experiments.md has what they said.
+seeds: $(VENV)/.user  ## the whole pipeline with ten seeds
+	$(BIN)/plaudit seeds --n 10 --out runs/seeds --resume
+
+frontier: $(VENV)/.user  ## PPO beside best-of-n at equal KL
+	$(BIN)/plaudit frontier $(RUN) --draws 256
+
+hacking: $(VENV)/.user  ## no KL penalty and a long run: the warning must come
+	$(BIN)/plaudit run --ppo.kl-coef 0 --ppo.iterations 150 --out runs/hacking --resume
+
+reward-curve: $(VENV)/.user  ## the reward model's accuracy by the number of texts it learned from
+	$(BIN)/python recipes/reward_curve.py $(RUN) --out build/reward-curve
 
 clean:
 	rm -rf $(VENV) .venv-trl build dist .mypy_cache .pytest_cache .ruff_cache

@@ -143,6 +143,13 @@ def test_every_preset_is_possible():
     assert build(preset("gpt2-sst2")).data == "stanfordnlp/sst2"
 
 
+def test_a_built_in_model_brings_settings_that_every_layer_beats():
+    brought = build({"model": "smollm2"})
+    assert brought == build(preset("smollm2")) != build()
+    assert build({"model": "smollm2", "ppo.lr": 0.5}) == build(preset("smollm2"), {"ppo.lr": 0.5})
+    assert build({"model": "gpt2-sst2"}).ppo == PPOConfig()  # a folder that has the name of a preset
+
+
 def test_an_unknown_preset_is_refused_with_the_presets():
     with pytest.raises(
         ConfigError, match=r"no preset 'gpt2-sst' \(did you mean 'gpt2-sst2'\?\); the presets are: .*gpt2-sst2"

@@ -215,6 +215,8 @@ def nearest(name: str, names: list[str]) -> str:
 def build(*layers: dict[str, Any]) -> Config:
     """A checked Config from layers of settings by full name; a later layer beats an earlier one.
 
+    Below them all lie the settings that a built-in model brings: a preset of its name and for it.
+
     Raises:
         ConfigError: an unknown name, a value of the wrong type or outside its range, or settings that
             contradict one another.
@@ -222,6 +224,9 @@ def build(*layers: dict[str, Any]) -> Config:
     merged: dict[str, Any] = {}
     for layer in layers:
         merged |= _check_each(layer)
+    own = PRESETS / f"{merged.get('model')}.toml"
+    if own.parent == PRESETS and own.exists() and (brought := read_toml(own))["model"] == merged["model"]:
+        merged = brought | merged
     hints = get_type_hints(Config)
     parts = {
         s: hints[s](**{n.partition(".")[2]: v for n, v in merged.items() if n.startswith(s + ".")}) for s in SECTIONS
