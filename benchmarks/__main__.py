@@ -14,7 +14,12 @@ from pathlib import Path
 from benchmarks.options import common, parser
 from benchmarks.table import render
 
-OURS = {"plaudit": [], "plaudit, top 2 blocks": ["--train-layers", "2"], "plaudit, LoRA 8": ["--lora", "8"]}
+OURS = {
+    "plaudit": ["--dtype", "bfloat16"],
+    "plaudit, float32": ["--dtype", "float32"],
+    "plaudit, top 2 blocks": ["--dtype", "bfloat16", "--train-layers", "2"],
+    "plaudit, LoRA 8": ["--dtype", "bfloat16", "--lora", "8"],
+}
 ROOT = Path(__file__).parent.parent
 
 
@@ -36,15 +41,15 @@ def run(name: str, command: list[str], log: Path) -> dict:
 def contenders(options, work: Path) -> list[dict]:
     """A record each, of those that `--only` names."""
     shared = common(options)
-    plans = [(name, True, [sys.executable, "-m", "benchmarks.ours", *own]) for name, own in OURS.items()]
-    plans.append(("notebook-style loop", False, [sys.executable, "-m", "benchmarks.notebook_loop"]))
-    plans.append(("TRL PPOTrainer", False, [options.trl_python, "-m", "benchmarks.trl_update"]))
+    plans = [(name, True, [sys.executable, "-m", "benchmarks.ours"], own) for name, own in OURS.items()]
+    plans.append(("notebook-style loop", False, [sys.executable, "-m", "benchmarks.notebook_loop"], []))
+    plans.append(("TRL PPOTrainer", False, [options.trl_python, "-m", "benchmarks.trl_update"], []))
     records = []
-    for name, ours, command in plans:
+    for name, ours, command, own in plans:
         if options.only and not any(word in name for word in options.only):
             continue
         log = work / f"{name.replace(',', '').replace(' ', '-')}.log"
-        records.append({"who": name, "ours": ours} | run(name, [*command, *shared], log))
+        records.append({"who": name, "ours": ours} | run(name, [*command, *shared, *own], log))
     return records
 
 

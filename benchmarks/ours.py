@@ -78,7 +78,7 @@ def main(argv: list[str] | None = None) -> None:
     if options.lora:
         trains = f"LoRA of rank {options.lora}"
     name = "plaudit" if trains == "all parameters" else f"plaudit, {trains}"
-    print_record(record(name, watch, work, options, optimizer="AdamW, fused", trains=trains))
+    print_record(record(f"{name}, {options.dtype}", watch, work, options, optimizer="AdamW, fused", trains=trains))
     shutil.rmtree(run.path, ignore_errors=True)
 
 

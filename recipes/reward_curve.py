@@ -25,7 +25,7 @@ SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
 
 def measured(run: Path, part: float, out: Path) -> dict[str, object]:
     """The summary of a reward model that saw `part` of the training texts; its run directory is `out`."""
-    shutil.copytree(run / "sft", out / "sft", ignore=shutil.ignore_patterns("checkpoints"))
+    shutil.copytree(run / "sft", out / "sft", ignore=shutil.ignore_patterns("checkpoints"), dirs_exist_ok=True)
     with (out / "reviews.csv").open("w", encoding="utf-8", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(("text", "label"))
@@ -35,15 +35,16 @@ def measured(run: Path, part: float, out: Path) -> dict[str, object]:
                 rows.writerow((text.text, text.label))
     config = dataclasses.replace(build(read_toml(run / "config.toml")), data=str(out / "reviews.csv"))
     of_part = Run(out, config)
-    for _ in reward(config, of_part):
-        pass
+    if not of_part.complete("reward"):
+        for _ in reward(config, of_part):  # goes on from its checkpoint if it was stopped
+            pass
     return of_part.summary("reward")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="a run directory with a finished SFT model")
-    parser.add_argument("--out", type=Path, required=True, help="a new folder")
+    parser.add_argument("--out", type=Path, required=True, help="where the models go")
     args = parser.parse_args()
     print("| training texts | held-out accuracy | expected calibration error |\n|---|---|---|")
     for part in SHARES:

@@ -137,7 +137,7 @@ MUTANTS = (
     _one(9, "a bad loss is multiplied by zero and stepped on", "training/test_optimizer.py", OPTIMIZER,
          _RAISE_LOSS, "loss = loss * 0"),
     _one(9, "a bad gradient is stepped on", "training/test_optimizer.py", OPTIMIZER,
-         "if not math.isfinite(norm):", "if False:"),
+         "if not math.isfinite(norm.item()):", "if False:"),
     _one(10, "the ragged last minibatch is left out", "test_batches.py", "batches.py",
          "for start in range(0, len(order), size):", "for start in range(0, len(order) - size + 1, size):"),
     _one(10, "the ragged last minibatch is filled from the first", "test_batches.py", "batches.py",

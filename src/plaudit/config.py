@@ -224,8 +224,8 @@ def build(*layers: dict[str, Any]) -> Config:
     merged: dict[str, Any] = {}
     for layer in layers:
         merged |= _check_each(layer)
-    own = PRESETS / f"{merged.get('model')}.toml"
-    if own.parent == PRESETS and own.exists() and (brought := read_toml(own))["model"] == merged["model"]:
+    model = merged.get("model")
+    if model in {p.stem for p in PRESETS.glob("*.toml")} and (brought := preset(model))["model"] == model:
         merged = brought | merged
     hints = get_type_hints(Config)
     parts = {

@@ -11,8 +11,9 @@ from plaudit.data.prompts import cut_prompts
 from plaudit.evaluation.doctor import after_doctor
 from plaudit.evaluation.evaluate import evaluate
 from plaudit.evaluation.hacking import watch
-from plaudit.models.adapters import check_installed
+from plaudit.models.adapters import FOLDER, check_installed
 from plaudit.models.loading import load_causal_lm, load_tokenizer, window
+from plaudit.models.trunk import frozen_blocks
 from plaudit.stages.ppo import check_window, ppo
 from plaudit.stages.reward import reward
 from plaudit.stages.sft import sft
@@ -32,12 +33,15 @@ def check(config: Config, path: Path, stages: tuple[str, ...]) -> None:
     """
     for earlier in STAGES[: min(STAGES.index(stage) for stage in stages)]:
         Run(path, config).model(earlier)
-    if any(getattr(getattr(config, stage), "lora_rank", 0) for stage in stages):
+    adapted = "ppo" in stages and "reward" not in stages and (Run(path, config).folder("reward") / FOLDER).exists()
+    if adapted or any(getattr(getattr(config, stage), "lora_rank", 0) for stage in stages):
         check_installed()
     data = load(config.data)
     if "sft" not in stages:
         return
     tokenizer, model = load_tokenizer(config.model), load_causal_lm(config.model)
+    for stage in stages:
+        frozen_blocks(model, getattr(getattr(config, stage), "train_layers", 0), f"{stage}.train_layers")
     if "ppo" in stages:
         cut = (config.prompt_min, config.prompt_max, config.seed)
         prompts = [tokenizer.prompt(t) for part in (data.prompts, data.evaluation) for t in cut_prompts(part, *cut)]

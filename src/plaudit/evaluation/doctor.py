@@ -135,7 +135,8 @@ def _first_iteration(
 ) -> Iterator[Check]:
     """A small first iteration of PPO up to its first loss, and the same again by other ways."""
     settings, near = config.ppo, _NATS[run.dtype]
-    depth = frozen_blocks(policy.lm, settings.train_layers)
+    # A base model is not asked for what PPO will want of it.
+    depth = 0 if scorer is None else frozen_blocks(policy.lm, settings.train_layers, "ppo.train_layers")
     if not share_below(policy.lm, reference, depth):
         depth = 0
     responses = respond(policy.lm, prompts, noise, tokenizer, settings.temperature, run, depth)

@@ -77,7 +77,7 @@ class Models:
         self.run = run
         self.actors = Actors.load(run, "ppo")
         self.tokenizer: Tokenizer = self.actors.tokenizer
-        self.sft, self.policy = self.actors.reference, self.actors.policy.lm.requires_grad_(False)
+        self.sft, self.policy = self.actors.reference, self.actors.policy.lm
 
     @torch.no_grad()
     def answer(self, lm: Any, prompts: list[list[int]], noise: torch.Tensor) -> Answered:

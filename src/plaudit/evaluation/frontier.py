@@ -37,6 +37,7 @@ from plaudit.evaluation.report.words import on_or_above
 from plaudit.models.adapters import add_adapters, merge
 from plaudit.models.heads import Policy
 from plaudit.models.loading import load_causal_lm
+from plaudit.models.trunk import freeze_below
 from plaudit.stages.ppo import ppo
 from plaudit.stages.rollout import ScoreScale, respond, score_responses
 from plaudit.training.checkpoint import load_weights
@@ -200,6 +201,7 @@ def _measure_checkpoints(models: Models, prompts: list[list[int]], sub: Run) -> 
         path = sub.path / "points" / f"{step:08d}.safetensors"
         if not path.exists():
             policy = Policy(load_causal_lm(models.run.model("sft")))
+            freeze_below(policy.lm, sub.config.ppo.train_layers)
             add_adapters(policy.lm, sub.config.ppo, sub.config.seed, "ppo")
             load_weights(weights, policy)
             merge(policy.lm)

@@ -71,7 +71,7 @@ def in_parts(function: Callable[..., Tensor], *rows: Tensor) -> Tensor:
         return function(*rows)
     parts = zip(*(x.split(TOKENS_AT_ONCE) for x in rows), strict=True)
     if torch.is_grad_enabled():
-        return torch.cat([checkpoint(function, *part, use_reentrant=False) for part in parts])
+        return torch.cat([checkpoint(function, *part, use_reentrant=False, preserve_rng_state=False) for part in parts])
     return torch.cat([function(*part) for part in parts])
 
 

@@ -1,5 +1,6 @@
 """What the frozen blocks make of a data set: computed once a text, reused in every epoch."""
 
+import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from plaudit.batches import Below
+from plaudit.errors import RunError
 from plaudit.models.trunk import states_below
 
 _TEXTS_AT_ONCE = 64
@@ -50,7 +52,7 @@ class FrozenStates:
         if 4 * size[0] * size[1] < _MAPPED_FROM:
             self._states = torch.empty(size)
         else:
-            file.parent.mkdir(parents=True, exist_ok=True)
+            _reserve(file, 4 * size[0] * size[1])
             self._states = torch.from_file(str(file), shared=True, size=size[0] * size[1]).view(size)
             with suppress(OSError):  # not every system lets go of a name in use
                 file.unlink()
@@ -78,3 +80,20 @@ class FrozenStates:
         for row, states, length in zip(rows, below.states.float().cpu(), lengths.tolist(), strict=True):
             self._states[self._start[row] : self._start[row + 1]] = states[:length]
         self._known.add(group)
+
+
+def _reserve(file: Path, size: int) -> None:
+    """Make `file` of `size` bytes that are really there: writing to a map of a full disk kills a process unheard.
+
+    Raises:
+        RunError: there is no room.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("wb") as opened:
+        try:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(opened.fileno(), 0, size)
+            else:
+                opened.truncate(size)
+        except OSError as error:
+            raise RunError(f"{file}: no room for {size / 2**30:.1f} GiB of states: {error.strerror}") from None

@@ -33,8 +33,11 @@ def by_blocks(lm: Any) -> bool:
     return lm.config.model_type in _PARTS and kinds == {"full_attention"}
 
 
-def frozen_blocks(lm: Any, train_layers: int) -> int:
+def frozen_blocks(lm: Any, train_layers: int, setting: str = "train_layers") -> int:
     """How many of the lowest blocks do not learn when the top `train_layers` do; 0 when all learn.
+
+    Args:
+        setting: what a message calls it.
 
     Raises:
         ModelError: the family's blocks are not known, or there are fewer.
@@ -43,16 +46,16 @@ def frozen_blocks(lm: Any, train_layers: int) -> int:
         return 0
     if not by_blocks(lm):
         raise ModelError(
-            f"train_layers = {train_layers}: the blocks of a {lm.config.model_type} are not known "
+            f"{setting} = {train_layers}: the blocks of a {lm.config.model_type} are not known "
             f"(those of {', '.join(_PARTS)} are); use 0 to train all"
         )
     total = len(_blocks(lm))
     if train_layers > total:
-        raise ModelError(f"train_layers = {train_layers}: the model has {total} blocks; use 0 to train them all")
+        raise ModelError(f"{setting} = {train_layers}: the model has {total} blocks; use 0 to train them all")
     return total - train_layers
 
 
-def freeze_below(lm: Any, train_layers: int) -> int:
+def freeze_below(lm: Any, train_layers: int, setting: str = "train_layers") -> int:
     """Let only the top blocks of a causal model and its last norm learn; 0 leaves all of it free.
 
     The embeddings stay as they are, and with them an output embedding that is tied to them.
@@ -63,7 +66,7 @@ def freeze_below(lm: Any, train_layers: int) -> int:
     Raises:
         ModelError: the family's blocks are not known, or there are fewer.
     """
-    depth = frozen_blocks(lm, train_layers)
+    depth = frozen_blocks(lm, train_layers, setting)
     if train_layers:
         lm.requires_grad_(False)
         for part in (*_blocks(lm)[depth:], _norm(lm)):
@@ -88,7 +91,7 @@ def make_whole(model: Any, source: Any) -> None:
     """Undo `halve_frozen` before a model is saved, with the float32 parameters of the model it began as."""
     for halved, whole in zip(model.parameters(), source.parameters(), strict=True):
         if halved.dtype != whole.dtype:
-            halved.data = whole.data
+            halved.data = whole.data.to(halved.device)
 
 
 def share_below(owner: Any, other: Any, depth: int) -> bool:
@@ -102,7 +105,9 @@ def share_below(owner: Any, other: Any, depth: int) -> bool:
     ours, theirs = owner.base_model, other.base_model
     names = [name for name, child in ours.named_children() if isinstance(child, nn.Embedding)]
     pairs = [(getattr(ours, name), getattr(theirs, name)) for name in names]
-    pairs += list(zip(_blocks(owner), _blocks(other), strict=True))[:depth]
+    if len(_blocks(owner)) != len(_blocks(other)):
+        return False
+    pairs += list(zip(_blocks(owner)[:depth], _blocks(other)[:depth], strict=True))
     if not all(_same(a, b) for a, b in pairs):
         return False
     for name in names:
@@ -171,7 +176,8 @@ def _rows_of_tied(ids: Int[Tensor, "B T"], weight: Tensor) -> Float[Tensor, "B T
 
     Its gradient from the output is there already, dense, when that from the input arrives: a few rows, which are added
     to it in place. Left to itself autograd makes a second dense gradient and a third for their sum: half a gigabyte a
-    step for GPT-2.
+    step for GPT-2. This is for `backward()` in one process: torch.autograd.grad does not see these rows, and gradients
+    that are reduced over processes when they are made would be reduced without them.
     """
     hidden = F.embedding(ids, weight.detach()).requires_grad_()
 

@@ -52,10 +52,12 @@ class Actors:
         folders have it, and so without peft.
         """
         policy = Policy(load_causal_lm(policy_from)).to(run.device).eval()
-        depth = freeze_below(policy.lm, run.config.ppo.train_layers)
+        depth = freeze_below(policy.lm, run.config.ppo.train_layers, "ppo.train_layers")
         begins = policy_from == reference_from
         if begins:
             add_adapters(policy.lm, run.config.ppo, run.config.seed, "ppo")
+        else:
+            policy.requires_grad_(False)
         reference = load_causal_lm(reference_from).to(run.device).eval()
         reference.requires_grad_(False)
         if not share_below(policy.lm, reference, depth):

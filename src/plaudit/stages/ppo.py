@@ -108,8 +108,8 @@ def ppo(config: Config, run: Run) -> Iterator[StepReport]:
             checkpoints.save(iteration + 1, policy, optimizer, kept)
         yield report
 
-    if run.dtype != torch.float32 and not settings.lora_rank:
-        make_whole(policy.lm, load_causal_lm(run.model("sft")).to(run.device))
+    if any(p.dtype != torch.float32 for p in policy.parameters()):
+        make_whole(policy.lm, load_causal_lm(run.model("sft")))
     save(policy.lm, tokenizer, run.folder("ppo"))
     save_file(policy.value_head.state_dict(), run.folder("ppo") / "value_head.safetensors")
     run.finish("ppo", {"iterations": settings.iterations, "prompts": len(prompts), "scale": dataclasses.asdict(scale)})

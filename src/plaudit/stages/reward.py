@@ -75,7 +75,7 @@ def reward(config: Config, run: Run) -> Iterator[StepReport]:
     train, too_long = judgements(data.train, tokenizer, longest)
     held_out, _ = judgements(data.evaluation, tokenizer, longest)
 
-    depth = freeze_below(model, settings.train_layers)
+    depth = freeze_below(model, settings.train_layers, "reward.train_layers")
     add_adapters(model, settings, config.seed, "reward")
     model.score.requires_grad_(True)
     sides = len(train[0].texts)  # 1: a labelled text; 2: a comparison

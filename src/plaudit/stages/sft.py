@@ -44,7 +44,7 @@ def sft(config: Config, run: Run) -> Iterator[StepReport]:
     train, too_long = tokenise(data.train.demonstrations, tokenizer, longest)
     held_out, _ = tokenise(data.evaluation.demonstrations, tokenizer, longest)
 
-    depth = freeze_below(model, settings.train_layers)
+    depth = freeze_below(model, settings.train_layers, "sft.train_layers")
     add_adapters(model, settings, config.seed, "sft")
     texts = [[*prompt, *response] for prompt, response in train]
     states = FrozenStates(model, depth, texts, run.autocast, run.folder("sft") / "states.partial")

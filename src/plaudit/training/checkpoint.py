@@ -94,9 +94,8 @@ def load_weights(path: Path, model: nn.Module) -> None:
     """
     tensors = load_file(path)
     kept = {key.removeprefix("model/"): value for key, value in tensors.items() if key.startswith("model/")}
-    unknown = model.load_state_dict(
-        kept, strict=False
-    ).unexpected_keys  # tied weights are kept under one of their names
+    # Not strict: tied weights are kept under one of their names.
+    unknown = model.load_state_dict(kept, strict=False).unexpected_keys
     if unknown:
         raise RunError(f"{path}: holds '{unknown[0]}', which the model does not have")
 

@@ -44,10 +44,10 @@ def step(loss: Tensor, model: nn.Module, optimizer: torch.optim.Optimizer, max_g
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    norm = torch.nn.utils.get_total_norm(gradients).item()
-    if not math.isfinite(norm):
-        raise TrainingError(f"{where}: the gradient norm is {norm}; lower the learning rate")
+    norm = torch.nn.utils.get_total_norm(gradients)
+    if not math.isfinite(norm.item()):
+        raise TrainingError(f"{where}: the gradient norm is {norm.item()}; lower the learning rate")
     if norm > max_grad_norm:
-        torch._foreach_mul_(gradients, max_grad_norm / norm)
+        torch.nn.utils.clip_grads_with_norm_(model.parameters(), max_grad_norm, norm)
     optimizer.step()
-    return norm
+    return norm.item()
