@@ -17,7 +17,7 @@ BELOW = ("transformer.wte.", "transformer.wpe.", "transformer.h.0.")
 STAGE = {"sft": sft, "reward": reward}
 
 
-def _keeps_nothing(lm, train_layers):
+def _keeps_nothing(lm, train_layers, setting=""):
     """The same parameters learn, and a batch begins at its ids."""
     freeze_below(lm, train_layers)
     return 0
