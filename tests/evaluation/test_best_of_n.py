@@ -66,3 +66,8 @@ def test_kl_without_ties_is_that_of_the_largest_of_n_uniform_numbers(n):
 def test_where_all_responses_rank_equal_best_of_n_is_sft():
     assert kl_measured(np.zeros((1, 8)), 4) == pytest.approx([0.0], abs=1e-12)
     assert kept(np.zeros((1, 8)), 4) == pytest.approx(np.full((1, 8), 1 / 8))
+
+
+def test_of_many_draws_the_worst_is_kept_with_a_share_that_no_float_holds_and_the_kl_is_finite():
+    draws = np.arange(256.0)[None]
+    assert kl_measured(draws, 256) == pytest.approx(kl_bound(256), abs=1e-9)

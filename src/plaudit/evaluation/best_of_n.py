@@ -44,7 +44,7 @@ def kl_measured(ranking: np.ndarray, n: int) -> np.ndarray:
     below, at_most = _counts(ranking)
     a, b = below / ranking.shape[1], at_most / ranking.shape[1]
     share = b**n - a**n
-    tied = share * np.log(share / (b - a))
+    tied = share * np.log(np.maximum(share, 1e-300) / (b - a))  # the worst of many draws is kept never: 0 log 0
     nats = np.where(at_most - below > 1, tied, _untied(b, n) - _untied(a, n))
     return (nats / (at_most - below)).sum(1)
 
