@@ -43,6 +43,13 @@ def setting(
     return field(default=default, metadata=about)
 
 
+_LORA_RANK = (
+    "learn this many directions beside each linear layer (LoRA, often 8 or 16) in place of the layers themselves; "
+    "wants a larger lr; 0: off"
+)
+_LORA_ALPHA = "LoRA's directions are scaled by lora_alpha / lora_rank"
+
+
 @dataclass(frozen=True)
 class SFTConfig:
     """Supervised fine-tuning: imitate the sentences of the training split."""
@@ -52,13 +59,8 @@ class SFTConfig:
     train_layers: int = setting(
         0, "top blocks of the model that learn; the rest stays as it was given; 0: all learn", unit="blocks", low=0
     )
-    lora_rank: int = setting(
-        0,
-        "learn this many directions beside each linear layer (LoRA, often 8 or 16) in place of the layers themselves; "
-        "wants some ten times the lr; 0: off",
-        low=0,
-    )
-    lora_alpha: int = setting(16, "LoRA's directions are scaled by lora_alpha / lora_rank", low=1)
+    lora_rank: int = setting(0, _LORA_RANK, low=0)
+    lora_alpha: int = setting(16, _LORA_ALPHA, low=1)
     lr: float = setting(1e-3, "peak learning rate of AdamW", low=0, high=1)
     warmup: float = setting(0.05, "share of the steps in which the learning rate rises to its peak", low=0, high=1)
     weight_decay: float = setting(0.01, "decoupled weight decay", low=0, high=1)
@@ -79,13 +81,8 @@ class RewardConfig:
         unit="blocks",
         low=0,
     )
-    lora_rank: int = setting(
-        0,
-        "learn this many directions beside each linear layer (LoRA, often 8 or 16) in place of the layers themselves; "
-        "wants some ten times the lr; 0: off",
-        low=0,
-    )
-    lora_alpha: int = setting(16, "LoRA's directions are scaled by lora_alpha / lora_rank", low=1)
+    lora_rank: int = setting(0, _LORA_RANK, low=0)
+    lora_alpha: int = setting(16, _LORA_ALPHA, low=1)
     lr: float = setting(5e-4, "peak learning rate of AdamW", low=0, high=1)
     warmup: float = setting(0.05, "share of the steps in which the learning rate rises to its peak", low=0, high=1)
     weight_decay: float = setting(0.01, "decoupled weight decay", low=0, high=1)
@@ -110,13 +107,8 @@ class PPOConfig:
         unit="blocks",
         low=0,
     )
-    lora_rank: int = setting(
-        0,
-        "learn this many directions beside each linear layer (LoRA, often 8 or 16) in place of the layers themselves; "
-        "wants some ten times the lr; 0: off",
-        low=0,
-    )
-    lora_alpha: int = setting(16, "LoRA's directions are scaled by lora_alpha / lora_rank", low=1)
+    lora_rank: int = setting(0, _LORA_RANK, low=0)
+    lora_alpha: int = setting(16, _LORA_ALPHA, low=1)
     lr: float = setting(2e-4, "peak learning rate of Adam; it falls linearly to 0", low=0, high=1)
     warmup: float = setting(0.1, "share of the iterations in which the learning rate rises to its peak", low=0, high=1)
     kl_coef: float = setting(0.15, "price of a nat of KL against the SFT model (beta)", unit="score/nat", low=0)
