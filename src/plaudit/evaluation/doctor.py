@@ -34,7 +34,8 @@ _MEMORY = "memory"
 _ROWS = 16  # real prompts, each answered once
 # The same figure by two ways: float32 rounds in the sixth place, bfloat16 in the third.
 _NATS = {torch.float32: 1e-3, torch.bfloat16: 0.3}
-_REDRAWN = {torch.float32: 0.99, torch.bfloat16: 0.9}
+# A draw inverts a sum of probabilities, which many tiny errors move: in bfloat16 smollm2 draws 84% of its tokens again.
+_REDRAWN = {torch.float32: 0.99, torch.bfloat16: 0.7}
 _ENDED = 0.5  # share of responses that should end before the cap
 _LENGTH_BIAS = 0.3  # correlation of logit and length at which length explains a tenth of the logit
 _TIGHT = 0.8  # share of the free memory
