@@ -86,9 +86,10 @@ def test_stopped_and_resumed_equals_uninterrupted_byte_for_byte(tmp_path, finish
     assert _without_times(run.path) == _without_times(finished_run)
 
 
-def test_stopped_in_every_stage_and_resumed_a_run_on_one_trunk_is_the_same_byte_for_byte(tmp_path, tiny_config):
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_stopped_in_every_stage_and_resumed_a_run_on_one_trunk_is_the_same_byte_for_byte(tmp_path, tiny_config, dtype):
     parts = {stage: dataclasses.replace(getattr(tiny_config, stage), train_layers=1) for stage in STAGES[:3]}
-    config = dataclasses.replace(tiny_config, **parts)
+    config = dataclasses.replace(tiny_config, dtype=dtype, **parts)
     straight, broken = (
         Run.open(tmp_path / name, config, resume=False, overwrite=False, stages=STAGES) for name in ("a", "b")
     )

@@ -104,7 +104,8 @@ def test_in_bfloat16_frozen_matrices_are_halved_in_memory_and_whole_in_the_polic
     run = bare_run(reward_on_sft=True, train_layers=1, iterations=1)
     run = dataclasses.replace(run, config=dataclasses.replace(run.config, dtype="bfloat16"))
     actors = Actors.load(run)
-    lower, upper = (actors.policy.lm.transformer.h[k].mlp.c_fc.weight for k in (0, 1))
+    parameters = dict(actors.policy.lm.named_parameters())
+    lower, upper = (parameters[f"transformer.h.{k}.mlp.c_fc.weight"] for k in (0, 1))
     assert (lower.dtype, upper.dtype) == (torch.bfloat16, torch.float32)
     assert actors.reference.transformer.h[1].mlp.c_fc.weight.dtype == torch.bfloat16
     list(ppo(run.config, run))

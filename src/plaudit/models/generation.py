@@ -8,7 +8,7 @@ from torch import Tensor
 
 from plaudit.batches import Below, Responses
 from plaudit.models.cache import Reader
-from plaudit.models.heads import in_float32
+from plaudit.models.heads import logits_of
 
 _LEAVE_BELOW = 0.8  # finished rows leave the batch when this share of it still runs: moving the cache costs time too
 _LOOK_EVERY = {"cpu": 1, "cuda": 8}  # tokens: a GPU would have to stop and answer
@@ -55,7 +55,7 @@ def generate(
     states = prompt_states.new_zeros(batch, width + cap, prompt_states.shape[2])
     states[:, :width] = prompt_states
     for t in range(cap):
-        logits = in_float32(lm.get_output_embeddings(), last) / temperature
+        logits = logits_of(lm, last, temperature)
         token = sample_tokens(logits, noise[rows, t]).masked_fill(~running, pad_id)
         tokens[rows, t] = token
         drew = running

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from plaudit.batches import Below
+from plaudit.models.precision import RoundedProduct, is_rounded
 from plaudit.models.trunk import hidden_states
 from plaudit.objectives.logprobs import predicting, token_logprobs
 
@@ -41,7 +42,10 @@ def response_states(
 
 def logits_of(lm: Any, states: Float[Tensor, "*N D"], temperature: float = 1.0) -> Float[Tensor, "*N V"]:
     """Logits over the vocabulary, divided by the temperature that sampling uses."""
-    return in_float32(lm.get_output_embeddings(), states) / temperature
+    head = lm.get_output_embeddings()
+    if is_rounded(head):
+        return RoundedProduct.apply(states.float() / temperature, head.weight)
+    return in_float32(head, states) / temperature
 
 
 def response_logits(

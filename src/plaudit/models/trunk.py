@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
 from plaudit.batches import Below
 from plaudit.errors import ModelError
@@ -49,7 +48,7 @@ def frozen_blocks(lm: Any, train_layers: int, setting: str = "train_layers") -> 
             f"{setting} = {train_layers}: the blocks of a {lm.config.model_type} are not known "
             f"(those of {', '.join(_PARTS)} are); use 0 to train all"
         )
-    total = len(_blocks(lm))
+    total = len(blocks(lm))
     if train_layers > total:
         raise ModelError(f"{setting} = {train_layers}: the model has {total} blocks; use 0 to train them all")
     return total - train_layers
@@ -69,29 +68,9 @@ def freeze_below(lm: Any, train_layers: int, setting: str = "train_layers") -> i
     depth = frozen_blocks(lm, train_layers, setting)
     if train_layers:
         lm.requires_grad_(False)
-        for part in (*_blocks(lm)[depth:], _norm(lm)):
+        for part in (*blocks(lm)[depth:], _norm(lm)):
             part.requires_grad_(True)
     return depth
-
-
-def halve_frozen(model: Any, dtype: torch.dtype) -> None:
-    """Keep the frozen matrices of a model's blocks in `dtype`; autocast would else convert them at every pass.
-
-    Embeddings and norms keep float32, and with them what runs along the trunk.
-    """
-    if dtype == torch.float32 or not by_blocks(model):
-        return
-    for block in _blocks(model):
-        for module in block.modules():
-            if isinstance(module, (nn.Linear, Conv1D)) and not module.weight.requires_grad:
-                module.to(dtype)
-
-
-def make_whole(model: Any, source: Any) -> None:
-    """Undo `halve_frozen` before a model is saved, with the float32 parameters of the model it began as."""
-    for halved, whole in zip(model.parameters(), source.parameters(), strict=True):
-        if halved.dtype != whole.dtype:
-            halved.data = whole.data.to(halved.device)
 
 
 def share_below(owner: Any, other: Any, depth: int) -> bool:
@@ -105,15 +84,15 @@ def share_below(owner: Any, other: Any, depth: int) -> bool:
     ours, theirs = owner.base_model, other.base_model
     names = [name for name, child in ours.named_children() if isinstance(child, nn.Embedding)]
     pairs = [(getattr(ours, name), getattr(theirs, name)) for name in names]
-    if len(_blocks(owner)) != len(_blocks(other)):
+    if len(blocks(owner)) != len(blocks(other)):
         return False
-    pairs += list(zip(_blocks(owner)[:depth], _blocks(other)[:depth], strict=True))
+    pairs += list(zip(blocks(owner)[:depth], blocks(other)[:depth], strict=True))
     if not all(_same(a, b) for a, b in pairs):
         return False
     for name in names:
         setattr(theirs, name, getattr(ours, name))
     for i in range(depth):
-        _blocks(other)[i] = _blocks(owner)[i]
+        blocks(other)[i] = blocks(owner)[i]
     other.tie_weights()
     return True
 
@@ -217,7 +196,7 @@ def run_blocks(
     given: dict[str, Any] = {"attention_mask": mask, _PARTS[lm.config.model_type][2]: cache}
     if lm.config.model_type != "gpt2":
         given["position_embeddings"] = lm.base_model.rotary_emb(hidden, position_ids=positions)
-    for block in list(_blocks(lm))[first:last]:
+    for block in list(blocks(lm))[first:last]:
         hidden = block(hidden, **given)
     return hidden
 
@@ -227,7 +206,8 @@ def last_norm(lm: Any, hidden: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
     return _norm(lm)(hidden)
 
 
-def _blocks(lm: Any) -> nn.ModuleList:
+def blocks(lm: Any) -> nn.ModuleList:
+    """The blocks of a known family, lowest first."""
     return getattr(lm.base_model, _PARTS[lm.config.model_type][0])
 
 

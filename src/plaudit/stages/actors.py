@@ -9,8 +9,9 @@ from typing import Any
 from plaudit.models.adapters import FOLDER, add_adapters, load_adapters, share_weights
 from plaudit.models.heads import Policy
 from plaudit.models.loading import load_causal_lm, load_reward_model, load_tokenizer
+from plaudit.models.precision import halve
 from plaudit.models.tokenizer import Tokenizer
-from plaudit.models.trunk import freeze_below, halve_frozen, share_below
+from plaudit.models.trunk import freeze_below, share_below
 from plaudit.training.run import Run
 
 
@@ -74,5 +75,5 @@ class Actors:
             share_weights(owner, reward_model)
         if not run.config.ppo.lora_rank:  # adapters are added to what they stand beside in float32
             for model in (policy.lm, reference, reward_model):
-                halve_frozen(model, run.dtype)
+                halve(model, run.dtype)
         return Actors(tokenizer, policy, reference, reward_model, depth, shared)

@@ -20,7 +20,7 @@ from plaudit.data.text import distinct
 from plaudit.errors import DataError, ModelError
 from plaudit.models.heads import Policy, fit_value_head, logprobs_of, response_states
 from plaudit.models.loading import load_causal_lm, save, window
-from plaudit.models.trunk import make_whole
+from plaudit.models.precision import make_whole
 from plaudit.objectives.kl import adapt_kl_coef
 from plaudit.objectives.losses import policy_loss, value_loss
 from plaudit.objectives.masked import explained_variance, masked_mean, spread
@@ -108,8 +108,7 @@ def ppo(config: Config, run: Run) -> Iterator[StepReport]:
             checkpoints.save(iteration + 1, policy, optimizer, kept)
         yield report
 
-    if any(p.dtype != torch.float32 for p in policy.parameters()):
-        make_whole(policy.lm, load_causal_lm(run.model("sft")))
+    make_whole(policy.lm, lambda: load_causal_lm(run.model("sft")))
     save(policy.lm, tokenizer, run.folder("ppo"))
     save_file(policy.value_head.state_dict(), run.folder("ppo") / "value_head.safetensors")
     run.finish("ppo", {"iterations": settings.iterations, "prompts": len(prompts), "scale": dataclasses.asdict(scale)})

@@ -20,6 +20,7 @@ from plaudit.errors import DataError
 from plaudit.models.adapters import add_adapters
 from plaudit.models.heads import initialise_score_head, score_texts
 from plaudit.models.loading import load_reward_model, load_tokenizer, save, window
+from plaudit.models.precision import halve, make_whole
 from plaudit.models.states import FrozenStates
 from plaudit.models.tokenizer import Tokenizer, collate
 from plaudit.models.trunk import freeze_below
@@ -78,6 +79,8 @@ def reward(config: Config, run: Run) -> Iterator[StepReport]:
     depth = freeze_below(model, settings.train_layers, "reward.train_layers")
     add_adapters(model, settings, config.seed, "reward")
     model.score.requires_grad_(True)
+    if not settings.lora_rank:
+        halve(model, run.dtype)
     sides = len(train[0].texts)  # 1: a labelled text; 2: a comparison
     texts = [[*prompt, *response] for judged in train for prompt, response in judged.texts]
     states = FrozenStates(model, depth, texts, run.autocast, run.folder("reward") / "states.partial")
@@ -93,6 +96,7 @@ def reward(config: Config, run: Run) -> Iterator[StepReport]:
 
     yield from fit("reward", model, np.array([j.length for j in train]), batch_loss, settings, run)
 
+    make_whole(model, lambda: load_reward_model(run.model("sft"), tokenizer.pad_id))
     save(model, tokenizer, run.folder("reward"))
     kind = "comparisons" if len(train[0].texts) == 2 else "labels"
     logits, said = predict(model, held_out, tokenizer, run)

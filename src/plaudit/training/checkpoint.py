@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from plaudit.errors import RunError
+from plaudit.models.precision import refresh, shadows
 
 _KEEP = 2
 
@@ -123,6 +124,7 @@ def _restore(tensors: dict[str, torch.Tensor], model: nn.Module, optimizer: torc
         optimizer.state[parameter] = {
             key: tensors[f"optimizer/{key}/{name}"].to(parameter.device) for _, key, owner in parts if owner == name
         }
+    refresh(shadows(model))
 
 
 def _sha256(path: Path) -> str:

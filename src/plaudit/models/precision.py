@@ -1,0 +1,115 @@
+"""Number formats: what learns is kept and saved in float32, the matrices of the blocks compute in the run's format."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from plaudit.models.trunk import blocks, by_blocks
+
+_CAN_ROUND = hasattr(getattr(torch.backends.mkldnn, "matmul", None), "fp32_precision")  # torch 2.9 and later
+_ROUNDED = "products_are_rounded"
+
+
+def halve(model: Any, dtype: torch.dtype) -> None:
+    """Let the matrices of a model's blocks compute in `dtype`; autocast would else convert them at every pass.
+
+    A frozen one is kept in `dtype` alone. One that learns stays float32 as the model's parameter, which is what the
+    optimizer steps and checkpoints and folders hold, and has a rounded shadow that the forward pass reads and the
+    gradient is left at (see `shadows`). Embeddings and norms keep float32, and with them what runs along the trunk.
+    The output embedding's products are taken of rounded numbers, and summed and given in float32.
+    """
+    if dtype == torch.float32 or not by_blocks(model):
+        return
+    for block in blocks(model):
+        for module in block.modules():
+            if isinstance(module, (nn.Linear, Conv1D)):
+                if module.weight.requires_grad:
+                    # Found before the parameter of that name, which named_parameters() and state_dict() still list.
+                    module.__dict__["weight"] = module.weight.detach().to(dtype).requires_grad_()
+                else:
+                    module.to(dtype)
+    head = model.get_output_embeddings()
+    if isinstance(head, nn.Linear) and head.bias is None:
+        head.__dict__[_ROUNDED] = dtype == torch.bfloat16 and head.weight.device.type == "cpu" and _CAN_ROUND
+
+
+def is_rounded(head: nn.Module) -> bool:
+    """Whether `halve` asked for this output embedding's products by `RoundedProduct`."""
+    return head.__dict__.get(_ROUNDED, False)
+
+
+class RoundedProduct(torch.autograd.Function):
+    """(..., V) x W^T by bfloat16 arithmetic, summed and given in float32.
+
+    A logit given in bfloat16 would be wrong by up to half a nat (see `heads.in_float32`); one of rounded factors is
+    wrong by what rounding the trunk does anyway. Float32 products were a third of a step at GPT-2's size.
+
+    The weight's gradient is added in place, and lies where that of the step before lay: 154 MB for GPT-2, which cost
+    more in page faults than in arithmetic when they were allocated anew. So this is for `backward()`:
+    torch.autograd.grad does not see that gradient.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        """x (..., D), weight (V, D), both float32."""
+        ctx.save_for_backward(x, weight)
+        with _rounding():
+            return x @ weight.T
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None]:
+        """The gradient of x, where it is wanted; the weight's is put into its place."""
+        x, weight = ctx.saved_tensors
+        shape, x, gradient = x.shape, x.flatten(0, -2), gradient.flatten(0, -2)
+        with _rounding():
+            if ctx.needs_input_grad[1]:
+                if weight.grad is None:
+                    weight.spare = weight.grad = torch.mm(gradient.T, x, out=getattr(weight, "spare", None))
+                else:
+                    weight.grad.addmm_(gradient.T, x)
+            return (gradient @ weight).view(shape) if ctx.needs_input_grad[0] else None, None
+
+
+@contextmanager
+def _rounding() -> Iterator[None]:
+    """Float32 products of a CPU round their factors to bfloat16 in here."""
+    matmul = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]  # missing from the stubs
+    before, matmul.fp32_precision = matmul.fp32_precision, "bf16"
+    try:
+        yield
+    finally:
+        matmul.fp32_precision = before
+
+
+def shadows(model: nn.Module) -> list[tuple[nn.Parameter, Tensor]]:
+    """(parameter, shadow) of every matrix that `halve` gave one; the gradient is at the shadow."""
+    found = [(module._parameters.get("weight"), module.__dict__.get("weight")) for module in model.modules()]
+    return [(parameter, shadow) for parameter, shadow in found if parameter is not None and shadow is not None]
+
+
+@torch.no_grad()
+def refresh(halved: list[tuple[nn.Parameter, Tensor]]) -> None:
+    """Round the parameters into their shadows, after they were set."""
+    for parameter, shadow in halved:
+        shadow.copy_(parameter)
+
+
+def make_whole(model: Any, source: Callable[[], Any]) -> None:
+    """Undo `halve` before a model is saved.
+
+    Args:
+        source: opens the model that it began as, whose float32 parameters the frozen ones get back.
+    """
+    for module in model.modules():
+        module.__dict__.pop("weight", None)
+        module.__dict__.pop(_ROUNDED, None)
+    if any(p.dtype != torch.float32 for p in model.parameters()):
+        for halved, whole in zip(model.parameters(), source().parameters(), strict=True):
+            if halved.dtype != whole.dtype:
+                halved.data = whole.data.to(halved.device)

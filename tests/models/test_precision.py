@@ -1,0 +1,150 @@
+import copy
+import math
+
+import pytest
+import torch
+from tiny import make_lm
+
+from plaudit.models.heads import Policy, logits_of
+from plaudit.models.precision import RoundedProduct, halve, is_rounded, make_whole, refresh, shadows
+from plaudit.models.trunk import freeze_below, hidden_states
+from plaudit.training import optimizer as optim
+from plaudit.training.checkpoint import Checkpoints
+
+BF16 = torch.bfloat16
+IDS = torch.tensor([[5, 6, 7, 8, 9, 3], [9, 8, 7, 6, 5, 4]])
+MASK = torch.ones_like(IDS, dtype=torch.bool)
+
+
+def halved(lm):
+    halve(lm, BF16)
+    return lm
+
+
+def loss_of(lm, ids=IDS):
+    with torch.autocast("cpu", dtype=BF16):
+        states = hidden_states(lm, ids, MASK)
+    return torch.nn.functional.cross_entropy(logits_of(lm, states)[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
+
+
+def test_float32_changes_nothing():
+    lm = make_lm().eval()
+    halve(lm, torch.float32)
+    assert not shadows(lm)
+    assert not is_rounded(lm.lm_head)
+
+
+def test_what_learns_is_listed_and_kept_in_float32_and_computes_in_bfloat16():
+    lm = make_lm().eval()
+    before = copy.deepcopy(lm.state_dict())
+    freeze_below(lm, 1)
+    halve(lm, BF16)
+    frozen, learns = (block.mlp.c_fc for block in lm.transformer.h)
+    assert (frozen.weight.dtype, learns.weight.dtype) == (BF16, BF16)
+    parameters = dict(lm.named_parameters())
+    assert parameters["transformer.h.0.mlp.c_fc.weight"].dtype == BF16
+    assert torch.equal(parameters["transformer.h.1.mlp.c_fc.weight"], before["transformer.h.1.mlp.c_fc.weight"])
+    assert len(shadows(lm)) == 4
+    assert parameters.keys() == dict(make_lm().eval().named_parameters()).keys()
+    make_whole(lm, make_lm)
+    assert all(torch.equal(value, before[name]) for name, value in lm.state_dict().items())
+    assert not shadows(lm)
+    assert not is_rounded(lm.lm_head)
+
+
+def test_a_step_is_the_step_of_autocast():
+    """The same products of the same rounded weights: gradients, and so steps, differ by the head's rounding alone."""
+    plain, ours = make_lm().eval(), halved(make_lm().eval())
+    start = copy.deepcopy(plain.state_dict())
+    for lm in (plain, ours):
+        optimizer = torch.optim.SGD(lm.parameters(), lr=1.0)
+        optim.step(loss_of(lm), lm, optimizer, math.inf, "here")
+    for name, value in plain.state_dict().items():
+        moved, ours_moved = value - start[name], ours.state_dict()[name] - start[name]
+        assert (ours_moved - moved).norm() <= 0.01 * moved.norm(), name
+
+
+def test_its_loss_is_that_of_float32_within_what_bfloat16_rounds():
+    lm = make_lm().eval()
+    states = hidden_states(lm, IDS, MASK)
+    exact = torch.nn.functional.cross_entropy(logits_of(lm, states)[:, :-1].flatten(0, 1), IDS[:, 1:].flatten())
+    assert loss_of(halved(lm)).item() == pytest.approx(exact.item(), rel=3e-3)
+
+
+def test_shadows_follow_a_step_and_a_checkpoint(tmp_path):
+    lm = halved(make_lm().eval())
+    policy = Policy(lm)
+    optimizer = optim.adamw(policy, 0.01)
+    optim.step(loss_of(lm), policy, optimizer, 1.0, "here")
+    assert all(shadow.grad is None for _, shadow in shadows(policy))
+    assert all(torch.equal(shadow, parameter.to(BF16)) for parameter, shadow in shadows(policy))
+    Checkpoints(tmp_path, "f").save(1, policy, optimizer)
+    fresh = Policy(halved(make_lm(seed=3).eval()))
+    other = optim.adamw(fresh, 0.01)
+    Checkpoints(tmp_path, "f").restore(fresh, other)
+    for model, its in ((policy, optimizer), (fresh, other)):
+        optim.step(loss_of(model.lm), model, its, 1.0, "here")
+    for (name, whole), resumed in zip(policy.named_parameters(), fresh.parameters(), strict=True):
+        assert torch.equal(whole, resumed), name
+
+
+def test_refresh_rounds_what_was_set():
+    lm = halved(make_lm().eval())
+    parameter, shadow = shadows(lm)[0]
+    with torch.no_grad():
+        parameter.fill_(1 + 2**-12)
+    refresh(shadows(lm))
+    assert torch.equal(shadow, torch.ones_like(shadow))
+
+
+def test_gradients_at_shadows_are_clipped_with_the_others():
+    plain, ours = make_lm().eval(), halved(make_lm().eval())
+    before = {name: value.clone() for name, value in ours.state_dict().items()}
+    norms = [
+        optim.step(loss_of(lm), lm, torch.optim.SGD(lm.parameters(), lr=1.0), 0.01, "here") for lm in (plain, ours)
+    ]
+    assert norms[1] == pytest.approx(norms[0], rel=0.01)
+    seen = {id(p): before[name] - p.detach() for name, p in ours.named_parameters()}
+    assert torch.stack([moved.norm() for moved in seen.values()]).norm().item() == pytest.approx(0.01, rel=1e-3)
+
+
+def test_a_rounded_product_is_the_product_of_rounded_numbers_in_float32():
+    generator = torch.Generator().manual_seed(0)
+    x, gradient = torch.randn(9, 40, generator=generator), torch.randn(9, 70, generator=generator)
+    weight = torch.nn.Parameter(torch.randn(70, 40, generator=generator))
+    x.requires_grad_()
+
+    def rounded(tensor):
+        return tensor.detach().to(BF16).double()
+
+    for _ in range(2):  # the second in the first's memory
+        weight.grad = x.grad = None
+        for _ in range(2):  # a gradient that is there is added to
+            given = RoundedProduct.apply(x, weight)
+            given.backward(gradient)
+        for found, exact in (
+            (given, rounded(x) @ rounded(weight).T),
+            (x.grad, 2 * rounded(gradient) @ rounded(weight)),
+            (weight.grad, 2 * rounded(gradient).T @ rounded(x)),
+        ):
+            assert found.dtype == torch.float32
+            # A CPU without bfloat16 products may take float32 ones, of the unrounded numbers.
+            assert (found.detach() - exact).norm() <= 5e-3 * exact.norm()
+    place = weight.grad.data_ptr()
+    weight.grad = None
+    RoundedProduct.apply(x, weight).backward(gradient)
+    assert weight.grad.data_ptr() == place
+
+
+def test_a_frozen_head_gets_no_gradient():
+    lm = make_lm().eval()
+    freeze_below(lm, 1)
+    loss_of(halved(lm)).backward()
+    assert lm.lm_head.weight.grad is None
+    assert all(shadow.grad is not None for _, shadow in shadows(lm))
+
+
+def test_precision_is_as_it_was_after_a_product():
+    before = torch.backends.mkldnn.matmul.fp32_precision
+    RoundedProduct.apply(torch.ones(2, 3), torch.ones(4, 3))
+    assert torch.backends.mkldnn.matmul.fp32_precision == before
