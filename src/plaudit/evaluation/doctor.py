@@ -19,7 +19,7 @@ from plaudit.data.corpus import load
 from plaudit.data.prompts import cut_prompts
 from plaudit.errors import ModelError
 from plaudit.models.cache import Reader
-from plaudit.models.heads import TOKENS_AT_ONCE, Policy, logits_of, response_logits, response_states
+from plaudit.models.heads import LOGITS_AT_ONCE, Policy, logits_of, response_logits, response_states
 from plaudit.models.loading import load_causal_lm, load_reward_model, load_tokenizer, window
 from plaudit.models.precision import halve
 from plaudit.models.tokenizer import Tokenizer
@@ -254,7 +254,7 @@ def memory_needed(config: Config, lm: Any, prompt: int) -> int:
 
     sft, reward, ppo = config.sft, config.reward, config.ppo
     update = learning(min(ppo.minibatch_size, ppo.batch_size), prompt + ppo.max_new_tokens, ppo.max_new_tokens)
-    rollout = min(TOKENS_AT_ONCE, ppo.batch_size * ppo.max_new_tokens) * vocabulary * 4 * _ROLLOUT_COPIES
+    rollout = min(LOGITS_AT_ONCE, ppo.batch_size * ppo.max_new_tokens * vocabulary) * 4 * _ROLLOUT_COPIES
     one_layer = per_token // lm.config.num_hidden_layers  # all that a pass without gradients holds at a time
     scoring = max(REFERENCE_SAMPLES, ppo.batch_size) * (prompt + ppo.max_new_tokens) * one_layer
 

@@ -13,7 +13,8 @@ from plaudit.models.precision import RoundedProduct, is_rounded
 from plaudit.models.trunk import hidden_states
 from plaudit.objectives.logprobs import predicting, token_logprobs
 
-TOKENS_AT_ONCE = 1024  # of which logits exist together: 200 MB with GPT-2's vocabulary
+TOKENS_AT_ONCE = 1024  # of which logits with a gradient exist together: 200 MB with GPT-2's vocabulary
+LOGITS_AT_ONCE = 2**22  # without a gradient: 16 MB, which is in a cache, and which glibc does not map anew each time
 _RIDGE = 0.01  # of the mean squared length of a centred feature
 
 
@@ -63,17 +64,25 @@ def logprobs_of(
     lm: Any, states: Float[Tensor, "N D"], tokens: Int[Tensor, "N"], temperature: float = 1.0
 ) -> Float[Tensor, "N"]:
     """Log probability of each token under the state that predicts it, in nats."""
-    return in_parts(lambda part, its: token_logprobs(logits_of(lm, part, temperature), its), states, tokens)
+    size = tokens_at_once(lm)
+    return in_parts(lambda part, its: token_logprobs(logits_of(lm, part, temperature), its), size, states, tokens)
 
 
-def in_parts(function: Callable[..., Tensor], *rows: Tensor) -> Tensor:
-    """`function` of some hundred rows at a time, joined: logits of more than that many tokens never exist together.
+def tokens_at_once(lm: Any) -> int:
+    """Tokens whose logits may exist together; fewer where nothing has to be computed again for a gradient."""
+    if torch.is_grad_enabled():
+        return TOKENS_AT_ONCE
+    return max(1, min(TOKENS_AT_ONCE, LOGITS_AT_ONCE // lm.config.vocab_size))
+
+
+def in_parts(function: Callable[..., Tensor], size: int, *rows: Tensor) -> Tensor:
+    """`function` of `size` rows at a time, joined: logits of more than that many tokens never exist together.
 
     Where a gradient is wanted, backward computes each part once more instead of keeping its logits.
     """
-    if len(rows[0]) <= TOKENS_AT_ONCE:
+    if len(rows[0]) <= size:
         return function(*rows)
-    parts = zip(*(x.split(TOKENS_AT_ONCE) for x in rows), strict=True)
+    parts = zip(*(x.split(size) for x in rows), strict=True)
     if torch.is_grad_enabled():
         return torch.cat([checkpoint(function, *part, use_reentrant=False, preserve_rng_state=False) for part in parts])
     return torch.cat([function(*part) for part in parts])

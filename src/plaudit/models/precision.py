@@ -59,21 +59,24 @@ class RoundedProduct(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
         """x (..., D), weight (V, D), both float32."""
         ctx.save_for_backward(x, weight)
-        with _rounding():
+        with _rounding(), torch.autocast("cpu", enabled=False):  # which would convert the whole weight for each token
             return x @ weight.T
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None]:
-        """The gradient of x, where it is wanted; the weight's is put into its place."""
+        """The gradient of x; the weight's is put into its place."""
         x, weight = ctx.saved_tensors
         shape, x, gradient = x.shape, x.flatten(0, -2), gradient.flatten(0, -2)
+        if not ctx.needs_input_grad[1]:  # it stays as it is, and so do its rounded numbers
+            if not hasattr(weight, "rounded"):
+                weight.rounded = weight.to(torch.bfloat16)
+            return (gradient.bfloat16() @ weight.rounded).float().view(shape), None
         with _rounding():
-            if ctx.needs_input_grad[1]:
-                if weight.grad is None:
-                    weight.spare = weight.grad = torch.mm(gradient.T, x, out=getattr(weight, "spare", None))
-                else:
-                    weight.grad.addmm_(gradient.T, x)
-            return (gradient @ weight).view(shape) if ctx.needs_input_grad[0] else None, None
+            if weight.grad is None:
+                weight.spare = weight.grad = torch.mm(gradient.T, x, out=getattr(weight, "spare", None))
+            else:
+                weight.grad.addmm_(gradient.T, x)
+            return (gradient @ weight).view(shape), None
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from plaudit.batches import Experience, Responses, Rollout
 from plaudit.models.generation import generate
-from plaudit.models.heads import Policy, in_parts, logits_of, response_states, score_texts
+from plaudit.models.heads import Policy, in_parts, logits_of, response_states, score_texts, tokens_at_once
 from plaudit.models.tokenizer import Tokenizer, pad_left
 from plaudit.objectives.advantages import gae, token_rewards
 from plaudit.objectives.kl import kl_full
@@ -125,7 +125,7 @@ def compare(
         logprobs, ref_logprobs = token_logprobs(logits, tokens), token_logprobs(ref_logits, tokens)
         return torch.stack([logprobs, ref_logprobs, kl_full(logits, ref_logits), entropy(logits)], dim=1)
 
-    logprobs, ref_logprobs, kl, entropies = in_parts(part, states, ref_states, tokens).unbind(1)
+    logprobs, ref_logprobs, kl, entropies = in_parts(part, tokens_at_once(lm), states, ref_states, tokens).unbind(1)
     return logprobs, ref_logprobs, kl, entropies
 
 
