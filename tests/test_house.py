@@ -11,7 +11,7 @@ FLOORS = [
     {"objectives", "batches"},
     {"training", "data", "models"},
     {"stages", "evaluation", "feedback"},
-    {"cli", "console", "flags", "progress", "pipeline", "seeds", "__main__"},
+    {"cli", "console", "flags", "lesson", "progress", "pipeline", "seeds", "__main__"},
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
