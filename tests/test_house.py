@@ -7,7 +7,7 @@ import plaudit
 
 ROOT = Path(plaudit.__file__).parent
 FLOORS = [
-    {"records", "config", "rng", "errors", "__init__"},
+    {"records", "config", "rng", "errors", "fetching", "__init__"},
     {"objectives", "batches"},
     {"training", "data", "models"},
     {"stages", "evaluation", "feedback"},
