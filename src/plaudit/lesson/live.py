@@ -86,6 +86,7 @@ def curves(reports: list[StepReport], titles: dict[str, str], seconds: float | N
                     ha="right",
                     color=INK,
                     fontweight="bold",
+                    bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 1},
                 )
         for axes in panels.flat[len(titles) :]:
             axes.set_visible(False)
