@@ -84,6 +84,8 @@ def faults(notebook: Any) -> list[str]:
                 found.append(where + "stderr: " + shown.strip()[:300])
             elif re.search(r"warning\b", shown, flags=re.IGNORECASE):
                 found.append(where + "a warning: " + shown.strip()[:300])
+            elif "LEFT OUT" in shown:  # what a notebook says where there was no network for its data
+                found.append(where + shown.strip()[:300])
             if machine := _MACHINE.search(shown):
                 found.append(where + f"a path of this machine: {machine.group()}")
         if cell.cell_type == "code" and cell.execution_count is None and cell.source.strip():

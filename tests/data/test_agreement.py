@@ -5,7 +5,7 @@ import pytest
 
 from plaudit.data import agreement
 from plaudit.data.agreement import Pair, comparison, pairs, votes
-from plaudit.records import Comparison, RatedText
+from plaudit.records import Comparison, LabelledText, RatedText
 
 WARM = RatedText("warm", (3, 2, 1, -1), 0)
 DULL = RatedText("dull", (-2, 2, 0, 1), 0)
@@ -68,3 +68,13 @@ def test_people_who_throw_coins_agree_half_of_the_time_and_those_of_one_mind_alw
 def test_votes_of_no_pairs_have_their_shape():
     assert votes([]).shape == (0, 2)
     assert votes([Pair(WARM, DULL)]).tolist() == [[2, 1]]
+
+
+def test_without_people_a_positive_text_beats_a_negative_one():
+    made = agreement.from_labels([LabelledText(f"{label}-{i}", label) for i in range(50) for label in (0, 1)], 1)
+    assert len(made) == 50
+    for one in made:
+        good, bad = (one.response_a, one.response_b) if one.choice == "a" else (one.response_b, one.response_a)
+        assert (good[0], bad[0]) == ("1", "0")
+    assert 10 < sum(one.choice == "a" for one in made) < 40
+    assert len({text for one in made for text in (one.response_a, one.response_b)}) == 100

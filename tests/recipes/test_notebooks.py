@@ -94,6 +94,7 @@ def test_too_long_together_is_a_fault(folder, capsys, monkeypatch):
         ({"output_type": "stream", "name": "stdout", "text": "in /home/ann/runs"}, "a path of this machine: /home/ann"),
         ({"output_type": "stream", "name": "stderr", "text": "hm"}, "cell 0: stderr: hm"),
         ({"output_type": "stream", "name": "stdout", "text": "runs/notebooks/sft, and 1/2"}, None),
+        ({"output_type": "stream", "name": "stdout", "text": "x is LEFT OUT: y"}, "cell 0: x is LEFT OUT: y"),
         ({"output_type": "display_data", "data": {"text/html": "<i>Warning</i>"}, "metadata": {}}, "a warning"),
         ({"output_type": "display_data", "data": {"image/png": "/tmp/x"}, "metadata": {}}, None),
         ({"output_type": "error", "ename": "E", "evalue": "no", "traceback": []}, "cell 0: E: no"),

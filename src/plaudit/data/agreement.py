@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from plaudit import rng
-from plaudit.records import Comparison, RatedText
+from plaudit.records import Comparison, LabelledText, RatedText
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,17 @@ def comparison(pair: Pair) -> Comparison:
     """What most people preferred."""
     a, b = pair.votes
     return Comparison("", pair.a.text, pair.b.text, "a" if a > b else "b" if b > a else "tie")
+
+
+def from_labels(labelled: Sequence[LabelledText], seed: int) -> list[Comparison]:
+    """A positive text is preferred to a negative one: random pairs of the two kinds, each text at most once."""
+    kinds = [[t for t in labelled if t.label == label] for label in (1, 0)]
+    draw = rng.generator(seed, "agreement", 0, "labels")
+    good, bad = ([kind[i].text for i in draw.permutation(len(kind))] for kind in kinds)
+    return [
+        Comparison("", a, b, "a") if draw.random() < 0.5 else Comparison("", b, a, "b")
+        for a, b in zip(good, bad, strict=False)  # one kind may have more
+    ]
 
 
 def votes(some: Sequence[Pair]) -> np.ndarray:
