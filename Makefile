@@ -3,10 +3,19 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 RUN ?= runs/demo
 
-.PHONY: demo test check mutants format parity bench seeds frontier hacking reward-curve clean
+.PHONY: demo lab notebooks notebooks-check test check mutants format parity bench seeds frontier hacking reward-curve clean
 
 demo: $(VENV)/.user  ## the whole pipeline on the embedded model and data; stopped, it goes on where it was
 	$(BIN)/plaudit run --out $(RUN) --resume
+
+lab: $(VENV)/.lab  ## the three notebooks in JupyterLab
+	$(BIN)/jupyter lab notebooks
+
+notebooks: $(VENV)/.dev  ## make the notebooks from their .py sources and run them, in order; about ten minutes
+	$(BIN)/python recipes/notebooks.py
+
+notebooks-check: $(VENV)/.dev  ## run them afresh elsewhere and change nothing: no complaint, in time, cells as committed
+	$(BIN)/python recipes/notebooks.py --check
 
 test: $(VENV)/.dev  ## formatting, lint, types and every test
 	$(BIN)/ruff format --check .
@@ -52,6 +61,10 @@ $(VENV)/.user: pyproject.toml constraints.txt
 
 $(VENV)/.dev: $(VENV)/.user
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+$(VENV)/.lab: $(VENV)/.user
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[notebooks]'
 	@touch $@
 
 .venv-trl/.ready: tests/parity/requirements.txt

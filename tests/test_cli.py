@@ -242,6 +242,19 @@ def test_frontier_is_asked_for_and_ctrl_c_says_how_to_go_on(stages, capsys, monk
     assert err == f"plaudit: stopped; go on with: plaudit frontier 'my run'{go_on}\n"
 
 
+@pytest.mark.parametrize(("lab", "first"), [(object(), []), (None, ["first: pip install 'plaudit[notebooks]'"])])
+def test_notebooks_are_copied_and_the_next_step_is_named(stages, capsys, monkeypatch, lab, first):
+    monkeypatch.setattr(cli.importlib.util, "find_spec", lambda name: lab)
+    out, err = said(capsys, "notebooks", "my lessons")
+    copied, *rest = out.splitlines()
+    assert copied.startswith("my lessons: 1-SFT.ipynb")
+    assert rest == [*first, "next: jupyter lab 'my lessons/1-SFT.ipynb'"]
+    assert err == ""
+    _, err = said(capsys, "notebooks", "my lessons", code=1)
+    assert "1-SFT.ipynb: is there already" in err
+    said(capsys, "notebooks", "my lessons", "--overwrite")
+
+
 def test_a_bug_is_not_hidden(stages):
     stages.fails = ZeroDivisionError()
     with pytest.raises(ZeroDivisionError):

@@ -82,6 +82,7 @@ def test_help_of_all_commands_documents_them_and_the_exit_codes(capsys):
         "sample",
         "frontier",
         "seeds",
+        "notebooks",
         "130 stopped by Ctrl-C",
         "2 a flag or a setting",
     ):

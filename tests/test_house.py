@@ -7,11 +7,11 @@ import plaudit
 
 ROOT = Path(plaudit.__file__).parent
 FLOORS = [
-    {"records", "config", "rng", "errors", "__init__"},
+    {"records", "config", "rng", "errors", "fetching", "__init__"},
     {"objectives", "batches"},
     {"training", "data", "models"},
     {"stages", "evaluation", "feedback"},
-    {"cli", "console", "flags", "progress", "pipeline", "seeds", "__main__"},
+    {"cli", "console", "flags", "lesson", "progress", "pipeline", "seeds", "__main__"},
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 

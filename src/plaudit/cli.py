@@ -7,6 +7,7 @@ torch and transformers take seconds to import, so the modules that need them are
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import os
 import shlex
 import sys
@@ -46,7 +47,14 @@ def _guarded(argv: list[str]) -> int:
     args = None
     try:
         args = parse(argv)
-        commands = {"run": _run, "sample": _sample, "doctor": _doctor, "frontier": _frontier, "seeds": _seeds}
+        commands = {
+            "run": _run,
+            "sample": _sample,
+            "doctor": _doctor,
+            "frontier": _frontier,
+            "seeds": _seeds,
+            "notebooks": _notebooks,
+        }
         code = commands.get(args.command, _stage)(args)
     except SystemExit as stop:  # argparse, after --help or --version
         return int(stop.code or 0)
@@ -168,6 +176,16 @@ def _seeds(args: Namespace) -> None:
     console.seeds(args.out, summarise(args.out, runs, stopped))
 
 
+def _notebooks(args: Namespace) -> None:
+    from plaudit.lesson.shipped import copy_to
+
+    notebooks = copy_to(args.out, overwrite=args.overwrite)
+    print(f"{args.out}: {', '.join(n.name for n in notebooks)}")
+    if importlib.util.find_spec("jupyterlab") is None:
+        print("first: pip install 'plaudit[notebooks]'")
+    print(f"next: jupyter lab {shlex.quote(str(notebooks[0]))}")
+
+
 def _config(args: Namespace, known: Path | None) -> Config:
     """The settings of default < preset < the run directory (if `known`) < --config < flags, checked."""
     layers = [settings.preset(args.preset)] if getattr(args, "preset", None) else []
@@ -209,7 +227,7 @@ def _drive(
 
 
 def _how_to_go_on(args: Namespace | None) -> str:
-    if args is None or args.command in ("sample", "doctor"):
+    if args is None or args.command in ("sample", "doctor", "notebooks"):
         return ""
     out = shlex.quote(str(args.out))
     go_on = f"plaudit {args.command} --resume --out {out}"

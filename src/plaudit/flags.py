@@ -17,7 +17,7 @@ from plaudit.config import PRESETS, SECTIONS, Config, default_settings, nearest
 from plaudit.errors import ConfigError
 
 STAGE_OF = {"sft": "sft", "reward": "reward", "ppo": "ppo", "eval": "evaluation"}
-COMMANDS = ("run", *STAGE_OF, "sample", "doctor", "frontier", "seeds")
+COMMANDS = ("run", *STAGE_OF, "sample", "doctor", "frontier", "seeds", "notebooks")
 
 _EPILOG = """\
 first steps:
@@ -26,6 +26,7 @@ first steps:
   plaudit run --resume                            go on with it after a stop
   plaudit sample runs/default "the film is"       SFT and policy side by side
   plaudit run --ppo.kl-coef 0.1 --out runs/kl-0.1 the same, with one setting changed
+  plaudit notebooks lessons                       three notebooks that teach all this, into lessons/
   plaudit COMMAND --help                          a command's settings: meaning, unit, range, default
 
 exit codes:
@@ -167,6 +168,10 @@ def _build() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser
     seeds.add_argument("--preset", metavar="NAME", help=f"built-in settings: {', '.join(_presets())}")
     for section in ("", *SECTIONS):
         _setting_flags(seeds, section, bare=False)
+
+    notebooks = command("notebooks", "copy the three notebooks that teach RLHF into a folder", "DIR [--overwrite]")
+    notebooks.add_argument("out", metavar="DIR", type=Path, help="folder; made if it is not there")
+    notebooks.add_argument("--overwrite", action="store_true", help="replace notebooks that are there")
     return parser, dict(sub.choices)
 
 

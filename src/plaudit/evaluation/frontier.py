@@ -14,7 +14,6 @@ Every part that is there is used as it is, so that an interrupted frontier goes 
 from __future__ import annotations
 
 import dataclasses
-import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -209,29 +208,13 @@ def _measure_checkpoints(models: Models, prompts: list[list[int]], sub: Run) -> 
 
 
 def _sub_run(run: Run, kl_coef: float, path: Path) -> Run:
-    """The run directory of one more PPO training. Its SFT and reward model are hard links: whole, and free."""
+    """The run directory of one more PPO training, with a folder for the points on its way."""
     settings = run.config.ppo
     every = max(1, settings.iterations // _POINTS)
     settings = dataclasses.replace(settings, kl_coef=kl_coef, kl_control="fixed", save_every=every)
-    sub = Run(path, dataclasses.replace(run.config, ppo=settings))
-    if not path.exists():
-        aside = path.with_name(f".{path.name}.partial")
-        shutil.rmtree(aside, ignore_errors=True)
-        for stage in ("sft", "reward"):
-            name = run.folder(stage).name
-            ignore = shutil.ignore_patterns("checkpoints")
-            shutil.copytree(run.folder(stage), aside / name, copy_function=_link, ignore=ignore)
-        (aside / "points").mkdir()
-        (aside / "config.toml").write_text(to_toml(sub.config, versions()), encoding="utf-8")
-        aside.rename(path)
+    sub = run.branch(path, dataclasses.replace(run.config, ppo=settings))
+    (path / "points").mkdir(exist_ok=True)
     return sub
-
-
-def _link(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # a file system without links
-        shutil.copy2(source, target)
 
 
 def _measured(models: Models, lm: Any, prompts: list[list[int]]) -> Figures:

