@@ -550,7 +550,8 @@ print(check(its_lower_end, wilson(85, 100)[0], tolerance=0.01))
 # * Christiano et al. 2017, *Deep reinforcement learning from human preferences*,
 #   [arXiv:1706.03741](https://arxiv.org/abs/1706.03741): rewards from comparisons.
 # * Stiennon et al. 2020, *Learning to summarize from human feedback*,
-#   [arXiv:2009.01325](https://arxiv.org/abs/2009.01325): section 3.4 is our loss, section 4.3 the agreement of people.
+#   [arXiv:2009.01325](https://arxiv.org/abs/2009.01325): our loss in section 3.4, and how far
+#   its authors and the people whom they paid agreed.
 # * Gao, Schulman and Hilton 2022, *Scaling Laws for Reward Model Overoptimization*,
 #   [arXiv:2210.10760](https://arxiv.org/abs/2210.10760): what happens when one believes a reward model too much.
 # * Hutto and Gilbert 2014, *VADER*, ICWSM: where the human ratings come from.

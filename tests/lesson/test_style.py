@@ -11,14 +11,14 @@ from plaudit.lesson import style as look
 from plaudit.lesson.style import picture, style
 
 
-def test_a_picture_is_as_wide_as_the_page_and_twice_as_sharp():
+def test_a_picture_is_as_wide_as_the_page_and_sharper_than_it_is_shown():
     with style():
         figure, axes = picture(height=2.0)
         axes.plot([0, 1])
     data, shown = figure._repr_png_()
     pixels = image.imread(io.BytesIO(data))
     assert pixels.shape[:2] == (288, 1008)
-    assert shown == {"width": 504, "height": 144}
+    assert shown == {"width": 672, "height": 192}
     assert pixels.std() > 0
 
 

@@ -106,10 +106,12 @@ def beside_people(rows: Sequence[tuple[str, float, tuple[float, float] | None]],
             axes.annotate(
                 f"{100 * share:.1f}",
                 (100 * share, place),
-                (0, 7),
+                (-9, 0),
                 textcoords="offset points",
-                ha="center",
+                ha="right",
+                va="center",
                 color=colour,
+                bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
             )
         axes.axvline(100 * ceiling, color=COST, linewidth=1.6, linestyle=(0, (4, 3)))
         axes.text(100 * ceiling + 0.7, len(rows) - 0.55, "ceiling", color=COST, fontweight="bold", va="bottom")

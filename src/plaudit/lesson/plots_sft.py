@@ -32,7 +32,7 @@ def next_tokens(expected: dict[str, tuple[Sequence[str], Sequence[float]]], text
         rows = max(len(tokens) for tokens, _ in expected.values())
         figure, panels = picture(1, len(expected), height=0.9 + 0.27 * rows, squeeze=False, sharex=True)
         for axes, (name, (tokens, shares)), colour in zip(
-            panels[0], expected.items(), (BEFORE, AFTER)[-len(expected) :], strict=True
+            panels[0], expected.items(), (BEFORE, AFTER)[: len(expected)], strict=True
         ):
             axes.barh(range(len(tokens)), [100 * s for s in shares], color=colour, height=0.65)
             axes.set_yticks(range(len(tokens)), tokens, fontfamily="monospace")

@@ -15,7 +15,7 @@ GREY = "#85888f"
 BEFORE, AFTER, COST = GREY, BLUE, ORANGE  # SFT; what training made of it; what it is compared with, or pays
 
 WIDTH = 7.0  # inches: the text column of a notebook
-_SHARPNESS = 144  # dots an inch, shown at half of it: a screen of twice the usual density shows every one
+_SHARPNESS, _SHOWN = 144, 96  # dots an inch; of the page: letters in a picture are as large as those around it
 
 RC = {
     "font.family": "sans-serif",
@@ -56,7 +56,7 @@ class Picture(Figure):
         return buffer.getvalue()
 
     def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
-        width, height = (round(inches * _SHARPNESS / 2) for inches in self.get_size_inches())
+        width, height = (round(inches * _SHOWN) for inches in self.get_size_inches())
         return self.png(), {"width": width, "height": height}
 
 
