@@ -45,7 +45,7 @@ class Trunk(nn.Module):
         return SimpleNamespace(last_hidden_state=hidden, past_key_values=Cache(state))
 
 
-CONFIG = SimpleNamespace(hidden_size=STATES, model_type="table")
+CONFIG = SimpleNamespace(hidden_size=STATES, vocab_size=VOCABULARY, model_type="table")
 
 
 class TableLM(nn.Module):
