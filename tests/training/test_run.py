@@ -1,7 +1,11 @@
+import dataclasses
+
 import pytest
+import torch
 
 from plaudit.config import build
 from plaudit.errors import RunError
+from plaudit.training import run as module
 from plaudit.training.run import STAGES, Run
 
 CONFIG = build({"device": "cpu"})
@@ -146,3 +150,18 @@ def test_a_branch_wants_finished_stages_and_a_folder_of_its_own(tmp_path):
     with pytest.raises(RunError, match="holds no run"):
         _finished(tmp_path / "run").branch(tmp_path / "thesis", CONFIG, overwrite=True)
     assert (tmp_path / "thesis" / "thesis.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("asked", "amx", "found"),
+    [
+        ("auto", True, torch.float32),  # the same figures on every CPU
+        ("fast", True, torch.bfloat16),
+        ("fast", False, torch.float32),
+        ("bfloat16", False, torch.bfloat16),
+    ],
+)
+def test_fast_is_bfloat16_where_the_cpu_multiplies_it(cpu_run, monkeypatch, asked, amx, found):
+    monkeypatch.setattr(module, "_has_amx", lambda: amx)
+    run = dataclasses.replace(cpu_run, config=dataclasses.replace(cpu_run.config, dtype=asked))
+    assert run.dtype == found

@@ -34,8 +34,10 @@ _MEMORY = "memory"
 _ROWS = 16  # real prompts, each answered once
 # The same figure by two ways: float32 rounds in the sixth place, bfloat16 in the third.
 _NATS = {torch.float32: 1e-3, torch.bfloat16: 0.3}
+# By two orders of the same products, at the unlikeliest of some hundred tokens: smollm2 differs by 0.3 in bfloat16.
+_CACHE_NATS = {torch.float32: 1e-3, torch.bfloat16: 1.0}
 # How far, on average, a random number may lie outside the share of [0, 1) that the scored distribution gives its token.
-_OUTSIDE = {torch.float32: 1e-4, torch.bfloat16: 1e-2}
+_OUTSIDE = {torch.float32: 1e-4, torch.bfloat16: 3e-3}
 _ENDED = 0.5  # share of responses that should end before the cap
 _LENGTH_BIAS = 0.3  # correlation of logit and length at which length explains a tenth of the logit
 _TIGHT = 0.8  # share of the free memory
@@ -167,7 +169,10 @@ def _first_iteration(
             kept = response_states(policy.lm, responses.ids, responses.attention_mask, mask, responses.below)
         gap = max(gap, furthest(logits_of(policy.lm, kept, settings.temperature)))
     advice = "the model's key-value cache or its positions under padding are wrong; use another model or version"
-    yield Check("cache equals full forward", gap < near, f"log-probabilities differ by {gap:.1g} nats at most", advice)
+    near_cache = _CACHE_NATS[run.dtype]
+    yield Check(
+        "cache equals full forward", gap < near_cache, f"log-probabilities differ by {gap:.1g} nats at most", advice
+    )
 
     outside = _outside(logits, said, noise[:, : mask.shape[1]][mask].to(run.device))
     advice = "the sampler draws from another distribution than the one that is scored: look at temperature and masks"

@@ -167,13 +167,20 @@ class Run:
     @property
     def dtype(self) -> torch.dtype:
         """Number format of the forward pass. Many CPUs run bfloat16 slower than float32, so there auto is float32."""
-        if self.config.dtype == "auto":
-            return torch.bfloat16 if self.device.type == "cuda" else torch.float32
+        if self.config.dtype in ("auto", "fast"):
+            quick = self.device.type == "cuda" or (self.config.dtype == "fast" and _has_amx())
+            return torch.bfloat16 if quick else torch.float32
         return {"float32": torch.float32, "bfloat16": torch.bfloat16}[self.config.dtype]
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The context in which every forward pass of this run happens; weights stay float32."""
         return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32)
+
+
+def _has_amx() -> bool:
+    """Whether this CPU multiplies bfloat16 matrices in hardware; those without are slower in it than in float32."""
+    asked = getattr(torch.cpu, "_is_amx_tile_supported", None)
+    return bool(asked and asked())
 
 
 def write_json(path: Path, content: Any) -> None:
