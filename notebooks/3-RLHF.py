@@ -623,7 +623,7 @@ for of, mean in (("score", "score_mean"), ("judge", "judge_positive")):
 #
 # Look where the dots lie that share their KL with some best-of-n: nearly all below the line. Wherever we have measured
 # it, the best that PPO did was to come level, and best-of-n was never beaten at equal KL. That is no accident: picking
-# by rank is close to the best that can be had for a nat, while PPO has to find its way from a few thousand noisy
+# by rank is close to the optimum of *Why a leash*, while PPO has to find its way from a few thousand noisy
 # samples. What it gives in return is cheapness afterwards: it writes **one** response where best-of-32 writes
 # thirty-two and throws thirty-one away, every time, for ever. The training is paid once.
 #

@@ -4,7 +4,7 @@
     python recipes/notebooks.py --check    changes nothing; the committed cells must be those of the sources
     python recipes/notebooks.py --only 2 --in FOLDER    one of them, in a folder where the earlier ones have been run
 
-It fails where a reader would see a complaint, a path of this machine, or wait too long.
+It fails where a reader would see a complaint or a path of this machine, and where it takes far too long.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ import nbformat
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "notebooks"
-MOST_SECONDS = 12 * 60  # all of them together
+MOST_SECONDS = 12 * 60  # all of them together, on two cores that have nothing else to do
+PATIENCE = 2  # times as long on a machine that has: it says so, and goes on
 MOST_BYTES = 1_500_000  # each
 # A path that only means something here. A path that a reader would have too begins with runs/ or with nothing.
 _MACHINE = re.compile(
@@ -135,7 +136,7 @@ def main(argv: list[str] | None = None) -> int:
             wrong += [f"{source.stem}: {fault}" for fault in (differences(source) if args.check else [])]
             start, notebook = time.monotonic(), made_from(source)
             try:
-                run(notebook, folder, MOST_SECONDS - (start - began))
+                run(notebook, folder, PATIENCE * MOST_SECONDS - (start - began))
             except (nbclient.exceptions.CellExecutionError, nbclient.exceptions.CellTimeoutError) as error:
                 print(f"{source.stem}: {error}", file=sys.stderr)
                 wrong.append(f"{source.stem}: did not run to its end")
@@ -153,7 +154,9 @@ def main(argv: list[str] | None = None) -> int:
     seconds = time.monotonic() - began
     print(f"together: {seconds:.0f} s")
     if seconds > MOST_SECONDS:
-        wrong.append(f"together they took {seconds:.0f} s, more than {MOST_SECONDS} s")
+        print(f"that is more than {MOST_SECONDS} s: a busy machine, or the notebooks have become too long")
+    if seconds > PATIENCE * MOST_SECONDS:
+        wrong.append(f"together they took {seconds:.0f} s, more than {PATIENCE * MOST_SECONDS} s")
     for fault in wrong:
         print(fault, file=sys.stderr)
     return 1 if wrong else 0
