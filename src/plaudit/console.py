@@ -32,6 +32,7 @@ from plaudit.evaluation.report.words import (
     written,
 )
 from plaudit.training.metrics import read_jsonl
+from plaudit.training.run import MEMORY_FILE
 
 _SHARES = {"accuracy": "{:.1%}", "eos_rate": "{:.0%}"}
 _HEADLINE = tuple(m for m in MEASURES if m.key != "distinct_1")
@@ -65,6 +66,8 @@ def summary(directory: Path, config: Config, seconds: dict[str, float]) -> None:
     if times:
         each = ", ".join(f"{stage} {duration(s)}" for stage, s in times.items())
         console.print(f"\nTime: {each}; together {duration(sum(times.values()))}", soft_wrap=True)
+    if known := _memory(directory):
+        console.print(known, soft_wrap=True)
     console.print(f"Report: {directory / 'report.html'} (open it in a browser)", soft_wrap=True)
 
     run = "plaudit run"
@@ -83,6 +86,15 @@ def summary(directory: Path, config: Config, seconds: dict[str, float]) -> None:
         ("learn from your own texts", f"{run} --data FILE.csv --out {_quoted(beside, 'own-data')}"),
     ):
         console.print(f"  {why:<27}{command}", soft_wrap=True)
+
+
+def _memory(directory: Path) -> str:
+    """The most memory that the run took, beside what was predicted; empty where it was not measured."""
+    path = directory / MEMORY_FILE
+    stages = json.loads(path.read_text(encoding="utf-8")).values() if path.exists() else ()
+    measured = max((stage["measured"] or 0 for stage in stages), default=0)
+    predicted = max((stage["predicted"] for stage in stages), default=0)
+    return f"Memory: {measured / 2**30:.1f} GiB at most, {predicted / 2**30:.1f} predicted" if measured else ""
 
 
 def headline(directory: Path) -> None:
@@ -114,6 +126,8 @@ def frontier(directory: Path) -> None:
     console.print(_plain_table(FRONTIER_HEADS, (point_cells(p, ("score", "judge")) for p in points)))
     for said in found["said"]:
         console.print(said, soft_wrap=True)
+    if known := _memory(directory):
+        console.print(known, soft_wrap=True)
     console.print(f"Report: {directory / 'report.html'} (open it in a browser)", soft_wrap=True)
 
 

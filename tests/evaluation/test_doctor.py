@@ -10,11 +10,12 @@ from tiny import make_lm
 from plaudit.cli import main
 from plaudit.errors import ModelError
 from plaudit.evaluation import doctor as module
-from plaudit.evaluation.doctor import doctor, free_memory, memory_needed
+from plaudit.evaluation.doctor import doctor, memory_needed
 from plaudit.models import cache, generation
 from plaudit.models.loading import load_causal_lm, save
 from plaudit.models.trunk import hidden_states
 from plaudit.pipeline import steps
+from plaudit.training import memory
 from plaudit.training.run import Run
 
 
@@ -198,11 +199,11 @@ def test_memory_by_hand(tiny_config, run, monkeypatch):
     rollout = 16 * 16 * 300 * 4 * 8
     scoring = 256 * (5 + 16) * 18 * 32 * 4
     assert memory_needed(tiny_config, lm, prompt=5) == 6 * weights + update + rollout + scoring
-    free = free_memory(torch.device("cpu"))
+    free = memory.free(torch.device("cpu"))
     assert free is None or 2**20 < free < 2**50
-    monkeypatch.setattr(module, "free_memory", lambda device: 2**20)
+    monkeypatch.setattr(memory, "free", lambda device: 2**20)
     assert set(failing(tiny_config, run, "sft")) == {"memory"}
-    monkeypatch.setattr(module, "free_memory", lambda device: None)
+    monkeypatch.setattr(memory, "free", lambda device: None)
     assert failing(tiny_config, run, "sft") == {}
 
 
@@ -243,6 +244,15 @@ def test_a_doubt_is_told_once_with_the_first_step(tmp_path, finished_run, tiny_c
     ]
 
 
+def test_what_was_predicted_is_held_against_what_was_taken(finished_run):
+    kept = json.loads((finished_run / "memory.json").read_text())
+    assert kept.keys() == {"sft", "ppo"}
+    for stage in kept.values():
+        assert 2**27 < stage["predicted"] < 2**36
+        # The suite's own process, whose peak may come from an earlier test.
+        assert 2**27 < stage["measured"] < 2**36
+
+
 def test_prompts_without_room_are_left_to_the_stage_that_needs_them(run, tiny_config):
     none = dataclasses.replace(tiny_config, prompt_min=50, prompt_max=60)
     assert [c.name for c in doctor(none, run, "sft")] == ["memory"]
@@ -258,7 +268,7 @@ def test_the_command_looks_at_a_run_or_at_the_base_model(finished_run, tiny_conf
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 7
     assert all(line.startswith("ok   ") for line in lines)
-    monkeypatch.setattr(module, "free_memory", lambda device: 1)
+    monkeypatch.setattr(memory, "free", lambda device: 1)
     assert main(["doctor", "--model", tiny_config.model, "--data", tiny_config.data]) == 1
     assert capsys.readouterr().out.splitlines()[-1].startswith("WARN memory: ")
     assert main(["doctor", str(tmp_path / "nowhere")]) == 1

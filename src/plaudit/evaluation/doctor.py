@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,8 +25,9 @@ from plaudit.models.trunk import frozen_blocks, share_below
 from plaudit.objectives.logprobs import token_logprobs
 from plaudit.stages.ppo import REFERENCE_SAMPLES, ppo_loss
 from plaudit.stages.rollout import ScoreScale, collect, estimate, respond, score_responses
+from plaudit.training import memory
 from plaudit.training.metrics import StepReport
-from plaudit.training.run import Run, write_json
+from plaudit.training.run import MEMORY_FILE, Run, write_json
 
 _MEMORY = "memory"
 _ROWS = 16  # real prompts, each answered once
@@ -56,6 +55,7 @@ class Check:
         figure: what was found.
         advice: what to do when it is not ok.
         stops: nothing that is trained on top could be trusted; otherwise it is for people to judge.
+        amount: the figure as a number, where the run will be held against it.
     """
 
     name: str
@@ -63,6 +63,7 @@ class Check:
     figure: str
     advice: str
     stops: bool = True
+    amount: float | None = None
 
     @property
     def mark(self) -> str:
@@ -84,7 +85,7 @@ def doctor(config: Config, run: Run, stage: str) -> list[Check]:
     Raises:
         RunError: a model that "ppo" starts from is not there.
     """
-    trained = stage == "ppo"
+    trained, program = stage == "ppo", memory.held(run.device)
     name = run.model("sft") if trained else config.model
     tokenizer, settings = load_tokenizer(name), config.ppo
     policy = Policy(load_causal_lm(name)).to(run.device).eval()
@@ -103,11 +104,11 @@ def doctor(config: Config, run: Run, stage: str) -> list[Check]:
         with torch.no_grad():
             checks += _first_iteration(policy, reference, scorer, prompts, noise, tokenizer, config, run)
     checks += _reward_model(run.summary("reward")) if trained else []
-    return [*checks, _memory(config, policy.lm, longest, run)]
+    return [*checks, _memory(memory_needed(config, policy.lm, longest), program, run)]
 
 
 def after_doctor(config: Config, run: Run, stage: str, reports: Iterator[StepReport]) -> Iterator[StepReport]:
-    """The stage's reports, the first with what the doctor doubts; leaves RUN/doctor.json.
+    """The stage's reports, the first with what the doctor doubts; leaves RUN/doctor.json and RUN/memory.json.
 
     Raises:
         ModelError: something does not hold that everything after it rests on.
@@ -124,6 +125,10 @@ def after_doctor(config: Config, run: Run, stage: str, reports: Iterator[StepRep
     for report in reports:
         yield dataclasses.replace(report, warnings=doubts + report.warnings)
         doubts = ()
+    # What was foreseen, held against what came: of the whole process, and so the largest of its stages until now.
+    path, measured = run.path / MEMORY_FILE, memory.peak(run.device)
+    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    write_json(path, before | {stage: {"predicted": checks[-1].amount, "measured": measured}})
 
 
 def _first_iteration(
@@ -235,13 +240,14 @@ def _reward_model(summary: dict[str, Any]) -> Iterator[Check]:
     yield Check("reward model not length-biased", abs(slope) <= _LENGTH_BIAS, found, advice, False)
 
 
-def _memory(config: Config, lm: Any, prompt: int, run: Run) -> Check:
-    needed, free = memory_needed(config, lm, prompt), free_memory(run.device)
+def _memory(needed: int, program: int, run: Run) -> Check:
+    free, together = memory.free(run.device), needed + program
     if free is None:
-        return Check(_MEMORY, True, f"{needed / 2**30:.1f} GiB needed at most; how much is free is unknown", "", False)
+        found = f"{needed / 2**30:.1f} GiB needed at most; how much is free is unknown"
+        return Check(_MEMORY, True, found, "", False, together)
     found = f"{needed / 2**30:.1f} GiB needed at most, {free / 2**30:.1f} GiB free"
     advice = "lower ppo.minibatch_size, sft.batch_size or ppo.max_new_tokens, or free some memory"
-    return Check(_MEMORY, needed <= _TIGHT * free, found, advice, False)
+    return Check(_MEMORY, needed <= _TIGHT * free, found, advice, False, together)
 
 
 def memory_needed(config: Config, lm: Any, prompt: int) -> int:
@@ -277,18 +283,3 @@ def memory_needed(config: Config, lm: Any, prompt: int) -> int:
         # With the reference and the reward model. What one phase has used is rarely fit for the next: they add up.
         held(ppo.lora_rank) + 2 * weights + update + rollout + scoring,
     )
-
-
-def free_memory(device: torch.device) -> int | None:
-    """Bytes that could be had now on `device`; None where the system does not say."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration):
-        pass
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")  # elsewhere: all there is
-    except (AttributeError, OSError, ValueError):
-        return None

@@ -24,6 +24,7 @@ from plaudit.training.checkpoint import Checkpoints
 from plaudit.training.metrics import MetricsLog
 
 STAGES = ("sft", "reward", "ppo", "evaluation")
+MEMORY_FILE = "memory.json"  # bytes: predicted, and measured; they are the machine's, and differ from run to run
 _FOLDERS = {"sft": "sft", "reward": "reward", "ppo": "policy"}
 _EVALUATION_FILES = ("evaluation.json", "responses.jsonl", "samples.jsonl", "report.html", "frontier.json")
 
@@ -53,7 +54,7 @@ class Run:
         """
         if path.exists() and not path.is_dir():
             raise RunError(f"{path}: is a file; --out takes a folder")
-        known = (*_FOLDERS.values(), *_EVALUATION_FILES, "frontier", "config.toml", "doctor.json")
+        known = (*_FOLDERS.values(), *_EVALUATION_FILES, "frontier", "config.toml", "doctor.json", MEMORY_FILE)
         strangers = [p.name for p in path.iterdir() if p.name not in known] if path.exists() else []
         if strangers and not (path / "config.toml").exists():
             raise RunError(f"{path}: holds '{strangers[0]}' and no run; choose an empty or a new folder")
