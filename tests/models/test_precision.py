@@ -136,6 +136,12 @@ def test_a_rounded_product_is_the_product_of_rounded_numbers_in_float32():
     assert weight.grad.data_ptr() == place
 
 
+def test_the_temperature_divides_rounded_logits_too():
+    lm = halved(make_lm().eval())
+    states = hidden_states(make_lm().eval(), IDS, MASK)
+    assert torch.equal(logits_of(lm, states, 2.0), logits_of(lm, states) / 2)  # halves are exact in every format
+
+
 def test_a_frozen_head_gets_no_gradient():
     lm = make_lm().eval()
     freeze_below(lm, 1)
