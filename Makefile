@@ -11,7 +11,7 @@ demo: $(VENV)/.user  ## the whole pipeline on the embedded model and data; stopp
 lab: $(VENV)/.lab  ## the three notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks
 
-notebooks: $(VENV)/.dev  ## make the notebooks from their .py sources and run them, in order; about ten minutes
+notebooks: $(VENV)/.dev  ## make the notebooks from their .py sources and run them, in order; about seven minutes
 	$(BIN)/python recipes/notebooks.py
 
 notebooks-check: $(VENV)/.dev  ## run them afresh elsewhere and change nothing: no complaint, in time, cells as committed
