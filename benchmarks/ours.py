@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.contender import WARM_UP, Stopwatch, device_of, print_record, record, start
-from benchmarks.workload import Workload, saved_models
+from benchmarks.workload import Workload, reward_model_above, saved_models
 from plaudit.config import build
 from plaudit.models.tokenizer import Tokenizer
 from plaudit.stages.actors import Actors
@@ -42,6 +42,8 @@ def main(argv: list[str] | None = None) -> None:
         lora={"type": int, "default": 0, "help": "rank of LoRA's matrices; 0: no LoRA"},
     )
     policy, reward = saved_models(work, Path(options.work))
+    if options.train_layers:  # then the reward model was taught on the same frozen trunk
+        reward = reward_model_above(policy, reward, options.train_layers)
     config = build(
         {
             "device": options.device, "dtype": options.dtype, "seed": work.seed,

@@ -139,3 +139,19 @@ def saved_models(work: Workload, folder: Path) -> tuple[str, str]:
         GPT2ForSequenceClassification(config).save_pretrained(aside / "reward")
         aside.rename(home)
     return str(home / "policy"), str(home / "reward")
+
+
+def reward_model_above(policy: str, reward: str, train_layers: int) -> str:
+    """Folder of the reward model with the policy's trunk below its top blocks, as a frozen trunk leaves it."""
+    folder = Path(f"{reward}-top-{train_layers}")
+    if not folder.exists():
+        trunk = GPT2LMHeadModel.from_pretrained(policy).transformer
+        model = GPT2ForSequenceClassification.from_pretrained(reward)
+        for name in ("wte", "wpe"):
+            setattr(model.transformer, name, getattr(trunk, name))
+        for block in range(len(trunk.h) - train_layers):
+            model.transformer.h[block] = trunk.h[block]
+        aside = folder.with_name(folder.name + ".partial")
+        model.save_pretrained(aside)
+        aside.rename(folder)
+    return str(folder)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import GPT2ForSequenceClassification, GPT2LMHeadModel
 
-from benchmarks.workload import PROMPT_TOKENS, RESPONSE_TOKENS, SHAPES, make, saved_models
+from benchmarks.workload import PROMPT_TOKENS, RESPONSE_TOKENS, SHAPES, make, reward_model_above, saved_models
 
 ROOT = Path(__file__).parents[2]
 SHARED = ROOT.parent / "shared" / "data"
@@ -62,6 +62,19 @@ def test_the_models_are_made_once(tmp_path):
     written = Path(policy, "model.safetensors").stat().st_mtime_ns
     assert saved_models(work, tmp_path) == (policy, reward)
     assert Path(policy, "model.safetensors").stat().st_mtime_ns == written
+
+
+def test_a_reward_model_above_a_frozen_trunk_has_the_policys_lower_blocks_and_its_own_upper_ones(tmp_path):
+    policy, reward = saved_models(make("tiny", NOWHERE), tmp_path)
+    whole = GPT2ForSequenceClassification.from_pretrained(reward).state_dict()
+    above = GPT2ForSequenceClassification.from_pretrained(reward_model_above(policy, reward, 1)).state_dict()
+    trunk = GPT2LMHeadModel.from_pretrained(policy).state_dict()
+    top = f"transformer.h.{SHAPES['tiny']['n_layer'] - 1}."
+    own = {name for name in above if name.startswith((top, "transformer.ln_f", "score"))}
+    assert own
+    assert len(own) < len(above)
+    for name, weight in above.items():
+        assert weight.equal(whole[name] if name in own else trunk[name]), name
 
 
 def test_the_frame_imports_no_torch():

@@ -198,7 +198,9 @@ def test_memory_by_hand(tiny_config, run, monkeypatch):
     update = 8 * ((5 + 16) * 18 * 32 * 2 * 4 + 16 * 300 * 4 * 4)
     rollout = 16 * 16 * 300 * 4 * 8
     scoring = 256 * (5 + 16) * 18 * 32 * 4
-    assert memory_needed(tiny_config, lm, prompt=5) == 6 * weights + update + rollout + scoring
+    # Policy and reward model; gradient, two moments and the reference of the blocks alone: embeddings do not learn.
+    top = 4 * sum(p.numel() for p in lm.transformer.h.parameters())
+    assert memory_needed(tiny_config, lm, prompt=5) == 2 * weights + 4 * top + update + rollout + scoring
     free = memory.free(torch.device("cpu"))
     assert free is None or 2**20 < free < 2**50
     monkeypatch.setattr(memory, "free", lambda device: 2**20)

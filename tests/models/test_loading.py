@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -110,3 +111,10 @@ def test_an_unreachable_hub_is_one_line_that_says_what_works_offline(monkeypatch
         with pytest.raises(ModelError, match=r"cannot fetch 'openai-community/gpt2'.*movie-gpt2 or a folder") as error:
             load("openai-community/gpt2")
         assert "\n" not in str(error.value)
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="the system does not say what is mapped")
+def test_an_opened_model_holds_no_page_of_its_file(tiny_model_folder):
+    kept = load_causal_lm(tiny_model_folder), load_reward_model(tiny_model_folder, pad_id=0)
+    assert all(model.get_input_embeddings().weight.any() for model in kept)
+    assert tiny_model_folder not in Path("/proc/self/maps").read_text(encoding="utf-8")

@@ -63,7 +63,7 @@ def test_what_is_too_large_for_memory_lies_in_a_file_that_nobody_finds(lm, tmp_p
     everything = [list(range(10))]
     held = _visited(_states(lm, tmp_path), everything)
     assert not (tmp_path / "new").exists()
-    monkeypatch.setattr(module, "_MAPPED_FROM", 0)
+    monkeypatch.setattr(module, "MAPPED_FROM", 0)
     mapped = _visited(_states(lm, tmp_path), everything)
     assert all(torch.equal(held[row], mapped[row]) for row in held)
     assert list((tmp_path / "new").iterdir()) == []

@@ -20,8 +20,9 @@ from plaudit.models.cache import Reader
 from plaudit.models.heads import LOGITS_AT_ONCE, Policy, logits_of, response_logits, response_states
 from plaudit.models.loading import load_causal_lm, load_reward_model, load_tokenizer, window
 from plaudit.models.precision import halve
+from plaudit.models.states import MAPPED_FROM
 from plaudit.models.tokenizer import Tokenizer
-from plaudit.models.trunk import frozen_blocks, share_below
+from plaudit.models.trunk import blocks, frozen_blocks, share_below
 from plaudit.objectives.logprobs import token_logprobs
 from plaudit.stages.ppo import REFERENCE_SAMPLES, ppo_loss
 from plaudit.stages.rollout import ScoreScale, collect, estimate, respond, score_responses
@@ -258,28 +259,41 @@ def memory_needed(config: Config, lm: Any, prompt: int) -> int:
     """
     weights = 4 * sum(p.numel() for p in lm.parameters())
     vocabulary, width = lm.get_output_embeddings().weight.shape
-    per_token = 4 * _KEPT * width * lm.config.num_hidden_layers
-
-    def learning(rows: int, tokens: int, predicted: int) -> int:
-        return rows * (tokens * per_token + predicted * vocabulary * 4 * _LOSS_COPIES)
-
+    one_layer = 4 * _KEPT * width  # of one token; all that a pass without gradients holds at a time
     sft, reward, ppo = config.sft, config.reward, config.ppo
-    update = learning(min(ppo.minibatch_size, ppo.batch_size), prompt + ppo.max_new_tokens, ppo.max_new_tokens)
+
+    def learns(part: Any) -> int:
+        """Of the weights; what adapters take is small beside them."""
+        if part.lora_rank:
+            return 0
+        learning = blocks(lm)[frozen_blocks(lm, part.train_layers) :] if part.train_layers else [lm]
+        return 4 * sum(p.numel() for module in learning for p in module.parameters())
+
+    def held(part: Any) -> int:
+        """A model, with the gradient and Adam's two moments of what learns."""
+        return weights + 3 * learns(part)
+
+    def states(part: Any) -> int:
+        """What frozen blocks leave of all texts, at most; more of it the system may drop."""
+        return MAPPED_FROM if part.train_layers else 0
+
+    def copied(part: Any) -> int:
+        """To save the model, or a checkpoint of what learns and its moments."""
+        return max(weights, 3 * learns(part))
+
+    def batch(part: Any, rows: int, tokens: int, predicted: int) -> int:
+        """A batch that is learned from: what the layers keep, and logits."""
+        layers = part.train_layers or lm.config.num_hidden_layers
+        return rows * (tokens * layers * one_layer + predicted * vocabulary * 4 * _LOSS_COPIES)
+
+    update = batch(ppo, min(ppo.minibatch_size, ppo.batch_size), prompt + ppo.max_new_tokens, ppo.max_new_tokens)
     rollout = min(LOGITS_AT_ONCE, ppo.batch_size * ppo.max_new_tokens * vocabulary) * 4 * _ROLLOUT_COPIES
-    one_layer = per_token // lm.config.num_hidden_layers  # all that a pass without gradients holds at a time
     scoring = max(REFERENCE_SAMPLES, ppo.batch_size) * (prompt + ppo.max_new_tokens) * one_layer
-
-    # Four times the weights is a model with its gradient and Adam's two moments; three are copied by a checkpoint.
-    # With LoRA it is the weights alone, and once more as they are saved; what the adapters take is small beside them.
-    def held(lora_rank: int) -> int:
-        return weights if lora_rank else 4 * weights
-
-    def copied(lora_rank: int) -> int:
-        return weights if lora_rank else 3 * weights
-
     return max(
-        held(sft.lora_rank) + max(learning(sft.batch_size, sft.max_tokens, sft.max_tokens), copied(sft.lora_rank)),
-        held(reward.lora_rank) + max(learning(2 * reward.batch_size, reward.max_tokens, 0), copied(reward.lora_rank)),
-        # With the reference and the reward model. What one phase has used is rarely fit for the next: they add up.
-        held(ppo.lora_rank) + 2 * weights + update + rollout + scoring,
+        held(sft) + states(sft) + max(batch(sft, sft.batch_size, sft.max_tokens, sft.max_tokens), copied(sft)),
+        held(reward) + states(reward) + max(batch(reward, 2 * reward.batch_size, reward.max_tokens, 0), copied(reward)),
+        # The reference and the reward model have what learned a second time, and share the rest with the policy.
+        # What one phase has used is rarely fit for the next: they add up.
+        held(ppo) + learns(ppo) + learns(reward) + update + rollout + scoring,
+        learns(ppo) + 3 * weights,  # while the last of the three is opened: in the file and out of it
     )

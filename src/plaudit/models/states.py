@@ -14,7 +14,7 @@ from plaudit.errors import RunError
 from plaudit.models.trunk import states_below
 
 _TEXTS_AT_ONCE = 64
-_MAPPED_FROM = 512 * 2**20  # bytes: what is larger lies in a file that the system reads and drops as it likes
+MAPPED_FROM = 512 * 2**20  # bytes: what is larger lies in a file that the system reads and drops as it likes
 
 
 class FrozenStates:
@@ -49,7 +49,7 @@ class FrozenStates:
             self._start.append(self._start[-1] + len(text))
         self._known: set[int] = set()
         size = (self._start[-1], lm.config.hidden_size)
-        if 4 * size[0] * size[1] < _MAPPED_FROM:
+        if 4 * size[0] * size[1] < MAPPED_FROM:
             self._states = torch.empty(size)
         else:
             _reserve(file, 4 * size[0] * size[1])
