@@ -114,7 +114,8 @@ def test_an_unreachable_hub_is_one_line_that_says_what_works_offline(monkeypatch
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="the system does not say what is mapped")
-def test_an_opened_model_holds_no_page_of_its_file(tiny_model_folder):
-    kept = load_causal_lm(tiny_model_folder), load_reward_model(tiny_model_folder, pad_id=0)
+def test_an_opened_model_holds_no_page_of_its_file(tmp_path, tiny_lm, tiny_tokenizer):
+    save(tiny_lm, tiny_tokenizer, tmp_path)
+    kept = load_causal_lm(str(tmp_path)), load_reward_model(str(tmp_path), pad_id=0)
     assert all(model.get_input_embeddings().weight.any() for model in kept)
-    assert tiny_model_folder not in Path("/proc/self/maps").read_text(encoding="utf-8")
+    assert str(tmp_path) not in Path("/proc/self/maps").read_text(encoding="utf-8")
