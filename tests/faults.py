@@ -226,7 +226,7 @@ MUTANTS = (
     _one(16, "k3 with its arguments swapped", "proofs/test_estimators.py", KL,
          "log_ratio = ref_logprobs - logprobs", "log_ratio = logprobs - ref_logprobs"),
     _one(16, "KL(reference || policy) in the rollout", "proofs/test_estimators.py", ROLLOUT,
-         "kl_full(logits, ref_logits)", "kl_full(ref_logits, logits)"),
+         "kl_of_logprobs(logp, ref_logp)", "kl_of_logprobs(ref_logp, logp)"),
     _one(16, "KL(reference || policy) in the evaluation", ANSWERS, EVALUATE,
          "spread(said[2], mask)",
          "spread(compare(self.sft, ref_states, lm, states, responses.response_ids[mask], temperature)[2], mask)"),

@@ -76,7 +76,7 @@ def test_many_logits_never_exist_together_and_say_the_same(tiny_lm, monkeypatch,
     plain = token_logprobs(head(states) / 0.7, tokens)  # all at once
     expected = gradients(plain)
     head.register_forward_hook(lambda _, __, logits: made.append(len(logits)))
-    monkeypatch.setattr(heads, "TOKENS_AT_ONCE", 4)
+    monkeypatch.setattr(heads, "LEARNED_AT_ONCE" if learning else "LOGITS_AT_ONCE", 4 * 300)
     hooks = torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.shape) or t, lambda t: t)
     with hooks, torch.set_grad_enabled(learning):
         ours = logprobs_of(tiny_lm, states, tokens, 0.7)

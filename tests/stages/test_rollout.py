@@ -65,7 +65,7 @@ def test_collected_logprobs_and_kl_equal_those_of_each_text_alone(rollout):
 def test_what_is_collected_in_parts_is_what_is_collected_at_once(rollout, cpu_run, monkeypatch):
     lm, reference, responses, (whole, *figures) = rollout
     policy = Policy(lm)
-    monkeypatch.setattr(heads, "TOKENS_AT_ONCE", 4)
+    monkeypatch.setattr(heads, "LOGITS_AT_ONCE", 4 * lm.config.vocab_size)
     made = []
     lm.get_output_embeddings().register_forward_hook(lambda _, __, logits: made.append(len(logits)))
     out, *again = collect(policy, reference, torch.arange(6).float(), responses, SCALE, 1.0, cpu_run)

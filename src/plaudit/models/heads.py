@@ -13,7 +13,7 @@ from plaudit.models.precision import RoundedProduct, is_rounded
 from plaudit.models.trunk import hidden_states
 from plaudit.objectives.logprobs import predicting, token_logprobs
 
-TOKENS_AT_ONCE = 1024  # of which logits with a gradient exist together: 200 MB with GPT-2's vocabulary
+LEARNED_AT_ONCE = 2**26  # logits with a gradient that exist together: 256 MB, 1,335 tokens of GPT-2's vocabulary
 LOGITS_AT_ONCE = 2**22  # without a gradient: 16 MB, which is in a cache, and which glibc does not map anew each time
 _RIDGE = 0.01  # of the mean squared length of a centred feature
 
@@ -46,7 +46,8 @@ def logits_of(lm: Any, states: Float[Tensor, "*N D"], temperature: float = 1.0) 
     head = lm.get_output_embeddings()
     if is_rounded(head):
         return RoundedProduct.apply(states.float() / temperature, head.weight)
-    return in_float32(head, states) / temperature
+    logits = in_float32(head, states)
+    return logits if temperature == 1 else logits / temperature
 
 
 def response_logits(
@@ -70,9 +71,7 @@ def logprobs_of(
 
 def tokens_at_once(lm: Any) -> int:
     """Tokens whose logits may exist together; fewer where nothing has to be computed again for a gradient."""
-    if torch.is_grad_enabled():
-        return TOKENS_AT_ONCE
-    return max(1, min(TOKENS_AT_ONCE, LOGITS_AT_ONCE // lm.config.vocab_size))
+    return max(1, (LEARNED_AT_ONCE if torch.is_grad_enabled() else LOGITS_AT_ONCE) // lm.config.vocab_size)
 
 
 def in_parts(function: Callable[..., Tensor], size: int, *rows: Tensor) -> Tensor:

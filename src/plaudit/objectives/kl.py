@@ -26,8 +26,11 @@ def kl_full(logits: Float[Tensor, "*N V"], ref_logits: Float[Tensor, "*N V"]) ->
     Summed over a response it is the Rao-Blackwellised estimate of the sequence KL: unbiased, and never of
     higher variance than k1.
     """
-    logp = torch.log_softmax(logits.float(), dim=-1)
-    ref_logp = torch.log_softmax(ref_logits.float(), dim=-1)
+    return kl_of_logprobs(torch.log_softmax(logits.float(), -1), torch.log_softmax(ref_logits.float(), -1))
+
+
+def kl_of_logprobs(logp: Float[Tensor, "*N V"], ref_logp: Float[Tensor, "*N V"]) -> Float[Tensor, "*N"]:
+    """The same from log probabilities, for who has them already."""
     return (logp.exp() * (logp - ref_logp)).sum(-1)
 
 

@@ -23,5 +23,9 @@ def token_logprobs(logits: Float[Tensor, "*N V"], tokens: Int[Tensor, "*N"]) -> 
 
 def entropy(logits: Float[Tensor, "*N V"]) -> Float[Tensor, "*N"]:
     """Entropy of each next-token distribution, in nats."""
-    logp = torch.log_softmax(logits.float(), dim=-1)
+    return entropy_of_logprobs(torch.log_softmax(logits.float(), dim=-1))
+
+
+def entropy_of_logprobs(logp: Float[Tensor, "*N V"]) -> Float[Tensor, "*N"]:
+    """The same from log probabilities, for who has them already."""
     return -(logp.exp() * logp).sum(-1)

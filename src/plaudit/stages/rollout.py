@@ -13,8 +13,8 @@ from plaudit.models.generation import generate
 from plaudit.models.heads import Policy, in_parts, logits_of, response_states, score_texts, tokens_at_once
 from plaudit.models.tokenizer import Tokenizer, pad_left
 from plaudit.objectives.advantages import gae, token_rewards
-from plaudit.objectives.kl import kl_full
-from plaudit.objectives.logprobs import entropy, token_logprobs
+from plaudit.objectives.kl import kl_of_logprobs
+from plaudit.objectives.logprobs import entropy_of_logprobs
 from plaudit.objectives.masked import spread, whiten
 from plaudit.training.run import Run
 
@@ -121,9 +121,10 @@ def compare(
     """
 
     def part(states: Tensor, ref_states: Tensor, tokens: Tensor) -> Tensor:
-        logits, ref_logits = logits_of(lm, states, temperature), logits_of(reference, ref_states, temperature)
-        logprobs, ref_logprobs = token_logprobs(logits, tokens), token_logprobs(ref_logits, tokens)
-        return torch.stack([logprobs, ref_logprobs, kl_full(logits, ref_logits), entropy(logits)], dim=1)
+        logp = torch.log_softmax(logits_of(lm, states, temperature), dim=-1)
+        ref_logp = torch.log_softmax(logits_of(reference, ref_states, temperature), dim=-1)
+        taken = [x.gather(1, tokens[:, None]).squeeze(1) for x in (logp, ref_logp)]
+        return torch.stack([*taken, kl_of_logprobs(logp, ref_logp), entropy_of_logprobs(logp)], dim=1)
 
     logprobs, ref_logprobs, kl, entropies = in_parts(part, tokens_at_once(lm), states, ref_states, tokens).unbind(1)
     return logprobs, ref_logprobs, kl, entropies
