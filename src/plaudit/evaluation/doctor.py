@@ -86,6 +86,7 @@ def doctor(config: Config, run: Run, stage: str) -> list[Check]:
     Raises:
         RunError: a model that "ppo" starts from is not there.
     """
+    memory.give_back()  # what earlier stages freed is not the program's
     trained, program = stage == "ppo", memory.held(run.device)
     name = run.model("sft") if trained else config.model
     tokenizer, settings = load_tokenizer(name), config.ppo

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from plaudit.errors import TrainingError
 from plaudit.models.precision import refresh, shadows
 
-_AT_ONCE = 8_000_000  # numbers whose float32 gradients exist together: what a cache may still hold when they are used
+_AT_ONCE = 2_500_000  # numbers whose float32 gradients exist together: what a cache may still hold when they are used
 
 
 def adamw(model: nn.Module, lr: float, weight_decay: float = 0.0, eps: float = 1e-8) -> torch.optim.AdamW:
@@ -46,40 +46,47 @@ def step(loss: Tensor, model: nn.Module, optimizer: torch.optim.Optimizer, max_g
         raise TrainingError(f"{where}: the loss is {loss.item()}; lower the learning rate, or look at the data")
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
-    halved = shadows(model)
-    waiting = [(parameter, shadow.grad) for parameter, shadow in halved if shadow.grad is not None]
-    for _, shadow in halved:
-        shadow.grad = None
+    halved = [(parameter, shadow) for parameter, shadow in shadows(model) if shadow.grad is not None]
     norm = torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
-    if waiting:
-        norm = torch.stack([norm, *(_norm(gradient) for _, gradient in waiting)]).norm()
+    if halved:
+        norm = torch.stack([norm, *(_norm(shadow.grad) for _, shadow in halved)]).norm()
     if not math.isfinite(norm.item()):
         raise TrainingError(f"{where}: the gradient norm is {norm.item()}; lower the learning rate")
     if norm > max_grad_norm:
         torch.nn.utils.clip_grads_with_norm_(model.parameters(), max_grad_norm, norm)
     optimizer.step()
-    _step_halved(waiting, optimizer, min(1.0, max_grad_norm / (norm.item() + 1e-6)))
-    refresh(halved)
+    if halved:
+        _step_halved(halved, optimizer, min(1.0, max_grad_norm / (norm.item() + 1e-6)))
     return norm.item()
 
 
-def _step_halved(waiting: list[tuple[nn.Parameter, Tensor]], optimizer: torch.optim.Optimizer, share: float) -> None:
-    """Step the parameters whose gradients were at shadows, a few at a time: float32 ones never exist together.
+def _step_halved(halved: list[tuple[nn.Parameter, Tensor]], optimizer: torch.optim.Optimizer, share: float) -> None:
+    """Step the parameters whose gradients are at shadows, a few at a time: float32 ones never exist together.
 
     Args:
-        waiting: (parameter, gradient); emptied.
         share: what clipping leaves of the gradients.
     """
     optimizer.zero_grad(set_to_none=True)
-    numbers = 0
-    while waiting:
-        parameter, gradient = waiting.pop()
-        parameter.grad = gradient.float().mul_(share)
-        numbers += parameter.numel()
-        if numbers >= _AT_ONCE or not waiting:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            numbers = 0
+    room = torch.empty(max(_AT_ONCE, *(p.numel() for p, _ in halved)), device=halved[0][0].device)
+    used, these = 0, []
+    for parameter, shadow in reversed(halved):  # the gradients of the lowest block are the youngest
+        if used + parameter.numel() > len(room):
+            _step_these(these, optimizer)
+            used, these = 0, []
+        parameter.grad = room[used : used + parameter.numel()].view_as(parameter).copy_(shadow.grad)
+        if share < 1:
+            parameter.grad.mul_(share)
+        shadow.grad = None
+        used += parameter.numel()
+        these.append((parameter, shadow))
+    _step_these(these, optimizer)
+
+
+def _step_these(halved: list[tuple[nn.Parameter, Tensor]], optimizer: torch.optim.Optimizer) -> None:
+    optimizer.step()
+    for parameter, _ in halved:
+        parameter.grad = None
+    refresh(halved)
 
 
 def _norm(gradient: Tensor) -> Tensor:
