@@ -662,7 +662,7 @@ side_by_side(
         f"kl_coef {settings.kl_coef:g}": read_jsonl(run.folder("ppo") / "metrics.jsonl"),
         "kl_coef 0": read_jsonl(loose_run.folder("ppo") / "metrics.jsonl"),
     },
-    {f"warned by {sign.measure}": sign.now.step for sign in hacking_signs(windows_of(loose_run))},
+    {f"warned by {sign.name}": sign.now.step for sign in hacking_signs(windows_of(loose_run))},
 )
 
 # %%

@@ -145,7 +145,7 @@ class Config:
     dtype: str = setting(
         "auto",
         "number format of the forward pass; auto is bfloat16 on a GPU and float32 on a CPU, "
-        "fast is bfloat16 on a CPU with AMX, too",
+        "fast is bfloat16 on a CPU with AMX or AVX512-BF16, too",
         choices=("auto", "fast", "float32", "bfloat16"),
     )
     prompt_min: int = setting(2, "shortest prompt cut from a text", unit="words", low=1)

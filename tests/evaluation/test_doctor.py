@@ -194,9 +194,9 @@ def test_what_backward_keeps_is_counted_by_autograd_itself(tiny_tokenizer, tmp_p
 def test_memory_by_hand(tiny_config, run, monkeypatch):
     lm = make_lm(vocab=300, layers=2, width=32)
     weights = 4 * sum(p.numel() for p in lm.parameters())
-    # Tokens x 18 numbers x width x layers x 4 bytes, and 4 or 8 copies of logits of 4 bytes; batches of 8 and 16.
+    # Tokens x 18 numbers x width x layers x 4 bytes, and 4 or 5 copies of logits of 4 bytes; batches of 8 and 16.
     update = 8 * ((5 + 16) * 18 * 32 * 2 * 4 + 16 * 300 * 4 * 4)
-    rollout = 16 * 16 * 300 * 4 * 8
+    rollout = 16 * 16 * 300 * 4 * 5
     scoring = 256 * (5 + 16) * 18 * 32 * 4
     # Policy and reward model; gradient, two moments and the reference of the blocks alone: embeddings do not learn.
     top = 4 * sum(p.numel() for p in lm.transformer.h.parameters())

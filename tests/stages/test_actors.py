@@ -114,3 +114,15 @@ def test_in_bfloat16_frozen_matrices_are_halved_in_memory_and_whole_in_the_polic
         assert after[name].dtype == torch.float32
         frozen = name.removeprefix("transformer.").startswith((*BELOW, "lm_head"))
         assert torch.equal(value, after[name]) == frozen, name
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_in_bfloat16_a_reward_model_rounds_its_own_embedding_and_nobody_elses(bare_run, shared):
+    run = bare_run(reward_on_sft=shared, train_layers=0)
+    run = dataclasses.replace(run, config=dataclasses.replace(run.config, dtype="bfloat16"))
+    actors = Actors.load(run)
+    tables = [m.get_input_embeddings().weight for m in (actors.policy.lm, actors.reference, actors.reward_model)]
+    assert [t.dtype for t in tables] == [torch.float32, torch.float32, torch.float32 if shared else torch.bfloat16]
+    responses, logits = _answered(actors, run)
+    exact = _scored_by_transformers(run, responses)
+    assert (logits - exact).abs().max() <= 0.03 * exact.std()

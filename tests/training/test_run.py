@@ -153,7 +153,7 @@ def test_a_branch_wants_finished_stages_and_a_folder_of_its_own(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("asked", "amx", "found"),
+    ("asked", "quick", "found"),
     [
         ("auto", True, torch.float32),  # the same figures on every CPU
         ("fast", True, torch.bfloat16),
@@ -161,7 +161,7 @@ def test_a_branch_wants_finished_stages_and_a_folder_of_its_own(tmp_path):
         ("bfloat16", False, torch.bfloat16),
     ],
 )
-def test_fast_is_bfloat16_where_the_cpu_multiplies_it(cpu_run, monkeypatch, asked, amx, found):
-    monkeypatch.setattr(module, "_has_amx", lambda: amx)
+def test_fast_is_bfloat16_where_the_cpu_multiplies_it(cpu_run, monkeypatch, asked, quick, found):
+    monkeypatch.setattr(module, "_multiplies_bfloat16", lambda: quick)
     run = dataclasses.replace(cpu_run, config=dataclasses.replace(cpu_run.config, dtype=asked))
     assert run.dtype == found

@@ -43,7 +43,7 @@ _LENGTH_BIAS = 0.3  # correlation of logit and length at which length explains a
 _TIGHT = 0.8  # share of the free memory
 # Numbers that a layer keeps for the backward pass, for each token and unit of width (counted for GPT-2), and
 # copies of the logits that exist at once: in a loss with its gradient, and in a rollout with its KL and entropy.
-_KEPT, _LOSS_COPIES, _ROLLOUT_COPIES = 18, 4, 8
+_KEPT, _LOSS_COPIES, _ROLLOUT_COPIES = 18, 4, 5
 
 
 @dataclass(frozen=True)

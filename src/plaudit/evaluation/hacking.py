@@ -59,6 +59,11 @@ class Sign:
     now: Window
 
     @property
+    def name(self) -> str:
+        """What people call the measure."""
+        return _MEASURES[self.measure].name
+
+    @property
     def text(self) -> str:
         """The sign in one sentence, and what to do."""
         m, sides = _MEASURES[self.measure], (self.before, self.now)
@@ -66,7 +71,7 @@ class Sign:
         figures = " to ".join(written(getattr(w, m.key), m.form) for w in sides)
         return (
             f"Reward hacking: from iteration {self.before.step} to {self.now.step} of PPO the score rose from {scores} "
-            f"while '{m.name}' went from {figures}. The score is no success; raise ppo.kl_coef or train less."
+            f"while '{self.name}' went from {figures}. The score is no success; raise ppo.kl_coef or train less."
         )
 
 

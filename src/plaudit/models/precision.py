@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -37,6 +37,16 @@ def halve(model: Any, dtype: torch.dtype) -> None:
     head = model.get_output_embeddings()
     if isinstance(head, nn.Linear) and head.bias is None:
         head.__dict__[_ROUNDED] = dtype == torch.bfloat16 and head.weight.device.type == "cpu" and _CAN_ROUND
+
+
+def halve_embedding(scorer: Any, dtype: torch.dtype, others: Iterable[Any]) -> None:
+    """Keep a frozen reward model's embedding in `dtype` alone, as its matrices are, if it is nobody else's.
+
+    No logits come of it. A reference's is not rounded: it must read what the policy reads, whose embedding learns.
+    """
+    table = scorer.get_input_embeddings()
+    if by_blocks(scorer) and not any(table.weight is lm.get_input_embeddings().weight for lm in others):
+        table.to(dtype)
 
 
 def is_rounded(head: nn.Module) -> bool:

@@ -174,7 +174,7 @@ def embed(lm: Any, ids: Int[Tensor, "B T"], positions: Int[Tensor, "B T"]) -> Fl
     weight = lm.get_input_embeddings().weight
     tied = weight is getattr(lm.get_output_embeddings(), "weight", None)
     learns = tied and weight.requires_grad and torch.is_grad_enabled()
-    hidden = _rows_of_tied(ids, weight) if learns else F.embedding(ids, weight)
+    hidden = _rows_of_tied(ids, weight) if learns else F.embedding(ids, weight).float()
     return hidden + lm.base_model.wpe(positions) if lm.config.model_type == "gpt2" else hidden
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from plaudit.models.adapters import FOLDER, add_adapters, load_adapters, share_weights
 from plaudit.models.heads import Policy
 from plaudit.models.loading import load_causal_lm, load_reward_model, load_tokenizer
-from plaudit.models.precision import halve
+from plaudit.models.precision import halve, halve_embedding
 from plaudit.models.tokenizer import Tokenizer
 from plaudit.models.trunk import freeze_below, share_below
 from plaudit.training.run import Run
@@ -76,4 +76,5 @@ class Actors:
         if not run.config.ppo.lora_rank:  # adapters are added to what they stand beside in float32
             for model in (policy.lm, reference, reward_model):
                 halve(model, run.dtype)
+            halve_embedding(reward_model, run.dtype, (policy.lm, reference))
         return Actors(tokenizer, policy, reference, reward_model, depth, shared)

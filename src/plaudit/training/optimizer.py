@@ -45,11 +45,13 @@ def step(loss: Tensor, model: nn.Module, optimizer: torch.optim.Optimizer, max_g
     if not math.isfinite(loss.item()):
         raise TrainingError(f"{where}: the loss is {loss.item()}; lower the learning rate, or look at the data")
     optimizer.zero_grad(set_to_none=True)
+    for _, shadow in shadows(model):
+        shadow.grad = None
     loss.backward()
     halved = [(parameter, shadow) for parameter, shadow in shadows(model) if shadow.grad is not None]
     norm = torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
     if halved:
-        norm = torch.stack([norm, *(_norm(shadow.grad) for _, shadow in halved)]).norm()
+        norm = torch.stack([norm, *(_gradient_norm(shadow) for _, shadow in halved)]).norm()
     if not math.isfinite(norm.item()):
         raise TrainingError(f"{where}: the gradient norm is {norm.item()}; lower the learning rate")
     if norm > max_grad_norm:
@@ -68,8 +70,10 @@ def _step_halved(halved: list[tuple[nn.Parameter, Tensor]], optimizer: torch.opt
     """
     optimizer.zero_grad(set_to_none=True)
     room = torch.empty(max(_AT_ONCE, *(p.numel() for p, _ in halved)), device=halved[0][0].device)
-    used, these = 0, []
-    for parameter, shadow in reversed(halved):  # the gradients of the lowest block are the youngest
+    used = 0
+    these: list[tuple[nn.Parameter, Tensor]] = []
+    for parameter, shadow in halved:
+        assert shadow.grad is not None
         if used + parameter.numel() > len(room):
             _step_these(these, optimizer)
             used, these = 0, []
@@ -89,7 +93,8 @@ def _step_these(halved: list[tuple[nn.Parameter, Tensor]], optimizer: torch.opti
     refresh(halved)
 
 
-def _norm(gradient: Tensor) -> Tensor:
+def _gradient_norm(shadow: Tensor) -> Tensor:
     """Summed in float32; by the dot product, which takes a CPU half the time of vector_norm."""
-    flat = gradient.float().flatten()
+    assert shadow.grad is not None
+    flat = shadow.grad.float().flatten()
     return torch.dot(flat, flat).sqrt()

@@ -169,7 +169,7 @@ class Run:
     def dtype(self) -> torch.dtype:
         """Number format of the forward pass. Many CPUs run bfloat16 slower than float32, so there auto is float32."""
         if self.config.dtype in ("auto", "fast"):
-            quick = self.device.type == "cuda" or (self.config.dtype == "fast" and _has_amx())
+            quick = self.device.type == "cuda" or (self.config.dtype == "fast" and _multiplies_bfloat16())
             return torch.bfloat16 if quick else torch.float32
         return {"float32": torch.float32, "bfloat16": torch.bfloat16}[self.config.dtype]
 
@@ -178,10 +178,10 @@ class Run:
         return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32)
 
 
-def _has_amx() -> bool:
+def _multiplies_bfloat16() -> bool:
     """Whether this CPU multiplies bfloat16 matrices in hardware; those without are slower in it than in float32."""
-    asked = getattr(torch.cpu, "_is_amx_tile_supported", None)
-    return bool(asked and asked())
+    asked = [getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("amx_tile", "avx512_bf16")]
+    return any(ask and ask() for ask in asked)
 
 
 def write_json(path: Path, content: Any) -> None:
