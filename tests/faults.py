@@ -43,7 +43,7 @@ _REFERENCE_FROZEN = "reference.requires_grad_(False)"
 _MOVED = "ids, mask, noise = (tensor.to(run.device) for tensor in (ids, mask, noise))"
 _RANDOM_CAP = "noise = noise[:, : 1 + int(noise[0, 0] * noise.shape[1])]"
 _ANSWERED = "return responses, score_responses(actors.reward_model, responses, run, shares_trunk=actors.reward_shares)"
-_CUMULATIVE = "cumulative = torch.softmax(logits.double(), dim=-1).cumsum(-1)"
+_CUMULATIVE = "p = torch.softmax(logits.float(), dim=-1)"
 _COUNTED = "nats += loss_of(model, batch, run).item() * count"
 
 _ONE_AT_A_TIME = """    if len(prompts) > 1:

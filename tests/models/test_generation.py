@@ -35,6 +35,19 @@ def test_a_token_of_probability_zero_is_never_drawn():
     assert sample_tokens(logits, torch.tensor([0.0, 1 - 1e-16], dtype=torch.float64)).tolist() == [1, 1]
 
 
+@pytest.mark.parametrize("vocabulary", [255, 256, 257, 5000])
+def test_a_large_vocabulary_is_inverted_as_its_whole_cumulative_distribution(vocabulary):
+    generator = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(400, vocabulary, generator=generator)
+    u = torch.rand(400, dtype=torch.float64, generator=generator)
+    cumulative = torch.softmax(logits.double(), dim=-1).cumsum(-1)
+    expected = (cumulative <= u[:, None]).sum(1)
+    assert (sample_tokens(logits, u) != expected).sum() <= 1  # a number on the very border of two tokens
+    assert sample_tokens(logits, torch.zeros(400, dtype=torch.float64)).tolist() == [0] * 400
+    ends = sample_tokens(logits, torch.full((400,), 1 - 1e-12, dtype=torch.float64))
+    assert (ends >= vocabulary - 3).all()
+
+
 def test_frequencies_follow_the_softmax():
     p = np.array([0.5, 0.25, 0.15, 0.1])
     n = 20_000

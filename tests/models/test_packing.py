@@ -18,9 +18,9 @@ def test_a_text_sees_only_itself_and_what_came_before():
 
 
 def test_rows_are_hardly_longer_than_what_they_hold():
-    assert pack(*padded_texts([3, 2])).ids.shape == (1, 32)
-    assert pack(*padded_texts([20, 20, 25])).ids.shape == (1, 96)
-    assert pack(*padded_texts([100, 60, 3, 40])).ids.shape == (2, 128)
+    assert pack(*padded_texts([3, 2])).ids.shape == (1, 16)
+    assert pack(*padded_texts([20, 20, 25])).ids.shape == (1, 80)
+    assert pack(*padded_texts([100, 60, 3, 40])).ids.shape == (2, 112)
 
 
 def test_every_token_comes_back_to_its_place_and_padding_is_zero():

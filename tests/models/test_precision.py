@@ -136,6 +136,27 @@ def test_a_rounded_product_is_the_product_of_rounded_numbers_in_float32():
     assert weight.grad.data_ptr() == place
 
 
+def test_a_frozen_weight_is_multiplied_as_one_that_learns_is_also_after_it_was_set():
+    generator = torch.Generator().manual_seed(0)
+    x, gradient = torch.randn(9, 40, generator=generator), torch.randn(9, 70, generator=generator)
+    weight = torch.randn(70, 40, generator=generator)
+    x.requires_grad_()
+    for _ in range(2):
+        found = []
+        for same in (torch.nn.Parameter(weight.clone()), weight):
+            x.grad = None
+            for _ in range(2):  # the second by what the first has laid out
+                given = RoundedProduct.apply(x, same)
+                given.backward(gradient)
+            found.append((given.detach(), x.grad))
+        (given, back), (frozen, frozen_back) = found
+        torch.testing.assert_close(frozen, given, rtol=1e-6, atol=1e-6)
+        assert (frozen_back - back).norm() <= 5e-3 * back.norm()  # it is given in bfloat16
+        with torch.no_grad():
+            assert torch.equal(RoundedProduct.apply(x, weight), frozen)
+            weight.mul_(-2)
+
+
 def test_the_temperature_divides_rounded_logits_too():
     lm = halved(make_lm().eval())
     states = hidden_states(make_lm().eval(), IDS, MASK)

@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
@@ -10,6 +11,7 @@ from plaudit.batches import Below, Responses
 from plaudit.models.cache import Reader
 from plaudit.models.heads import logits_of
 
+_PART = 256  # tokens; about the root of a vocabulary, so that both looks of a draw are short
 _LEAVE_BELOW = 0.8  # finished rows leave the batch when this share of it still runs: moving the cache costs time too
 _LOOK_EVERY = {"cpu": 1, "cuda": 8}  # tokens: a GPU would have to stop and answer
 
@@ -17,12 +19,23 @@ _LOOK_EVERY = {"cpu": 1, "cuda": 8}  # tokens: a GPU would have to stop and answ
 def sample_tokens(logits: Float[Tensor, "B V"], u: Float64[Tensor, "B"]) -> Int[Tensor, "B"]:
     """One token a row from softmax(logits), by inverting the cumulative distribution at u in [0, 1).
 
-    Exactly the distribution that is scored: no top-k, no top-p.
+    Exactly the distribution that is scored: no top-k, no top-p. Found in two looks, so that the whole vocabulary is not
+    summed up in float64: in which part of the vocabulary u falls, and at which token of that part.
     """
-    cumulative = torch.softmax(logits.double(), dim=-1).cumsum(-1)
-    # Rounding can leave the total a hair from 1: measure u against the total, not against 1.
-    target = u[:, None].to(logits.device) * cumulative[:, -1:]
-    return torch.searchsorted(cumulative, target, right=True).squeeze(-1).clamp(max=logits.shape[-1] - 1)
+    p = torch.softmax(logits.float(), dim=-1)
+    parts = F.pad(p, (0, -p.shape[1] % _PART)).view(len(p), -1, _PART)
+    part, rest = _invert(parts.sum(-1), u.to(p.device))
+    token, _ = _invert(parts[torch.arange(len(p), device=p.device), part], rest)
+    return (part * _PART + token).clamp(max=logits.shape[-1] - 1)
+
+
+def _invert(weights: Float[Tensor, "B N"], u: Float64[Tensor, "B"]) -> tuple[Int[Tensor, "B"], Float64[Tensor, "B"]]:
+    """Where u falls among weights of any total, and how far into that weight, in [0, 1)."""
+    cumulative = weights.double().cumsum(-1)
+    target = u[:, None] * cumulative[:, -1:]
+    index = torch.searchsorted(cumulative, target, right=True).clamp(max=weights.shape[-1] - 1)
+    its = weights.gather(1, index)
+    return index.squeeze(1), ((target - cumulative.gather(1, index)) / its + 1).squeeze(1)
 
 
 @torch.no_grad()

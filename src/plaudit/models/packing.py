@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 _ROW = 128  # tokens: longer rows waste attention between texts, shorter ones leave gaps
-_STEP = 32  # rows are a multiple of this long: matrix libraries prepare, and keep, something for every new shape
+_STEP = 16  # rows are a multiple of this long: matrix libraries prepare, and keep, something for every new shape
 
 
 @dataclass(frozen=True)

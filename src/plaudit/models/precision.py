@@ -13,6 +13,8 @@ from transformers.pytorch_utils import Conv1D
 from plaudit.models.trunk import blocks, by_blocks
 
 _CAN_ROUND = hasattr(getattr(torch.backends.mkldnn, "matmul", None), "fp32_precision")  # torch 2.9 and later
+_CAN_PACK = hasattr(torch.ops.mkldnn, "_linear_pointwise") and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+_ROWS = 40  # for which a packed weight is laid out; other numbers of rows are multiplied as fast
 _ROUNDED = "products_are_rounded"
 
 
@@ -70,23 +72,49 @@ class RoundedProduct(torch.autograd.Function):
         """x (..., D), weight (V, D), both float32."""
         ctx.save_for_backward(x, weight)
         with _rounding(), torch.autocast("cpu", enabled=False):  # which would convert the whole weight for each token
-            return x @ weight.T
+            packed = _packed(weight, make=ctx.needs_input_grad[0])
+            return x @ weight.T if packed is None else _times_packed(x, packed[0])
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None]:
         """The gradient of x; the weight's is put into its place."""
         x, weight = ctx.saved_tensors
         shape, x, gradient = x.shape, x.flatten(0, -2), gradient.flatten(0, -2)
-        if not ctx.needs_input_grad[1]:  # it stays as it is, and so do its rounded numbers
-            if not hasattr(weight, "rounded"):
-                weight.rounded = weight.to(torch.bfloat16)
-            return (gradient.bfloat16() @ weight.rounded).float().view(shape), None
+        if not ctx.needs_input_grad[1]:
+            packed, rounded = _packed(weight, make=True), gradient.bfloat16()
+            product = rounded @ weight.bfloat16() if packed is None else _times_packed(rounded, packed[1])
+            return product.float().view(shape), None
         with _rounding():
             if weight.grad is None:
                 weight.spare = weight.grad = torch.mm(gradient.T, x, out=getattr(weight, "spare", None))
             else:
                 weight.grad.addmm_(gradient.T, x)
             return (gradient @ weight).view(shape), None
+
+
+def _packed(weight: Tensor, *, make: bool) -> tuple[Tensor, Tensor] | None:
+    """A frozen weight as oneDNN lays it out: (V, D) for x W^T, and (D, V), rounded, for the gradient of x.
+
+    A product of a few rows lays out its weight first, which takes as long as the rest of it; one that stays as it is
+    can be kept so. For GPT-2 that is 230 MB, hence not for a model that nothing learns through, such as a reference.
+
+    Args:
+        make: make them if they are not there.
+    """
+    if weight.requires_grad or not _CAN_PACK:
+        return None
+    version, both = getattr(weight, "packed", (None, None))
+    if version != weight._version:  # it was set since
+        both = None
+    if both is None and make:
+        lay_out = torch.ops.mkldnn._reorder_linear_weight
+        both = lay_out(weight.detach(), _ROWS), lay_out(weight.detach().bfloat16().T, _ROWS)
+        weight.packed = weight._version, both  # type: ignore[attr-defined]
+    return both
+
+
+def _times_packed(x: Tensor, packed: Tensor) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(x, packed, None, "none", [], "")
 
 
 @contextmanager

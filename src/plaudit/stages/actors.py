@@ -52,6 +52,12 @@ class Actors:
         Adapters, also a reward model's, are used where a policy begins; one that has learned is measured as plain
         folders have it, and so without peft.
         """
+
+        def prepare(model: Any) -> None:
+            """Before the next is opened, so that they are not all in memory in float32."""
+            if not run.config.ppo.lora_rank:  # adapters are added to what they stand beside in float32
+                halve(model, run.dtype)
+
         policy = Policy(load_causal_lm(policy_from)).to(run.device).eval()
         depth = freeze_below(policy.lm, run.config.ppo.train_layers, "ppo.train_layers")
         begins = policy_from == reference_from
@@ -59,8 +65,10 @@ class Actors:
             add_adapters(policy.lm, run.config.ppo, run.config.seed, "ppo")
         else:
             policy.requires_grad_(False)
+        prepare(policy.lm)
         reference = load_causal_lm(reference_from).to(run.device).eval()
         reference.requires_grad_(False)
+        prepare(reference)
         if not share_below(policy.lm, reference, depth):
             depth = 0
         share_weights(policy.lm, reference)
@@ -70,11 +78,10 @@ class Actors:
         else:
             reward_model = load_reward_model(reward_from, tokenizer.pad_id)
         reward_model = reward_model.to(run.device).eval().requires_grad_(False)
+        prepare(reward_model)
         shared = share_below(policy.lm, reward_model, depth)
         for owner in (policy.lm, reference):
             share_weights(owner, reward_model)
-        if not run.config.ppo.lora_rank:  # adapters are added to what they stand beside in float32
-            for model in (policy.lm, reference, reward_model):
-                halve(model, run.dtype)
+        if not run.config.ppo.lora_rank:
             halve_embedding(reward_model, run.dtype, (policy.lm, reference))
         return Actors(tokenizer, policy, reference, reward_model, depth, shared)
