@@ -18,6 +18,7 @@ from plaudit.evaluation.frontier import frontier
 from plaudit.models.adapters import FOLDER
 from plaudit.models.heads import Policy, score_texts
 from plaudit.models.loading import load_causal_lm, load_reward_model
+from plaudit.models.precision import is_rounded
 from plaudit.pipeline import check, steps
 from plaudit.stages.actors import Actors
 from plaudit.stages.ppo import ppo
@@ -224,3 +225,12 @@ def test_lora_is_off_unless_asked_for():
         "sft.lora_rank": 0, "reward.lora_rank": 0, "ppo.lora_rank": 0,
     }  # fmt: skip
     assert build({"ppo.lora_rank": 8}).ppo.lora_alpha == 16
+
+
+def test_in_bfloat16_only_the_output_embedding_is_rounded_and_matrices_stay_to_be_added_to(adapted_run):
+    run = dataclasses.replace(adapted_run, config=dataclasses.replace(adapted_run.config, dtype="bfloat16"))
+    actors = Actors.load(run)
+    models = (actors.policy.lm, actors.reference, actors.reward_model)
+    assert all(p.dtype == torch.float32 for model in models for p in model.parameters())
+    assert is_rounded(actors.policy.lm.lm_head)
+    assert is_rounded(actors.reference.lm_head)

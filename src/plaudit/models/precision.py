@@ -24,7 +24,6 @@ def halve(model: Any, dtype: torch.dtype) -> None:
     A frozen one is kept in `dtype` alone. One that learns stays float32 as the model's parameter, which is what the
     optimizer steps and checkpoints and folders hold, and has a rounded shadow that the forward pass reads and the
     gradient is left at (see `shadows`). Embeddings and norms keep float32, and with them what runs along the trunk.
-    The output embedding's products are taken of rounded numbers, and summed and given in float32.
     """
     if dtype == torch.float32 or not by_blocks(model):
         return
@@ -36,6 +35,11 @@ def halve(model: Any, dtype: torch.dtype) -> None:
                     module.__dict__["weight"] = module.weight.detach().to(dtype).requires_grad_()
                 else:
                     module.to(dtype)
+    round_head(model, dtype)
+
+
+def round_head(model: Any, dtype: torch.dtype) -> None:
+    """Let the output embedding's products be of rounded numbers, summed and given in float32."""
     head = model.get_output_embeddings()
     if isinstance(head, nn.Linear) and head.bias is None:
         head.__dict__[_ROUNDED] = dtype == torch.bfloat16 and head.weight.device.type == "cpu" and _CAN_ROUND
@@ -52,7 +56,7 @@ def halve_embedding(scorer: Any, dtype: torch.dtype, others: Iterable[Any]) -> N
 
 
 def is_rounded(head: nn.Module) -> bool:
-    """Whether `halve` asked for this output embedding's products by `RoundedProduct`."""
+    """Whether `round_head` asked for this output embedding's products by `RoundedProduct`."""
     return head.__dict__.get(_ROUNDED, False)
 
 
