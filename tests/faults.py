@@ -36,7 +36,7 @@ END_LEARNED = "stages/test_sft.py::test_the_end_of_a_text_is_learned"
 
 _RAISE_LOSS = 'raise TrainingError(f"{where}: the loss is {loss.item()}; lower the learning rate, or look at the data")'
 _LABEL = "return F.binary_cross_entropy_with_logits(scores, labels)"
-_SCORE_AT_LAST = "in_float32(reward_model.score, hidden[torch.arange(len(ids), device=ids.device), last]).squeeze(-1)"
+_SCORE_AT_LAST = "in_float32(reward_model.score, hidden).squeeze(-1)"
 _POLICY = "policy = Policy(load_causal_lm(policy_from)).to(run.device).eval()"
 _REFERENCE = "reference = load_causal_lm(reference_from).to(run.device).eval()"
 _REFERENCE_FROZEN = "reference.requires_grad_(False)"

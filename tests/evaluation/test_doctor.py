@@ -186,7 +186,8 @@ def test_what_backward_keeps_is_counted_by_autograd_itself(tiny_tokenizer, tmp_p
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        kept = hidden_states(lm, torch.ones(8, 64, dtype=torch.long), torch.ones(8, 64, dtype=torch.bool))
+        everywhere = torch.ones(8, 64, dtype=torch.bool)
+        kept = hidden_states(lm, torch.ones(8, 64, dtype=torch.long), everywhere, everywhere)
     assert kept.requires_grad
     assert sum(saved.values()) / (8 * 64 * 64 * 4 * 4) == pytest.approx(module._KEPT, rel=0.1)
 

@@ -75,7 +75,7 @@ def moved(model):
 
 @torch.no_grad()
 def logits(model):
-    return model.get_output_embeddings()(hidden_states(model, IDS, MASK))
+    return model.get_output_embeddings()(hidden_states(model, IDS, MASK, MASK)).view(*IDS.shape, -1)
 
 
 def test_a_model_starts_exactly_as_it_was(family):
@@ -98,7 +98,7 @@ def test_adapters_alone_learn_beside_every_linear_layer_that_would(family, train
         for part in PARTS[family]
         for side in "AB"
     }
-    hidden_states(moved(model), IDS, MASK).square().sum().backward()
+    hidden_states(moved(model), IDS, MASK, MASK).square().sum().backward()
     assert {name for name, p in model.named_parameters() if p.grad is not None} == learning
     assert all(p.grad.any() for p in model.parameters() if p.grad is not None)
 

@@ -6,10 +6,12 @@ from plaudit.objectives.logprobs import entropy, predicting, token_logprobs
 
 
 def test_prediction_of_a_token_is_the_state_one_before_it():
-    states = torch.arange(5)[None].float()  # the state at position t carries the number t
-    assert predicting(states, torch.tensor([[True, True]])).tolist() == [2.0, 3.0]  # tokens 3 and 4
-    assert predicting(states, torch.tensor([[True, False]])).tolist() == [2.0]  # token 3
-    assert predicting(states, torch.ones(1, 4, dtype=torch.bool)).tolist() == [0.0, 1.0, 2.0, 3.0]  # all but the first
+    def places(*mask):
+        return predicting(torch.tensor([mask]), 5).nonzero()[:, 1].tolist()
+
+    assert places(True, True) == [2, 3]  # tokens 3 and 4
+    assert places(True, False) == [2]  # token 3
+    assert places(True, True, True, True) == [0, 1, 2, 3]  # all but the first
 
 
 def test_token_logprobs_of_hand_made_distributions():

@@ -122,7 +122,7 @@ def test_the_score_of_an_early_end_lands_on_its_end_token(cpu_run):
 def test_a_batch_is_answered_at_once_one_pass_a_token(cpu_run, tiny_tokenizer):
     lm, rows = make_lm().eval(), []
     for block in lm.base_model.h:
-        block.register_forward_hook(lambda _, given, __: rows.append(len(given[0])))
+        block.attn.register_forward_hook(lambda _, given, __: rows.append(len(given[0])))
     responses = respond(lm, [[0, 5], [0, 6, 7], [0, 8]], rng.uniforms(range(3), 6, 0, "test", 0, "noise"),
                         tiny_tokenizer, 1.0, cpu_run)  # fmt: skip
     assert rows == [3] * responses.response_mask.shape[1] * len(lm.base_model.h)

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from plaudit.models.trunk import by_blocks, embed, last_norm, position_ids, run_blocks
+from plaudit.models.trunk import by_blocks, embed, position_ids, run_blocks, top_states
 
 
 class Reader:
@@ -46,8 +46,8 @@ class Reader:
         self._cache.length = seen
         given = {"mask": may_look[:, None], "positions": positions, "cache": self._cache}
         below = run_blocks(self.lm, embed(self.lm, ids, positions), 0, self.depth, **given)
-        hidden = run_blocks(self.lm, below, self.depth, None, **given)[:, -1]
-        return below if self.depth else below[..., :0], last_norm(self.lm, hidden)
+        last = torch.arange(now - 1, ids.numel(), now, device=ids.device)
+        return below if self.depth else below[..., :0], top_states(self.lm, below, self.depth, last, **given)
 
     def keep(self, rows: Int[Tensor, "n"]) -> None:
         """Go on with these rows only."""

@@ -38,7 +38,7 @@ def response_states(
 
     Rows of the result follow `ids[:, -R:][response_mask]`.
     """
-    return predicting(hidden_states(lm, ids, attention_mask, below), response_mask)
+    return hidden_states(lm, ids, attention_mask, predicting(response_mask, ids.shape[1]), below)
 
 
 def logits_of(lm: Any, states: Float[Tensor, "*N D"], temperature: float = 1.0) -> Float[Tensor, "*N V"]:
@@ -138,7 +138,7 @@ def score_texts(
     reward_model: Any, ids: Int[Tensor, "B T"], attention_mask: Bool[Tensor, "B T"], below: Below | None = None
 ) -> Float[Tensor, "B"]:
     """(B,) logit of each sequence, read at its last token: the end token where there is one."""
-    hidden = hidden_states(reward_model, ids, attention_mask, below)
     columns = torch.arange(ids.shape[1], device=ids.device)
     last = (attention_mask * columns).argmax(1)
-    return in_float32(reward_model.score, hidden[torch.arange(len(ids), device=ids.device), last]).squeeze(-1)
+    hidden = hidden_states(reward_model, ids, attention_mask, columns == last[:, None], below)
+    return in_float32(reward_model.score, hidden).squeeze(-1)

@@ -24,6 +24,11 @@ _PARTS = {
     "gpt_neox": ("layers", "final_layer_norm", "layer_past"),
     **dict.fromkeys(("llama", "qwen2", "qwen3"), ("layers", "norm", "past_key_values")),
 }
+# Inside a block: norm, attention, norm, feed-forward, the last two on what the first two made. (Not so in gpt_neox.)
+_INSIDE = {
+    "gpt2": ("ln_1", "attn", "ln_2", "mlp"),
+    **dict.fromkeys(("llama", "qwen2", "qwen3"), ("input_layernorm", "self_attn", "post_attention_layernorm", "mlp")),
+}
 
 
 def by_blocks(lm: Any) -> bool:
@@ -108,22 +113,26 @@ def position_ids(attention_mask: Bool[Tensor, "B T"]) -> Int[Tensor, "B T"]:
 
 
 def hidden_states(
-    lm: Any, ids: Int[Tensor, "B T"], attention_mask: Bool[Tensor, "B T"], below: Below | None = None
-) -> Float[Tensor, "B T D"]:
-    """(B, T, D) last hidden states, by rows without padding where the family allows it.
+    lm: Any,
+    ids: Int[Tensor, "B T"],
+    attention_mask: Bool[Tensor, "B T"],
+    wanted: Bool[Tensor, "B T"],
+    below: Below | None = None,
+) -> Float[Tensor, "N D"]:
+    """(N, D) last hidden states of `ids[wanted]`, by rows without padding where the family allows it.
 
     Args:
+        wanted: True for tokens, never for padding.
         below: what the lowest blocks left; where it has a depth, they are not run again.
     """
     if not by_blocks(lm):
-        return padded_hidden_states(lm, ids, attention_mask)
+        return padded_hidden_states(lm, ids, attention_mask)[wanted]
     packed = pack(ids, attention_mask)
     if below is None or not below.depth:
         depth, hidden = 0, embed(lm, packed.ids, packed.position_ids)
     else:
         depth, hidden = below.depth, packed.lay_out(below.states)
-    hidden = last_norm(lm, run_blocks(lm, hidden, depth, None, packed.mask, packed.position_ids))
-    return packed.unpack(hidden, *ids.shape)
+    return top_states(lm, hidden, depth, packed.place[wanted[attention_mask]], packed.mask, packed.position_ids)
 
 
 @torch.no_grad()
@@ -193,17 +202,47 @@ def run_blocks(
         mask: True where a token may look: at S tokens, those in the cache included.
         cache: keys and values of earlier tokens; its `update` is called by every block.
     """
-    given: dict[str, Any] = {"attention_mask": mask, _PARTS[lm.config.model_type][2]: cache}
-    if lm.config.model_type != "gpt2":
-        given["position_embeddings"] = lm.base_model.rotary_emb(hidden, position_ids=positions)
+    given = _given(lm, hidden, mask, positions, cache)
     for block in list(blocks(lm))[first:last]:
         hidden = block(hidden, **given)
     return hidden
 
 
-def last_norm(lm: Any, hidden: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
-    """What the model does to the states that leave its last block."""
-    return _norm(lm)(hidden)
+def top_states(
+    lm: Any,
+    hidden: Float[Tensor, "B T D"],
+    depth: int,
+    places: Int[Tensor, "N"],
+    mask: Bool[Tensor, "B 1 T S"],
+    positions: Int[Tensor, "B T"],
+    cache: Any = None,
+) -> Float[Tensor, "N D"]:
+    """Last hidden states of some tokens, from what the lowest `depth` blocks left of all.
+
+    Nobody looks at what leaves the last block, so that its feed-forward part is run for the tokens asked for alone.
+
+    Args:
+        depth: fewer than all.
+        places: where these are in the flattened (B, T).
+        mask, positions, cache: as `run_blocks` takes them.
+    """
+    hidden = run_blocks(lm, hidden, depth, -1, mask, positions, cache)
+    block, given = blocks(lm)[-1], _given(lm, hidden, mask, positions, cache)
+    if lm.config.model_type in _INSIDE:
+        norm, attention, next_norm, feed_forward = (getattr(block, name) for name in _INSIDE[lm.config.model_type])
+        attended = (hidden + attention(norm(hidden), **given)[0]).flatten(0, 1)[places]
+        top = attended + feed_forward(next_norm(attended))
+    else:
+        top = block(hidden, **given).flatten(0, 1)[places]
+    return _norm(lm)(top)
+
+
+def _given(lm: Any, hidden: Tensor, mask: Tensor, positions: Tensor, cache: Any) -> dict[str, Any]:
+    """What a block is called with besides the states."""
+    given: dict[str, Any] = {"attention_mask": mask, _PARTS[lm.config.model_type][2]: cache}
+    if lm.config.model_type != "gpt2":
+        given["position_embeddings"] = lm.base_model.rotary_emb(hidden, position_ids=positions)
+    return given
 
 
 def blocks(lm: Any) -> nn.ModuleList:

@@ -6,13 +6,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
-def predicting(states: Float[Tensor, "B T *D"], response_mask: Bool[Tensor, "B R"]) -> Float[Tensor, "N *D"]:
-    """Of the states at T positions, those that predict the N tokens under the mask of the last R columns.
+def predicting(response_mask: Bool[Tensor, "B R"], length: int) -> Bool[Tensor, "B T"]:
+    """Of `length` positions, those whose states predict the tokens under the mask of the last R.
 
     A causal model's state at position t has read tokens 0..t and predicts token t + 1. This is the only
     place where that shift is made.
     """
-    return states[:, -response_mask.shape[1] - 1 : -1][response_mask]
+    return F.pad(response_mask, (length - response_mask.shape[1] - 1, 1))
 
 
 def token_logprobs(logits: Float[Tensor, "*N V"], tokens: Int[Tensor, "*N"]) -> Float[Tensor, "*N"]:
