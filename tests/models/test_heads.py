@@ -90,6 +90,21 @@ def test_many_logits_never_exist_together_and_say_the_same(tiny_lm, monkeypatch,
         assert sorted(made) == [3, 3, 4, 4, 4, 4]
 
 
+def test_so_many_tokens_that_there_are_added_some_say_and_teach_the_same(tiny_lm):
+    generator, head, made = torch.Generator().manual_seed(0), tiny_lm.get_output_embeddings(), []
+    states = torch.randn(heads._MANY + 1, 32, generator=generator).requires_grad_()
+    tokens = torch.randint(300, (len(states),), generator=generator)
+    weights = torch.randn(len(states), generator=generator)
+    plain = token_logprobs(head(states), tokens)
+    expected = torch.autograd.grad((plain * weights).sum(), [states, head.weight])
+    head.register_forward_hook(lambda _, __, logits: made.append(len(logits)))
+    ours = logprobs_of(tiny_lm, states, tokens)
+    assert made == [heads._MANY + heads._MULTIPLE]
+    torch.testing.assert_close(ours, plain, rtol=1e-5, atol=1e-6)
+    for a, b in zip(torch.autograd.grad((ours * weights).sum(), [states, head.weight]), expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
 def test_a_new_value_head_is_silent_and_the_policy_is_the_language_model(tiny_lm):
     ids, mask, alive = _left_padded()
     with torch.no_grad():

@@ -4,7 +4,10 @@ import math
 import pytest
 import torch
 from tiny import make_lm
+from transformers import AutoModelForCausalLM
 
+from plaudit import rng
+from plaudit.models import precision
 from plaudit.models.heads import Policy, logits_of
 from plaudit.models.precision import RoundedProduct, halve, is_rounded, make_whole, refresh, shadows
 from plaudit.models.trunk import freeze_below, hidden_states
@@ -56,6 +59,7 @@ def test_what_learns_is_listed_and_kept_in_float32_and_computes_in_bfloat16():
 def test_a_step_is_the_step_of_autocast():
     """The same products of the same rounded weights: gradients, and so steps, differ by the head's rounding alone."""
     plain, ours = make_lm().eval(), halved(make_lm().eval())
+    plain.config._attn_implementation = ours.config._attn_implementation
     start = copy.deepcopy(plain.state_dict())
     for lm in (plain, ours):
         optimizer = torch.optim.SGD(lm.parameters(), lr=1.0)
@@ -176,3 +180,28 @@ def test_precision_is_as_it_was_after_a_product():
     before = torch.backends.mkldnn.matmul.fp32_precision
     RoundedProduct.apply(torch.ones(2, 3), torch.ones(4, 3))
     assert torch.backends.mkldnn.matmul.fp32_precision == before
+
+
+@pytest.mark.parametrize("asking", [1, 5])
+def test_several_tokens_attend_in_float32_and_a_single_one_as_it_is(asking):
+    query, key, value = (
+        rng.normals((2, 4, n, 8), 0, "test", name).to(BF16) for name, n in (("q", asking), ("k", 5), ("v", 5))
+    )
+    mask = torch.ones(5, 5, dtype=torch.bool).tril()[None, None, -asking:]
+    module, given = make_lm().transformer.h[0].attn, {"attn_mask": mask}
+    with torch.autocast("cpu", dtype=BF16):
+        ours, _ = precision._attention(module, query, key, value, mask)
+    whole = torch.nn.functional.scaled_dot_product_attention(query.float(), key.float(), value.float(), **given)
+    halved = torch.nn.functional.scaled_dot_product_attention(query, key, value, **given)
+    assert ours.dtype == BF16
+    assert torch.equal(ours, (whole.to(BF16) if asking > 1 else halved).transpose(1, 2))
+    assert not torch.equal(whole.to(BF16), halved)
+
+
+def test_a_saved_model_attends_as_transformers_has_it(tmp_path):
+    lm = halved(make_lm().eval())
+    assert lm.config._attn_implementation != "sdpa"
+    make_whole(lm, make_lm)
+    lm.save_pretrained(tmp_path)
+    assert AutoModelForCausalLM.from_pretrained(tmp_path).config._attn_implementation == "sdpa"
+    assert lm.config._attn_implementation == "sdpa"

@@ -125,4 +125,4 @@ def test_in_bfloat16_a_reward_model_rounds_its_own_embedding_and_nobody_elses(ba
     assert [t.dtype for t in tables] == [torch.float32, torch.float32, torch.float32 if shared else torch.bfloat16]
     responses, logits = _answered(actors, run)
     exact = _scored_by_transformers(run, responses)
-    assert (logits - exact).abs().max() <= 0.03 * exact.std()
+    assert (logits - exact).abs().max() <= 0.05 * exact.std()

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -15,6 +16,7 @@ from plaudit.objectives.logprobs import predicting, token_logprobs
 
 LEARNED_AT_ONCE = 2**26  # logits with a gradient that exist together: 256 MB, 1,335 tokens of GPT-2's vocabulary
 LOGITS_AT_ONCE = 2**22  # without a gradient: 16 MB, which is in a cache, and which glibc does not map anew each time
+_MANY, _MULTIPLE = 512, 64  # so many tokens are made a multiple: oneDNN keeps something for every number of rows
 _RIDGE = 0.01  # of the mean squared length of a centred feature
 
 
@@ -65,8 +67,12 @@ def logprobs_of(
     lm: Any, states: Float[Tensor, "N D"], tokens: Int[Tensor, "N"], temperature: float = 1.0
 ) -> Float[Tensor, "N"]:
     """Log probability of each token under the state that predicts it, in nats."""
-    size = tokens_at_once(lm)
-    return in_parts(lambda part, its: token_logprobs(logits_of(lm, part, temperature), its), size, states, tokens)
+    number, size = len(tokens), tokens_at_once(lm)
+    if number >= _MANY:
+        more = -number % _MULTIPLE
+        states, tokens = F.pad(states, (0, 0, 0, more)), F.pad(tokens, (0, more))
+    said = in_parts(lambda part, its: token_logprobs(logits_of(lm, part, temperature), its), size, states, tokens)
+    return said[:number]
 
 
 def tokens_at_once(lm: Any) -> int:

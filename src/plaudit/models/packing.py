@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 _ROW = 128  # tokens: longer rows waste attention between texts, shorter ones leave gaps
-_STEP = 16  # rows are a multiple of this long: matrix libraries prepare, and keep, something for every new shape
+STEP = 16  # rows are a multiple of this long: matrix libraries prepare, and keep, something for every new shape
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def pack(ids: Int[Tensor, "B T"], attention_mask: Bool[Tensor, "B T"]) -> Packed
             filled.append(0)
         places[text] = (row, filled[row])
         filled[row] += lengths[text]
-    size = -(-max(filled) // _STEP) * _STEP
+    size = -(-max(filled) // STEP) * STEP
     starts = [row * size + column for row, column in places]
 
     device, rows = ids.device, len(filled)

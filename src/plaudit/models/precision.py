@@ -8,6 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
 from transformers.pytorch_utils import Conv1D
 
 from plaudit.models.trunk import blocks, by_blocks
@@ -16,18 +19,27 @@ _CAN_ROUND = hasattr(getattr(torch.backends.mkldnn, "matmul", None), "fp32_preci
 _CAN_PACK = hasattr(torch.ops.mkldnn, "_linear_pointwise") and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 _ROWS = 40  # for which a packed weight is laid out; other numbers of rows are multiplied as fast
 _ROUNDED = "products_are_rounded"
+_ATTENTION = "plaudit"
 
 
-def halve(model: Any, dtype: torch.dtype) -> None:
+def halve(model: Any, dtype: torch.dtype, *, matrices: bool = True) -> None:
     """Let the matrices of a model's blocks compute in `dtype`; autocast would else convert them at every pass.
 
     A frozen one is kept in `dtype` alone. One that learns stays float32 as the model's parameter, which is what the
     optimizer steps and checkpoints and folders hold, and has a rounded shadow that the forward pass reads and the
     gradient is left at (see `shadows`). Embeddings and norms keep float32, and with them what runs along the trunk.
+    The output embedding's products are of rounded numbers (see `RoundedProduct`), and attention is in float32.
+
+    Args:
+        matrices: False: the blocks' stay as they are, for adapters are added to them in float32.
     """
     if dtype == torch.float32 or not by_blocks(model):
         return
-    for block in blocks(model):
+    model.config._attn_implementation = _ATTENTION
+    head = model.get_output_embeddings()
+    if isinstance(head, nn.Linear) and head.bias is None:
+        head.__dict__[_ROUNDED] = dtype == torch.bfloat16 and head.weight.device.type == "cpu" and _CAN_ROUND
+    for block in blocks(model) if matrices else ():
         for module in block.modules():
             if isinstance(module, (nn.Linear, Conv1D)):
                 if module.weight.requires_grad:
@@ -35,14 +47,25 @@ def halve(model: Any, dtype: torch.dtype) -> None:
                     module.__dict__["weight"] = module.weight.detach().to(dtype).requires_grad_()
                 else:
                     module.to(dtype)
-    round_head(model, dtype)
 
 
-def round_head(model: Any, dtype: torch.dtype) -> None:
-    """Let the output embedding's products be of rounded numbers, summed and given in float32."""
-    head = model.get_output_embeddings()
-    if isinstance(head, nn.Linear) and head.bias is None:
-        head.__dict__[_ROUNDED] = dtype == torch.bfloat16 and head.weight.device.type == "cpu" and _CAN_ROUND
+def _attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **given: Any
+) -> tuple[Tensor, None]:
+    """transformers' attention (B, H, T, E), on a CPU in float32 where more than one token looks.
+
+    Its backward pass in bfloat16 takes a CPU twice as long, and rounds more.
+    """
+    if query.device.type != "cpu" or query.shape[2] == 1:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **given)
+    with torch.autocast("cpu", enabled=False):
+        whole = (x.float() for x in (query, key, value))
+        output, _ = sdpa_attention_forward(module, *whole, attention_mask, **given)
+    return output.to(value.dtype), None
+
+
+AttentionInterface.register(_ATTENTION, _attention)
+AttentionMaskInterface.register(_ATTENTION, sdpa_mask)
 
 
 def halve_embedding(scorer: Any, dtype: torch.dtype, others: Iterable[Any]) -> None:
@@ -56,7 +79,7 @@ def halve_embedding(scorer: Any, dtype: torch.dtype, others: Iterable[Any]) -> N
 
 
 def is_rounded(head: nn.Module) -> bool:
-    """Whether `round_head` asked for this output embedding's products by `RoundedProduct`."""
+    """Whether `halve` asked for this output embedding's products by `RoundedProduct`."""
     return head.__dict__.get(_ROUNDED, False)
 
 
@@ -154,6 +177,7 @@ def make_whole(model: Any, source: Callable[[], Any]) -> None:
     for module in model.modules():
         module.__dict__.pop("weight", None)
         module.__dict__.pop(_ROUNDED, None)
+    model.config._attn_implementation = "sdpa"
     if any(p.dtype != torch.float32 for p in model.parameters()):
         for halved, whole in zip(model.parameters(), source().parameters(), strict=True):
             if halved.dtype != whole.dtype:

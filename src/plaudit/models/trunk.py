@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from plaudit.batches import Below
 from plaudit.errors import ModelError
-from plaudit.models.packing import pack
+from plaudit.models.packing import STEP, pack
 
 # Names of the blocks, of the last norm, and of what a block calls its cache. In these families attention is the only
 # place where tokens meet, so that a mask can keep several texts of one row apart. That is not so of a recurrent or
@@ -227,6 +227,8 @@ def top_states(
         mask, positions, cache: as `run_blocks` takes them.
     """
     hidden = run_blocks(lm, hidden, depth, -1, mask, positions, cache)
+    number = len(places)
+    places = F.pad(places, (0, -number % STEP))  # with a token more than once, for there to be few shapes
     block, given = blocks(lm)[-1], _given(lm, hidden, mask, positions, cache)
     if lm.config.model_type in _INSIDE:
         norm, attention, next_norm, feed_forward = (getattr(block, name) for name in _INSIDE[lm.config.model_type])
@@ -234,7 +236,7 @@ def top_states(
         top = attended + feed_forward(next_norm(attended))
     else:
         top = block(hidden, **given).flatten(0, 1)[places]
-    return _norm(lm)(top)
+    return _norm(lm)(top[:number])
 
 
 def _given(lm: Any, hidden: Tensor, mask: Tensor, positions: Tensor, cache: Any) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 from plaudit.models.adapters import FOLDER, add_adapters, load_adapters, share_weights
 from plaudit.models.heads import Policy
 from plaudit.models.loading import load_causal_lm, load_reward_model, load_tokenizer
-from plaudit.models.precision import halve, halve_embedding, round_head
+from plaudit.models.precision import halve, halve_embedding
 from plaudit.models.tokenizer import Tokenizer
 from plaudit.models.trunk import freeze_below, share_below
 from plaudit.training.run import Run
@@ -55,10 +55,7 @@ class Actors:
 
         def prepare(model: Any) -> None:
             """Before the next is opened, so that they are not all in memory in float32."""
-            if run.config.ppo.lora_rank:  # adapters are added to what they stand beside in float32
-                round_head(model, run.dtype)
-            else:
-                halve(model, run.dtype)
+            halve(model, run.dtype, matrices=not run.config.ppo.lora_rank)
 
         policy = Policy(load_causal_lm(policy_from)).to(run.device).eval()
         depth = freeze_below(policy.lm, run.config.ppo.train_layers, "ppo.train_layers")

@@ -79,8 +79,7 @@ def reward(config: Config, run: Run) -> Iterator[StepReport]:
     depth = freeze_below(model, settings.train_layers, "reward.train_layers")
     add_adapters(model, settings, config.seed, "reward")
     model.score.requires_grad_(True)
-    if not settings.lora_rank:
-        halve(model, run.dtype)
+    halve(model, run.dtype, matrices=not settings.lora_rank)
     sides = len(train[0].texts)  # 1: a labelled text; 2: a comparison
     texts = [[*prompt, *response] for judged in train for prompt, response in judged.texts]
     states = FrozenStates(model, depth, texts, run.autocast, run.folder("reward") / "states.partial")

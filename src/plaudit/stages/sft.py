@@ -17,7 +17,7 @@ from plaudit.errors import DataError
 from plaudit.models.adapters import add_adapters
 from plaudit.models.heads import logprobs_of, response_states
 from plaudit.models.loading import load_causal_lm, load_tokenizer, save, window
-from plaudit.models.precision import halve, make_whole, round_head
+from plaudit.models.precision import halve, make_whole
 from plaudit.models.states import FrozenStates
 from plaudit.models.tokenizer import Tokenizer, collate
 from plaudit.models.trunk import freeze_below
@@ -47,10 +47,7 @@ def sft(config: Config, run: Run) -> Iterator[StepReport]:
 
     depth = freeze_below(model, settings.train_layers, "sft.train_layers")
     add_adapters(model, settings, config.seed, "sft")
-    if settings.lora_rank:
-        round_head(model, run.dtype)
-    else:
-        halve(model, run.dtype)
+    halve(model, run.dtype, matrices=not settings.lora_rank)
     texts = [[*prompt, *response] for prompt, response in train]
     states = FrozenStates(model, depth, texts, run.autocast, run.folder("sft") / "states.partial")
 
