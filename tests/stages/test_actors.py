@@ -20,8 +20,9 @@ def _places(lm):
     return {name: p.data_ptr() for name, p in lm.base_model.named_parameters() if p.ndim > 1}
 
 
-def _answered(actors, run):
-    return answer(actors, PROMPTS, rng.uniforms(range(3), 9, 0, "test", 0, "noise"), 1.0, run)
+def _answered(actors, run, times=1):
+    prompts = PROMPTS * times
+    return answer(actors, prompts, rng.uniforms(range(len(prompts)), 9, 0, "test", 0, "noise"), 1.0, run)
 
 
 def _scored_by_transformers(run, responses):
@@ -123,6 +124,6 @@ def test_in_bfloat16_a_reward_model_rounds_its_own_embedding_and_nobody_elses(ba
     actors = Actors.load(run)
     tables = [m.get_input_embeddings().weight for m in (actors.policy.lm, actors.reference, actors.reward_model)]
     assert [t.dtype for t in tables] == [torch.float32, torch.float32, torch.float32 if shared else torch.bfloat16]
-    responses, logits = _answered(actors, run)
+    responses, logits = _answered(actors, run, times=20)
     exact = _scored_by_transformers(run, responses)
-    assert (logits - exact).abs().max() <= 0.05 * exact.std()
+    assert (logits - exact).square().mean().sqrt() <= 0.02 * exact.std()

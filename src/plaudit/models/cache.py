@@ -45,7 +45,7 @@ class Reader:
         may_look = (order <= order[-now:, None]) & (self.mask[:, None] | (order == order[-now:, None]))
         self._cache.length = seen
         given = {"mask": may_look[:, None], "positions": positions, "cache": self._cache}
-        below = run_blocks(self.lm, embed(self.lm, ids, positions), 0, self.depth, **given)
+        below = run_blocks(self.lm, embed(self.lm, ids, positions), self.depth, **given)
         last = torch.arange(now - 1, ids.numel(), now, device=ids.device)
         return below if self.depth else below[..., :0], top_states(self.lm, below, self.depth, last, **given)
 

@@ -142,7 +142,7 @@ def states_below(lm: Any, depth: int, ids: Int[Tensor, "B T"], attention_mask: B
         return Below.nothing(ids)
     packed = pack(ids, attention_mask)
     hidden = embed(lm, packed.ids, packed.position_ids)
-    hidden = run_blocks(lm, hidden, 0, depth, packed.mask, packed.position_ids)
+    hidden = run_blocks(lm, hidden, depth, packed.mask, packed.position_ids)
     return Below(packed.unpack(hidden, *ids.shape), depth)
 
 
@@ -190,20 +190,19 @@ def embed(lm: Any, ids: Int[Tensor, "B T"], positions: Int[Tensor, "B T"]) -> Fl
 def run_blocks(
     lm: Any,
     hidden: Float[Tensor, "B T D"],
-    first: int,
-    last: int | None,
+    depth: int,
     mask: Bool[Tensor, "B 1 T S"],
     positions: Int[Tensor, "B T"],
     cache: Any = None,
 ) -> Float[Tensor, "B T D"]:
-    """Blocks `first` to `last` - 1; to the top where `last` is None.
+    """The lowest `depth` blocks.
 
     Args:
         mask: True where a token may look: at S tokens, those in the cache included.
         cache: keys and values of earlier tokens; its `update` is called by every block.
     """
     given = _given(lm, hidden, mask, positions, cache)
-    for block in list(blocks(lm))[first:last]:
+    for block in list(blocks(lm))[:depth]:
         hidden = block(hidden, **given)
     return hidden
 
@@ -226,10 +225,12 @@ def top_states(
         places: where these are in the flattened (B, T).
         mask, positions, cache: as `run_blocks` takes them.
     """
-    hidden = run_blocks(lm, hidden, depth, -1, mask, positions, cache)
+    given = _given(lm, hidden, mask, positions, cache)
+    *lower, block = list(blocks(lm))[depth:]
+    for each in lower:
+        hidden = each(hidden, **given)
     number = len(places)
     places = F.pad(places, (0, -number % STEP))  # with a token more than once, for there to be few shapes
-    block, given = blocks(lm)[-1], _given(lm, hidden, mask, positions, cache)
     if lm.config.model_type in _INSIDE:
         norm, attention, next_norm, feed_forward = (getattr(block, name) for name in _INSIDE[lm.config.model_type])
         attended = (hidden + attention(norm(hidden), **given)[0]).flatten(0, 1)[places]
