@@ -72,7 +72,8 @@ def tiny_config(tiny_model_folder, tiny_data_folder) -> Config:
     """Settings under which the whole pipeline takes seconds."""
     return build(
         {
-            "model": tiny_model_folder, "data": tiny_data_folder, "device": "cpu", "prompt_max": 3, "prompt_min": 2,
+            "model": tiny_model_folder, "data": tiny_data_folder, "device": "cpu", "dtype": "float32",
+            "prompt_max": 3, "prompt_min": 2,
             "sft.epochs": 3, "sft.lr": 1e-2, "sft.batch_size": 16, "sft.save_every": 10,
             "reward.lr": 5e-3, "reward.epochs": 2, "reward.batch_size": 16, "reward.save_every": 5,
             "ppo.iterations": 4, "ppo.batch_size": 16, "ppo.minibatch_size": 8, "ppo.epochs": 2,

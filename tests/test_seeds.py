@@ -64,7 +64,7 @@ def stages(monkeypatch, tmp_path):
                 (run.path / "report.html").write_text("")
             else:
                 run.folder(stage).mkdir(exist_ok=True)
-                run.finish(stage, {})
+                run.finish(stage, {"accuracy": 0.7 + config.seed / 100})
             yield StepReport(stage, 1, 1, {"loss": 1.0}, {"seconds": 0.1, "tokens_per_second": 1.0})
 
     monkeypatch.setattr(pipeline, "steps", steps)
@@ -90,11 +90,13 @@ def test_every_seed_is_run_and_shown_and_the_means_are_of_paired_differences(sta
         ["3", "0.10", "→", "0.25"],
         ["4", "0.10", "→", "0.30"],
     ]
+    assert [row[-6] for row in rows] == ["0.72", "0.73", "0.74"]
     assert [row[-5:] for row in rows] == [["4.00", "0.50", "0.75", "0.00", "no"]] * 3
     assert "0 of 3 diverged" in out
     found = json.loads((tmp_path / "many" / "seeds.json").read_text())
     assert found["means"]["score_difference"]["mean"] == pytest.approx(np.mean([0.1, 0.15, 0.2]))
     assert found["means"]["judge_difference"]["mean"] == pytest.approx(0.5)
+    assert found["means"]["reward_accuracy"]["mean"] == pytest.approx(0.73)
     assert found["means"]["length_ratio"] == {"mean": 0.75, "ci95": [0.75, 0.75]}
     low, high = found["means"]["score_difference"]["ci95"]
     assert 0 <= low < 0.15 < high <= 0.4
@@ -111,6 +113,8 @@ def test_a_run_of_the_pipeline_is_read_as_it_is(tmp_path, finished_run, capsys):
     assert found["means"]["score_difference"]["mean"] == pytest.approx(gain)
     gain = evaluation["policy"]["judge_positive"] - evaluation["sft"]["judge_positive"]
     assert found["means"]["judge_difference"]["mean"] == pytest.approx(gain)
+    accuracy = json.loads((finished_run / "reward" / "summary.json").read_text())["accuracy"]
+    assert found["seeds"][0]["reward_accuracy"] == accuracy
     assert found["seeds"][0]["kl"] == evaluation["policy"]["kl_mean"]
     assert found["means"]["kl"] == {"mean": evaluation["policy"]["kl_mean"], "ci95": None}  # one figure has no spread
     assert found["diverged"] == sum(bool(row["diverged"]) for row in found["seeds"])

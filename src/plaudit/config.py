@@ -144,9 +144,9 @@ class Config:
     device: str = setting("auto", "where to compute", choices=("auto", "cpu", "cuda"))
     dtype: str = setting(
         "auto",
-        "number format of the forward pass; auto is bfloat16 on a GPU and float32 on a CPU, "
-        "fast is bfloat16 on a CPU with AMX or AVX512-BF16, too",
-        choices=("auto", "fast", "float32", "bfloat16"),
+        "number format of the forward pass; auto is bfloat16 where it is multiplied in hardware (a GPU since Ampere, "
+        "a CPU with AMX or AVX512-BF16) and float32 elsewhere",
+        choices=("auto", "float32", "bfloat16"),
     )
     prompt_min: int = setting(2, "shortest prompt cut from a text", unit="words", low=1)
     prompt_max: int = setting(8, "longest prompt cut from a text", unit="words", low=1)

@@ -40,6 +40,7 @@ _NEXT = {"sft": "plaudit reward --out {}", "reward": "plaudit ppo --out {}", "pp
 _SHOWN_SAMPLES = 5
 _PAIRS = {"score": "score", "judge": "judge"}  # of seeds.json: SFT and policy
 _SINGLE = {
+    "reward_accuracy": "accuracy",
     "kl": "KL",
     "distinct_2_ratio": "distinct",
     "length_ratio": "length",
@@ -143,7 +144,9 @@ def seeds(directory: Path, found: dict[str, Any]) -> None:
         )
         for row in found["seeds"]
     )
-    console.print("SFT → policy; distinct pairs and length as shares of SFT's", style="bold")
+    console.print(
+        "SFT → policy; accuracy of the reward model; distinct pairs and length as shares of SFT's", style="bold"
+    )
     console.print(_plain_table(("seed", *_PAIRS.values(), *_SINGLE.values(), "diverged"), rows))
     names = {f"{of}_difference": f"{name}, policy minus SFT" for of, name in _PAIRS.items()} | _SINGLE
     for of, figure in found["means"].items():

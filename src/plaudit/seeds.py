@@ -38,6 +38,7 @@ def summarise(directory: Path, runs: list[Run], stopped: dict[int, str]) -> dict
         rows.append(
             {
                 "seed": seed,
+                "reward_accuracy": run.summary("reward")["accuracy"],
                 "sft_score": sft["score_mean"],
                 "score": policy["score_mean"],
                 "sft_judge": sft["judge_positive"],
@@ -54,7 +55,7 @@ def summarise(directory: Path, runs: list[Run], stopped: dict[int, str]) -> dict
         judged.append(np.array([(line["policy_judge"] > 0.5) - float(line["sft_judge"] > 0.5) for line in lines]))
     groups = {"score_difference": scores, "judge_difference": judged}
     finished = [row for row in rows if "score" in row]
-    for name in ("kl", "distinct_2_ratio", "length_ratio", "duplicate_rate"):
+    for name in ("reward_accuracy", "kl", "distinct_2_ratio", "length_ratio", "duplicate_rate"):
         groups[name] = [np.array([row[name]]) for row in finished]  # one figure a seed: resampled over seeds alone
     content = {
         "seeds": rows,

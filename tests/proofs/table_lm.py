@@ -16,7 +16,7 @@ from plaudit.training.run import Run
 
 PROMPT = [3]
 SCALE = ScoreScale(mean=0.0, std=1.0, missing_eos=MISSING_EOS)
-RUN = Run(Path("nowhere"), build({"device": "cpu"}))
+RUN = Run(Path("nowhere"), build({"device": "cpu", "dtype": "float32"}))
 TOKENIZER = Tokenizer(hf=None, bos_id=None, eos_id=EOS, pad_id=EOS)  # pad = eos: masks must not care
 
 

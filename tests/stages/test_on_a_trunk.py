@@ -42,7 +42,7 @@ def config(request, tmp_path, tiny_config, tiny_model_folder):
     """One epoch in which one of two blocks learns."""
     settings = {"sft.epochs": 1, "reward.epochs": 1, "sft.train_layers": 1, "reward.train_layers": 1, "sft.lr": 1e-2,
                 "reward.lr": 5e-3, "sft.batch_size": 16, "reward.batch_size": 16, "device": "cpu",
-                "model": tiny_model_folder, "data": tiny_config.data}  # fmt: skip
+                "dtype": "float32", "model": tiny_model_folder, "data": tiny_config.data}  # fmt: skip
     if request.param == "comparisons":
         rows = [
             {"prompt": f"film {i} is", "chosen": f"a joy number {i % 7}", "rejected": f"a chore of {i % 5} hours or so"}

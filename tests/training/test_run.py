@@ -155,13 +155,13 @@ def test_a_branch_wants_finished_stages_and_a_folder_of_its_own(tmp_path):
 @pytest.mark.parametrize(
     ("asked", "quick", "found"),
     [
-        ("auto", True, torch.float32),  # the same figures on every CPU
-        ("fast", True, torch.bfloat16),
-        ("fast", False, torch.float32),
+        ("auto", True, torch.bfloat16),
+        ("auto", False, torch.float32),
+        ("float32", True, torch.float32),
         ("bfloat16", False, torch.bfloat16),
     ],
 )
-def test_fast_is_bfloat16_where_the_cpu_multiplies_it(cpu_run, monkeypatch, asked, quick, found):
-    monkeypatch.setattr(module, "_multiplies_bfloat16", lambda: quick)
+def test_auto_is_bfloat16_where_it_is_multiplied_in_hardware(cpu_run, monkeypatch, asked, quick, found):
+    monkeypatch.setattr(module, "_multiplies_bfloat16", lambda device: quick)
     run = dataclasses.replace(cpu_run, config=dataclasses.replace(cpu_run.config, dtype=asked))
     assert run.dtype == found

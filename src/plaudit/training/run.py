@@ -167,10 +167,9 @@ class Run:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Number format of the forward pass. Many CPUs run bfloat16 slower than float32, so there auto is float32."""
-        if self.config.dtype in ("auto", "fast"):
-            quick = self.device.type == "cuda" or (self.config.dtype == "fast" and _multiplies_bfloat16())
-            return torch.bfloat16 if quick else torch.float32
+        """Number format of the forward pass: as set, or bfloat16 if the device multiplies it in hardware."""
+        if self.config.dtype == "auto":
+            return torch.bfloat16 if _multiplies_bfloat16(self.device) else torch.float32
         return {"float32": torch.float32, "bfloat16": torch.bfloat16}[self.config.dtype]
 
     def autocast(self) -> AbstractContextManager[Any]:
@@ -178,8 +177,10 @@ class Run:
         return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32)
 
 
-def _multiplies_bfloat16() -> bool:
-    """Whether this CPU multiplies bfloat16 matrices in hardware; those without are slower in it than in float32."""
+def _multiplies_bfloat16(device: torch.device) -> bool:
+    """Whether `device` multiplies bfloat16 matrices in hardware; those without are slower in it than in float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
     asked = [getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("amx_tile", "avx512_bf16")]
     return any(ask and ask() for ask in asked)
 
