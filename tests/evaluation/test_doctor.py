@@ -267,12 +267,13 @@ def test_the_command_looks_at_a_run_or_at_the_base_model(finished_run, tiny_conf
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 10
     assert lines[4] == "ok   initial KL 0: 0 nats per response at most"
-    assert main(["doctor", "--model", tiny_config.model, "--data", tiny_config.data, "--ppo.max-new-tokens", "9"]) == 0
+    base = ["doctor", "--model", tiny_config.model, "--data", tiny_config.data, "--dtype", "float32"]
+    assert main([*base, "--ppo.max-new-tokens", "9"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 7
     assert all(line.startswith("ok   ") for line in lines)
     monkeypatch.setattr(memory, "free", lambda device: 1)
-    assert main(["doctor", "--model", tiny_config.model, "--data", tiny_config.data]) == 1
+    assert main(base) == 1
     assert capsys.readouterr().out.splitlines()[-1].startswith("WARN memory: ")
     assert main(["doctor", str(tmp_path / "nowhere")]) == 1
     assert "no run here" in capsys.readouterr().err

@@ -10,7 +10,8 @@ from plaudit.errors import RunError
 from plaudit.evaluation.best_of_n import kl_bound
 from plaudit.evaluation.frontier import above_best_of_n, best_of_n, frontier
 from plaudit.models.loading import load_tokenizer
-from plaudit.training.run import Run
+from plaudit.pipeline import steps
+from plaudit.training.run import STAGES, Run
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +36,17 @@ def test_the_run_s_own_coefficient_gives_its_policy_again(measured):
     *path, policy = [p for p in read(measured)["ppo"] if p["kl_coef"] == own]
     assert [p["iteration"] for p in path] == [1, 2, 3, 4]
     assert path[-1] == policy
+
+
+def test_it_does_in_bfloat16_too(tmp_path, tiny_config):
+    config = dataclasses.replace(tiny_config, dtype="bfloat16")
+    run = Run.open(tmp_path / "run", config, resume=False, overwrite=False, stages=STAGES)
+    for _ in steps(config, run):
+        pass
+    for _ in frontier(run, [config.ppo.kl_coef], draws=1):
+        pass
+    *_, again, policy = read(run.path)["ppo"]
+    assert again == policy
 
 
 def test_the_run_s_policy_has_the_figures_of_the_evaluation(measured):

@@ -62,8 +62,8 @@ def test_a_reward_model_learns_from_comparisons(tmp_path, tiny_config, tiny_mode
     ]
     (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
     config = build(
-        {"model": tiny_model_folder, "data": str(tmp_path / "pairs.jsonl"), "device": "cpu", "sft.epochs": 1,
-         "reward.lr": 5e-3, "reward.batch_size": 16, "reward.epochs": 2}
+        {"model": tiny_model_folder, "data": str(tmp_path / "pairs.jsonl"), "device": "cpu", "dtype": "float32",
+         "sft.epochs": 1, "reward.lr": 5e-3, "reward.batch_size": 16, "reward.epochs": 2}
     )  # fmt: skip
     run = Run.open(tmp_path / "run", config, resume=False, overwrite=False, stages=("sft", "reward"))
     list(sft(config, run))

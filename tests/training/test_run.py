@@ -165,3 +165,15 @@ def test_auto_is_bfloat16_where_it_is_multiplied_in_hardware(cpu_run, monkeypatc
     monkeypatch.setattr(module, "_multiplies_bfloat16", lambda device: quick)
     run = dataclasses.replace(cpu_run, config=dataclasses.replace(cpu_run.config, dtype=asked))
     assert run.dtype == found
+
+
+def test_what_auto_came_to_stays_on_whatever_machine_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_multiplies_bfloat16", lambda device: True)
+    run = _finished(tmp_path / "run", ("sft",))
+    assert Run.existing(run.path).config.dtype == "bfloat16"
+    monkeypatch.setattr(module, "_multiplies_bfloat16", lambda device: False)
+    again = _open(run.path, CONFIG, resume=True)
+    assert (again.dtype, again.checkpoints("sft").fingerprint) == (torch.bfloat16, run.checkpoints("sft").fingerprint)
+    with pytest.raises(RunError, match="its sft was made with dtype = 'bfloat16', not 'float32'"):
+        _open(run.path, build({"device": "cpu", "dtype": "float32"}), resume=True)
+    assert _open(run.path, CONFIG, overwrite=True).dtype == torch.float32  # nothing is kept

@@ -176,6 +176,8 @@ def _first_iteration(
             kept = response_states(policy.lm, responses.ids, responses.attention_mask, mask, responses.below)
         gap = max(gap, furthest(logits_of(policy.lm, kept, settings.temperature)))
     advice = "the model's key-value cache or its positions under padding are wrong; use another model or version"
+    if run.dtype == torch.bfloat16:
+        advice = f"rounding, if --dtype float32 mends it; else {advice}"
     near_cache = _CACHE_NATS[run.dtype]
     yield Check(
         "cache equals full forward", gap < near_cache, f"log-probabilities differ by {gap:.1g} nats at most", advice

@@ -36,6 +36,7 @@ from plaudit.evaluation.report.words import on_or_above
 from plaudit.models.adapters import add_adapters, merge
 from plaudit.models.heads import Policy
 from plaudit.models.loading import load_causal_lm
+from plaudit.models.precision import halve
 from plaudit.models.trunk import freeze_below
 from plaudit.stages.ppo import ppo
 from plaudit.stages.rollout import ScoreScale, respond, score_responses
@@ -204,7 +205,9 @@ def _measure_checkpoints(models: Models, prompts: list[list[int]], sub: Run) -> 
             add_adapters(policy.lm, sub.config.ppo, sub.config.seed, "ppo")
             load_weights(weights, policy)
             merge(policy.lm)
-            _keep(_measured(models, policy.lm.to(sub.device).eval(), prompts), path)
+            policy.to(sub.device).eval().requires_grad_(False)
+            halve(policy.lm, sub.dtype, matrices=not sub.config.ppo.lora_rank)  # as the run's own policy is measured
+            _keep(_measured(models, policy.lm, prompts), path)
 
 
 def _sub_run(run: Run, kl_coef: float, path: Path) -> Run:

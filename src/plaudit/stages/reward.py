@@ -95,10 +95,10 @@ def reward(config: Config, run: Run) -> Iterator[StepReport]:
 
     yield from fit("reward", model, np.array([j.length for j in train]), batch_loss, settings, run)
 
+    logits, said = predict(model, held_out, tokenizer, run)
     make_whole(model, lambda: load_reward_model(run.model("sft"), tokenizer.pad_id))
     save(model, tokenizer, run.folder("reward"))
     kind = "comparisons" if len(train[0].texts) == 2 else "labels"
-    logits, said = predict(model, held_out, tokenizer, run)
     run.finish(
         "reward",
         {

@@ -60,6 +60,7 @@ def sft(config: Config, run: Run) -> Iterator[StepReport]:
     lengths = np.array([len(prompt) + len(response) for prompt, response in train])
     yield from fit("sft", model, lengths, batch_loss, settings, run)
 
+    after = perplexity(model, held_out, tokenizer, run)
     make_whole(model, lambda: load_causal_lm(config.model))
     save(model, tokenizer, run.folder("sft"))
     run.finish(
@@ -69,7 +70,7 @@ def sft(config: Config, run: Run) -> Iterator[StepReport]:
             "held_out_texts": len(held_out),
             "dropped": data.dropped | {"too long": too_long},
             "perplexity_before": before,
-            "perplexity": perplexity(model, held_out, tokenizer, run),
+            "perplexity": after,
         },
     )
 

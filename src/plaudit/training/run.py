@@ -35,7 +35,7 @@ class Run:
 
     Attributes:
         path: the directory.
-        config: its settings, as config.toml keeps them.
+        config: its settings, as config.toml keeps them: with the number format that dtype = "auto" came to.
     """
 
     path: Path
@@ -65,6 +65,7 @@ class Run:
                 f"{path}: already holds {', '.join(full)}; use --resume to go on, or --overwrite to begin anew"
             )
         kept = [s for s in STAGES if s not in doomed and s != "evaluation" and _begun(path, s)]
+        config = _with_format(path, config, kept)
         _check_unchanged(path, config, kept)
         for stage in doomed:
             _remove(path, stage)
@@ -223,6 +224,15 @@ def _settings_of(flat: dict[str, Any], stage: str) -> dict[str, Any]:
     """The settings that a stage's result depends on: the general ones, and those of its own and earlier stages."""
     earlier = SECTIONS[: SECTIONS.index(stage) + 1]
     return {n: v for n, v in flat.items() if "." not in n or n.partition(".")[0] in earlier}
+
+
+def _with_format(path: Path, config: Config, kept: list[str]) -> Config:
+    """The settings with what dtype = "auto" comes to: what is kept was computed so, on whatever machine that was."""
+    if config.dtype != "auto":
+        return config
+    saved = path / "config.toml"
+    found = build(read_toml(saved)).dtype if kept and saved.exists() else str(Run(path, config).dtype)
+    return dataclasses.replace(config, dtype=found.removeprefix("torch."))
 
 
 def _check_unchanged(path: Path, config: Config, kept: list[str]) -> None:
