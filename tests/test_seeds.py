@@ -93,6 +93,8 @@ def test_every_seed_is_run_and_shown_and_the_means_are_of_paired_differences(sta
     assert [row[-6] for row in rows] == ["0.72", "0.73", "0.74"]
     assert [row[-5:] for row in rows] == [["4.00", "0.50", "0.75", "0.00", "no"]] * 3
     assert "0 of 3 diverged" in out
+    assert "…" not in out
+    assert max(map(len, out.splitlines()[:8])) <= 80
     found = json.loads((tmp_path / "many" / "seeds.json").read_text())
     assert found["means"]["score_difference"]["mean"] == pytest.approx(np.mean([0.1, 0.15, 0.2]))
     assert found["means"]["judge_difference"]["mean"] == pytest.approx(0.5)

@@ -39,12 +39,12 @@ _HEADLINE = tuple(m for m in MEASURES if m.key != "distinct_1")
 _NEXT = {"sft": "plaudit reward --out {}", "reward": "plaudit ppo --out {}", "ppo": "plaudit eval {}"}
 _SHOWN_SAMPLES = 5
 _PAIRS = {"score": "score", "judge": "judge"}  # of seeds.json: SFT and policy
-_SINGLE = {
-    "reward_accuracy": "accuracy",
-    "kl": "KL",
-    "distinct_2_ratio": "distinct",
-    "length_ratio": "length",
-    "duplicate_rate": "copies",
+_SINGLE = {  # heads of columns, and names
+    "reward_accuracy": ("reward", "accuracy of the reward model"),
+    "kl": ("KL", "KL, nats"),
+    "distinct_2_ratio": ("pairs", "different pairs, of SFT's"),
+    "length_ratio": ("length", "length, of SFT's"),
+    "duplicate_rate": ("copies", "copies"),
 }
 
 
@@ -144,11 +144,11 @@ def seeds(directory: Path, found: dict[str, Any]) -> None:
         )
         for row in found["seeds"]
     )
-    console.print(
-        "SFT → policy; accuracy of the reward model; distinct pairs and length as shares of SFT's", style="bold"
-    )
-    console.print(_plain_table(("seed", *_PAIRS.values(), *_SINGLE.values(), "diverged"), rows))
-    names = {f"{of}_difference": f"{name}, policy minus SFT" for of, name in _PAIRS.items()} | _SINGLE
+    console.print("SFT → policy; reward model's accuracy; different pairs and length of SFT's", style="bold")
+    heads = (*_PAIRS.values(), *(head for head, _ in _SINGLE.values()))
+    console.print(_plain_table(("seed", *heads, "diverged"), rows))
+    names = {f"{of}_difference": f"{name}, policy minus SFT" for of, name in _PAIRS.items()}
+    names |= {of: name for of, (_, name) in _SINGLE.items()}
     for of, figure in found["means"].items():
         ends = bracketed(interval(figure, "ci95"))
         console.print(f"{names[of]}: {written(figure['mean'], '{:.2f}')} {ends}", soft_wrap=True)
