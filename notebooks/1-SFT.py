@@ -23,7 +23,7 @@ print("plaudit", plaudit.__version__)
 
 # %% [markdown]
 # **One switch for all three notebooks.** `movie-gpt2` comes with plaudit: a GPT-2 of 4 million parameters that has
-# read IMDb reviews. `smollm2` is a real pretrained model of 135 million, fetched once (93 MB); its training takes four
+# read IMDb reviews. `smollm2` is a real pretrained model of 135 million, fetched once (93 MB); its training takes six
 # times as long on a CPU with AMX, and longer on others. `openai-community/gpt2` comes from the Hugging Face hub. It is
 # open to everyone; a *gated* model or dataset wants your token: put it in the environment variable `HF_TOKEN` before
 # you start Jupyter, or on Colab into *Secrets* (the key on the left) under that name. Never paste a token into a cell:

@@ -210,6 +210,17 @@ def test_memory_by_hand(tiny_config, run, monkeypatch):
     assert failing(tiny_config, run, "sft") == {}
 
 
+def test_what_products_in_bfloat16_leave_behind_is_foreseen_once(tiny_config, run, monkeypatch):
+    monkeypatch.setattr(memory, "held", lambda device: 0)
+
+    def amount(dtype, stage):
+        config = dataclasses.replace(tiny_config, dtype=dtype)
+        return doctor(config, Run(run.path, config), stage)[-1].amount
+
+    assert amount("bfloat16", "sft") == amount("float32", "sft") + 2**29
+    assert amount("bfloat16", "ppo") == amount("float32", "ppo")  # the stages before it have left it
+
+
 def test_before_a_stage_the_findings_are_kept_without_the_machine_s_own(finished_run, tiny_config, run):
     kept = json.loads((finished_run / "doctor.json").read_text())
     for stage in ("sft", "ppo"):
