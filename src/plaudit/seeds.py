@@ -38,7 +38,7 @@ def summarise(directory: Path, runs: list[Run], stopped: dict[int, str]) -> dict
         rows.append(
             {
                 "seed": seed,
-                "reward_accuracy": run.summary("reward")["accuracy"],
+                "reward_accuracy": run.summary("reward").get("accuracy"),
                 "sft_score": sft["score_mean"],
                 "score": policy["score_mean"],
                 "sft_judge": sft["judge_positive"],
@@ -56,7 +56,8 @@ def summarise(directory: Path, runs: list[Run], stopped: dict[int, str]) -> dict
     groups = {"score_difference": scores, "judge_difference": judged}
     finished = [row for row in rows if "score" in row]
     for name in ("reward_accuracy", "kl", "distinct_2_ratio", "length_ratio", "duplicate_rate"):
-        groups[name] = [np.array([row[name]]) for row in finished]  # one figure a seed: resampled over seeds alone
+        figures = [row[name] for row in finished if row[name] is not None]
+        groups[name] = [np.array([figure]) for figure in figures]  # one a seed: resampled over seeds alone
     content = {
         "seeds": rows,
         "means": {

@@ -10,12 +10,13 @@ from tiny import make_lm
 from plaudit.cli import main
 from plaudit.errors import ModelError
 from plaudit.evaluation import doctor as module
-from plaudit.evaluation.doctor import doctor, memory_needed
+from plaudit.evaluation.doctor import after_doctor, doctor, memory_needed
 from plaudit.models import cache, generation
 from plaudit.models.loading import load_causal_lm, save
 from plaudit.models.trunk import hidden_states
 from plaudit.pipeline import steps
 from plaudit.training import memory
+from plaudit.training.metrics import StepReport
 from plaudit.training.run import Run
 
 
@@ -210,15 +211,19 @@ def test_memory_by_hand(tiny_config, run, monkeypatch):
     assert failing(tiny_config, run, "sft") == {}
 
 
-def test_what_products_in_bfloat16_leave_behind_is_foreseen_once(tiny_config, run, monkeypatch):
+def test_what_products_in_bfloat16_leave_behind_is_foreseen_once(tmp_path, tiny_config, finished_run, monkeypatch):
+    shutil.copytree(finished_run, tmp_path / "run")
     monkeypatch.setattr(memory, "held", lambda device: 0)
+    monkeypatch.setattr(module, "_learned_in", set())
 
-    def amount(dtype, stage):
+    def amount(dtype):
         config = dataclasses.replace(tiny_config, dtype=dtype)
-        return doctor(config, Run(run.path, config), stage)[-1].amount
+        return doctor(config, Run(tmp_path / "run", config), "ppo")[-1].amount
 
-    assert amount("bfloat16", "sft") == amount("float32", "sft") + 2**29
-    assert amount("bfloat16", "ppo") == amount("float32", "ppo")  # the stages before it have left it
+    assert amount("bfloat16") == amount("float32") + 2**29
+    rounded = dataclasses.replace(tiny_config, dtype="bfloat16")
+    next(after_doctor(rounded, Run(tmp_path / "run", rounded), "ppo", iter([StepReport("ppo", 1, 1, {}, {})])))
+    assert amount("bfloat16") == amount("float32")  # it is there
 
 
 def test_before_a_stage_the_findings_are_kept_without_the_machine_s_own(finished_run, tiny_config, run):

@@ -7,8 +7,8 @@ from tiny import make_lm
 from transformers import AutoModelForCausalLM
 
 from plaudit import rng
-from plaudit.models import precision
-from plaudit.models.heads import Policy, logits_of
+from plaudit.models import heads, precision
+from plaudit.models.heads import Policy, logits_of, logprobs_of
 from plaudit.models.precision import RoundedProduct, halve, is_rounded, make_whole, refresh, shadows
 from plaudit.models.trunk import freeze_below, hidden_states
 from plaudit.training import optimizer as optim
@@ -74,6 +74,20 @@ def test_its_loss_is_that_of_float32_within_what_bfloat16_rounds():
     states = hidden_states(lm, IDS, MASK, PREDICTING)
     exact = torch.nn.functional.cross_entropy(logits_of(lm, states), IDS[:, 1:].flatten())
     assert loss_of(halved(lm)).item() == pytest.approx(exact.item(), rel=3e-3)
+
+
+@pytest.mark.parametrize("at_once", [1, 3, 100])
+def test_a_head_that_learns_from_a_part_at_a_time_gets_all_of_its_gradient(monkeypatch, at_once):
+    """Parts are computed again for their gradients, and what backward is then given is not the parameter itself."""
+    plain, ours = make_lm().eval(), halved(make_lm().eval())
+    monkeypatch.setattr(heads, "LEARNED_AT_ONCE", at_once * plain.config.vocab_size)
+    states = hidden_states(plain, IDS, MASK, PREDICTING).detach()
+    gradients = []
+    for lm in (plain, ours):
+        (-logprobs_of(lm, states, IDS[:, 1:].flatten()).mean()).backward()
+        gradients.append(lm.lm_head.weight.grad)
+    exact, found = gradients
+    assert (found - exact).norm() <= 0.01 * exact.norm()
 
 
 def test_shadows_follow_a_step_and_a_checkpoint(tmp_path):

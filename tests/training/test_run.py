@@ -129,7 +129,7 @@ def test_a_branch_shares_what_ppo_builds_on_and_nothing_else(tmp_path):
     branch = run.branch(tmp_path / "other", other)
     assert sorted(p.name for p in branch.path.iterdir()) == ["config.toml", "reward", "sft"]
     assert not (branch.folder("sft") / "checkpoints").exists()
-    assert Run.existing(branch.path).config == other
+    assert Run.existing(branch.path).config == dataclasses.replace(other, dtype=run.config.dtype)
     assert (branch.folder("sft") / "summary.json").samefile(run.folder("sft") / "summary.json")
 
     (branch.path / "note.txt").write_text("mine")
@@ -176,4 +176,8 @@ def test_what_auto_came_to_stays_on_whatever_machine_goes_on(tmp_path, monkeypat
     assert (again.dtype, again.checkpoints("sft").fingerprint) == (torch.bfloat16, run.checkpoints("sft").fingerprint)
     with pytest.raises(RunError, match="its sft was made with dtype = 'bfloat16', not 'float32'"):
         _open(run.path, build({"device": "cpu", "dtype": "float32"}), resume=True)
+    reward = run.folder("reward")
+    reward.mkdir()
+    run.finish("reward", {})
+    assert run.branch(tmp_path / "branch", CONFIG).dtype == torch.bfloat16
     assert _open(run.path, CONFIG, overwrite=True).dtype == torch.float32  # nothing is kept

@@ -44,8 +44,9 @@ _TIGHT = 0.8  # share of the free memory
 # Numbers that a layer keeps for the backward pass, for each token and unit of width (counted for GPT-2), and
 # copies of the logits that exist at once: in a loss with its gradient, and in a rollout with its KL and entropy.
 _KEPT, _LOSS_COPIES, _ROLLOUT_COPIES = 18, 4, 5
-# In bfloat16 oneDNN keeps code for every shape of a product, up to a thousand; measured for movie-gpt2.
+# In bfloat16 oneDNN keeps code for every shape of a product, up to a thousand; measured for movie-gpt2, AVX512-BF16.
 _SHAPES = 2**29
+_learned_in: set[torch.dtype] = set()  # formats in which this process has trained: that code is the program's by then
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ def doctor(config: Config, run: Run, stage: str) -> list[Check]:
             checks += _first_iteration(policy, reference, scorer, prompts, noise, tokenizer, config, run)
     checks += _reward_model(run.summary("reward")) if trained else []
     needed = memory_needed(config, policy.lm, longest)
-    if not trained and (run.device.type, run.dtype) == ("cpu", torch.bfloat16):  # later it is the program's
+    if (run.device.type, run.dtype) == ("cpu", torch.bfloat16) and run.dtype not in _learned_in:
         needed += _SHAPES
     return [*checks, _memory(needed, program, run)]
 
@@ -129,6 +130,7 @@ def after_doctor(config: Config, run: Run, stage: str, reports: Iterator[StepRep
         if check.stops and not check.ok:
             raise ModelError(f"before {stage}: {check.line}")
     doubts = tuple(check.line for check in checks if not check.ok)
+    _learned_in.add(run.dtype)
     for report in reports:
         yield dataclasses.replace(report, warnings=doubts + report.warnings)
         doubts = ()

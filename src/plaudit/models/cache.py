@@ -84,10 +84,8 @@ class _KeysAndValues:
         """Add (B, H, T, E) keys and values of a layer; all of that layer so far."""
         if layer not in self._kept:
             batch, heads, _, width = keys.shape
-            # Rotary embeddings leave keys in float32 where values are halved: the cache is of the smaller kind, but
-            # on a CPU, whose attention would make it float32 again for every token.
-            kind = torch.float32 if values.device.type == "cpu" else values.dtype
-            empty = values.new_zeros(2, batch, heads, self.capacity, width, dtype=kind)
+            # Rotary embeddings leave keys in float32 where values are halved: the cache is of the smaller kind.
+            empty = values.new_zeros(2, batch, heads, self.capacity, width)
             self._kept[layer] = (empty[0], empty[1])
         new = slice(self.length - keys.shape[2], self.length)
         for kept, given in zip(self._kept[layer], (keys, values), strict=True):
@@ -97,4 +95,5 @@ class _KeysAndValues:
 
     def batch_select_indices(self, rows: Tensor) -> None:
         """Keep these rows of the batch."""
-        self._kept = {layer: (keys[rows], values[rows]) for layer, (keys, values) in self._kept.items()}
+        for layer, (keys, values) in self._kept.items():  # one after the other: never all of them twice
+            self._kept[layer] = (keys[rows], values[rows])

@@ -43,11 +43,12 @@ class Packed:
 
 
 def pack(ids: Int[Tensor, "B T"], attention_mask: Bool[Tensor, "B T"]) -> Packed:
-    """Lay the texts of a padded batch into rows, of the length at which they leave the smallest gaps."""
+    """Lay the texts of a padded batch into rows, of the length at which they cost least."""
     lengths = attention_mask.sum(1).tolist()
     shortest = -(-max(lengths) // STEP) * STEP
     sizes = range(shortest, max(shortest, _LONGEST) + 1, STEP)
-    rows, size, places = min((_lay(lengths, size) for size in sizes), key=lambda found: _cost(*found[:2]))
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    rows, size, places = min((_lay(lengths, order, size) for size in sizes), key=lambda found: _cost(*found[:2]))
     starts = [row * size + column for row, column in places]
 
     device = ids.device
@@ -70,15 +71,15 @@ def pack(ids: Int[Tensor, "B T"], attention_mask: Bool[Tensor, "B T"]) -> Packed
     )
 
 
-def _lay(lengths: list[int], size: int) -> tuple[int, int, list[tuple[int, int]]]:
-    """Texts in rows of `size` tokens, longest first, each into the first row with room.
+def _lay(lengths: list[int], order: list[int], size: int) -> tuple[int, int, list[tuple[int, int]]]:
+    """Texts, in this order, in rows of `size` tokens, each in the first row with room.
 
     Returns:
         rows; the length that they need, a multiple of STEP; row and first column of each text.
     """
     places = [(0, 0)] * len(lengths)
     filled: list[int] = []
-    for text in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+    for text in order:
         row = next((k for k, used in enumerate(filled) if used + lengths[text] <= size), len(filled))
         if row == len(filled):
             filled.append(0)

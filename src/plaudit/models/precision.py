@@ -82,20 +82,21 @@ def is_rounded(head: nn.Module) -> bool:
 
 
 class RoundedProduct(torch.autograd.Function):
-    """(..., V) x W^T by bfloat16 arithmetic, summed and given in float32.
+    """(..., V) x W^T by bfloat16 arithmetic, summed and given in float32; gradients of many rows come in bfloat16.
 
     A logit given in bfloat16 would be wrong by up to half a nat (see `heads.in_float32`); one of rounded factors is
     wrong by what rounding the trunk does anyway. Float32 products were a third of a step at GPT-2's size.
 
-    The weight's gradient is added in place, and lies where that of the step before lay: 154 MB for GPT-2, which cost
-    more in page faults than in arithmetic when they were allocated anew. So this is for `backward()`:
+    The weight's gradient is added in place. That of a few rows lies where that of the step before lay: 154 MB for
+    GPT-2, which cost more in page faults than in arithmetic when they were allocated anew. So this is for `backward()`:
     torch.autograd.grad does not see that gradient.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
         """x (..., D), weight (V, D), both float32."""
-        ctx.save_for_backward(x, weight)
+        ctx.save_for_backward(x)
+        ctx.weight = weight  # itself: a saved tensor that a checkpoint gives back is another, whose gradient is lost
         with _rounding(), torch.autocast("cpu", enabled=False):  # which would convert the whole weight for each token
             packed = _packed(weight, make=ctx.needs_input_grad[0])
             return x @ weight.T if packed is None else _times_packed(x, packed[0])
@@ -103,7 +104,7 @@ class RoundedProduct(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None]:
         """The gradient of x; the weight's is put into its place."""
-        x, weight = ctx.saved_tensors
+        (x,), weight = ctx.saved_tensors, ctx.weight
         shape, x, gradient = x.shape, x.flatten(0, -2), gradient.flatten(0, -2)
         if not ctx.needs_input_grad[1]:
             packed, rounded = _packed(weight, make=True), gradient.bfloat16()

@@ -65,7 +65,9 @@ class Run:
                 f"{path}: already holds {', '.join(full)}; use --resume to go on, or --overwrite to begin anew"
             )
         kept = [s for s in STAGES if s not in doomed and s != "evaluation" and _begun(path, s)]
-        config = _with_format(path, config, kept)
+        saved = path / "config.toml"
+        begun = Run(path, build(read_toml(saved)) if kept and saved.exists() else config)
+        config = begun.settled(config)  # what is kept was computed so, on whatever machine that was
         _check_unchanged(path, config, kept)
         for stage in doomed:
             _remove(path, stage)
@@ -73,7 +75,6 @@ class Run:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RunError(f"{path}: cannot be made: {error.strerror}") from None
-        saved = path / "config.toml"
         if not (kept and build(read_toml(saved)) == config):  # its versions are those that made what is kept
             _remove(path, "evaluation")  # made with other settings, or of other models
             saved.write_text(to_toml(config, versions()), encoding="utf-8")
@@ -101,7 +102,7 @@ class Run:
         Raises:
             RunError: a stage that PPO builds on has not finished, or `path` holds something that is no run.
         """
-        earlier = ("sft", "reward")
+        config, earlier = self.settled(config), ("sft", "reward")
         for stage in earlier:
             self.model(stage)
         if path.exists() and not (path / "config.toml").exists():
@@ -154,7 +155,7 @@ class Run:
     def checkpoints(self, stage: str) -> Checkpoints:
         """The stage's checkpoints, refused when the settings differ."""
         settings = _settings_of(flatten(dataclasses.asdict(self.config)), stage)
-        settings |= {"device": str(self.device), "dtype": str(self.dtype)}  # what "auto" came to
+        settings |= {"device": str(self.device), "dtype": str(self.dtype)}  # what "auto" comes to
         fingerprint = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
         return Checkpoints(self.folder(stage) / "checkpoints", fingerprint)
 
@@ -172,6 +173,11 @@ class Run:
         if self.config.dtype == "auto":
             return torch.bfloat16 if _multiplies_bfloat16(self.device) else torch.float32
         return {"float32": torch.float32, "bfloat16": torch.bfloat16}[self.config.dtype]
+
+    def settled(self, config: Config) -> Config:
+        """These settings, with this run's number format for dtype = "auto"."""
+        name = str(self.dtype).removeprefix("torch.")
+        return dataclasses.replace(config, dtype=name) if config.dtype == "auto" else config
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The context in which every forward pass of this run happens; weights stay float32."""
@@ -224,15 +230,6 @@ def _settings_of(flat: dict[str, Any], stage: str) -> dict[str, Any]:
     """The settings that a stage's result depends on: the general ones, and those of its own and earlier stages."""
     earlier = SECTIONS[: SECTIONS.index(stage) + 1]
     return {n: v for n, v in flat.items() if "." not in n or n.partition(".")[0] in earlier}
-
-
-def _with_format(path: Path, config: Config, kept: list[str]) -> Config:
-    """The settings with what dtype = "auto" comes to: what is kept was computed so, on whatever machine that was."""
-    if config.dtype != "auto":
-        return config
-    saved = path / "config.toml"
-    found = build(read_toml(saved)).dtype if kept and saved.exists() else str(Run(path, config).dtype)
-    return dataclasses.replace(config, dtype=found.removeprefix("torch."))
 
 
 def _check_unchanged(path: Path, config: Config, kept: list[str]) -> None:
