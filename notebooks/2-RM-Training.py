@@ -267,8 +267,8 @@ right = (logits > 0) == (truth == 1)
 low, high = wilson(int(right.sum()), len(right))
 summary = run.summary("reward")
 print(f"{right.mean():.1%} of {len(right)} sentences; 95% interval {low:.1%} to {high:.1%}")
-close = np.abs(logits) < 0.1  # which side they fall to is a matter of rounding
-assert abs(right.mean() - summary["accuracy"]) < 0.005 + close.mean()  # the stage measured the same
+close = np.abs(logits) < 0.05  # the stage measured the same, perhaps in bfloat16: on which side these are may differ
+assert abs(right.mean() - summary["accuracy"]) < 0.005 + close.mean()
 
 # %% [markdown]
 # **The interval** says: with as many other sentences like these, the result would probably fall into it. A model that
