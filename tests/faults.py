@@ -175,8 +175,9 @@ MUTANTS = (
          "position_ids(self.mask)[:, -ids.shape[1] :]",
          "position_ids(self.mask)[:, -ids.shape[1] :] + (len(self.mask[0]) > len(ids[0]))"),
     _one(14, "the reward model is read one past an early eos", "models/test_heads.py", HEADS,
-         "(attention_mask * columns).argmax(1)",
-         "((attention_mask * columns).argmax(1) + 1).clamp(max=ids.shape[1] - 1)"),
+         "hidden_states(reward_model, ids, attention_mask, columns == last[:, None], below)",
+         '__import__("plaudit.models.trunk", fromlist=[""]).padded_hidden_states(reward_model, ids, attention_mask)'
+         "[torch.arange(len(ids)), (last + 1).clamp(max=ids.shape[1] - 1)]"),
     _one(14, "the score lands one past an early eos", "objectives/test_advantages.py", ADVANTAGES,
          "response_mask.sum(1, keepdim=True) - 1",
          "response_mask.sum(1, keepdim=True).clamp(max=response_mask.shape[1] - 1)"),
