@@ -90,6 +90,23 @@ def test_many_logits_never_exist_together_and_say_the_same(tiny_lm, monkeypatch,
         assert sorted(made) == [3, 3, 4, 4, 4, 4]
 
 
+@pytest.mark.parametrize("at_once", [1, 4, 300])
+def test_a_head_that_does_not_learn_says_and_teaches_what_the_plain_path_does(tiny_lm, monkeypatch, at_once):
+    generator, head, kept = torch.Generator().manual_seed(0), tiny_lm.get_output_embeddings(), []
+    head.requires_grad_(False)
+    states = torch.randn(11, 32, generator=generator).requires_grad_()
+    tokens, weights = torch.randint(300, (11,), generator=generator), torch.randn(11, generator=generator)
+    plain = token_logprobs(head(states) / 0.7, tokens)
+    (expected,) = torch.autograd.grad((plain * weights).sum(), states)
+    monkeypatch.setattr(heads, "LOGITS_AT_ONCE", at_once * 300)
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.shape) or t, lambda t: t):
+        ours = logprobs_of(tiny_lm, states, tokens, 0.7)
+    assert kept == [states.shape]  # no logits
+    torch.testing.assert_close(ours, plain, rtol=1e-5, atol=1e-6)
+    (found,) = torch.autograd.grad((ours * weights).sum(), states)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
 def test_so_many_tokens_that_there_are_added_some_say_and_teach_the_same(tiny_lm):
     generator, head, made = torch.Generator().manual_seed(0), tiny_lm.get_output_embeddings(), []
     states = torch.randn(heads._MANY + 1, 32, generator=generator).requires_grad_()

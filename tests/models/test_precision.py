@@ -90,6 +90,20 @@ def test_a_head_that_learns_from_a_part_at_a_time_gets_all_of_its_gradient(monke
     assert (found - exact).norm() <= 0.01 * exact.norm()
 
 
+def test_a_frozen_head_teaches_in_bfloat16_what_it_teaches_in_float32():
+    plain, ours = make_lm().eval(), halved(make_lm().eval())
+    states = hidden_states(plain, IDS, MASK, PREDICTING).detach().requires_grad_()
+    weights = torch.randn(len(states), generator=torch.Generator().manual_seed(0))
+    gradients = []
+    for lm in (plain, ours):
+        freeze_below(lm, 1)
+        logprobs = logprobs_of(lm, states, IDS[:, 1:].flatten(), 0.7)
+        gradients.append(torch.autograd.grad((logprobs * weights).sum(), states)[0])
+    exact, found = gradients
+    assert found.dtype == torch.float32
+    assert (found - exact).norm() <= 0.01 * exact.norm()
+
+
 def test_shadows_follow_a_step_and_a_checkpoint(tmp_path):
     lm = halved(make_lm().eval())
     policy = Policy(lm)

@@ -17,7 +17,7 @@ from plaudit.data.corpus import load
 from plaudit.data.prompts import cut_prompts
 from plaudit.errors import ModelError
 from plaudit.models.cache import Reader
-from plaudit.models.heads import LOGITS_AT_ONCE, Policy, logits_of, response_logits, response_states
+from plaudit.models.heads import LEARNED_AT_ONCE, LOGITS_AT_ONCE, Policy, logits_of, response_logits, response_states
 from plaudit.models.loading import load_causal_lm, load_reward_model, load_tokenizer, window
 from plaudit.models.precision import halve
 from plaudit.models.states import MAPPED_FROM
@@ -294,7 +294,9 @@ def memory_needed(config: Config, lm: Any, prompt: int) -> int:
     def batch(part: Any, rows: int, tokens: int, predicted: int) -> int:
         """A batch that is learned from: what the layers keep, and logits."""
         layers = part.train_layers or lm.config.num_hidden_layers
-        return rows * (tokens * layers * one_layer + predicted * vocabulary * 4 * _LOSS_COPIES)
+        most = LOGITS_AT_ONCE if part.train_layers or part.lora_rank else LEARNED_AT_ONCE
+        logits = min(rows * predicted * vocabulary, most)
+        return rows * tokens * layers * one_layer + logits * 4 * _LOSS_COPIES
 
     update = batch(ppo, min(ppo.minibatch_size, ppo.batch_size), prompt + ppo.max_new_tokens, ppo.max_new_tokens)
     rollout = min(LOGITS_AT_ONCE, ppo.batch_size * ppo.max_new_tokens * vocabulary) * 4 * _ROLLOUT_COPIES

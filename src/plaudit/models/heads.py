@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from plaudit.batches import Below
-from plaudit.models.precision import RoundedProduct, is_rounded
+from plaudit.models.precision import RoundedProduct, is_rounded, times_embedding
 from plaudit.models.trunk import hidden_states
 from plaudit.objectives.logprobs import predicting, token_logprobs
 
@@ -67,12 +67,45 @@ def logprobs_of(
     lm: Any, states: Float[Tensor, "N D"], tokens: Int[Tensor, "N"], temperature: float = 1.0
 ) -> Float[Tensor, "N"]:
     """Log probability of each token under the state that predicts it, in nats."""
+    if _is_frozen(lm.get_output_embeddings()) and torch.is_grad_enabled():
+        return _FrozenHead.apply(states, tokens, lm, temperature)
     number, size = len(tokens), tokens_at_once(lm)
     if number >= _MANY:
         more = -number % _MULTIPLE
         states, tokens = F.pad(states, (0, 0, 0, more)), F.pad(tokens, (0, more))
     said = in_parts(lambda part, its: token_logprobs(logits_of(lm, part, temperature), its), size, states, tokens)
     return said[:number]
+
+
+def _is_frozen(head: nn.Module) -> bool:
+    return type(head) is nn.Linear and head.bias is None and not head.weight.requires_grad
+
+
+class _FrozenHead(torch.autograd.Function):
+    """Log probabilities of tokens under an output embedding that does not learn, a part of the tokens at a time.
+
+    How a log probability moves with its state, (W[token] - sum of p(v) W[v]) / temperature, asks for no gradient from
+    above. So it is taken while the logits are at hand: they are made once, and never leave the cache.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, states: Tensor, tokens: Tensor, lm: Any, temperature: float) -> Tensor:
+        """states (N, D), tokens (N,); gives (N,)."""
+        size, head = LOGITS_AT_ONCE // lm.config.vocab_size, lm.get_output_embeddings()
+        said, slopes = [], []
+        for part, its in zip(states.split(size), tokens[:, None].split(size), strict=True):
+            logp = torch.log_softmax(logits_of(lm, part, temperature), dim=-1)
+            said.append(logp.gather(1, its))
+            too_likely = logp.exp_().scatter_add_(1, its, -torch.ones_like(said[-1]))
+            slopes.append(times_embedding(head, too_likely))
+        ctx.save_for_backward(torch.cat(slopes).div_(-temperature))
+        return torch.cat(said).squeeze(1)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        """The gradient of states, (N, D)."""
+        (slopes,) = ctx.saved_tensors
+        return slopes * gradient[:, None], None, None, None
 
 
 def tokens_at_once(lm: Any) -> int:

@@ -107,9 +107,7 @@ class RoundedProduct(torch.autograd.Function):
         (x,), weight = ctx.saved_tensors, ctx.weight
         shape, x, gradient = x.shape, x.flatten(0, -2), gradient.flatten(0, -2)
         if not ctx.needs_input_grad[1]:
-            packed, rounded = _packed(weight, make=True), gradient.bfloat16()
-            product = rounded @ weight.bfloat16() if packed is None else _times_packed(rounded, packed[1])
-            return product.float().view(shape), None
+            return _times_rounded(gradient, weight).view(shape), None
         if len(x) >= _MANY_ROWS:
             rounded = gradient.bfloat16()
             its = rounded.T @ x.bfloat16()
@@ -121,6 +119,17 @@ class RoundedProduct(torch.autograd.Function):
             else:
                 weight.grad.addmm_(gradient.T, x)
             return (gradient @ weight).view(shape), None
+
+
+def times_embedding(head: nn.Linear, x: Tensor) -> Tensor:
+    """(N, V) x W in float32, for an output embedding that does not learn; rounded where `RoundedProduct` rounds."""
+    with torch.autocast(x.device.type, enabled=False):
+        return _times_rounded(x, head.weight) if is_rounded(head) else x @ head.weight
+
+
+def _times_rounded(x: Tensor, weight: Tensor) -> Tensor:
+    packed, rounded = _packed(weight, make=True), x.bfloat16()
+    return (rounded @ weight.bfloat16() if packed is None else _times_packed(rounded, packed[1])).float()
 
 
 def _packed(weight: Tensor, *, make: bool) -> tuple[Tensor, Tensor] | None:
