@@ -65,10 +65,11 @@ def main(argv: list[str] | None = None) -> None:
     watch = Stopwatch(device_of(options))
     for update in range(WARM_UP + options.updates):
         watch.start()
-        responses = respond(actors.policy.lm, prompts, noise, actors.tokenizer, settings.temperature, run, actors.depth)
+        sampling = (noise, actors.tokenizer, settings.temperature, run, *actors.depths)
+        responses = respond(actors.policy.lm, prompts, *sampling)
         watch.lap("generation")
         assert responses.response_mask.sum(1).tolist() == list(work.lengths)
-        logits = score_responses(actors.reward_model, responses, run, shares_trunk=actors.reward_shares)
+        logits = score_responses(actors.reward_model, responses, run)
         scale = ScoreScale.measured(logits, settings.missing_eos_score)
         rollout = collect(actors.policy, actors.reference, logits, responses, scale, settings.temperature, run)[0]
         experience = estimate(rollout, settings.kl_coef, settings.gamma, settings.lam)

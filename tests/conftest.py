@@ -104,19 +104,20 @@ def finished_run(tmp_path_factory, tiny_config):
 def bare_run(tmp_path, tiny_config, tiny_tokenizer):
     """bare_run(**PPO settings): a run with random models in the place of trained ones, which ask for 10% dropout.
 
-    With `reward_on_sft` the reward model is SFT's but for the top block and the head.
+    With `reward_on_sft` the reward model is SFT's but for the second block and the head.
     """
 
-    def make(folder="bare", reward_on_sft=False, **settings):
+    def make(folder="bare", reward_on_sft=False, layers=2, **settings):
         config = dataclasses.replace(tiny_config, ppo=dataclasses.replace(tiny_config.ppo, **settings))
         run = Run.open(tmp_path / folder, config, resume=False, overwrite=False, stages=STAGES)
-        reward_model = GPT2ForSequenceClassification(make_lm(seed=1).config)
+        reward_model = GPT2ForSequenceClassification(make_lm(seed=1, layers=layers).config)
         if reward_on_sft:
-            below = {n: p for n, p in make_lm().transformer.state_dict().items() if not n.startswith("h.1.")}
-            reward_model.transformer.load_state_dict(below, strict=False)
+            trunk = make_lm(layers=layers).transformer.state_dict()
+            shared = {name: p for name, p in trunk.items() if not name.startswith("h.1.")}
+            reward_model.transformer.load_state_dict(shared, strict=False)
         reward_model.score = torch.nn.Linear(32, 1, bias=False)
         reward_model.config.num_labels = 1
-        for stage, model in (("sft", make_lm()), ("reward", reward_model)):
+        for stage, model in (("sft", make_lm(layers=layers)), ("reward", reward_model)):
             save(model, tiny_tokenizer, run.folder(stage))
             run.finish(stage, {})
         return run

@@ -42,7 +42,7 @@ _REFERENCE = "reference = load_causal_lm(reference_from).to(run.device).eval()"
 _REFERENCE_FROZEN = "reference.requires_grad_(False)"
 _MOVED = "ids, mask, noise = (tensor.to(run.device) for tensor in (ids, mask, noise))"
 _RANDOM_CAP = "noise = noise[:, : 1 + int(noise[0, 0] * noise.shape[1])]"
-_ANSWERED = "return responses, score_responses(actors.reward_model, responses, run, shares_trunk=actors.reward_shares)"
+_ANSWERED = "return responses, score_responses(actors.reward_model, responses, run)"
 _CUMULATIVE = "p = torch.softmax(logits.float(), dim=-1)"
 _COUNTED = "nats += loss_of(model, batch, run).item() * count"
 
@@ -56,7 +56,8 @@ _ONE_AT_A_TIME = """    if len(prompts) > 1:
             alive[i, : a.response_ids.shape[1]] = a.response_mask[0]
         ended = torch.cat([a.ended for a in alone])
         whole = torch.cat([ids, said], 1)
-        return Responses(whole, torch.cat([mask, alive], 1), alive, ended, alone[0].below.nothing(whole))
+        nothing = alone[0].below.nothing(whole)
+        return Responses(whole, torch.cat([mask, alive], 1), alive, ended, nothing, nothing)
     with run.autocast():
         return generate("""
 
@@ -161,7 +162,7 @@ MUTANTS = (
     _one(12, "temperature in sampling left out", "models/test_generation.py", GENERATION,
          "logits_of(lm, last, temperature)", "logits_of(lm, last)"),
     _one(12, "rollouts sampled at temperature 1 whatever is scored", AS_IDS, PPO,
-         "actors.tokenizer, temperature, run, actors.depth)", "actors.tokenizer, 1.0, run, actors.depth)"),
+         "actors.tokenizer, temperature, run, *actors.depths)", "actors.tokenizer, 1.0, run, *actors.depths)"),
     _one(12, "top-k in sampling", "models/test_generation.py", GENERATION, _CUMULATIVE,
          f"logits = logits.masked_fill(logits < logits.topk(2).values[:, -1:], -torch.inf)\n    {_CUMULATIVE}"),
     _one(13, "dropout in rollouts", FIRST, ACTORS, _POLICY, _POLICY.replace("eval()", "train()")),
@@ -190,9 +191,9 @@ MUTANTS = (
     _one(14, "rows that go on take the cache of those that left", "proofs/test_equalities.py", GENERATION,
          "reader.keep(stay)", "reader.keep(torch.arange(left))"),
     _one(14, "kept states lie one column early", "models/test_generation.py", GENERATION,
-         "states[rows, width + t] = read[:, 0]", "states[rows, width + t - 1] = read[:, 0]"),
+         "states[rows, width + t] = these[:, 0]", "states[rows, width + t - 1] = these[:, 0]"),
     _one(14, "kept states of rows that go on lie where others' were", "models/test_generation.py",
-         GENERATION, "states[rows, width + t] = read[:, 0]", "states[: len(rows), width + t] = read[:, 0]"),
+         GENERATION, "states[rows, width + t] = these[:, 0]", "states[: len(rows), width + t] = these[:, 0]"),
     _one(14, "the end token leaves no state", "models/test_generation.py", GENERATION,
          "unread = drew if depth else running", "unread = running"),
     _one(14, "the token at the cap leaves no state", "models/test_generation.py", GENERATION,
@@ -208,7 +209,7 @@ MUTANTS = (
          "rollout.below.states[:, first:end]", "rollout.below.states"),
     _one(14, "a reward model that left the trunk is read from it", "stages/test_actors.py", ACTORS,
          "shared = share_below(policy.lm, reward_model, depth)",
-         "shared = share_below(policy.lm, reward_model, depth) or depth > 0"),
+         "shared = share_below(policy.lm, reward_model, depth) or depth"),
     _one(15, "masked mean: a mean of row means", "objectives/test_masked.py", MASKED,
          "return masked_sum(x, mask) / count", "return (x.masked_fill(~mask, 0.0).sum(-1) / mask.sum(-1)).mean()"),
     _one(15, "SFT loss: a mean of row means", "proofs/test_equalities.py", SFT,
@@ -258,9 +259,9 @@ MUTANTS = (
     _one(18, "the frozen blocks learn", "models/test_trunk.py", TRUNK,
          "for part in (*blocks(lm)[depth:], _norm(lm)):", "for part in (*blocks(lm), _norm(lm)):"),
     _one(18, "a policy that left the trunk is compared on it", "stages/test_actors.py", ACTORS,
-         "if not share_below(policy.lm, reference, depth):", "if share_below(policy.lm, reference, depth) is None:"),
+         "depth = share_below(policy.lm, reference, depth)", "share_below(policy.lm, reference, depth)"),
     _one(18, "trunks that differ are taken for one", "models/test_trunk.py", TRUNK,
-         "if not all(_same(a, b) for a, b in pairs):", "if False:"),
+         "takewhile(lambda pair: _same(*pair), both)", "both"),
     _one(18, "embeddings that learn are shared", "models/test_trunk.py", TRUNK,
          "if not depth or type(", "if type("),
 )  # fmt: skip

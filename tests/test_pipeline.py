@@ -95,7 +95,7 @@ def test_stopped_in_every_stage_and_resumed_a_run_on_one_trunk_is_the_same_byte_
     )
     list(steps(config, straight))
     actors = Actors.load(straight, "ppo")
-    assert (actors.depth, actors.reward_shares) == (1, True)
+    assert actors.depths == (1, 1)
     reports = steps(config, broken)
     for stage, after in (("sft", 7), ("reward", 8), ("ppo", 3)):
         for report in reports:

@@ -88,6 +88,7 @@ class Responses:
         response_mask: (B, R) True for response tokens, the end token included.
         ended: (B,) True where the response ends with the end token, False where the cap cut it off.
         below: what the policy's frozen blocks left of them.
+        shared: what those of these blocks left that are the reward model's, too.
     """
 
     ids: Int[Tensor, "B T"]
@@ -95,6 +96,7 @@ class Responses:
     response_mask: Bool[Tensor, "B R"]
     ended: Bool[Tensor, "B"]
     below: Below
+    shared: Below
 
     @property
     def response_ids(self) -> Int[Tensor, "B R"]:

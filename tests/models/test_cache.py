@@ -38,12 +38,12 @@ def test_what_is_read_piece_by_piece_is_what_the_full_forward_sees(lm, family, p
     depth = 0 if family == "unknown" else DEPTH
     ids, mask = padded_texts([WIDTH, 3, 7], left=(1, 2))
     below, last = _plain(lm, ids, mask)
-    reader, end = Reader(lm, WIDTH, depth), 0
+    reader, end = Reader(lm, WIDTH, (depth,)), 0
     for n in pieces:
         now = slice(end, end + n)
         end += n
         with torch.no_grad():
-            left, said = reader.read(ids[:, now], mask[:, now])
+            (left,), said = reader.read(ids[:, now], mask[:, now])
         real = mask[:, now]
         if depth:
             _near(left[real], below[:, now][real])
@@ -56,13 +56,13 @@ def test_rows_that_leave_take_what_they_have_read_with_them(lm, family):
     depth = 0 if family == "unknown" else DEPTH
     ids, mask = padded_texts([WIDTH, 3, 7, 9], left=(1, 2, 3))
     below, last = _plain(lm, ids, mask)
-    reader, rows, end = Reader(lm, WIDTH, depth), torch.arange(4), 9
+    reader, rows, end = Reader(lm, WIDTH, (depth,)), torch.arange(4), 9
     with torch.no_grad():
         reader.read(ids[:, :end], mask[:, :end])
         for stay in ([3, 1, 0], [2, 1], [1]):
             reader.keep(torch.tensor(stay))
             rows = rows[stay]
-            left, said = reader.read(ids[rows, end : end + 1], mask[rows, end : end + 1])
+            (left,), said = reader.read(ids[rows, end : end + 1], mask[rows, end : end + 1])
             if depth:
                 _near(left[:, 0], below[rows, end])
             _near(said, last[rows, end])

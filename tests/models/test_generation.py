@@ -133,19 +133,20 @@ def test_the_states_kept_on_the_way_are_those_of_the_finished_texts(family, look
     plain = _generate(lm, prompts, noise, pad_id=63)
     assert plain.response_mask.sum(1).tolist() == ENDS
     assert (plain.below.depth, plain.below.states.shape[2]) == (0, 0)
-    for depth in (1, 2):
-        out = _generate(lm, prompts, noise, pad_id=63, depth=depth)
+    for depth, shared in ((1, 1), (2, 1), (2, 0)):
+        out = _generate(lm, prompts, noise, pad_id=63, depth=depth, shared=shared)
         assert torch.equal(out.ids, plain.ids)
         assert torch.equal(out.attention_mask, plain.attention_mask)
         assert torch.equal(out.ended, plain.ended)
-        assert out.below.depth == depth
-        assert not out.below.states[~out.attention_mask].any()
+        assert (out.below.depth, out.shared.depth) == (depth, shared)
+        for left in (out.below, out.shared):
+            assert not left.states[~out.attention_mask].any()
+            again = states_below(lm, left.depth, out.ids, out.attention_mask)
+            torch.testing.assert_close(left.states, again.states, rtol=1e-4, atol=1e-5)
         for row, mask in enumerate(out.attention_mask):
             with torch.no_grad():  # no cache, no padding, no batch: transformers' forward on the whole text
                 alone = lm.base_model(out.ids[row][mask][None], output_hidden_states=True).hidden_states[depth][0]
             torch.testing.assert_close(out.below.states[row][mask], alone, rtol=1e-4, atol=1e-5)
-        again = states_below(lm, depth, out.ids, out.attention_mask)
-        torch.testing.assert_close(out.below.states, again.states, rtol=1e-4, atol=1e-5)
 
 
 def test_rows_are_looked_at_seldom_and_say_the_same(tiny_lm, monkeypatch):

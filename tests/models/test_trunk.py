@@ -1,3 +1,5 @@
+import re
+
 import pytest
 import torch
 from tiny import FAMILIES, LLAMA_LIKE, make_family, make_lm, padded_texts
@@ -156,7 +158,7 @@ def test_equal_trunks_lie_in_memory_once(family, head):
     with torch.no_grad():
         before = [padded_hidden_states(m, ids, mask) for m in (owner, other)]
         assert _shared(owner, other) == set()
-        assert share_below(owner, other, 2)
+        assert share_below(owner, other, 2) == 2
         after = [padded_hidden_states(m, ids, mask) for m in (owner, other)]
         begun = hidden_states(other, ids, mask, mask, states_below(owner, 2, ids, mask))
     assert _shared(owner, other) == _lower(owner)
@@ -169,19 +171,24 @@ def test_equal_trunks_lie_in_memory_once(family, head):
 
 
 @every_family
-def test_one_number_that_differs_below_and_nothing_is_shared(family):
-    lower = _lower(make_family(family))
-    for name in sorted(lower):
+def test_what_lies_below_the_first_number_that_differs_is_shared(family):
+    lower = sorted(_lower(make_family(family)))
+    for changed in lower:
         owner, other = make_family(family), make_family(family)
         with torch.no_grad():
-            dict(other.base_model.named_parameters())[name].view(-1)[-1] += 1e-6
-        assert not share_below(owner, other, 2), name
-        assert _shared(owner, other) == set()
+            dict(other.base_model.named_parameters())[changed].view(-1)[-1] += 1e-6
+        block = re.match(r"(?:h|layers)\.(\d)\.", changed)
+        shared = int(block[1]) if block else 0
+        assert share_below(owner, other, 2) == shared, changed
+        above = tuple(f"{part}.{i}." for part in ("h", "layers") for i in range(shared, 2))
+        same = {name for name in lower if not name.startswith(above)} if block else set()
+        assert _shared(owner, other) == same, changed
 
 
 def test_nothing_is_shared_where_nothing_is_frozen_nor_between_families(tiny_lm):
-    owner = make_family("gpt2")
-    assert not share_below(owner, make_family("gpt2"), 0)
+    owner, other = make_family("gpt2"), make_family("gpt2")
+    assert not share_below(owner, other, 0)
+    assert _shared(owner, other) == set()
     assert not share_below(owner, make_family("llama"), 2)
     assert isinstance(owner.base_model.wte, nn.Embedding)
     with torch.no_grad():

@@ -20,8 +20,8 @@ ESTIMATORS = ("k1", "k3", "rao-blackwell")
 def _every_response():
     """All 40 responses as one batch."""
     batch = collate([(PROMPT, list(y)) for y in RESPONSES], TOKENIZER.pad_id)
-    ended, below = torch.ones(40, dtype=torch.bool), Below.nothing(batch.ids)
-    return Responses(batch.ids, batch.attention_mask, batch.loss_mask[:, -CAP:], ended, below)
+    ended, nothing = torch.ones(40, dtype=torch.bool), Below.nothing(batch.ids)
+    return Responses(batch.ids, batch.attention_mask, batch.loss_mask[:, -CAP:], ended, nothing, nothing)
 
 
 def _collected(responses, policy, reference):

@@ -36,7 +36,7 @@ def _scored_by_transformers(run, responses):
 def test_one_trunk_lies_in_memory_and_three_models_stand_on_it(bare_run):
     run = bare_run(reward_on_sft=True, train_layers=1)
     actors = Actors.load(run)
-    assert (actors.depth, actors.reward_shares) == (1, True)
+    assert actors.depths == (1, 1)
     policy, reference, reward_model = map(_places, (actors.policy.lm, actors.reference, actors.reward_model))
     for name, place in policy.items():
         assert (reference[name] == place) == (reward_model[name] == place) == name.startswith(BELOW), name
@@ -46,10 +46,22 @@ def test_one_trunk_lies_in_memory_and_three_models_stand_on_it(bare_run):
     torch.testing.assert_close(logits, _scored_by_transformers(run, responses), rtol=1e-4, atol=1e-4)
 
 
+def test_a_reward_model_that_left_the_trunk_lower_down_begins_lower_down(bare_run):
+    run = bare_run(reward_on_sft=True, layers=3, train_layers=1)
+    actors = Actors.load(run)
+    assert actors.depths == (2, 1)
+    policy, reward_model = map(_places, (actors.policy.lm, actors.reward_model))
+    for name, place in policy.items():
+        assert (reward_model[name] == place) == name.startswith(BELOW), name
+    responses, logits = _answered(actors, run)
+    assert (responses.below.depth, responses.shared.depth) == (2, 1)
+    torch.testing.assert_close(logits, _scored_by_transformers(run, responses), rtol=1e-4, atol=1e-4)
+
+
 def test_a_reward_model_of_which_every_block_learned_stands_on_its_own(bare_run):
     run = bare_run(train_layers=1)
     actors = Actors.load(run)
-    assert (actors.depth, actors.reward_shares) == (1, False)
+    assert actors.depths == (1, 0)
     assert not set(_places(actors.policy.lm).values()) & set(_places(actors.reward_model).values())
     responses, logits = _answered(actors, run)
     assert responses.below.depth == 1
@@ -58,7 +70,7 @@ def test_a_reward_model_of_which_every_block_learned_stands_on_its_own(bare_run)
 
 def test_where_every_block_learns_the_policy_stands_alone_and_the_frozen_two_share_what_is_equal(bare_run):
     actors = Actors.load(bare_run(reward_on_sft=True, train_layers=0))
-    assert (actors.depth, actors.reward_shares) == (0, False)
+    assert actors.depths == (0, 0)
     policy, reference, reward_model = map(_places, (actors.policy.lm, actors.reference, actors.reward_model))
     assert not set(policy.values()) & set(reference.values())
     for name, place in reference.items():
@@ -71,7 +83,7 @@ def test_a_policy_that_left_the_sft_model_in_every_block_begins_at_the_ids(bare_
     save(make_lm(seed=2), tiny_tokenizer, run.folder("ppo"))
     run.finish("ppo", {})
     actors = Actors.load(run, "ppo")
-    assert (actors.depth, actors.reward_shares) == (0, False)
+    assert actors.depths == (0, 0)
     responses, logits = _answered(actors, run)
     torch.testing.assert_close(logits, _scored_by_transformers(run, responses), rtol=1e-4, atol=1e-4)
 

@@ -98,7 +98,7 @@ def test_policy_reference_and_reward_model_stand_on_one_set_of_weights(adapted_r
     learning = {name for name, p in actors.policy.named_parameters() if p.requires_grad}
     assert learning == {"value_head.weight", "value_head.bias", *(f"lm.{name}" for name in sides)}
     assert not any(p.requires_grad for model in (actors.reference, actors.reward_model) for p in model.parameters())
-    assert (actors.depth, actors.reward_shares) == (1, True)
+    assert actors.depths == (1, 1)
     with torch.no_grad():
         plain = load_reward_model(adapted_run.model("reward"), actors.tokenizer.pad_id).eval()
         expected = score_texts(plain, IDS, MASK)
@@ -110,7 +110,7 @@ def test_states_are_kept_below_the_blocks_that_learn_and_shared_where_nobody_dif
     settings = dataclasses.replace(adapted_run.config.ppo, train_layers=train_layers)
     run = Run(adapted_run.path, dataclasses.replace(adapted_run.config, ppo=settings))
     actors = Actors.load(run)
-    assert (actors.depth, actors.reward_shares) == (depth, depth > 0)
+    assert actors.depths == (depth, depth)
     assert set(places(actors.reference).values()) <= set(places(actors.policy.lm).values())
 
 
@@ -122,7 +122,7 @@ def test_a_reward_model_with_adapters_in_all_blocks_shares_weights_and_no_states
     for _ in steps(config, run, ("reward",)):
         pass
     actors = Actors.load(run)
-    assert (actors.depth, actors.reward_shares) == (1, False)
+    assert actors.depths == (1, 0)
     own = set(places(actors.reward_model).items())
     base = set(places(actors.policy.lm).values())
     assert all("lora_" in name or name == "score.weight" for name, place in own if place not in base)
@@ -133,7 +133,7 @@ def test_a_reward_model_that_learned_whole_goes_with_a_policy_that_has_adapters(
     actors = Actors.load(run)
     assert set(places(actors.reference).values()) <= set(places(actors.policy.lm).values())
     assert actors.reward_model.score.weight.shape == (1, 32)
-    assert not actors.reward_shares
+    assert actors.reward_depth == 0
     for _ in ppo(run.config, run):
         pass
 
@@ -178,7 +178,7 @@ def test_evaluation_measures_the_plain_folders_without_peft(adapted_run, monkeyp
     monkeypatch.setitem(sys.modules, "peft", None)
     models = Models(adapted_run)
     assert not any("lora_" in name for lm in (models.policy, models.actors.reward_model) for name in places(lm))
-    assert models.actors.reward_shares  # the lower block is still everybody's
+    assert models.actors.reward_depth  # the lower block is still everybody's
 
 
 def test_the_frontier_measures_checkpoints_with_their_adapters(adapted_run):

@@ -72,7 +72,7 @@ def test_ppo_learns_the_same_from_states_that_were_kept(bare_run, monkeypatch, r
     settings = {"train_layers": 1, "iterations": 4, "lr": 1e-3, "kl_stop": 1e9}
     kept, plain = (bare_run(name, reward_on_sft, **settings) for name in ("kept", "plain"))
     ours = list(ppo(kept.config, kept))
-    monkeypatch.setattr("plaudit.stages.actors.share_below", lambda owner, other, depth: False)
+    monkeypatch.setattr("plaudit.stages.actors.share_below", lambda owner, other, depth: 0)
     _same_run(ours, list(ppo(plain.config, plain)))
     assert ours[-1].metrics["kl"] > 0.01
     _one_block_learned(kept.folder("ppo"), kept.folder("sft"))

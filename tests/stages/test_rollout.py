@@ -112,6 +112,7 @@ def test_the_score_of_an_early_end_lands_on_its_end_token(cpu_run):
         response_mask=mask,
         ended=torch.tensor([True, True]),
         below=Below.nothing(ids),
+        shared=Below.nothing(ids),
     )
     lm = make_lm().eval()
     out, _, _ = collect(Policy(lm), lm, torch.tensor([4.5, 2.5]), responses, SCALE, 1.0, cpu_run)

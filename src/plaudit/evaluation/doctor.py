@@ -154,8 +154,7 @@ def _first_iteration(
     settings, near = config.ppo, _NATS[run.dtype]
     # A base model is not asked for what PPO will want of it.
     depth = 0 if scorer is None else frozen_blocks(policy.lm, settings.train_layers, "ppo.train_layers")
-    if not share_below(policy.lm, reference, depth):
-        depth = 0
+    depth = share_below(policy.lm, reference, depth)
     for model in (policy.lm, reference, scorer):
         if model is not None:
             halve(model, run.dtype)

@@ -87,14 +87,14 @@ class Models:
             lm: SFT, the policy, or another that has their frozen blocks.
         """
         temperature, actors = self.run.config.ppo.temperature, self.actors
-        responses = respond(lm, prompts, noise, self.tokenizer, temperature, self.run, actors.depth)
+        responses = respond(lm, prompts, noise, self.tokenizer, temperature, self.run, *actors.depths)
         mask = responses.response_mask
         batch = (responses.ids, responses.attention_mask, mask, responses.below)
         with self.run.autocast():
             states, ref_states = response_states(lm, *batch), response_states(self.sft, *batch)
         said = compare(lm, states, self.sft, ref_states, responses.response_ids[mask], temperature)
         kl, nats = spread(said[2], mask).sum(1), -spread(said[1], mask).sum(1)
-        logits = score_responses(actors.reward_model, responses, self.run, shares_trunk=actors.reward_shares)
+        logits = score_responses(actors.reward_model, responses, self.run)
         lengths = mask.sum(1).tolist()
         tokens = [row[:k] for row, k in zip(responses.response_ids.tolist(), lengths, strict=True)]
         return Answered(

@@ -153,8 +153,8 @@ def _draw(models: Models, prompts: list[list[int]], draws: int, path: Path) -> I
         noise = rng.uniforms(rows, cap, run.config.seed, "frontier", draw, "best of n")
         batch = [prompts[i] for i in rows]
         actors = models.actors
-        responses = respond(models.sft, batch, noise, models.tokenizer, temperature, run, actors.depth)
-        logits = score_responses(actors.reward_model, responses, run, shares_trunk=actors.reward_shares)
+        responses = respond(models.sft, batch, noise, models.tokenizer, temperature, run, *actors.depths)
+        logits = score_responses(actors.reward_model, responses, run)
         lengths = responses.response_mask.sum(1).tolist()
         tokens = np.zeros((len(batch), cap), dtype=np.int32)
         tokens[:, : responses.response_mask.shape[1]] = responses.response_ids.cpu().numpy()

@@ -15,25 +15,26 @@ class Reader:
     Args:
         lm: the model.
         capacity: tokens of a row that will be read at most, padding included.
-        depth: blocks whose output is wanted; 0 for none. Families whose blocks we do not know only know 0.
+        depths: numbers of lowest blocks, ascending, whose output is wanted; 0 stands for nothing. Families whose
+            blocks we do not know only know 0.
     """
 
-    def __init__(self, lm: Any, capacity: int, depth: int = 0) -> None:
+    def __init__(self, lm: Any, capacity: int, depths: tuple[int, ...] = ()) -> None:
         self.lm = lm
-        self.depth = depth
+        self.depths = depths
         self.mask: Bool[Tensor, "B S"] | None = None
         self._cache: Any = _KeysAndValues(capacity) if by_blocks(lm) else None
 
     def read(
         self, ids: Int[Tensor, "B T"], mask: Bool[Tensor, "B T"]
-    ) -> tuple[Float[Tensor, "B T E"], Float[Tensor, "B D"]]:
+    ) -> tuple[list[Float[Tensor, "B T E"]], Float[Tensor, "B D"]]:
         """Read T more tokens of every row.
 
         Args:
             mask: False where a row has no token; such a place is never looked at again.
 
         Returns:
-            what the lowest `depth` blocks left (E is 0 where depth is); the last hidden state of the last token.
+            for each of `depths` what these blocks left (E is 0 where it is 0); the last hidden state of the last token.
         """
         self.mask = mask if self.mask is None else torch.cat([self.mask, mask], dim=1)
         positions = position_ids(self.mask)[:, -ids.shape[1] :]
@@ -45,9 +46,12 @@ class Reader:
         may_look = (order <= order[-now:, None]) & (self.mask[:, None] | (order == order[-now:, None]))
         self._cache.length = seen
         given = {"mask": may_look[:, None], "positions": positions, "cache": self._cache}
-        below = run_blocks(self.lm, embed(self.lm, ids, positions), self.depth, **given)
+        hidden, start, left = embed(self.lm, ids, positions), 0, []
+        for depth in self.depths:
+            hidden, start = run_blocks(self.lm, hidden, (start, depth), **given), depth
+            left.append(hidden if depth else hidden[..., :0])
         last = torch.arange(now - 1, ids.numel(), now, device=ids.device)
-        return below if self.depth else below[..., :0], top_states(self.lm, below, self.depth, last, **given)
+        return left, top_states(self.lm, hidden, start, last, **given)
 
     def keep(self, rows: Int[Tensor, "n"]) -> None:
         """Go on with these rows only."""
@@ -55,7 +59,7 @@ class Reader:
         self.mask = self.mask[rows]
         self._cache.batch_select_indices(rows)
 
-    def _read_by_itself(self, ids: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+    def _read_by_itself(self, ids: Tensor, positions: Tensor) -> tuple[list[Tensor], Tensor]:
         assert self.mask is not None
         output = self.lm.base_model(
             input_ids=ids,
@@ -65,7 +69,7 @@ class Reader:
             use_cache=True,
         )
         self._cache = output.past_key_values
-        return output.last_hidden_state[..., :0], output.last_hidden_state[:, -1]
+        return [output.last_hidden_state[..., :0] for _ in self.depths], output.last_hidden_state[:, -1]
 
 
 class _KeysAndValues:

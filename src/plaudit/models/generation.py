@@ -48,6 +48,7 @@ def generate(
     pad_id: int,
     temperature: float = 1.0,
     depth: int = 0,
+    shared: int = 0,
 ) -> Responses:
     """Continue every prompt until its end token, or until R tokens.
 
@@ -55,7 +56,8 @@ def generate(
         lm: a causal model.
         prompt_ids, prompt_mask: prompts padded on the left.
         noise: (B, R) numbers in [0, 1), one for each token that may be drawn; R caps the response length.
-        depth: blocks whose output is to be kept on the way, for those who begin there; 0 for none.
+        depth, shared: blocks whose output is to be kept on the way, for those who begin there; 0 for none. The second
+            is not larger than the first.
     """
     (batch, cap), width = noise.shape, prompt_ids.shape[1]
     device = prompt_ids.device
@@ -63,10 +65,11 @@ def generate(
     lengths = torch.full((batch,), cap, device=device)
     rows = torch.arange(batch, device=device)  # of the batch, those still being read
     running = torch.ones_like(rows, dtype=torch.bool)
-    reader = Reader(lm, width + cap, depth)
-    prompt_states, last = reader.read(prompt_ids, prompt_mask)
-    states = prompt_states.new_zeros(batch, width + cap, prompt_states.shape[2])
-    states[:, :width] = prompt_states
+    reader = Reader(lm, width + cap, (shared, depth))
+    read, last = reader.read(prompt_ids, prompt_mask)
+    kept = [these.new_zeros(batch, width + cap, these.shape[2]) for these in read]
+    for states, these in zip(kept, read, strict=True):
+        states[:, :width] = these
     for t in range(cap):
         logits = logits_of(lm, last, temperature)
         token = sample_tokens(logits, noise[rows, t]).masked_fill(~running, pad_id)
@@ -87,15 +90,19 @@ def generate(
                 rows, token, drew, running = rows[stay], token[stay], drew[stay], running[stay]
         if t + 1 < cap or depth:
             read, last = reader.read(token[:, None], drew[:, None])
-            states[rows, width + t] = read[:, 0]
+            for states, these in zip(kept, read, strict=True):
+                states[rows, width + t] = these[:, 0]
     longest = int(lengths.max())
     response_mask = torch.arange(longest, device=device) < lengths[:, None]
     ended = torch.ones_like(lengths, dtype=torch.bool).index_fill(0, rows[running], False)
     attention_mask = torch.cat([prompt_mask, response_mask], dim=1)
+    padding = ~attention_mask[..., None]
+    of_shared, of_all = (states[:, : width + longest].masked_fill(padding, 0.0) for states in kept)
     return Responses(
         ids=torch.cat([prompt_ids, tokens[:, :longest]], dim=1),
         attention_mask=attention_mask,
         response_mask=response_mask,
         ended=ended,
-        below=Below(states[:, : width + longest].masked_fill(~attention_mask[..., None], 0.0), depth),
+        below=Below(of_all, depth),
+        shared=Below(of_shared, shared),
     )

@@ -5,6 +5,7 @@ kept (`Below`), and everything that is computed afterwards begins there: the pol
 reward model.
 """
 
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -78,28 +79,30 @@ def freeze_below(lm: Any, train_layers: int, setting: str = "train_layers") -> i
     return depth
 
 
-def share_below(owner: Any, other: Any, depth: int) -> bool:
-    """Let `other` use the embeddings and the lowest `depth` blocks of `owner`, where its own say the same.
+def share_below(owner: Any, other: Any, depth: int) -> int:
+    """Let `other` use the embeddings and lowest blocks of `owner`, up to the first that does not say the same.
+
+    Args:
+        depth: not more blocks than these.
 
     Returns:
-        whether they are shared now: what those blocks leave of a text is then true for both.
+        how many are shared now: what they leave of a text is true for both.
     """
     if not depth or type(owner.base_model) is not type(other.base_model):
-        return False
+        return 0
     ours, theirs = owner.base_model, other.base_model
     names = [name for name, child in ours.named_children() if isinstance(child, nn.Embedding)]
     pairs = [(getattr(ours, name), getattr(theirs, name)) for name in names]
-    if len(blocks(owner)) != len(blocks(other)):
-        return False
-    pairs += list(zip(blocks(owner)[:depth], blocks(other)[:depth], strict=True))
-    if not all(_same(a, b) for a, b in pairs):
-        return False
+    if len(blocks(owner)) != len(blocks(other)) or not all(_same(a, b) for a, b in pairs):
+        return 0
+    both = zip(blocks(owner)[:depth], blocks(other)[:depth], strict=True)
+    shared = len(list(takewhile(lambda pair: _same(*pair), both)))
     for name in names:
         setattr(theirs, name, getattr(ours, name))
-    for i in range(depth):
+    for i in range(shared):
         blocks(other)[i] = blocks(owner)[i]
     other.tie_weights()
-    return True
+    return shared
 
 
 def _same(a: nn.Module, b: nn.Module) -> bool:
@@ -142,7 +145,7 @@ def states_below(lm: Any, depth: int, ids: Int[Tensor, "B T"], attention_mask: B
         return Below.nothing(ids)
     packed = pack(ids, attention_mask)
     hidden = embed(lm, packed.ids, packed.position_ids)
-    hidden = run_blocks(lm, hidden, depth, packed.mask, packed.position_ids)
+    hidden = run_blocks(lm, hidden, (0, depth), packed.mask, packed.position_ids)
     return Below(packed.unpack(hidden, *ids.shape), depth)
 
 
@@ -190,19 +193,20 @@ def embed(lm: Any, ids: Int[Tensor, "B T"], positions: Int[Tensor, "B T"]) -> Fl
 def run_blocks(
     lm: Any,
     hidden: Float[Tensor, "B T D"],
-    depth: int,
+    which: tuple[int, int],
     mask: Bool[Tensor, "B 1 T S"],
     positions: Int[Tensor, "B T"],
     cache: Any = None,
 ) -> Float[Tensor, "B T D"]:
-    """The lowest `depth` blocks.
+    """The blocks from which[0] up to, not including, which[1].
 
     Args:
+        hidden: what the blocks below these left.
         mask: True where a token may look: at S tokens, those in the cache included.
         cache: keys and values of earlier tokens; its `update` is called by every block.
     """
     given = _given(lm, hidden, mask, positions, cache)
-    for block in list(blocks(lm))[:depth]:
+    for block in list(blocks(lm))[slice(*which)]:
         hidden = block(hidden, **given)
     return hidden
 

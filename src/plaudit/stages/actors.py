@@ -25,7 +25,7 @@ class Actors:
         reference: the SFT model, frozen; what does not learn in the policy is the policy's.
         reward_model: frozen; what it has in common with the others is theirs.
         depth: the policy's frozen blocks.
-        reward_shares: whether these are the reward model's too.
+        reward_depth: how many of these are the reward model's too.
     """
 
     tokenizer: Tokenizer
@@ -33,7 +33,12 @@ class Actors:
     reference: Any
     reward_model: Any
     depth: int
-    reward_shares: bool
+    reward_depth: int
+
+    @property
+    def depths(self) -> tuple[int, int]:
+        """Both, as `respond` takes them."""
+        return self.depth, self.reward_depth
 
     @staticmethod
     def load(run: Run, stage: str = "sft") -> Actors:
@@ -68,8 +73,7 @@ class Actors:
         reference = load_causal_lm(reference_from).to(run.device).eval()
         reference.requires_grad_(False)
         prepare(reference)
-        if not share_below(policy.lm, reference, depth):
-            depth = 0
+        depth = share_below(policy.lm, reference, depth)
         share_weights(policy.lm, reference)
         if begins and (adapter := Path(reward_from) / FOLDER).exists():  # taught on the reference's weights
             reward_model = load_reward_model(reference_from, tokenizer.pad_id)

@@ -119,8 +119,8 @@ def answer(
     actors: Actors, prompts: list[list[int]], noise: torch.Tensor, temperature: float, run: Run
 ) -> tuple[Responses, torch.Tensor]:
     """The policy's responses to some prompts, and the reward model's logits (B,) of them."""
-    responses = respond(actors.policy.lm, prompts, noise, actors.tokenizer, temperature, run, actors.depth)
-    return responses, score_responses(actors.reward_model, responses, run, shares_trunk=actors.reward_shares)
+    responses = respond(actors.policy.lm, prompts, noise, actors.tokenizer, temperature, run, *actors.depths)
+    return responses, score_responses(actors.reward_model, responses, run)
 
 
 @torch.no_grad()

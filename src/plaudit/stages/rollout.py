@@ -46,29 +46,31 @@ class ScoreScale:
 
 
 def respond(
-    lm: Any, prompts: list[list[int]], noise: Tensor, tokenizer: Tokenizer, temperature: float, run: Run, depth: int = 0
+    lm: Any,
+    prompts: list[list[int]],
+    noise: Tensor,
+    tokenizer: Tokenizer,
+    temperature: float,
+    run: Run,
+    depth: int = 0,
+    shared: int = 0,
 ) -> Responses:
     """Sample one response to each prompt; `noise` (B, R) decides every draw.
 
     Args:
-        depth: blocks whose output is kept on the way.
+        depth, shared: blocks whose output is kept on the way, for the policy and for the reward model.
     """
     ids, mask = pad_left(prompts, tokenizer.pad_id)
     ids, mask, noise = (tensor.to(run.device) for tensor in (ids, mask, noise))
     with run.autocast():
-        return generate(lm, ids, mask, noise, tokenizer.eos_id, tokenizer.pad_id, temperature, depth)
+        return generate(lm, ids, mask, noise, tokenizer.eos_id, tokenizer.pad_id, temperature, depth, shared)
 
 
 @torch.no_grad()
-def score_responses(reward_model: Any, responses: Responses, run: Run, *, shares_trunk: bool = False) -> Tensor:
-    """(B,) reward-model logits of prompt and response.
-
-    Args:
-        shares_trunk: the frozen blocks are the policy's, and need not be run again.
-    """
-    below = responses.below if shares_trunk else None
+def score_responses(reward_model: Any, responses: Responses, run: Run) -> Tensor:
+    """(B,) reward-model logits of prompt and response."""
     with run.autocast():
-        return score_texts(reward_model, responses.ids, responses.attention_mask, below)
+        return score_texts(reward_model, responses.ids, responses.attention_mask, responses.shared)
 
 
 @torch.no_grad()
