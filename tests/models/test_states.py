@@ -26,8 +26,8 @@ def _batch(rows):
     return torch.tensor([TEXTS[row] + [63] * (width - LENGTHS[row]) for row in rows])
 
 
-def _states(lm, tmp_path, depth=2):
-    return FrozenStates(lm, depth, TEXTS, nullcontext, tmp_path / "new" / "states.partial")
+def _states(lm, tmp_path, depth=2, texts=TEXTS, **kwargs):
+    return FrozenStates(lm, depth, texts, nullcontext, tmp_path / "new" / "states.partial", **kwargs)
 
 
 def _visited(states, batches):
@@ -72,9 +72,9 @@ def test_what_is_too_large_for_memory_lies_in_a_file_that_nobody_finds(lm, tmp_p
 def test_a_text_is_run_once_however_often_it_is_visited(lm, tmp_path, monkeypatch):
     run, real = [], module.states_below
 
-    def counted(model, depth, ids, mask):
+    def counted(model, depth, ids, mask, below):
         run.append(int(mask.sum()))
-        return real(model, depth, ids, mask)
+        return real(model, depth, ids, mask, below)
 
     monkeypatch.setattr(module, "states_below", counted)
     states = _states(lm, tmp_path)
@@ -88,3 +88,33 @@ def test_a_text_is_run_once_however_often_it_is_visited(lm, tmp_path, monkeypatc
 def test_where_nothing_is_frozen_nothing_is_kept(lm, tmp_path):
     below = _states(lm, tmp_path, depth=0).of([0, 1], _batch([0, 1]))
     assert (below.depth, below.states.shape) == (0, (2, 5, 0))
+
+
+@pytest.mark.parametrize("pass_on", [1, 2])
+def test_what_is_passed_on_is_what_the_next_stage_would_compute(lm, tmp_path, monkeypatch, pass_on):
+    """To the last bit: a stage that goes on in another process computes it itself."""
+    first = _states(lm, tmp_path, pass_on=pass_on)
+    everything = [list(range(len(TEXTS)))]
+    with_two, alone = _visited(first, [[0, 5]]), _visited(_states(lm, tmp_path), everything)
+    assert all(torch.allclose(states, alone[row], rtol=1e-5, atol=1e-6) for row, states in with_two.items())
+    plain = _visited(_states(lm, tmp_path, pass_on), everything)
+    texts_run, real = [], module.states_below
+    monkeypatch.setattr(module, "states_below", lambda *args: texts_run.append(len(args[2])) or real(*args))
+    then = _visited(_states(lm, tmp_path, pass_on, earlier=first.passed_on), everything)
+    assert sum(texts_run) < len(TEXTS)  # but not those that nobody had asked for
+    assert all(torch.equal(states, plain[row]) for row, states in then.items())
+
+
+@pytest.mark.parametrize(("depth", "texts"), [(2, TEXTS), (1, [*TEXTS[1:], TEXTS[0]])], ids=["depth", "texts"])
+def test_what_is_passed_on_is_used_for_the_very_same_texts_and_blocks_alone(lm, tmp_path, depth, texts):
+    first = _states(lm, tmp_path, pass_on=1)
+    first.of([0, 1, 2], _batch([0, 1, 2]))
+    ids = torch.tensor([texts[3] + [63] * (12 - len(texts[3]))])
+    plain = _states(lm, tmp_path, depth, texts).of([3], ids)
+    assert torch.equal(_states(lm, tmp_path, depth, texts, earlier=first.passed_on).of([3], ids).states, plain.states)
+
+
+def test_nothing_is_passed_on_from_above_the_frozen_blocks(lm, tmp_path):
+    assert _states(lm, tmp_path, 1, pass_on=2).passed_on is None
+    assert _states(lm, tmp_path, 0, pass_on=1).passed_on is None
+    assert _states(lm, tmp_path, 2).passed_on is None

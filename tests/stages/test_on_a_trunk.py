@@ -56,7 +56,11 @@ def config(request, tmp_path, tiny_config, tiny_model_folder):
 def test_sft_and_the_reward_model_learn_the_same_from_states_that_were_kept(tmp_path, config, monkeypatch):
     kept = Run.open(tmp_path / "kept", config, resume=False, overwrite=False, stages=STAGES)
     plain = Run.open(tmp_path / "plain", config, resume=False, overwrite=False, stages=STAGES)
-    ours = {name: list(stage(config, kept)) for name, stage in STAGE.items()}
+    ours, passed_on = {}, []
+    for name, stage in STAGE.items():
+        ours[name] = list(stage(config, kept))
+        passed_on += kept.memo.get("states", ())
+    assert len(passed_on) == 2  # taken away by the reward model
     for name, stage in STAGE.items():
         monkeypatch.setattr(f"plaudit.stages.{name}.freeze_below", _keeps_nothing)
         _same_run(ours[name], list(stage(config, plain)))

@@ -1,5 +1,6 @@
 import json
 import math
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -7,6 +8,7 @@ import torch.nn.functional as F
 from tiny import GOOD, make_lm
 
 from plaudit.errors import DataError
+from plaudit.models.states import FrozenStates
 from plaudit.models.tokenizer import collate
 from plaudit.records import Demonstration
 from plaudit.stages.sft import loss_of, perplexity, sft, tokenise
@@ -35,11 +37,15 @@ def test_the_loss_is_the_mean_over_response_tokens_of_each_text_on_its_own(cpu_r
     assert loss == pytest.approx(sum(nats) / sum(tokens), abs=1e-5)
 
 
-def test_perplexity_does_not_depend_on_batching(cpu_run, tiny_lm, tiny_tokenizer, pairs):
+def test_perplexity_depends_neither_on_batching_nor_on_what_is_kept(tmp_path, cpu_run, tiny_lm, tiny_tokenizer, pairs):
     many = pairs * 20  # more than one batch
     with torch.no_grad():
         nats, tokens = zip(*_by_hand(tiny_lm, pairs), strict=True)
-    assert perplexity(tiny_lm, many, tiny_tokenizer, cpu_run) == pytest.approx(math.exp(sum(nats) / sum(tokens)), 1e-4)
+    for depth in (0, 1):
+        texts = [[*prompt, *response] for prompt, response in many]
+        states = FrozenStates(tiny_lm, depth, texts, nullcontext, tmp_path / "states.partial")
+        found = perplexity(tiny_lm, many, states, tiny_tokenizer, cpu_run)
+        assert found == pytest.approx(math.exp(sum(nats) / sum(tokens)), 1e-4)
 
 
 def test_long_texts_are_left_out_and_counted(tiny_tokenizer):

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,23 @@ _TEXTS_AT_ONCE = 64
 MAPPED_FROM = 512 * 2**20  # bytes: what is larger lies in a file that the system reads and drops as it likes
 
 
+@dataclass(frozen=True)
+class Kept:
+    """What a stage passes on to the next of the same run.
+
+    Attributes:
+        depth: the lowest blocks that were run.
+        texts: the ids of every text.
+        states: (N, D) of all tokens of these, text after text.
+        known: the groups of texts that have been computed.
+    """
+
+    depth: int
+    texts: Sequence[Sequence[int]]
+    states: Tensor
+    known: set[int]
+
+
 class FrozenStates:
     """States that the lowest blocks leave of every text, for batches padded on the right.
 
@@ -29,6 +47,8 @@ class FrozenStates:
         texts: the ids of every text.
         autocast: makes the context of a forward pass.
         file: where to lay what is too large for memory; it is removed at once and lives as long as this object.
+        pass_on: of the frozen blocks those whose output is kept for another stage, too (see `passed_on`); 0 for none.
+        earlier: what another stage has passed on; used where it is of the very same texts and as many blocks.
     """
 
     def __init__(
@@ -38,8 +58,11 @@ class FrozenStates:
         texts: Sequence[Sequence[int]],
         autocast: Callable[[], AbstractContextManager[Any]],
         file: Path,
+        pass_on: int = 0,
+        earlier: Kept | None = None,
     ) -> None:
         self._lm, self._depth, self._texts, self._autocast = lm, depth, texts, autocast
+        self.passed_on: Kept | None = None
         if not depth:
             return
         self._order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
@@ -47,15 +70,16 @@ class FrozenStates:
         self._start = [0]
         for text in texts:
             self._start.append(self._start[-1] + len(text))
-        self._known: set[int] = set()
         size = (self._start[-1], lm.config.hidden_size)
-        if 4 * size[0] * size[1] < MAPPED_FROM:
-            self._states = torch.empty(size)
+        self._known: set[int] = set()
+        if earlier is not None and (earlier.depth, earlier.texts) == (depth, texts):
+            self._states, self._known = earlier.states, earlier.known
         else:
-            _reserve(file, 4 * size[0] * size[1])
-            self._states = torch.from_file(str(file), shared=True, size=size[0] * size[1]).view(size)
-            with suppress(OSError):  # not every system lets go of a name in use
-                file.unlink()
+            self._states = _room(size, file)
+        self._kept = {depth: self._states}
+        if 0 < pass_on < depth:
+            self._kept = {pass_on: _room(size, file), depth: self._states}
+        self.passed_on = Kept(pass_on, texts, self._kept[pass_on], self._known) if 0 < pass_on <= depth else None
 
     def of(self, rows: Sequence[int], ids: Tensor) -> Below:
         """What the frozen blocks left of these texts, (B, T) `ids` as they are padded in a batch."""
@@ -75,11 +99,25 @@ class FrozenStates:
         ids = torch.zeros(mask.shape, dtype=torch.long)
         ids[mask] = torch.tensor([token for row in rows for token in self._texts[row]])
         device = self._lm.get_input_embeddings().weight.device
-        with self._autocast():
-            below = states_below(self._lm, self._depth, ids.to(device), mask.to(device))
-        for row, states, length in zip(rows, below.states.float().cpu(), lengths.tolist(), strict=True):
-            self._states[self._start[row] : self._start[row + 1]] = states[:length]
+        below = None
+        for depth, kept in self._kept.items():
+            with self._autocast():
+                below = states_below(self._lm, depth, ids.to(device), mask.to(device), below)
+            for row, states, length in zip(rows, below.states.float().cpu(), lengths.tolist(), strict=True):
+                kept[self._start[row] : self._start[row + 1]] = states[:length]
         self._known.add(group)
+
+
+def _room(size: tuple[int, int], file: Path) -> Tensor:
+    """Float32 numbers, not set to anything: in memory, or in `file` when they are many."""
+    number = size[0] * size[1]
+    if 4 * number < MAPPED_FROM:
+        return torch.empty(size)
+    _reserve(file, 4 * number)
+    room = torch.from_file(str(file), shared=True, size=number).view(size)
+    with suppress(OSError):  # not every system lets go of a name in use
+        file.unlink()
+    return room
 
 
 def _reserve(file: Path, size: int) -> None:

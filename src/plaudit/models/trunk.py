@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from plaudit.batches import Below
 from plaudit.errors import ModelError
-from plaudit.models.packing import STEP, pack
+from plaudit.models.packing import STEP, Packed, pack
 
 # Names of the blocks, of the last norm, and of what a block calls its cache. In these families attention is the only
 # place where tokens meet, so that a mask can keep several texts of one row apart. That is not so of a recurrent or
@@ -131,22 +131,32 @@ def hidden_states(
     if not by_blocks(lm):
         return padded_hidden_states(lm, ids, attention_mask)[wanted]
     packed = pack(ids, attention_mask)
-    if below is None or not below.depth:
-        depth, hidden = 0, embed(lm, packed.ids, packed.position_ids)
-    else:
-        depth, hidden = below.depth, packed.lay_out(below.states)
+    depth, hidden = _begin(lm, packed, below)
     return top_states(lm, hidden, depth, packed.place[wanted[attention_mask]], packed.mask, packed.position_ids)
 
 
 @torch.no_grad()
-def states_below(lm: Any, depth: int, ids: Int[Tensor, "B T"], attention_mask: Bool[Tensor, "B T"]) -> Below:
-    """What the lowest `depth` blocks make of a batch."""
+def states_below(
+    lm: Any, depth: int, ids: Int[Tensor, "B T"], attention_mask: Bool[Tensor, "B T"], below: Below | None = None
+) -> Below:
+    """What the lowest `depth` blocks make of a batch.
+
+    Args:
+        below: what fewer blocks left; these are not run again.
+    """
     if not depth:
         return Below.nothing(ids)
     packed = pack(ids, attention_mask)
-    hidden = embed(lm, packed.ids, packed.position_ids)
-    hidden = run_blocks(lm, hidden, (0, depth), packed.mask, packed.position_ids)
+    start, hidden = _begin(lm, packed, below)
+    hidden = run_blocks(lm, hidden, (start, depth), packed.mask, packed.position_ids)
     return Below(packed.unpack(hidden, *ids.shape), depth)
+
+
+def _begin(lm: Any, packed: Packed, below: Below | None) -> tuple[int, Float[Tensor, "K C D"]]:
+    """How many blocks have been run, and what enters the next."""
+    if below is None or not below.depth:
+        return 0, embed(lm, packed.ids, packed.position_ids)
+    return below.depth, packed.lay_out(below.states)
 
 
 def padded_hidden_states(

@@ -21,7 +21,7 @@ from plaudit.models.adapters import add_adapters
 from plaudit.models.heads import initialise_score_head, score_texts
 from plaudit.models.loading import load_reward_model, load_tokenizer, save, window
 from plaudit.models.precision import halve, make_whole
-from plaudit.models.states import FrozenStates
+from plaudit.models.states import FrozenStates, Kept
 from plaudit.models.tokenizer import Tokenizer, collate
 from plaudit.models.trunk import freeze_below
 from plaudit.objectives.losses import bradley_terry_loss, label_loss
@@ -80,22 +80,23 @@ def reward(config: Config, run: Run) -> Iterator[StepReport]:
     add_adapters(model, settings, config.seed, "reward")
     model.score.requires_grad_(True)
     halve(model, run.dtype, matrices=not settings.lora_rank)
-    sides = len(train[0].texts)  # 1: a labelled text; 2: a comparison
-    texts = [[*prompt, *response] for judged in train for prompt, response in judged.texts]
-    states = FrozenStates(model, depth, texts, run.autocast, run.folder("reward") / "states.partial")
+
+    def below(judged: list[Judged], earlier: Kept | None) -> FrozenStates:
+        texts = [[*prompt, *response] for each in judged for prompt, response in each.texts]
+        file = run.folder("reward") / "states.partial"
+        return FrozenStates(model, depth, texts, run.autocast, file, earlier=earlier)
+
+    of_sft = run.memo.pop("states", (None, None))
+    states, states_held_out = below(train, of_sft[0]), below(held_out, of_sft[1])
 
     def batch_loss(rows: np.ndarray) -> tuple[Tensor, dict[str, float]]:
-        def below(side: int, ids: Tensor) -> Below:
-            return states.of((rows * sides + side).tolist(), ids)
-
-        batch = collate_judged([train[i] for i in rows], tokenizer.pad_id, below)
-        logits, weights, loss = loss_of(model, batch, run)
+        logits, weights, loss = loss_of(model, batch_of(train, rows, states, tokenizer), run)
         clear = weights != 0.5
         return loss, {"accuracy": ((logits > 0) == (weights > 0.5))[clear].float().mean().item()}
 
     yield from fit("reward", model, np.array([j.length for j in train]), batch_loss, settings, run)
 
-    logits, said = predict(model, held_out, tokenizer, run)
+    logits, said = predict(model, held_out, states_held_out, tokenizer, run)
     make_whole(model, lambda: load_reward_model(run.model("sft"), tokenizer.pad_id))
     save(model, tokenizer, run.folder("reward"))
     kind = "comparisons" if len(train[0].texts) == 2 else "labels"
@@ -146,6 +147,18 @@ def collate_judged(
     return PreferenceBatch(sides[0], sides[1], weight) if len(sides) == 2 else (sides[0], weight)
 
 
+def batch_of(
+    judged: list[Judged], rows: np.ndarray, states: FrozenStates, tokenizer: Tokenizer
+) -> tuple[Sequences, Tensor] | PreferenceBatch:
+    """Some of the judgements, with what the frozen blocks left of their texts."""
+    sides = len(judged[0].texts)  # 1: a labelled text; 2: a comparison
+
+    def below(side: int, ids: Tensor) -> Below:
+        return states.of((rows * sides + side).tolist(), ids)
+
+    return collate_judged([judged[row] for row in rows], tokenizer.pad_id, below)
+
+
 def loss_of(model: Any, batch: tuple[Sequences, Tensor] | PreferenceBatch, run: Run) -> tuple[Tensor, Tensor, Tensor]:
     """Logits (B,) that the text is good, or that the first is better; what people said (B,); the loss."""
     if isinstance(batch, PreferenceBatch):
@@ -161,10 +174,13 @@ def loss_of(model: Any, batch: tuple[Sequences, Tensor] | PreferenceBatch, run: 
 
 
 @torch.no_grad()
-def predict(model: Any, judged: list[Judged], tokenizer: Tokenizer, run: Run) -> tuple[np.ndarray, np.ndarray]:
+def predict(
+    model: Any, judged: list[Judged], states: FrozenStates, tokenizer: Tokenizer, run: Run
+) -> tuple[np.ndarray, np.ndarray]:
     """Logits and what people said, for every judgement in order."""
     model.eval()
+    rows = np.arange(len(judged))
     parts = [
-        loss_of(model, collate_judged(judged[i : i + 64], tokenizer.pad_id), run)[:2] for i in range(0, len(judged), 64)
+        loss_of(model, batch_of(judged, rows[i : i + 64], states, tokenizer), run)[:2] for i in range(0, len(rows), 64)
     ]
     return tuple(torch.cat([part[k].float().cpu() for part in parts]).numpy() for k in (0, 1))  # type: ignore[return-value]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from plaudit.models.loading import load_causal_lm, load_tokenizer, save, window
 from plaudit.models.precision import halve, make_whole
 from plaudit.models.states import FrozenStates
 from plaudit.models.tokenizer import Tokenizer, collate
-from plaudit.models.trunk import freeze_below
+from plaudit.models.trunk import freeze_below, frozen_blocks
 from plaudit.objectives.losses import causal_lm_loss
 from plaudit.records import Demonstration
 from plaudit.training.fit import fit
@@ -47,20 +47,24 @@ def sft(config: Config, run: Run) -> Iterator[StepReport]:
 
     depth = freeze_below(model, settings.train_layers, "sft.train_layers")
     add_adapters(model, settings, config.seed, "sft")
+    pass_on = frozen_blocks(model, config.reward.train_layers, "reward.train_layers")
     halve(model, run.dtype, matrices=not settings.lora_rank)
-    texts = [[*prompt, *response] for prompt, response in train]
-    states = FrozenStates(model, depth, texts, run.autocast, run.folder("sft") / "states.partial")
+
+    def below(pairs: list[Pair]) -> FrozenStates:
+        texts = [[*prompt, *response] for prompt, response in pairs]
+        return FrozenStates(model, depth, texts, run.autocast, run.folder("sft") / "states.partial", pass_on)
+
+    states, states_held_out = below(train), below(held_out)
 
     def batch_loss(rows: np.ndarray) -> tuple[torch.Tensor, dict[str, float]]:
-        batch = collate([train[i] for i in rows], tokenizer.pad_id)
-        batch = dataclasses.replace(batch, below=states.of(rows.tolist(), batch.ids))
-        return loss_of(model, batch.to(run.device), run), {}
+        return loss_of(model, batch_of(train, rows.tolist(), states, tokenizer).to(run.device), run), {}
 
-    before = perplexity(model, held_out, tokenizer, run)
+    before = perplexity(model, held_out, states_held_out, tokenizer, run)
     lengths = np.array([len(prompt) + len(response) for prompt, response in train])
     yield from fit("sft", model, lengths, batch_loss, settings, run)
 
-    after = perplexity(model, held_out, tokenizer, run)
+    after = perplexity(model, held_out, states_held_out, tokenizer, run)
+    run.memo["states"] = states.passed_on, states_held_out.passed_on
     make_whole(model, lambda: load_causal_lm(config.model))
     save(model, tokenizer, run.folder("sft"))
     run.finish(
@@ -73,6 +77,12 @@ def sft(config: Config, run: Run) -> Iterator[StepReport]:
             "perplexity": after,
         },
     )
+
+
+def batch_of(pairs: list[Pair], rows: Sequence[int], states: FrozenStates, tokenizer: Tokenizer) -> Sequences:
+    """Some of the pairs, with what the frozen blocks left of them."""
+    batch = collate([pairs[row] for row in rows], tokenizer.pad_id)
+    return dataclasses.replace(batch, below=states.of(rows, batch.ids))
 
 
 def loss_of(model: Any, batch: Sequences, run: Run) -> torch.Tensor:
@@ -99,13 +109,13 @@ def tokenise(
 
 
 @torch.no_grad()
-def perplexity(model: Any, pairs: list[Pair], tokenizer: Tokenizer, run: Run) -> float:
+def perplexity(model: Any, pairs: list[Pair], states: FrozenStates, tokenizer: Tokenizer, run: Run) -> float:
     """exp of the mean nats a response token over all `pairs`."""
     model.eval()
     nats, tokens = 0.0, 0
-    by_length = sorted(pairs, key=lambda pair: len(pair[0]) + len(pair[1]))
+    by_length = sorted(range(len(pairs)), key=lambda row: len(pairs[row][0]) + len(pairs[row][1]))
     for start in range(0, len(by_length), 64):
-        batch = collate(by_length[start : start + 64], tokenizer.pad_id).to(run.device)
+        batch = batch_of(pairs, by_length[start : start + 64], states, tokenizer).to(run.device)
         count = int(batch.loss_mask[:, 1:].sum().item())
         nats += loss_of(model, batch, run).item() * count
         tokens += count

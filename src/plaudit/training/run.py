@@ -10,7 +10,7 @@ import platform
 import shutil
 import subprocess
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -36,10 +36,12 @@ class Run:
     Attributes:
         path: the directory.
         config: its settings, as config.toml keeps them: with the number format that dtype = "auto" came to.
+        memo: what a stage leaves in memory for the next one; that makes it anew where it is not there.
     """
 
     path: Path
     config: Config
+    memo: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @staticmethod
     def open(path: Path, config: Config, *, resume: bool, overwrite: bool, stages: tuple[str, ...]) -> Run:
