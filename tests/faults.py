@@ -157,6 +157,8 @@ MUTANTS = (
          "rollout.response_ids[mask], settings.temperature)", "rollout.response_ids[mask])"),
     _one(12, "temperature in all scoring left out", "models/test_heads.py", HEADS,
          "return logits if temperature == 1 else logits / temperature", "return logits"),
+    _one(12, "temperature in the slope of a frozen head left out", "models/test_heads.py", HEADS,
+         ".div_(-temperature)", ".neg_()"),
     _one(12, "temperature in rounded scoring left out", "models/test_precision.py", HEADS,
          "states.float() / temperature, head.weight", "states.float(), head.weight"),
     _one(12, "temperature in sampling left out", "models/test_generation.py", GENERATION,

@@ -4,8 +4,10 @@ import shutil
 from pathlib import Path
 
 import pytest
+from tiny import make_lm
 
 from plaudit.cli import main
+from plaudit.models.loading import load_tokenizer, save
 from plaudit.pipeline import steps
 from plaudit.stages.actors import Actors
 from plaudit.training.run import STAGES, Run
@@ -88,14 +90,17 @@ def test_stopped_and_resumed_equals_uninterrupted_byte_for_byte(tmp_path, finish
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_stopped_in_every_stage_and_resumed_a_run_on_one_trunk_is_the_same_byte_for_byte(tmp_path, tiny_config, dtype):
-    parts = {stage: dataclasses.replace(getattr(tiny_config, stage), train_layers=1) for stage in STAGES[:3]}
-    config = dataclasses.replace(tiny_config, dtype=dtype, **parts)
+    """Two of three blocks learn in the reward model, one elsewhere: what SFT passes on is not where it begins itself."""
+    save(make_lm(layers=3), load_tokenizer(tiny_config.model), tmp_path / "three")
+    learning = {"sft": 1, "reward": 2, "ppo": 1}
+    parts = {stage: dataclasses.replace(getattr(tiny_config, stage), train_layers=k) for stage, k in learning.items()}
+    config = dataclasses.replace(tiny_config, model=str(tmp_path / "three"), dtype=dtype, **parts)
     straight, broken = (
         Run.open(tmp_path / name, config, resume=False, overwrite=False, stages=STAGES) for name in ("a", "b")
     )
     list(steps(config, straight))
     actors = Actors.load(straight, "ppo")
-    assert actors.depths == (1, 1)
+    assert actors.depths == (2, 1)
     reports = steps(config, broken)
     for stage, after in (("sft", 7), ("reward", 8), ("ppo", 3)):
         for report in reports:

@@ -11,7 +11,7 @@ from plaudit.cli import main
 from plaudit.errors import ModelError
 from plaudit.evaluation import doctor as module
 from plaudit.evaluation.doctor import after_doctor, doctor, memory_needed
-from plaudit.models import cache, generation
+from plaudit.models import cache, generation, heads
 from plaudit.models.loading import load_causal_lm, save
 from plaudit.models.trunk import hidden_states
 from plaudit.pipeline import steps
@@ -203,6 +203,15 @@ def test_memory_by_hand(tiny_config, run, monkeypatch):
     # Policy and reward model; gradient, two moments and the reference of the blocks alone: embeddings do not learn.
     top = 4 * sum(p.numel() for p in lm.transformer.h.parameters())
     assert memory_needed(tiny_config, lm, prompt=5) == 2 * weights + 4 * top + update + rollout + scoring
+    monkeypatch.setattr(heads, "LOGITS_AT_ONCE", 1000)  # nor do those of a head that does not learn
+    update, rollout = 8 * (5 + 16) * 18 * 32 * 2 * 4 + 1000 * 4 * 4, 1000 * 4 * 5
+    assert memory_needed(tiny_config, lm, prompt=5) == 2 * weights + 4 * top + update + rollout + scoring
+    all_learn = dataclasses.replace(tiny_config, ppo=dataclasses.replace(tiny_config.ppo, train_layers=0))
+    needed = []
+    for most in (2000, 3000):
+        monkeypatch.setattr(heads, "LEARNED_AT_ONCE", most)
+        needed.append(memory_needed(all_learn, lm, prompt=5))
+    assert needed[1] - needed[0] == 1000 * 4 * 4
     free = memory.free(torch.device("cpu"))
     assert free is None or 2**20 < free < 2**50
     monkeypatch.setattr(memory, "free", lambda device: 2**20)

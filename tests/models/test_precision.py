@@ -90,13 +90,14 @@ def test_a_head_that_learns_from_a_part_at_a_time_gets_all_of_its_gradient(monke
     assert (found - exact).norm() <= 0.01 * exact.norm()
 
 
-def test_a_frozen_head_teaches_in_bfloat16_what_it_teaches_in_float32():
-    plain, ours = make_lm().eval(), halved(make_lm().eval())
+@pytest.mark.parametrize("at_once", [1, 3, 100])
+def test_a_frozen_head_teaches_in_bfloat16_what_one_that_learns_does_in_float32(monkeypatch, at_once):
+    plain, ours, gradients = make_lm().eval(), halved(make_lm().eval()), []
+    monkeypatch.setattr(heads, "LOGITS_AT_ONCE", at_once * plain.config.vocab_size)
     states = hidden_states(plain, IDS, MASK, PREDICTING).detach().requires_grad_()
     weights = torch.randn(len(states), generator=torch.Generator().manual_seed(0))
-    gradients = []
+    freeze_below(ours, 1)
     for lm in (plain, ours):
-        freeze_below(lm, 1)
         logprobs = logprobs_of(lm, states, IDS[:, 1:].flatten(), 0.7)
         gradients.append(torch.autograd.grad((logprobs * weights).sum(), states)[0])
     exact, found = gradients

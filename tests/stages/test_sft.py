@@ -43,7 +43,7 @@ def test_perplexity_depends_neither_on_batching_nor_on_what_is_kept(tmp_path, cp
         nats, tokens = zip(*_by_hand(tiny_lm, pairs), strict=True)
     for depth in (0, 1):
         texts = [[*prompt, *response] for prompt, response in many]
-        states = FrozenStates(tiny_lm, depth, texts, nullcontext, tmp_path / "states.partial")
+        states = FrozenStates(tiny_lm, depth, texts, nullcontext, tmp_path)
         found = perplexity(tiny_lm, many, states, tiny_tokenizer, cpu_run)
         assert found == pytest.approx(math.exp(sum(nats) / sum(tokens)), 1e-4)
 

@@ -17,7 +17,7 @@ from plaudit.data.corpus import load
 from plaudit.data.prompts import cut_prompts
 from plaudit.errors import ModelError
 from plaudit.models.cache import Reader
-from plaudit.models.heads import LEARNED_AT_ONCE, LOGITS_AT_ONCE, Policy, logits_of, response_logits, response_states
+from plaudit.models.heads import Policy, logits_at_once, logits_of, response_logits, response_states
 from plaudit.models.loading import load_causal_lm, load_reward_model, load_tokenizer, window
 from plaudit.models.precision import halve
 from plaudit.models.states import MAPPED_FROM
@@ -267,7 +267,8 @@ def memory_needed(config: Config, lm: Any, prompt: int) -> int:
         prompt: tokens of the longest prompt.
     """
     weights = 4 * sum(p.numel() for p in lm.parameters())
-    vocabulary, width = lm.get_output_embeddings().weight.shape
+    head = lm.get_output_embeddings()
+    vocabulary, width = head.weight.shape
     one_layer = 4 * _KEPT * width  # of one token; all that a pass without gradients holds at a time
     sft, reward, ppo = config.sft, config.reward, config.ppo
 
@@ -282,26 +283,35 @@ def memory_needed(config: Config, lm: Any, prompt: int) -> int:
         """A model, with the gradient and Adam's two moments of what learns."""
         return weights + 3 * learns(part)
 
-    def states(part: Any) -> int:
-        """What frozen blocks leave of all texts, at most; more of it the system may drop."""
-        return MAPPED_FROM if part.train_layers else 0
+    def states(part: Any, others: int = 0) -> int:
+        """What frozen blocks leave of all texts, at most; more of it the system may drop.
+
+        Args:
+            others: blocks that learn in a stage for which it is kept, too.
+        """
+        return MAPPED_FROM * (1 + (others > part.train_layers)) if part.train_layers else 0
 
     def copied(part: Any) -> int:
         """To save the model, or a checkpoint of what learns and its moments."""
         return max(weights, 3 * learns(part))
 
+    def logits(tokens: int, copies: int, *, learned: bool) -> int:
+        return 4 * copies * min(tokens * vocabulary, logits_at_once(head.weight.device, learned=learned))
+
     def batch(part: Any, rows: int, tokens: int, predicted: int) -> int:
         """A batch that is learned from: what the layers keep, and logits."""
         layers = part.train_layers or lm.config.num_hidden_layers
-        most = LOGITS_AT_ONCE if part.train_layers or part.lora_rank else LEARNED_AT_ONCE
-        logits = min(rows * predicted * vocabulary, most)
-        return rows * tokens * layers * one_layer + logits * 4 * _LOSS_COPIES
+        learned = not (part.train_layers or part.lora_rank) or head.bias is not None
+        of_head = logits(rows * predicted, _LOSS_COPIES, learned=learned)
+        return rows * tokens * layers * one_layer + of_head
 
     update = batch(ppo, min(ppo.minibatch_size, ppo.batch_size), prompt + ppo.max_new_tokens, ppo.max_new_tokens)
-    rollout = min(LOGITS_AT_ONCE, ppo.batch_size * ppo.max_new_tokens * vocabulary) * 4 * _ROLLOUT_COPIES
+    rollout = logits(ppo.batch_size * ppo.max_new_tokens, _ROLLOUT_COPIES, learned=False)
     scoring = max(REFERENCE_SAMPLES, ppo.batch_size) * (prompt + ppo.max_new_tokens) * one_layer
     return max(
-        held(sft) + states(sft) + max(batch(sft, sft.batch_size, sft.max_tokens, sft.max_tokens), copied(sft)),
+        held(sft)
+        + states(sft, reward.train_layers)
+        + max(batch(sft, sft.batch_size, sft.max_tokens, sft.max_tokens), copied(sft)),
         held(reward) + states(reward) + max(batch(reward, 2 * reward.batch_size, reward.max_tokens, 0), copied(reward)),
         # The reference and the reward model have what learned a second time, and share the rest with the policy.
         # What one phase has used is rarely fit for the next: they add up.

@@ -65,7 +65,8 @@ def generate(
     lengths = torch.full((batch,), cap, device=device)
     rows = torch.arange(batch, device=device)  # of the batch, those still being read
     running = torch.ones_like(rows, dtype=torch.bool)
-    reader = Reader(lm, width + cap, (shared, depth))
+    depths = tuple(sorted({shared, depth}))
+    reader = Reader(lm, width + cap, depths)
     read, last = reader.read(prompt_ids, prompt_mask)
     kept = [these.new_zeros(batch, width + cap, these.shape[2]) for these in read]
     for states, these in zip(kept, read, strict=True):
@@ -97,12 +98,15 @@ def generate(
     ended = torch.ones_like(lengths, dtype=torch.bool).index_fill(0, rows[running], False)
     attention_mask = torch.cat([prompt_mask, response_mask], dim=1)
     padding = ~attention_mask[..., None]
-    of_shared, of_all = (states[:, : width + longest].masked_fill(padding, 0.0) for states in kept)
+    left_by = {
+        blocks: Below(states[:, : width + longest].masked_fill(padding, 0.0), blocks)
+        for blocks, states in zip(depths, kept, strict=True)
+    }
     return Responses(
         ids=torch.cat([prompt_ids, tokens[:, :longest]], dim=1),
         attention_mask=attention_mask,
         response_mask=response_mask,
         ended=ended,
-        below=Below(of_all, depth),
-        shared=Below(of_shared, shared),
+        below=left_by[depth],
+        shared=left_by[shared],
     )

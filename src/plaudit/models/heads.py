@@ -7,15 +7,17 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from plaudit.batches import Below
-from plaudit.models.precision import RoundedProduct, is_rounded, times_embedding
+from plaudit.models.precision import RoundedProduct, is_rounded, lay_out, times_embedding
 from plaudit.models.trunk import hidden_states
 from plaudit.objectives.logprobs import predicting, token_logprobs
 
-LEARNED_AT_ONCE = 2**26  # logits with a gradient that exist together: 256 MB, 1,335 tokens of GPT-2's vocabulary
-LOGITS_AT_ONCE = 2**22  # without a gradient: 16 MB, which is in a cache, and which glibc does not map anew each time
+# Logits that exist together. With a gradient, or on a GPU: 256 MB, 1,335 tokens of GPT-2's vocabulary.
+LEARNED_AT_ONCE = 2**26
+LOGITS_AT_ONCE = 2**22  # else: 16 MB, which is in a cache, and which glibc does not map anew each time
 _MANY, _MULTIPLE = 512, 64  # so many tokens are made a multiple: oneDNN keeps something for every number of rows
 _RIDGE = 0.01  # of the mean squared length of a centred feature
 
@@ -67,17 +69,18 @@ def logprobs_of(
     lm: Any, states: Float[Tensor, "N D"], tokens: Int[Tensor, "N"], temperature: float = 1.0
 ) -> Float[Tensor, "N"]:
     """Log probability of each token under the state that predicts it, in nats."""
-    if _is_frozen(lm.get_output_embeddings()) and torch.is_grad_enabled():
-        return _FrozenHead.apply(states, tokens, lm, temperature)
     number, size = len(tokens), tokens_at_once(lm)
     if number >= _MANY:
         more = -number % _MULTIPLE
         states, tokens = F.pad(states, (0, 0, 0, more)), F.pad(tokens, (0, more))
+    if torch.is_grad_enabled() and states.requires_grad and is_frozen(lm.get_output_embeddings()):
+        return _FrozenHead.apply(states, tokens, lm, temperature)[:number]
     said = in_parts(lambda part, its: token_logprobs(logits_of(lm, part, temperature), its), size, states, tokens)
     return said[:number]
 
 
-def _is_frozen(head: nn.Module) -> bool:
+def is_frozen(head: nn.Module) -> bool:
+    """Whether it is a plain matrix that does not learn, so that logits need not outlive their slopes."""
     return type(head) is nn.Linear and head.bias is None and not head.weight.requires_grad
 
 
@@ -91,7 +94,8 @@ class _FrozenHead(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, states: Tensor, tokens: Tensor, lm: Any, temperature: float) -> Tensor:
         """states (N, D), tokens (N,); gives (N,)."""
-        size, head = LOGITS_AT_ONCE // lm.config.vocab_size, lm.get_output_embeddings()
+        size, head = tokens_at_once(lm), lm.get_output_embeddings()
+        lay_out(head)
         said, slopes = [], []
         for part, its in zip(states.split(size), tokens[:, None].split(size), strict=True):
             logp = torch.log_softmax(logits_of(lm, part, temperature), dim=-1)
@@ -102,6 +106,7 @@ class _FrozenHead(torch.autograd.Function):
         return torch.cat(said).squeeze(1)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         """The gradient of states, (N, D)."""
         (slopes,) = ctx.saved_tensors
@@ -109,8 +114,14 @@ class _FrozenHead(torch.autograd.Function):
 
 
 def tokens_at_once(lm: Any) -> int:
-    """Tokens whose logits may exist together; fewer where nothing has to be computed again for a gradient."""
-    return max(1, (LEARNED_AT_ONCE if torch.is_grad_enabled() else LOGITS_AT_ONCE) // lm.config.vocab_size)
+    """Tokens whose logits may exist together."""
+    device = lm.get_output_embeddings().weight.device
+    return max(1, logits_at_once(device, learned=torch.is_grad_enabled()) // lm.config.vocab_size)
+
+
+def logits_at_once(device: torch.device, *, learned: bool) -> int:
+    """Logits that may exist together: on a CPU fewer where nothing has to be computed again for a gradient."""
+    return LOGITS_AT_ONCE if device.type == "cpu" and not learned else LEARNED_AT_ONCE
 
 
 def in_parts(function: Callable[..., Tensor], size: int, *rows: Tensor) -> Tensor:

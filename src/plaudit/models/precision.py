@@ -121,6 +121,12 @@ class RoundedProduct(torch.autograd.Function):
             return (gradient @ weight).view(shape), None
 
 
+def lay_out(head: nn.Linear) -> None:
+    """Make what products of an output embedding that does not learn go by, so that the first is as all others."""
+    if is_rounded(head):
+        _packed(head.weight, make=True)
+
+
 def times_embedding(head: nn.Linear, x: Tensor) -> Tensor:
     """(N, V) x W in float32, for an output embedding that does not learn; rounded where `RoundedProduct` rounds."""
     with torch.autocast(x.device.type, enabled=False):

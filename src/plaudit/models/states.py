@@ -1,6 +1,7 @@
 """What the frozen blocks make of a data set: computed once a text, reused in every epoch."""
 
 import os
+import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
@@ -46,9 +47,10 @@ class FrozenStates:
         depth: its frozen blocks; 0: there is nothing to keep.
         texts: the ids of every text.
         autocast: makes the context of a forward pass.
-        file: where to lay what is too large for memory; it is removed at once and lives as long as this object.
+        folder: where to lay what is too large for memory: a file that is removed at once and lives while it is used.
         pass_on: of the frozen blocks those whose output is kept for another stage, too (see `passed_on`); 0 for none.
-        earlier: what another stage has passed on; used where it is of the very same texts and as many blocks.
+        earlier: what another stage has passed on; used where it is of the very same texts and as many blocks. Not
+            together with `pass_on`.
     """
 
     def __init__(
@@ -57,7 +59,7 @@ class FrozenStates:
         depth: int,
         texts: Sequence[Sequence[int]],
         autocast: Callable[[], AbstractContextManager[Any]],
-        file: Path,
+        folder: Path,
         pass_on: int = 0,
         earlier: Kept | None = None,
     ) -> None:
@@ -75,10 +77,10 @@ class FrozenStates:
         if earlier is not None and (earlier.depth, earlier.texts) == (depth, texts):
             self._states, self._known = earlier.states, earlier.known
         else:
-            self._states = _room(size, file)
+            self._states = _room(size, folder)
         self._kept = {depth: self._states}
         if 0 < pass_on < depth:
-            self._kept = {pass_on: _room(size, file), depth: self._states}
+            self._kept = {pass_on: _room(size, folder), depth: self._states}
         self.passed_on = Kept(pass_on, texts, self._kept[pass_on], self._known) if 0 < pass_on <= depth else None
 
     def of(self, rows: Sequence[int], ids: Tensor) -> Below:
@@ -108,11 +110,15 @@ class FrozenStates:
         self._known.add(group)
 
 
-def _room(size: tuple[int, int], file: Path) -> Tensor:
-    """Float32 numbers, not set to anything: in memory, or in `file` when they are many."""
+def _room(size: tuple[int, int], folder: Path) -> Tensor:
+    """Float32 numbers, not set to anything: in memory, or in a file of their own when they are many."""
     number = size[0] * size[1]
     if 4 * number < MAPPED_FROM:
         return torch.empty(size)
+    folder.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(".partial", "states.", folder)
+    os.close(handle)
+    file = Path(name)
     _reserve(file, 4 * number)
     room = torch.from_file(str(file), shared=True, size=number).view(size)
     with suppress(OSError):  # not every system lets go of a name in use
@@ -126,7 +132,6 @@ def _reserve(file: Path, size: int) -> None:
     Raises:
         RunError: there is no room.
     """
-    file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("wb") as opened:
         try:
             if hasattr(os, "posix_fallocate"):

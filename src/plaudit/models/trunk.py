@@ -1,8 +1,8 @@
 """The trunk of a causal model block by block: whole, or cut where its frozen part ends.
 
 Blocks that do not learn say the same of a text for ever. So the lowest `depth` blocks are run once, what they leave is
-kept (`Below`), and everything that is computed afterwards begins there: the policy in every epoch, the reference, the
-reward model.
+kept (`Below`), and everything that is computed afterwards begins there: the policy in every epoch, the reference, and
+the reward model, which may have left the trunk lower down.
 """
 
 from itertools import takewhile

@@ -24,7 +24,7 @@ class Actors:
             `ppo.lora_rank` does.
         reference: the SFT model, frozen; what does not learn in the policy is the policy's.
         reward_model: frozen; what it has in common with the others is theirs.
-        depth: the policy's frozen blocks.
+        depth: frozen blocks that policy and reference share.
         reward_depth: how many of these are the reward model's too.
     """
 

@@ -83,11 +83,11 @@ def reward(config: Config, run: Run) -> Iterator[StepReport]:
 
     def below(judged: list[Judged], earlier: Kept | None) -> FrozenStates:
         texts = [[*prompt, *response] for each in judged for prompt, response in each.texts]
-        file = run.folder("reward") / "states.partial"
-        return FrozenStates(model, depth, texts, run.autocast, file, earlier=earlier)
+        return FrozenStates(model, depth, texts, run.autocast, run.folder("reward"), earlier=earlier)
 
     of_sft = run.memo.pop("states", (None, None))
     states, states_held_out = below(train, of_sft[0]), below(held_out, of_sft[1])
+    del of_sft  # what is of no use here is not to lie there while the model learns
 
     def batch_loss(rows: np.ndarray) -> tuple[Tensor, dict[str, float]]:
         logits, weights, loss = loss_of(model, batch_of(train, rows, states, tokenizer), run)

@@ -47,12 +47,13 @@ def sft(config: Config, run: Run) -> Iterator[StepReport]:
 
     depth = freeze_below(model, settings.train_layers, "sft.train_layers")
     add_adapters(model, settings, config.seed, "sft")
-    pass_on = frozen_blocks(model, config.reward.train_layers, "reward.train_layers")
+    shared = depth and not data.train.comparisons  # the reward model will read the same texts
+    pass_on = frozen_blocks(model, config.reward.train_layers, "reward.train_layers") if shared else 0
     halve(model, run.dtype, matrices=not settings.lora_rank)
 
     def below(pairs: list[Pair]) -> FrozenStates:
         texts = [[*prompt, *response] for prompt, response in pairs]
-        return FrozenStates(model, depth, texts, run.autocast, run.folder("sft") / "states.partial", pass_on)
+        return FrozenStates(model, depth, texts, run.autocast, run.folder("sft"), pass_on)
 
     states, states_held_out = below(train), below(held_out)
 

@@ -1,4 +1,4 @@
-"""The run directory: it holds everything, and is all that joins the stages."""
+"""The run directory: it holds everything, and is all that joins the stages, but for what they can make anew."""
 
 from __future__ import annotations
 
