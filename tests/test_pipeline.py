@@ -90,7 +90,7 @@ def test_stopped_and_resumed_equals_uninterrupted_byte_for_byte(tmp_path, finish
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_stopped_in_every_stage_and_resumed_a_run_on_one_trunk_is_the_same_byte_for_byte(tmp_path, tiny_config, dtype):
-    """Two of three blocks learn in the reward model, one elsewhere: SFT passes on what it does not begin with itself."""
+    """Two of three blocks learn in the reward model, one elsewhere: what SFT passes on is not its own beginning."""
     save(make_lm(layers=3), load_tokenizer(tiny_config.model), tmp_path / "three")
     learning = {"sft": 1, "reward": 2, "ppo": 1}
     parts = {stage: dataclasses.replace(getattr(tiny_config, stage), train_layers=k) for stage, k in learning.items()}
