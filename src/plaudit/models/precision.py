@@ -29,7 +29,7 @@ def halve(model: Any, dtype: torch.dtype, *, matrices: bool = True) -> None:
     A frozen one is kept in `dtype` alone. One that learns stays float32 as the model's parameter, which is what the
     optimizer steps and checkpoints and folders hold, and has a rounded shadow that the forward pass reads and the
     gradient is left at (see `shadows`). Embeddings and norms keep float32, and with them what runs along the trunk.
-    The output embedding's products are of rounded numbers (see `RoundedProduct`), and attention is in float32.
+    The output embedding's products are `RoundedProduct`'s, and attention is in float32.
 
     Args:
         matrices: False: the blocks' stay as they are, for adapters are added to them in float32.
@@ -82,7 +82,9 @@ def is_rounded(head: nn.Module) -> bool:
 
 
 class RoundedProduct(torch.autograd.Function):
-    """(..., V) x W^T by bfloat16 arithmetic, summed and given in float32; gradients of many rows come in bfloat16.
+    """(..., V) x W^T with factors rounded to bfloat16, summed and given in float32; gradients of many rows in bfloat16.
+
+    Rounded is what oneDNN multiplies in bfloat16, which on a CPU takes AMX: one without it computes in float32 here.
 
     A logit given in bfloat16 would be wrong by up to half a nat (see `heads.in_float32`); one of rounded factors is
     wrong by what rounding the trunk does anyway. Float32 products were a third of a step at GPT-2's size.
@@ -165,7 +167,7 @@ def _times_packed(x: Tensor, packed: Tensor) -> Tensor:
 
 @contextmanager
 def _rounding() -> Iterator[None]:
-    """Float32 products of a CPU round their factors to bfloat16 in here."""
+    """Float32 products of a CPU with AMX round their factors to bfloat16 in here."""
     matmul = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]  # missing from the stubs
     before, matmul.fp32_precision = matmul.fp32_precision, "bf16"
     try:
