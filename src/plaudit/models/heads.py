@@ -73,13 +73,13 @@ def logprobs_of(
     if number >= _MANY:
         more = -number % _MULTIPLE
         states, tokens = F.pad(states, (0, 0, 0, more)), F.pad(tokens, (0, more))
-    if torch.is_grad_enabled() and states.requires_grad and is_frozen(lm.get_output_embeddings()):
+    if torch.is_grad_enabled() and states.requires_grad and _is_frozen(lm.get_output_embeddings()):
         return _FrozenHead.apply(states, tokens, lm, temperature)[:number]
     said = in_parts(lambda part, its: token_logprobs(logits_of(lm, part, temperature), its), size, states, tokens)
     return said[:number]
 
 
-def is_frozen(head: nn.Module) -> bool:
+def _is_frozen(head: nn.Module) -> bool:
     """Whether it is a plain matrix that does not learn, so that logits need not outlive their slopes."""
     return type(head) is nn.Linear and head.bias is None and not head.weight.requires_grad
 
