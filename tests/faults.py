@@ -205,7 +205,7 @@ MUTANTS = (
     _one(14, "states that were passed on are taken for those of other texts", "models/test_states.py", STATES,
          "(earlier.depth, earlier.texts) == (depth, texts)", "earlier.depth == depth"),
     _one(14, "both texts of a comparison begin with the same states", "stages/test_on_a_trunk.py",
-         "stages/reward.py", "rows * sides + side", "rows * sides"),
+         "stages/reward.py", "rows * len(some[0].texts) + k", "rows * len(some[0].texts)"),
     _one(14, "padding is looked at once it has been read", "models/test_cache.py", CACHE,
          "(order <= order[-now:, None]) & (self.mask[:, None] | (order == order[-now:, None]))",
          "(order <= order[-now:, None]).expand(len(ids), -1, -1)"),

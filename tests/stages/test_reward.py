@@ -1,5 +1,6 @@
 import json
 import math
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -9,10 +10,11 @@ from transformers import AutoModelForSequenceClassification
 from plaudit.config import build
 from plaudit.data.splits import Part
 from plaudit.errors import DataError
+from plaudit.models.states import FrozenStates
 from plaudit.models.tokenizer import collate
 from plaudit.records import Comparison, LabelledText
 from plaudit.stages.calibration import summarise, wilson
-from plaudit.stages.reward import collate_judged, judgements, reward
+from plaudit.stages.reward import batch_of, judgements, reward
 from plaudit.stages.sft import sft
 from plaudit.training.run import Run
 
@@ -21,13 +23,14 @@ def _part(labelled=(), comparisons=()):
     return Part(labelled=tuple(labelled), demonstrations=(), comparisons=tuple(comparisons))
 
 
-def test_labels_and_choices_become_weights(tiny_tokenizer):
+def test_labels_and_choices_become_weights(tiny_lm, tiny_tokenizer, tmp_path):
     judged, _ = judgements(_part([LabelledText("a joy", 1), LabelledText("a chore", 0)]), tiny_tokenizer, 64)
     assert [j.weight for j in judged] == [1.0, 0.0]
     pairs = [Comparison("the cast", "is good", "is bad", choice) for choice in ("a", "b", "tie")]
     judged, _ = judgements(_part(comparisons=pairs), tiny_tokenizer, 64)
     assert [j.weight for j in judged] == [1.0, 0.0, 0.5]
-    batch = collate_judged(judged, tiny_tokenizer.pad_id)
+    states = FrozenStates(tiny_lm, 0, [], nullcontext, tmp_path)  # nothing is frozen
+    batch = batch_of(judged, np.arange(3), states, tiny_tokenizer)
     assert tiny_tokenizer.text(batch.chosen.ids[0][batch.chosen.attention_mask[0]].tolist()) == "the cast is good"
     assert tiny_tokenizer.text(batch.rejected.ids[0][batch.rejected.attention_mask[0]].tolist()) == "the cast is bad"
 

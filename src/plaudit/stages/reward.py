@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from plaudit import rng
-from plaudit.batches import Below, PreferenceBatch, Sequences
+from plaudit.batches import PreferenceBatch, Sequences
 from plaudit.config import Config
 from plaudit.data.corpus import load
 from plaudit.data.splits import Part
@@ -132,31 +132,21 @@ def judgements(part: Part, tokenizer: Tokenizer, max_tokens: int) -> tuple[list[
     return short, len(judged) - len(short)
 
 
-def collate_judged(
-    judged: Sequence[Judged], pad_id: int, below: Callable[[int, Tensor], Below] | None = None
-) -> tuple[Sequences, Tensor] | PreferenceBatch:
-    """Labelled texts as (sequences, labels (B,)); comparisons as a PreferenceBatch.
-
-    Args:
-        below: what the frozen blocks left of side 0 (and 1) of these judgements, given its ids; None: they are run.
-    """
-    weight = torch.tensor([j.weight for j in judged])
-    sides = [collate(list(texts), pad_id) for texts in zip(*(j.texts for j in judged), strict=True)]
-    if below is not None:
-        sides = [dataclasses.replace(side, below=below(k, side.ids)) for k, side in enumerate(sides)]
-    return PreferenceBatch(sides[0], sides[1], weight) if len(sides) == 2 else (sides[0], weight)
-
-
 def batch_of(
     judged: list[Judged], rows: np.ndarray, states: FrozenStates, tokenizer: Tokenizer
 ) -> tuple[Sequences, Tensor] | PreferenceBatch:
-    """Some of the judgements, with what the frozen blocks left of their texts."""
-    sides = len(judged[0].texts)  # 1: a labelled text; 2: a comparison
+    """Some of the judgements, with what the frozen blocks left of their texts.
 
-    def below(side: int, ids: Tensor) -> Below:
-        return states.of((rows * sides + side).tolist(), ids)
-
-    return collate_judged([judged[row] for row in rows], tokenizer.pad_id, below)
+    Labelled texts as (sequences, labels (B,)); comparisons as a PreferenceBatch.
+    """
+    some = [judged[row] for row in rows]
+    weight = torch.tensor([j.weight for j in some])
+    sides = []
+    for k, texts in enumerate(zip(*(j.texts for j in some), strict=True)):
+        side = collate(list(texts), tokenizer.pad_id)
+        places = rows * len(some[0].texts) + k  # in `states`, which has a comparison's two texts one after the other
+        sides.append(dataclasses.replace(side, below=states.of(places.tolist(), side.ids)))
+    return PreferenceBatch(sides[0], sides[1], weight) if len(sides) == 2 else (sides[0], weight)
 
 
 def loss_of(model: Any, batch: tuple[Sequences, Tensor] | PreferenceBatch, run: Run) -> tuple[Tensor, Tensor, Tensor]:
