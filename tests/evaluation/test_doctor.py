@@ -199,13 +199,17 @@ def test_memory_by_hand(tiny_config, run, monkeypatch):
     # Tokens x 18 numbers x width x layers x 4 bytes, and 4 or 5 copies of logits of 4 bytes; batches of 8 and 16.
     update = 8 * ((5 + 16) * 18 * 32 * 2 * 4 + 16 * 300 * 4 * 4)
     rollout = 16 * 16 * 300 * 4 * 5
-    scoring = 256 * (5 + 16) * 18 * 32 * 4
+    # What a layer makes of all tokens that are sampled at once, and keys and values of both layers.
+    sampling = 256 * (5 + 16) * (18 * 32 + 2 * 2 * 32) * 4
     # Policy and reward model; gradient, two moments and the reference of the blocks alone: embeddings do not learn.
     top = 4 * sum(p.numel() for p in lm.transformer.h.parameters())
-    assert memory_needed(tiny_config, lm, prompt=5) == 2 * weights + 4 * top + update + rollout + scoring
+    assert memory_needed(tiny_config, lm, prompt=5) == 2 * weights + 4 * top + update + rollout + sampling
+    monkeypatch.setattr(lm.config, "num_key_value_heads", lm.config.num_attention_heads // 2, raising=False)
+    sampling -= 256 * (5 + 16) * 2 * 32 * 4
+    assert memory_needed(tiny_config, lm, prompt=5) == 2 * weights + 4 * top + update + rollout + sampling
     monkeypatch.setattr(heads, "LOGITS_AT_ONCE", 1000)  # nor do those of a head that does not learn
     update, rollout = 8 * (5 + 16) * 18 * 32 * 2 * 4 + 1000 * 4 * 4, 1000 * 4 * 5
-    assert memory_needed(tiny_config, lm, prompt=5) == 2 * weights + 4 * top + update + rollout + scoring
+    assert memory_needed(tiny_config, lm, prompt=5) == 2 * weights + 4 * top + update + rollout + sampling
     all_learn = dataclasses.replace(tiny_config, ppo=dataclasses.replace(tiny_config.ppo, train_layers=0))
     needed = []
     for most in (2000, 3000):

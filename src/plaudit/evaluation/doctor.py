@@ -307,7 +307,10 @@ def memory_needed(config: Config, lm: Any, prompt: int) -> int:
 
     update = batch(ppo, min(ppo.minibatch_size, ppo.batch_size), prompt + ppo.max_new_tokens, ppo.max_new_tokens)
     rollout = logits(ppo.batch_size * ppo.max_new_tokens, _ROLLOUT_COPIES, learned=False)
-    scoring = max(REFERENCE_SAMPLES, ppo.batch_size) * (prompt + ppo.max_new_tokens) * one_layer
+    heads = lm.config.num_attention_heads
+    keys_and_values = 4 * 2 * width * getattr(lm.config, "num_key_value_heads", heads) // heads  # of a token and layer
+    tokens = max(REFERENCE_SAMPLES, ppo.batch_size) * (prompt + ppo.max_new_tokens)
+    sampling = tokens * (one_layer + lm.config.num_hidden_layers * keys_and_values)
     return max(
         held(sft)
         + states(sft, reward.train_layers)
@@ -315,6 +318,6 @@ def memory_needed(config: Config, lm: Any, prompt: int) -> int:
         held(reward) + states(reward) + max(batch(reward, 2 * reward.batch_size, reward.max_tokens, 0), copied(reward)),
         # The reference and the reward model have what learned a second time, and share the rest with the policy.
         # What one phase has used is rarely fit for the next: they add up.
-        held(ppo) + learns(ppo) + learns(reward) + update + rollout + scoring,
+        held(ppo) + learns(ppo) + learns(reward) + update + rollout + sampling,
         learns(ppo) + 3 * weights,  # while the last of the three is opened: in the file and out of it
     )
