@@ -638,7 +638,7 @@ loose = build(
         "model": MODEL,
         "data": DATA,
         "ppo.kl_coef": 0.0,
-        "ppo.lr": 2.5 * settings.lr,
+        "ppo.lr": 5e-4,
         "ppo.iterations": 40,
     }
 )

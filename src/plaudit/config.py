@@ -95,7 +95,7 @@ class RewardConfig:
 class PPOConfig:
     """Proximal policy optimisation: raise the score, held to the SFT model by a KL penalty."""
 
-    iterations: int = setting(50, "rollout-and-update rounds", unit="iterations", low=1)
+    iterations: int = setting(36, "rollout-and-update rounds", unit="iterations", low=1)
     batch_size: int = setting(128, "responses sampled in one iteration", unit="responses", low=2)
     minibatch_size: int = setting(32, "responses in one optimizer step", unit="responses", low=1)
     epochs: int = setting(2, "passes over the responses of an iteration", low=1)
@@ -109,7 +109,7 @@ class PPOConfig:
     )
     lora_rank: int = setting(0, _LORA_RANK, low=0)
     lora_alpha: int = setting(16, _LORA_ALPHA, low=1)
-    lr: float = setting(2e-4, "peak learning rate of Adam; it falls linearly to 0", low=0, high=1)
+    lr: float = setting(3e-4, "peak learning rate of Adam; it falls linearly to 0", low=0, high=1)
     warmup: float = setting(0.1, "share of the iterations in which the learning rate rises to its peak", low=0, high=1)
     kl_coef: float = setting(0.15, "price of a nat of KL against the SFT model (beta)", unit="score/nat", low=0)
     kl_control: str = setting("fixed", "keep kl_coef, or steer it towards kl_target", choices=("fixed", "adaptive"))
