@@ -23,9 +23,9 @@ def forced_noise(work: Workload) -> torch.Tensor:
     """(B, R) random numbers under which every response ends at its length.
 
     A token is drawn by inverting the cumulative distribution, and the end token is the last of the vocabulary: 1 draws
-    it, and less than all but its share of random weights never does.
+    it, and less than a half does not until the policy has made it likelier than all other tokens together.
     """
-    noise = 0.99 * torch.rand(
+    noise = 0.5 * torch.rand(
         len(work.prompts), work.longest, dtype=torch.float64, generator=torch.Generator().manual_seed(work.seed)
     )
     for row, length in zip(noise, work.lengths, strict=True):
@@ -68,7 +68,7 @@ def main(argv: list[str] | None = None) -> None:
         sampling = (noise, actors.tokenizer, settings.temperature, run, *actors.depths)
         responses = respond(actors.policy.lm, prompts, *sampling)
         watch.lap("generation")
-        assert responses.response_mask.sum(1).tolist() == list(work.lengths)
+        assert responses.response_mask.sum(1).tolist() == list(work.lengths), "a response ended early: fewer updates"
         logits = score_responses(actors.reward_model, responses, run)
         scale = ScoreScale.measured(logits, settings.missing_eos_score)
         rollout = collect(actors.policy, actors.reference, logits, responses, scale, settings.temperature, run)[0]
