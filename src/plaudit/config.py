@@ -48,7 +48,6 @@ _LORA_RANK = (
     "wants a larger lr; 0: off"
 )
 _LORA_ALPHA = "LoRA's directions are scaled by lora_alpha / lora_rank"
-_ADAM_BETA2 = "what AdamW keeps of its squared gradients at a step; 0.98 remembers some 50 steps, 0.999 some 1,000"
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,6 @@ class SFTConfig:
     lora_alpha: int = setting(16, _LORA_ALPHA, low=1)
     lr: float = setting(1e-3, "peak learning rate of AdamW", low=0, high=1)
     warmup: float = setting(0.05, "share of the steps in which the learning rate rises to its peak", low=0, high=1)
-    adam_beta2: float = setting(0.999, _ADAM_BETA2, low=0, high=0.999999)
     weight_decay: float = setting(0.01, "decoupled weight decay", low=0, high=1)
     max_grad_norm: float = setting(1.0, "gradients are scaled down to this norm", low=1e-6)
     max_tokens: int = setting(64, "longer texts are left out, and counted", unit="tokens", low=4)
@@ -87,7 +85,6 @@ class RewardConfig:
     lora_alpha: int = setting(16, _LORA_ALPHA, low=1)
     lr: float = setting(5e-4, "peak learning rate of AdamW", low=0, high=1)
     warmup: float = setting(0.05, "share of the steps in which the learning rate rises to its peak", low=0, high=1)
-    adam_beta2: float = setting(0.999, _ADAM_BETA2, low=0, high=0.999999)
     weight_decay: float = setting(0.01, "decoupled weight decay", low=0, high=1)
     max_grad_norm: float = setting(1.0, "gradients are scaled down to this norm", low=1e-6)
     max_tokens: int = setting(64, "longer texts are left out, and counted", unit="tokens", low=4)

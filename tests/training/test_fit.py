@@ -1,5 +1,3 @@
-import dataclasses
-
 import pytest
 
 from plaudit.stages.sft import sft
@@ -21,16 +19,3 @@ def test_the_learning_rate_of_every_step_rises_over_the_warm_up_and_falls_to_not
     assert 0 < peak < 0.2 * last
     assert shares[: peak + 1] == pytest.approx([(i + 1) / (peak + 1) for i in range(peak + 1)])
     assert shares[peak:] == pytest.approx([(last + 1 - i) / (last + 1 - peak) for i in range(peak, last + 1)])
-
-
-def test_the_optimizer_remembers_squared_gradients_as_long_as_it_is_told(cpu_run, tiny_config, monkeypatch):
-    used, step = set(), optim.step
-
-    def watched(loss, model, optimizer, *rest):
-        used.update(group["betas"] for group in optimizer.param_groups)
-        return step(loss, model, optimizer, *rest)
-
-    monkeypatch.setattr(optim, "step", watched)
-    settings = dataclasses.replace(tiny_config.sft, adam_beta2=0.9)
-    list(sft(dataclasses.replace(tiny_config, sft=settings), cpu_run))
-    assert used == {(0.9, 0.9)}

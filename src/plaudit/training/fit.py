@@ -35,7 +35,7 @@ def fit(
         TrainingError: a loss or gradient is not finite.
     """
     total = steps_per_epoch(len(lengths), settings.batch_size) * settings.epochs
-    optimizer = optim.adamw(model, settings.lr, settings.weight_decay, settings.adam_beta2)
+    optimizer = optim.adamw(model, settings.lr, settings.weight_decay)
     checkpoints, log = run.checkpoints(stage), run.log(stage)
     model.eval()  # no dropout: it draws from a generator that is nobody's, and one or two epochs do not need it
     first = checkpoints.restore(model, optimizer)["step"]

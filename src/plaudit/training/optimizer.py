@@ -13,16 +13,14 @@ from plaudit.models.precision import refresh, shadows
 _AT_ONCE = 2_500_000  # numbers whose float32 gradients exist together: what a cache may still hold when they are used
 
 
-def adamw(
-    model: nn.Module, lr: float, weight_decay: float = 0.0, beta2: float = 0.999, eps: float = 1e-8
-) -> torch.optim.AdamW:
+def adamw(model: nn.Module, lr: float, weight_decay: float = 0.0, eps: float = 1e-8) -> torch.optim.AdamW:
     """AdamW that decays matrices and leaves biases, norms and other vectors alone."""
     trainable = [p for p in model.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": weight_decay},
         {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=lr, betas=(0.9, beta2), eps=eps, fused=True)
+    return torch.optim.AdamW(groups, lr=lr, eps=eps, fused=True)
 
 
 def warmup_then_linear(step: int, total: int, warmup: float) -> float:
