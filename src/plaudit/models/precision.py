@@ -13,12 +13,12 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 from transformers.pytorch_utils import Conv1D
 
-from plaudit.models.trunk import blocks, by_blocks
+from plaudit.models.trunk import ROUNDED_GRADIENT, blocks, by_blocks
 
 _CAN_ROUND = hasattr(getattr(torch.backends.mkldnn, "matmul", None), "fp32_precision")  # torch 2.9 and later
 _CAN_PACK = hasattr(torch.ops.mkldnn, "_linear_pointwise") and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 _ROWS = 40  # for which a packed weight is laid out; other numbers of rows are multiplied as fast
-_MANY_ROWS = 256  # for which products of bfloat16 are twice as fast, the rounding of both factors included
+_AT_ONCE = 2**21  # numbers of a weight that are rounded together: what a cache still holds when they are multiplied
 _ROUNDED = "products_are_rounded"
 _ATTENTION = "plaudit"
 
@@ -82,16 +82,16 @@ def is_rounded(head: nn.Module) -> bool:
 
 
 class RoundedProduct(torch.autograd.Function):
-    """(..., V) x W^T with factors rounded to bfloat16, summed and given in float32; gradients of many rows in bfloat16.
+    """(..., V) x W^T with factors rounded to bfloat16, summed and given in float32; gradients of rounded factors, too.
 
     Rounded is what oneDNN multiplies in bfloat16, which on a CPU takes AMX: one without it computes in float32 here.
 
     A logit given in bfloat16 would be wrong by up to half a nat (see `heads.in_float32`); one of rounded factors is
     wrong by what rounding the trunk does anyway. Float32 products were a third of a step at GPT-2's size.
 
-    The weight's gradient is added in place. That of a few rows lies where that of the step before lay: 154 MB for
-    GPT-2, which cost more in page faults than in arithmetic when they were allocated anew. So this is for `backward()`:
-    torch.autograd.grad does not see that gradient.
+    The weight's gradient is bfloat16, too, so not at weight.grad, which must be float32 (see `trunk.rounded_gradient`).
+    It is added in place, and lies where that of the step before lay: 77 MB for GPT-2, which cost more in page faults
+    than in arithmetic when they were allocated anew. So this is for `backward()`: torch.autograd.grad does not see it.
     """
 
     @staticmethod
@@ -107,20 +107,24 @@ class RoundedProduct(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None]:
         """The gradient of x; the weight's is put into its place."""
         (x,), weight = ctx.saved_tensors, ctx.weight
-        shape, x, gradient = x.shape, x.flatten(0, -2), gradient.flatten(0, -2)
+        shape, x, gradient = x.shape, x.flatten(0, -2).bfloat16(), gradient.flatten(0, -2).bfloat16()
         if not ctx.needs_input_grad[1]:
             return _times_rounded(gradient, weight).view(shape), None
-        if len(x) >= _MANY_ROWS:
-            rounded = gradient.bfloat16()
-            its = rounded.T @ x.bfloat16()
-            weight.grad = its.float() if weight.grad is None else weight.grad.add_(its)
-            return (rounded @ weight.bfloat16()).float().view(shape), None
-        with _rounding():
-            if weight.grad is None:
-                weight.spare = weight.grad = torch.mm(gradient.T, x, out=getattr(weight, "spare", None))
+        kept = weight.__dict__
+        begun = ROUNDED_GRADIENT in kept
+        if not begun:
+            kept[ROUNDED_GRADIENT] = kept.get("spare", torch.empty_like(weight, dtype=torch.bfloat16))
+            kept["spare"] = kept[ROUNDED_GRADIENT]
+        back = x.new_zeros(x.shape, dtype=torch.float32)
+        size = max(1, _AT_ONCE // weight.shape[1])
+        parts = gradient.split(size, 1), weight.split(size), kept[ROUNDED_GRADIENT].split(size)
+        for of_these, part, its in zip(*parts, strict=True):
+            back += of_these @ part.bfloat16()
+            if begun:
+                its += of_these.T @ x
             else:
-                weight.grad.addmm_(gradient.T, x)
-            return (gradient @ weight).view(shape), None
+                torch.mm(of_these.T, x, out=its)
+        return back.view(shape), None
 
 
 def lay_out(head: nn.Linear) -> None:

@@ -25,6 +25,7 @@ _PARTS = {
     "gpt_neox": ("layers", "final_layer_norm", "layer_past"),
     **dict.fromkeys(("llama", "qwen2", "qwen3"), ("layers", "norm", "past_key_values")),
 }
+ROUNDED_GRADIENT = "rounded_grad"  # where `rounded_gradient` looks
 # Inside a block: norm, attention, norm, feed-forward, the last two on what the first two made. (Not so in gpt_neox.)
 _INSIDE = {
     "gpt2": ("ln_1", "attn", "ln_2", "mlp"),
@@ -172,6 +173,14 @@ def padded_hidden_states(
     return output.last_hidden_state
 
 
+def rounded_gradient(weight: Tensor) -> Tensor | None:
+    """The gradient of an output embedding that learns, where its product left it in bfloat16; else None.
+
+    torch wants a gradient at weight.grad to be of the weight's own format.
+    """
+    return weight.__dict__.get(ROUNDED_GRADIENT)
+
+
 def _rows_of_tied(ids: Int[Tensor, "B T"], weight: Tensor) -> Float[Tensor, "B T D"]:
     """Rows of a weight that learns and is the output embedding too.
 
@@ -183,9 +192,10 @@ def _rows_of_tied(ids: Int[Tensor, "B T"], weight: Tensor) -> Float[Tensor, "B T
     hidden = F.embedding(ids, weight.detach()).requires_grad_()
 
     def add(gradient: Tensor) -> None:
-        if weight.grad is None:  # nothing comes from the output
-            weight.grad = torch.zeros_like(weight)
-        weight.grad.index_add_(0, ids.flatten(), gradient.flatten(0, -2))
+        its = weight.grad if rounded_gradient(weight) is None else rounded_gradient(weight)
+        if its is None:  # nothing comes from the output
+            its = weight.grad = torch.zeros_like(weight)
+        its.index_add_(0, ids.flatten(), gradient.flatten(0, -2).to(its.dtype))
 
     hidden.register_hook(add)
     return hidden

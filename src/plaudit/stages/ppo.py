@@ -134,7 +134,7 @@ def fit_critic(policy: Policy, responses: Responses, scores: torch.Tensor, run: 
 
 def learn(
     policy: Policy,
-    optimizer: torch.optim.Optimizer,
+    optimizer: torch.optim.AdamW,
     experience: Experience,
     settings: PPOConfig,
     seed: int,
@@ -147,6 +147,7 @@ def learn(
         means over the optimizer steps (ratio_max: the largest), and the number of steps.
     """
     memory.give_back()  # what the rollouts used is of no use here
+    memory.keep_freed()
     history: list[dict[str, float]] = []
     for epoch in range(settings.epochs):
         order = rng.permutation(len(experience.rewards), seed, "ppo", iteration * settings.epochs + epoch)

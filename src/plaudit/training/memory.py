@@ -6,8 +6,11 @@ import ctypes
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # as malloc.h numbers them
 
 
 def free(device: torch.device) -> int | None:
@@ -38,9 +41,26 @@ def held(device: torch.device) -> int:
 
 def give_back() -> None:
     """Let the C library return to the system what was freed; where it is not glibc, it does so as it sees fit."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    trim = _of_glibc("malloc_trim")
     if trim is not None:
         trim(0)
+
+
+def keep_freed() -> None:
+    """Let glibc keep what is freed for what is allocated next, blocks of 32 MB and more excepted.
+
+    A step frees as much as the next one allocates. Memory that went to the system in between comes back a page fault
+    for every 4 KiB: 20,000 to 40,000 of them in a step at GPT-2's size, a tenth of its time.
+    """
+    set_option = _of_glibc("mallopt")
+    if set_option is not None:
+        set_option(_M_TRIM_THRESHOLD, 2**30)
+        set_option(_M_MMAP_THRESHOLD, 2**25)  # the most that glibc takes
+
+
+def _of_glibc(name: str) -> Any:
+    """A function of the C library's own; None where it is not glibc."""
+    return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None
 
 
 def peak(device: torch.device) -> int | None:
