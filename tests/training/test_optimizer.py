@@ -1,3 +1,4 @@
+import copy
 import math
 
 import pytest
@@ -28,10 +29,40 @@ def test_gradients_are_clipped_and_the_norm_before_is_reported():
     layer = torch.nn.Linear(1, 1, bias=False)
     with torch.no_grad():
         layer.weight.zero_()
-    sgd = torch.optim.SGD(layer.parameters(), lr=1.0)
-    norm = optim.step(layer(torch.tensor([[30.0]])).sum(), layer, sgd, max_grad_norm=2.0, where="here")
+    optimizer = optim.adamw(layer, lr=1.0)
+    norm = optim.step(layer(torch.tensor([[30.0]])).sum(), layer, optimizer, max_grad_norm=2.0, where="here")
     assert norm == pytest.approx(30.0)
-    assert layer.weight.item() == pytest.approx(-2.0, rel=1e-5)
+    assert optimizer.state[layer.weight]["exp_avg"].item() == pytest.approx(0.1 * 2.0, rel=1e-5)
+
+
+@pytest.mark.parametrize("at_once", [7, 100, 2**20])
+def test_a_step_in_slices_is_the_step_of_torch(monkeypatch, at_once):
+    """Bit for bit up to what clipping's two ways of dividing round; and two parameters may share a slice, or not."""
+    monkeypatch.setattr(optim, "_AT_ONCE_ON_CPU", at_once)
+    torch.manual_seed(0)
+    ours = torch.nn.Sequential(torch.nn.Linear(9, 11), torch.nn.Tanh(), torch.nn.Linear(11, 3), torch.nn.Linear(3, 1))
+    theirs, x = copy.deepcopy(ours), torch.randn(5, 9)
+    optimizer, other = (optim.adamw(model, 0.01, weight_decay=0.1) for model in (ours, theirs))
+    for _ in range(3):
+        norm = optim.step(ours(x).square().sum(), ours, optimizer, 0.5, "here")
+        other.zero_grad()
+        theirs(x).square().sum().backward()
+        assert norm == pytest.approx(torch.nn.utils.clip_grad_norm_(theirs.parameters(), 0.5).item(), rel=1e-5)
+        other.step()
+    for p, q in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-6, atol=1e-7)
+        for key, value in other.state[q].items():
+            torch.testing.assert_close(optimizer.state[p][key], value, rtol=1e-5, atol=1e-9)
+        assert p.grad is None
+
+
+def test_what_gets_no_gradient_is_not_stepped():
+    model = torch.nn.ModuleList([torch.nn.Linear(2, 1), torch.nn.Linear(2, 1)])
+    optimizer, before = optim.adamw(model, 0.1, weight_decay=0.5), model[1].weight.clone()
+    model[1](torch.ones(2)).sum().backward()  # a gradient that is none of the step's
+    optim.step(model[0](torch.ones(2)).sum(), model, optimizer, 1.0, "here")
+    assert torch.equal(model[1].weight, before)
+    assert optimizer.state[model[1].weight]["step"] == 0
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])

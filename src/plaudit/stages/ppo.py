@@ -146,7 +146,6 @@ def learn(
     Returns:
         means over the optimizer steps (ratio_max: the largest), and the number of steps.
     """
-    memory.give_back()  # what the rollouts used is of no use here
     memory.keep_freed()
     history: list[dict[str, float]] = []
     for epoch in range(settings.epochs):
