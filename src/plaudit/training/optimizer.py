@@ -90,7 +90,7 @@ def _norm(gradients: Iterable[Tensor], room: Tensor) -> float:
 def _in_float32(gradients: list[Tensor], room: Tensor) -> list[Tensor]:
     """Flat gradients in float32; those that are not are written into `room`, which takes them all.
 
-    Allocated one by one they would each take fresh memory: something small has always been put where the last one was.
+    Allocated one by one, each could take fresh memory: something small is soon put where the one before it lay.
     """
     found, used = [], 0
     for gradient in gradients:
@@ -131,7 +131,7 @@ def _apply(
         share: what clipping leaves of the gradients.
         room: for the float32 gradients of as many numbers as are stepped together.
     """
-    scale = torch.tensor(1 / share) if share < 1 else None
+    scale = torch.tensor(1 / share, device=room.device) if share < 1 else None
     for group in optimizer.param_groups:
         for some in _together(_pieces(group["params"], optimizer, gradients, halved)):
             torch._fused_adamw_(
@@ -179,10 +179,12 @@ def _pieces(
 def _together(pieces: Iterable[_Piece]) -> Iterator[list[_Piece]]:
     """Pieces in lists of at most as many numbers as one piece may have."""
     some: list[_Piece] = []
+    number = 0
     for piece in pieces:
-        if some and sum(len(p.numbers) for p in (*some, piece)) > _at_once(piece.numbers):
+        number += len(piece.numbers)
+        if some and number > _at_once(piece.numbers):
             yield some
-            some = []
+            some, number = [], len(piece.numbers)
         some.append(piece)
     if some:
         yield some
