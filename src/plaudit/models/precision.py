@@ -20,6 +20,7 @@ _CAN_PACK = hasattr(torch.ops.mkldnn, "_linear_pointwise") and torch.ops.mkldnn.
 _ROWS = 40  # for which a packed weight is laid out; other numbers of rows are multiplied as fast
 _AT_ONCE = 2**21  # numbers of a weight that are rounded together: what a cache still holds when they are multiplied
 _ROUNDED = "products_are_rounded"
+_SPARE = "spare"  # where a weight's rounded gradient lies from step to step
 _ATTENTION = "plaudit"
 
 
@@ -82,16 +83,18 @@ def is_rounded(head: nn.Module) -> bool:
 
 
 class RoundedProduct(torch.autograd.Function):
-    """(..., V) x W^T with factors rounded to bfloat16, summed and given in float32; gradients of rounded factors, too.
+    """(..., V) x W^T with factors rounded to bfloat16, summed and given in float32.
 
     Rounded is what oneDNN multiplies in bfloat16, which on a CPU takes AMX: one without it computes in float32 here.
 
     A logit given in bfloat16 would be wrong by up to half a nat (see `heads.in_float32`); one of rounded factors is
     wrong by what rounding the trunk does anyway. Float32 products were a third of a step at GPT-2's size.
 
-    The weight's gradient is bfloat16, too, so not at weight.grad, which must be float32 (see `trunk.rounded_gradient`).
-    It is added in place, and lies where that of the step before lay: 77 MB for GPT-2, which cost more in page faults
-    than in arithmetic when they were allocated anew. So this is for `backward()`: torch.autograd.grad does not see it.
+    Gradients are of rounded factors, too: that of x the float32 sum of bfloat16 parts, that of the weight bfloat16, so
+    not at weight.grad, which must be float32 (see `trunk.rounded_gradient`), but where `training.optimizer.step` takes
+    it. It is added in place, and lies where that of the step before lay: 77 MB for GPT-2, which cost more in page
+    faults than in arithmetic when they were allocated anew. So this is for `backward()`: neither torch.autograd.grad
+    nor zero_grad() sees it.
     """
 
     @staticmethod
@@ -107,14 +110,15 @@ class RoundedProduct(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None]:
         """The gradient of x; the weight's is put into its place."""
         (x,), weight = ctx.saved_tensors, ctx.weight
-        shape, x, gradient = x.shape, x.flatten(0, -2).bfloat16(), gradient.flatten(0, -2).bfloat16()
+        shape, gradient = x.shape, gradient.flatten(0, -2).bfloat16()
         if not ctx.needs_input_grad[1]:
             return _times_rounded(gradient, weight).view(shape), None
-        kept = weight.__dict__
+        x, kept = x.flatten(0, -2).bfloat16(), weight.__dict__
         begun = ROUNDED_GRADIENT in kept
         if not begun:
-            kept[ROUNDED_GRADIENT] = kept.get("spare", torch.empty_like(weight, dtype=torch.bfloat16))
-            kept["spare"] = kept[ROUNDED_GRADIENT]
+            if _SPARE not in kept:
+                kept[_SPARE] = torch.empty_like(weight, dtype=torch.bfloat16)
+            kept[ROUNDED_GRADIENT] = kept[_SPARE]
         back = x.new_zeros(x.shape, dtype=torch.float32)
         size = max(1, _AT_ONCE // weight.shape[1])
         parts = gradient.split(size, 1), weight.split(size), kept[ROUNDED_GRADIENT].split(size)
@@ -201,7 +205,8 @@ def make_whole(model: Any, source: Callable[[], Any]) -> None:
     """
     for module in model.modules():
         module.__dict__.pop("weight", None)
-        module.__dict__.pop(_ROUNDED, None)
+        if module.__dict__.pop(_ROUNDED, False):
+            module.weight.__dict__.pop(_SPARE, None)
     model.config._attn_implementation = "sdpa"
     if any(p.dtype != torch.float32 for p in model.parameters()):
         for halved, whole in zip(model.parameters(), source().parameters(), strict=True):

@@ -25,12 +25,12 @@ _PARTS = {
     "gpt_neox": ("layers", "final_layer_norm", "layer_past"),
     **dict.fromkeys(("llama", "qwen2", "qwen3"), ("layers", "norm", "past_key_values")),
 }
-ROUNDED_GRADIENT = "rounded_grad"  # where `rounded_gradient` looks
 # Inside a block: norm, attention, norm, feed-forward, the last two on what the first two made. (Not so in gpt_neox.)
 _INSIDE = {
     "gpt2": ("ln_1", "attn", "ln_2", "mlp"),
     **dict.fromkeys(("llama", "qwen2", "qwen3"), ("input_layernorm", "self_attn", "post_attention_layernorm", "mlp")),
 }
+ROUNDED_GRADIENT = "rounded_grad"  # where `rounded_gradient` looks
 
 
 def by_blocks(lm: Any) -> bool:

@@ -26,7 +26,6 @@ from plaudit.objectives.losses import policy_loss, value_loss
 from plaudit.objectives.masked import explained_variance, masked_mean, spread
 from plaudit.stages.actors import Actors
 from plaudit.stages.rollout import ScoreScale, collect, estimate, respond, score_responses
-from plaudit.training import memory
 from plaudit.training import optimizer as optim
 from plaudit.training.metrics import StepReport
 from plaudit.training.run import Run
@@ -146,7 +145,6 @@ def learn(
     Returns:
         means over the optimizer steps (ratio_max: the largest), and the number of steps.
     """
-    memory.keep_freed()
     history: list[dict[str, float]] = []
     for epoch in range(settings.epochs):
         order = rng.permutation(len(experience.rewards), seed, "ppo", iteration * settings.epochs + epoch)

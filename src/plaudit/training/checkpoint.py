@@ -120,10 +120,9 @@ def _tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, to
 def _restore(tensors: dict[str, torch.Tensor], model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     for name, parameter in _named(model, optimizer):
         parameter.copy_(tensors[f"model/{name}"])
-        parts = (key.split("/", 2) for key in tensors if key.startswith("optimizer/"))
-        optimizer.state[parameter] = {
-            key: tensors[f"optimizer/{key}/{name}"].to(parameter.device) for _, key, owner in parts if owner == name
-        }
+        for key, value in optimizer.state[parameter].items():
+            if f"optimizer/{key}/{name}" in tensors:  # an older checkpoint has none of what had not learned yet
+                value.copy_(tensors[f"optimizer/{key}/{name}"])
     refresh(shadows(model))
 
 

@@ -9,7 +9,6 @@ import numpy as np
 from torch import Tensor, nn
 
 from plaudit.config import RewardConfig, SFTConfig
-from plaudit.training import memory
 from plaudit.training import optimizer as optim
 from plaudit.training.metrics import StepReport
 from plaudit.training.order import steps_per_epoch, visits
@@ -37,7 +36,6 @@ def fit(
     """
     total = steps_per_epoch(len(lengths), settings.batch_size) * settings.epochs
     optimizer = optim.adamw(model, settings.lr, settings.weight_decay)
-    memory.keep_freed()
     checkpoints, log = run.checkpoints(stage), run.log(stage)
     model.eval()  # no dropout: it draws from a generator that is nobody's, and one or two epochs do not need it
     first = checkpoints.restore(model, optimizer)["step"]

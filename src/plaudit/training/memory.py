@@ -47,7 +47,7 @@ def give_back() -> None:
 
 
 def keep_freed() -> None:
-    """Let glibc keep what is freed for what is allocated next, blocks of 32 MB and more excepted.
+    """Let glibc keep what this process frees for what it allocates next, blocks of 32 MB and more excepted.
 
     A step frees as much as the next one allocates. Memory that went to the system in between comes back a page fault
     for every 4 KiB: 20,000 to 40,000 of them in a step at GPT-2's size, a tenth of its time.

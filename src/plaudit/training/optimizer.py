@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from plaudit.errors import TrainingError
 from plaudit.models.precision import shadows
 from plaudit.models.trunk import ROUNDED_GRADIENT
+from plaudit.training import memory
 
 _AT_ONCE, _AT_ONCE_ON_CPU = 2**24, 2**20  # numbers that are stepped together; the second: what a cache holds
 
@@ -19,8 +20,10 @@ _AT_ONCE, _AT_ONCE_ON_CPU = 2**24, 2**20  # numbers that are stepped together; t
 def adamw(model: nn.Module, lr: float, weight_decay: float = 0.0, eps: float = 1e-8) -> torch.optim.AdamW:
     """AdamW that decays matrices and leaves biases, norms and other vectors alone.
 
-    Its moments are made here, not by the first step: between gradients that come and go they would leave holes.
+    Its moments are made here, not by the first step: between gradients that come and go they would leave holes. And
+    from here on the process keeps what it frees, which is what the next step allocates.
     """
+    memory.give_back()
     trainable = [p for p in model.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": weight_decay},
@@ -33,6 +36,7 @@ def adamw(model: nn.Module, lr: float, weight_decay: float = 0.0, eps: float = 1
             "exp_avg": torch.zeros_like(p),
             "exp_avg_sq": torch.zeros_like(p),
         }
+    memory.keep_freed()
     return optimizer
 
 
@@ -50,6 +54,9 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
 
 def step(loss: Tensor, model: nn.Module, optimizer: torch.optim.AdamW, max_grad_norm: float, where: str) -> float:
     """Backward, clip, step. Returns the gradient norm before clipping.
+
+    Args:
+        optimizer: one that `adamw` made for this model.
 
     Raises:
         TrainingError: the loss or a gradient is not finite; nothing has then been changed. (Scaling such a
@@ -70,14 +77,14 @@ def step(loss: Tensor, model: nn.Module, optimizer: torch.optim.AdamW, max_grad_
 
 
 def _take_gradients(model: nn.Module, halved: dict[nn.Parameter, Tensor]) -> dict[nn.Parameter, Tensor]:
-    """The gradient of every parameter that has one, its own, its shadow's or the rounded one; it is then gone there."""
+    """The gradient of every parameter that has one, from wherever `backward()` left it; it is then gone there."""
     found = {}
     for parameter in model.parameters():
-        shadow = halved.get(parameter, parameter)
-        gradient = parameter.__dict__.pop(ROUNDED_GRADIENT, shadow.grad)
-        shadow.grad = None
-        if gradient is not None:
-            found[parameter] = gradient
+        place = halved.get(parameter, parameter)
+        parts = [x for x in (place.grad, parameter.__dict__.pop(ROUNDED_GRADIENT, None)) if x is not None]
+        place.grad = None
+        if parts:
+            found[parameter] = parts[0] if len(parts) == 1 else parts[0] + parts[1]
     return found
 
 
@@ -122,11 +129,10 @@ def _apply(
 ) -> None:
     """The step of `optimizer`, by torch's own kernel, on a cacheful of numbers at a time.
 
-    Gradients become float32, are clipped, used and forgotten, and shadows are rounded, before the numbers leave the
-    cache. optimizer.step() goes through all numbers, and so through memory, for each of these.
+    Gradients become float32, are clipped and used, and shadows are rounded, before the numbers leave the cache.
+    optimizer.step() goes through all numbers, and so through memory, for each of these.
 
     Args:
-        gradients: used up.
         halved: the parameters that have a shadow, and these.
         share: what clipping leaves of the gradients.
         room: for the float32 gradients of as many numbers as are stepped together.
@@ -161,16 +167,15 @@ def _pieces(
     gradients: dict[nn.Parameter, Tensor],
     halved: dict[nn.Parameter, Tensor],
 ) -> Iterator[_Piece]:
-    """What is to be stepped, its step counted; nothing holds a gradient once its last piece is forgotten."""
+    """What is to be stepped, its step counted."""
     for parameter in parameters:
         if parameter not in gradients:
             continue
         state = optimizer.state[parameter]
         state["step"] += 1
         size = _at_once(parameter)
-        all_its = (parameter, gradients.pop(parameter), state["exp_avg"], state["exp_avg_sq"])
+        all_its = (parameter, gradients[parameter], state["exp_avg"], state["exp_avg_sq"])
         flat = [x.view(-1).split(size) for x in all_its]
-        del all_its
         rounded = halved[parameter].view(-1).split(size) if parameter in halved else [None] * len(flat[0])
         for numbers, its, mean, square, copy in zip(*flat, rounded, strict=True):
             yield _Piece(numbers, its, mean, square, state["step"], copy)
