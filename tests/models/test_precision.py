@@ -73,7 +73,7 @@ def test_a_step_is_as_near_to_that_of_float32_as_autocasts():
     (_, by_autocast), (_, by_us) = (stepped_on(lm, math.inf) for lm in (autocast, ours))
     for name, parameter in exact.named_parameters():
         off, ours_off = ((found[name] - parameter.grad).norm() for found in (by_autocast, by_us))
-        assert ours_off <= 1.25 * off + 0.003 * parameter.grad.norm(), name
+        assert ours_off <= 1.5 * off + 0.005 * parameter.grad.norm(), name
 
 
 def test_its_loss_is_that_of_float32_within_what_bfloat16_rounds():
