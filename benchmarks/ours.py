@@ -10,11 +10,11 @@ import torch
 
 from benchmarks.contender import WARM_UP, Stopwatch, device_of, print_record, record, start
 from benchmarks.workload import Workload, reward_model_above, saved_models
+from plaudit.algorithms.actors import Actors
+from plaudit.algorithms.ppo import learn
+from plaudit.algorithms.rollout import ScoreScale, collect, estimate, respond, score_responses
 from plaudit.config import build
 from plaudit.models.tokenizer import Tokenizer
-from plaudit.stages.actors import Actors
-from plaudit.stages.ppo import learn
-from plaudit.stages.rollout import ScoreScale, collect, estimate, respond, score_responses
 from plaudit.training import optimizer as optim
 from plaudit.training.run import Run
 

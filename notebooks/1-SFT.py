@@ -42,6 +42,7 @@ import math
 import torch
 from torch.testing import assert_close
 
+from plaudit.algorithms.sft import sft
 from plaudit.config import build
 from plaudit.data.corpus import load
 from plaudit.data.prompts import held_out_prompts
@@ -51,11 +52,10 @@ from plaudit.lesson.live import live
 from plaudit.lesson.plots_sft import next_tokens, token_lengths
 from plaudit.lesson.tables import Column, table, texts
 from plaudit.lesson.writing import continuations, likely_next, spelled
+from plaudit.maths.logprobs import token_logprobs
+from plaudit.maths.losses import causal_lm_loss
 from plaudit.models.loading import load_causal_lm, load_tokenizer
 from plaudit.models.tokenizer import collate
-from plaudit.objectives.logprobs import token_logprobs
-from plaudit.objectives.losses import causal_lm_loss
-from plaudit.stages.sft import sft
 from plaudit.training.run import Run
 
 config = build({"model": MODEL, "data": DATA})

@@ -42,6 +42,8 @@ import torch
 from IPython.display import display
 from torch.testing import assert_close
 
+from plaudit.algorithms.calibration import wilson
+from plaudit.algorithms.reward_model import reward_model
 from plaudit.config import build
 from plaudit.data import agreement
 from plaudit.data.corpus import load
@@ -54,20 +56,18 @@ from plaudit.lesson.live import live
 from plaudit.lesson.ratings import ratings_if_any
 from plaudit.lesson.scoring import logits_of
 from plaudit.lesson.tables import Column, table, texts
+from plaudit.maths.losses import bradley_terry_loss, label_loss
 from plaudit.models.heads import score_texts
 from plaudit.models.loading import load_reward_model, load_tokenizer
 from plaudit.models.tokenizer import collate
-from plaudit.objectives.losses import bradley_terry_loss, label_loss
-from plaudit.stages.calibration import wilson
-from plaudit.stages.reward import reward
 from plaudit.training.run import Run
 
 config = build({"model": MODEL, "data": DATA})
 if not Run(RUN, config).complete("sft"):
     raise RunError(f"{RUN} holds no finished sft model yet: first run notebook 1-SFT")
-if (RUN / "reward").exists():
-    print(f"{RUN}/reward is there already, and is made anew; what notebook 3 built on it goes with it")
-run = Run.open(RUN, config, resume=False, overwrite=True, stages=("reward",))
+if (RUN / "reward_model").exists():
+    print(f"{RUN}/reward_model is there already, and is made anew; what notebook 3 built on it goes with it")
+run = Run.open(RUN, config, resume=False, overwrite=True, stages=("reward_model",))
 data = load(DATA)
 tokenizer = load_tokenizer(run.model("sft"))
 
@@ -244,10 +244,12 @@ plots_reward.bradley_terry(float(score_a[1]), float(score_b[1]))
 # This is the reward model that notebook 3 will use.
 
 # %%
-settings = config.reward
+settings = config.reward_model
 print(f"{settings.epochs} passes, {settings.batch_size} sentences a step, peak learning rate {settings.lr:g}")
 
-for step in live(reward(config, run), loss="loss (nats a sentence)", accuracy="share of the batch judged rightly"):
+for step in live(
+    reward_model(config, run), loss="loss (nats a sentence)", accuracy="share of the batch judged rightly"
+):
     pass
 
 # %% [markdown]
@@ -259,13 +261,13 @@ for step in live(reward(config, run), loss="loss (nats a sentence)", accuracy="s
 # On the sentences that nobody has learned from:
 
 # %%
-judge = load_reward_model(run.model("reward"), tokenizer.pad_id)
+judge = load_reward_model(run.model("reward_model"), tokenizer.pad_id)
 held_out = [t for t in data.evaluation.labelled if len(tokenizer.response(t.text)) < settings.max_tokens]
 truth = np.array([t.label for t in held_out])
 logits = logits_of(judge, tokenizer, [t.text for t in held_out])
 right = (logits > 0) == (truth == 1)
 low, high = wilson(int(right.sum()), len(right))
-summary = run.summary("reward")
+summary = run.summary("reward_model")
 print(f"{right.mean():.1%} of {len(right)} sentences; 95% interval {low:.1%} to {high:.1%}")
 close = np.abs(logits) < 0.05  # the stage measured the same, perhaps in bfloat16: on which side these are may differ
 assert abs(right.mean() - summary["accuracy"]) < 0.005 + close.mean()
@@ -391,14 +393,14 @@ print(f"{len(teach):,} comparisons to learn from, {ties} of them ties; {len(test
 
 # %%
 small = build({"model": MODEL, "data": str(small_data)})
-beside = Run.open(small_run, small, resume=False, overwrite=True, stages=("sft", "reward"))
+beside = Run.open(small_run, small, resume=False, overwrite=True, stages=("sft", "reward_model"))
 shutil.copytree(run.folder("sft"), beside.folder("sft"), dirs_exist_ok=True)
 
-for step in live(reward(small, beside), loss="loss (nats a pair)", accuracy="share of pairs in people's order"):
+for step in live(reward_model(small, beside), loss="loss (nats a pair)", accuracy="share of pairs in people's order"):
     pass
 
 # %%
-by_votes = beside.summary("reward")
+by_votes = beside.summary("reward_model")
 low, high = by_votes["accuracy_ci95"]
 print(f"{by_votes['accuracy']:.1%} of {by_votes['held_out']:,} new pairs in people's order [{low:.1%}, {high:.1%}]")
 print(f"it learned from {by_votes['records']:,} comparisons; the other from {summary['records']:,} labels")
@@ -409,7 +411,7 @@ print(f"it learned from {by_votes['records']:,} comparisons; the other from {sum
 # Both models, and people, on the same new pairs of sentences. A model votes for the sentence that it scores higher.
 
 # %%
-comparer = load_reward_model(beside.model("reward"), tokenizer.pad_id)
+comparer = load_reward_model(beside.model("reward_model"), tokenizer.pad_id)
 verdicts = {}
 if rated:
     for name, model in (("model from labels", judge), ("model from comparisons", comparer)):

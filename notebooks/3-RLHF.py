@@ -43,6 +43,7 @@ import torch
 from torch.testing import assert_close
 
 from plaudit import rng
+from plaudit.algorithms.actors import Actors
 from plaudit.config import build
 from plaudit.data.corpus import load
 from plaudit.data.prompts import cut_prompts
@@ -51,15 +52,14 @@ from plaudit.lesson.actors import memory_table
 from plaudit.lesson.exercises import check
 from plaudit.lesson.live import live
 from plaudit.lesson.tables import Column, table
-from plaudit.stages.actors import Actors
 from plaudit.training.run import Run
 
 config = build({"model": MODEL, "data": DATA})
-for stage, notebook in (("sft", "1-SFT"), ("reward", "2-RM-Training")):
+for stage, notebook in (("sft", "1-SFT"), ("reward_model", "2-RM-Training")):
     if not Run(RUN, config).complete(stage):
         raise RunError(f"{RUN} holds no finished {stage} model yet: first run notebook {notebook}")
-if (RUN / "policy").exists():
-    print(f"{RUN}/policy is there already, and is made anew")
+if (RUN / "ppo").exists():
+    print(f"{RUN}/ppo is there already, and is made anew")
 
 run = Run.open(RUN, config, resume=False, overwrite=True, stages=("ppo",))
 settings = config.ppo
@@ -95,8 +95,8 @@ memory_table(actors)
 # real reviews as prompts, let the policy go on, and ask the reward model.
 
 # %%
-from plaudit.stages.ppo import answer, fit_critic
-from plaudit.stages.rollout import ScoreScale, collect, estimate
+from plaudit.algorithms.ppo import answer, fit_critic
+from plaudit.algorithms.rollout import ScoreScale, collect, estimate
 
 texts = cut_prompts(load(DATA).prompts, config.prompt_min, config.prompt_max, config.seed)
 prompts = [tokenizer.prompt(text) for text in texts[:256]]
@@ -207,7 +207,7 @@ for name, values in guesses.items():
 # whole distribution is at hand, as it is when we train, nobody has to guess. The library has k1, k3 and the exact sum:
 
 # %%
-from plaudit.objectives.kl import kl_full, kl_k1, kl_k3
+from plaudit.maths.kl import kl_full, kl_k1, kl_k3
 
 assert_close(kl_k1(p.log()[None], q.log()[None])[0], guesses["k1"])
 assert_close(kl_k3(p.log()[None], q.log()[None])[0], guesses["k3"])
@@ -308,8 +308,8 @@ optimum_by_kl_coef(names, {k: optimum(k).tolist() for k in kl_coefs})
 # "The last" is the last *real* token, wherever the padding behind it begins. Two responses, of four tokens and of two:
 
 # %%
-from plaudit.objectives.advantages import gae, token_rewards
-from plaudit.objectives.masked import whiten
+from plaudit.maths.advantages import gae, token_rewards
+from plaudit.maths.masked import whiten
 
 mask = torch.tensor([[True, True, True, True], [True, True, False, False]])
 logp = torch.tensor([[-1.0, -2.0, -0.5, -0.1], [-1.5, -0.2, 0.0, 0.0]])
@@ -412,7 +412,7 @@ clipped_objective(settings.clip_range)
 # By hand at three ratios, for a good token and a bad one:
 
 # %%
-from plaudit.objectives.losses import policy_loss
+from plaudit.maths.losses import policy_loss
 
 
 def loss_of(ratio, advantage):
@@ -456,9 +456,9 @@ assert abs(loss) < 1e-5
 print(f"policy loss before the first step: {abs(loss):.5f}")
 
 # %%
+from plaudit.algorithms.ppo import learn
 from plaudit.lesson.objective import update_scatter
 from plaudit.lesson.rollout import update_table
-from plaudit.stages.ppo import learn
 from plaudit.training import optimizer as optim
 
 optimizer = optim.adamw(actors.policy, settings.lr, eps=1e-5)
@@ -488,8 +488,8 @@ update_table(tokenizer, experience, after.logprobs, settings.clip_range, row)
 # something else that matters falls. PPO itself never sees any of that.
 
 # %%
+from plaudit.algorithms.ppo import ppo
 from plaudit.evaluation.hacking import watch
-from plaudit.stages.ppo import ppo
 
 reports = live(
     watch(run, ppo(config, run)),

@@ -14,10 +14,10 @@ import dataclasses
 import shutil
 from pathlib import Path
 
+from plaudit.algorithms.reward_model import reward_model
 from plaudit.config import build, read_toml
 from plaudit.data.embedded import rotten_tomatoes
 from plaudit.data.splits import TRAIN_SHARE, key, share
-from plaudit.stages.reward import reward
 from plaudit.training.run import Run
 
 SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
@@ -35,10 +35,10 @@ def measured(run: Path, part: float, out: Path) -> dict[str, object]:
                 rows.writerow((text.text, text.label))
     config = dataclasses.replace(build(read_toml(run / "config.toml")), data=str(out / "reviews.csv"))
     of_part = Run(out, config)
-    if not of_part.complete("reward"):
-        for _ in reward(config, of_part):  # goes on from its checkpoint if it was stopped
+    if not of_part.complete("reward_model"):
+        for _ in reward_model(config, of_part):  # goes on from its checkpoint if it was stopped
             pass
-    return of_part.summary("reward")
+    return of_part.summary("reward_model")
 
 
 def main() -> None:

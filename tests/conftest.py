@@ -75,7 +75,7 @@ def tiny_config(tiny_model_folder, tiny_data_folder) -> Config:
             "model": tiny_model_folder, "data": tiny_data_folder, "device": "cpu", "dtype": "float32",
             "prompt_max": 3, "prompt_min": 2,
             "sft.epochs": 3, "sft.lr": 1e-2, "sft.batch_size": 16, "sft.save_every": 10,
-            "reward.lr": 5e-3, "reward.epochs": 2, "reward.batch_size": 16, "reward.save_every": 5,
+            "reward_model.lr": 5e-3, "reward_model.epochs": 2, "reward_model.batch_size": 16, "reward_model.save_every": 5,
             "ppo.iterations": 4, "ppo.batch_size": 16, "ppo.minibatch_size": 8, "ppo.epochs": 2,
             "ppo.max_new_tokens": 16, "ppo.save_every": 2, "ppo.lr": 1e-3, "evaluation.prompts": 16,
         }
@@ -94,7 +94,7 @@ def finished_run(tmp_path_factory, tiny_config):
     from plaudit.pipeline import steps
 
     path = tmp_path_factory.mktemp("runs") / "finished"
-    run = Run.open(path, tiny_config, resume=False, overwrite=False, stages=("sft", "reward", "ppo", "evaluation"))
+    run = Run.open(path, tiny_config, resume=False, overwrite=False, stages=("sft", "reward_model", "ppo", "evaluation"))
     for _ in steps(tiny_config, run):
         pass
     return path
@@ -117,7 +117,7 @@ def bare_run(tmp_path, tiny_config, tiny_tokenizer):
             reward_model.transformer.load_state_dict(shared, strict=False)
         reward_model.score = torch.nn.Linear(32, 1, bias=False)
         reward_model.config.num_labels = 1
-        for stage, model in (("sft", make_lm(layers=layers)), ("reward", reward_model)):
+        for stage, model in (("sft", make_lm(layers=layers)), ("reward_model", reward_model)):
             save(model, tiny_tokenizer, run.folder(stage))
             run.finish(stage, {})
         return run

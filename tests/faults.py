@@ -20,19 +20,19 @@ def _one(fault, name, tests, file, old, new):
 
 HEADS, GENERATION, PACKING, TOKENIZER = (f"models/{n}.py" for n in ("heads", "generation", "packing", "tokenizer"))
 TRUNK, CACHE, STATES = (f"models/{n}.py" for n in ("trunk", "cache", "states"))
-ADVANTAGES, KL, LOSSES, MASKED = (f"objectives/{n}.py" for n in ("advantages", "kl", "losses", "masked"))
-PPO, ROLLOUT, SFT, ACTORS = (f"stages/{n}.py" for n in ("ppo", "rollout", "sft", "actors"))
+ADVANTAGES, KL, LOSSES, MASKED = (f"maths/{n}.py" for n in ("advantages", "kl", "losses", "masked"))
+PPO, ROLLOUT, SFT, ACTORS = (f"algorithms/{n}.py" for n in ("ppo", "rollout", "sft", "actors"))
 EVALUATE = "evaluation/evaluate.py"
 OPTIMIZER = "training/optimizer.py"
 
 FIRST = "proofs/test_first_minibatch.py"
 LATER = f"{FIRST}::test_later_the_policy_has_left_and_the_reference_has_not_moved"
-AS_IDS = "stages/test_ppo.py::test_the_responses_of_an_iteration_are_drawn_and_scored_as_ids_up_to_the_cap"
-STEERING = "stages/test_ppo.py::test_the_controller_and_the_schedule_reach_what_they_steer"
-KL_STOP = "stages/test_ppo.py::test_an_update_stops_before_the_step_at_which_approximate_kl_passes_its_bound"
+AS_IDS = "algorithms/test_ppo.py::test_the_responses_of_an_iteration_are_drawn_and_scored_as_ids_up_to_the_cap"
+STEERING = "algorithms/test_ppo.py::test_the_controller_and_the_schedule_reach_what_they_steer"
+KL_STOP = "algorithms/test_ppo.py::test_an_update_stops_before_the_step_at_which_approximate_kl_passes_its_bound"
 ANSWERS = "evaluation/test_evaluate.py::test_answers_are_measured_as_other_code_measures_them_one_by_one"
 VERDICTS = "evaluation/test_evaluate.py::test_the_verdicts_are_those_of_a_judge_that_is_shown_the_responses_alone"
-END_LEARNED = "stages/test_sft.py::test_the_end_of_a_text_is_learned"
+END_LEARNED = "algorithms/test_sft.py::test_the_end_of_a_text_is_learned"
 
 _RAISE_LOSS = 'raise TrainingError(f"{where}: the loss is {loss.item()}; lower the learning rate, or look at the data")'
 _LABEL = "return F.binary_cross_entropy_with_logits(scores, labels)"
@@ -73,13 +73,13 @@ _MEAN_OF_ROWS = """said = torch.zeros(mask.shape).masked_scatter(mask, logprobs_
     return -(said.sum(1) / mask.sum(1)).mean()"""
 
 MUTANTS = (
-    _one(1, "returns computed from whitened advantages", "stages/test_rollout.py", ROLLOUT,
+    _one(1, "returns computed from whitened advantages", "algorithms/test_rollout.py", ROLLOUT,
          "return Experience(rollout, rewards, whiten(advantages, mask), returns)",
          "white = whiten(advantages, mask)\n    return Experience(rollout, rewards, white, white + rollout.values)"),
-    _one(2, "whitening adds the mean back", "objectives/test_masked.py", MASKED,
+    _one(2, "whitening adds the mean back", "maths/test_masked.py", MASKED,
          "(masked_variance(x, mask) + 1e-8).sqrt())",
          "(masked_variance(x, mask) + 1e-8).sqrt() + masked_mean(x, mask))"),
-    _one(2, "whitening scales and does not shift", "objectives/test_masked.py", MASKED,
+    _one(2, "whitening scales and does not shift", "maths/test_masked.py", MASKED,
          "centred = x - masked_mean(x, mask)", "centred = x"),
     _one(3, "no eos appended", END_LEARNED, TOKENIZER,
          '"input_ids"], self.eos_id]', '"input_ids"]]'),
@@ -90,19 +90,19 @@ MUTANTS = (
          "loss_mask[i, n:end] = True", "loss_mask[i, n : end - 1] = True"),
     _one(4, "a random cap for each rollout", AS_IDS, ROLLOUT,
          _MOVED, f"{_RANDOM_CAP}\n    {_MOVED}"),
-    _one(4, "no penalty for a missing eos", "stages/test_rollout.py", ROLLOUT,
+    _one(4, "no penalty for a missing eos", "algorithms/test_rollout.py", ROLLOUT,
          ".masked_fill(~ended, self.missing_eos)", ""),
     _one(4, "a fragment passes for a whole response", "models/test_generation.py", GENERATION,
          ".index_fill(0, rows[running], False)", ""),
     _one(5, "a noisy value head", "models/test_heads.py", HEADS,
          "nn.init.zeros_(self.value_head.weight)", "nn.init.normal_(self.value_head.weight)"),
-    _one(6, "sigmoid inside the loss as well", "objectives/test_losses.py", LOSSES,
+    _one(6, "sigmoid inside the loss as well", "maths/test_losses.py", LOSSES,
          _LABEL, _LABEL.replace("scores", "torch.sigmoid(scores)")),
     _one(6, "sigmoid inside the model", "models/test_heads.py", HEADS,
          _SCORE_AT_LAST, f"torch.sigmoid({_SCORE_AT_LAST})"),
-    _one(6, "a saturated probability as the reward", "stages/test_rollout.py", ROLLOUT,
+    _one(6, "a saturated probability as the reward", "algorithms/test_rollout.py", ROLLOUT,
          "((logits - self.mean) / self.std)", "torch.sigmoid(logits)"),
-    _one(6, "the scale of the reward is not measured", "stages/test_rollout.py", ROLLOUT,
+    _one(6, "the scale of the reward is not measured", "algorithms/test_rollout.py", ROLLOUT,
          "ScoreScale(logits.mean().item(), max(logits.std().item(), 1e-6), missing_eos)",
          "ScoreScale(0.0, 1.0, missing_eos)"),
     _one(7, "the judge is the optimised reward model", VERDICTS, EVALUATE,
@@ -118,10 +118,10 @@ MUTANTS = (
     _one(7, "an interval of no width", "evaluation/test_metrics.py", "evaluation/metrics.py",
          "low, high = np.quantile(values[draws].mean(axis=1), [0.025, 0.975])", "low = high = values.mean()"),
     _one(8, "KL is not logged", LATER, PPO, '"kl": mean_kl,', '"kl": 0.0,'),
-    _one(8, "the penalty is left out of the reward", "objectives/test_advantages.py", ADVANTAGES,
+    _one(8, "the penalty is left out of the reward", "maths/test_advantages.py", ADVANTAGES,
          "-kl_coef * (logprobs", "-0.0 * (logprobs"),
     _one(8, "only a fixed coefficient", STEERING, PPO, 'if settings.kl_control == "adaptive":', "if False:"),
-    _one(8, "the controller is not clipped", "objectives/test_kl.py", KL,
+    _one(8, "the controller is not clipped", "maths/test_kl.py", KL,
          "min(max(kl / target - 1, -0.2), 0.2)", "kl / target - 1"),
     _one(9, "no gradient clipping", "training/test_optimizer.py", OPTIMIZER,
          "min(1.0, max_grad_norm / (norm + 1e-6))", "1.0"),
@@ -130,9 +130,9 @@ MUTANTS = (
          "_norm([g for g in gradients.values() if g.dtype == torch.float32], room)"),
     _one(9, "the share of clipping is measured and not applied", "training/test_optimizer.py", OPTIMIZER,
          "grad_scale=scale,", "grad_scale=None,"),
-    _one(9, "no value clipping", "objectives/test_losses.py", LOSSES,
+    _one(9, "no value clipping", "maths/test_losses.py", LOSSES,
          "torch.maximum((values - returns) ** 2, (clipped - returns) ** 2)", "(values - returns) ** 2"),
-    _one(9, "no ratio clipping", "objectives/test_losses.py", LOSSES,
+    _one(9, "no ratio clipping", "maths/test_losses.py", LOSSES,
          "torch.maximum(-advantages * ratio, -advantages * clipped)", "-advantages * ratio"),
     _one(9, "no schedule in PPO, though one is logged", STEERING, PPO,
          "optim.set_lr(optimizer, lr)", "optim.set_lr(optimizer, settings.lr)"),
@@ -150,7 +150,7 @@ MUTANTS = (
          "order[start : start + size]", "order[np.arange(start, start + size) % len(order)]"),
     _one(10, "the ragged last batch is never visited", "training/test_order.py", "training/order.py",
          "for i in range(0, n, batch_size)]", "for i in range(0, n - batch_size + 1, batch_size)]"),
-    _one(11, "one prompt at a time", "stages/test_rollout.py", ROLLOUT,
+    _one(11, "one prompt at a time", "algorithms/test_rollout.py", ROLLOUT,
          "    with run.autocast():\n        return generate(", _ONE_AT_A_TIME),
     _one(11, "decoded and tokenised again for the reward model", AS_IDS, PPO,
          _ANSWERED, _RETOKENISED),
@@ -186,7 +186,7 @@ MUTANTS = (
          "hidden_states(reward_model, ids, attention_mask, columns == last[:, None], below)",
          '__import__("plaudit.models.trunk", fromlist=[""]).padded_hidden_states(reward_model, ids, attention_mask)'
          "[torch.arange(len(ids)), (last + 1).clamp(max=ids.shape[1] - 1)]"),
-    _one(14, "the score lands one past an early eos", "objectives/test_advantages.py", ADVANTAGES,
+    _one(14, "the score lands one past an early eos", "maths/test_advantages.py", ADVANTAGES,
          "response_mask.sum(1, keepdim=True) - 1",
          "response_mask.sum(1, keepdim=True).clamp(max=response_mask.shape[1] - 1)"),
     _one(14, "positions of packed texts run on", "models/test_packing.py", PACKING,
@@ -209,22 +209,22 @@ MUTANTS = (
          "for i, row in enumerate(rows):", "for i, row in enumerate(sorted(rows)):"),
     _one(14, "states that were passed on are taken for those of other texts", "models/test_states.py", STATES,
          "(earlier.depth, earlier.texts) == (depth, texts)", "earlier.depth == depth"),
-    _one(14, "both texts of a comparison begin with the same states", "stages/test_on_a_trunk.py",
-         "stages/reward.py", "rows * len(some[0].texts) + k", "rows * len(some[0].texts)"),
+    _one(14, "both texts of a comparison begin with the same states", "algorithms/test_on_a_trunk.py",
+         "algorithms/reward_model.py", "rows * len(some[0].texts) + k", "rows * len(some[0].texts)"),
     _one(14, "padding is looked at once it has been read", "models/test_cache.py", CACHE,
          "(order <= order[-now:, None]) & (self.mask[:, None] | (order == order[-now:, None]))",
          "(order <= order[-now:, None]).expand(len(ids), -1, -1)"),
     _one(14, "minibatches cut the ids and not the states", "test_batches.py", "batches.py",
          "rollout.below.states[:, first:end]", "rollout.below.states"),
-    _one(14, "a reward model that left the trunk is read from it", "stages/test_actors.py", ACTORS,
+    _one(14, "a reward model that left the trunk is read from it", "algorithms/test_actors.py", ACTORS,
          "shared = share_below(policy.lm, reward_model, depth)",
          "shared = share_below(policy.lm, reward_model, depth) or depth"),
-    _one(15, "masked mean: a mean of row means", "objectives/test_masked.py", MASKED,
+    _one(15, "masked mean: a mean of row means", "maths/test_masked.py", MASKED,
          "return masked_sum(x, mask) / count", "return (x.masked_fill(~mask, 0.0).sum(-1) / mask.sum(-1)).mean()"),
     _one(15, "SFT loss: a mean of row means", "proofs/test_equalities.py", SFT,
          "return causal_lm_loss(logprobs_of(model, states, tokens[mask]))", _MEAN_OF_ROWS),
     Mutant(15, "perplexity: a mean of batch means",
-           ("stages/test_sft.py::test_perplexity_depends_neither_on_batching_nor_on_what_is_kept",),
+           ("algorithms/test_sft.py::test_perplexity_depends_neither_on_batching_nor_on_what_is_kept",),
            ((SFT, _COUNTED, _COUNTED.removesuffix(" * count")), (SFT, "tokens += count", "tokens += 1"))),
     _one(15, "PPO loss: a mean of row means", "proofs/test_equalities.py", LOSSES,
          "return masked_mean(losses, response_mask), stats",
@@ -245,16 +245,16 @@ MUTANTS = (
          "(logprobs - ref_logprobs)).masked_fill", "(ref_logprobs - logprobs)).masked_fill"),
     _one(16, "the logged k1 with its sign reversed", STEERING, PPO,
          "(rollout.logprobs - rollout.ref_logprobs)", "(rollout.ref_logprobs - rollout.logprobs)"),
-    _one(17, "advantages wrong by a thousandth of lam", "objectives/test_advantages.py", ADVANTAGES,
+    _one(17, "advantages wrong by a thousandth of lam", "maths/test_advantages.py", ADVANTAGES,
          "delta + gamma * lam * next_advantage", "delta + 0.999 * gamma * lam * next_advantage"),
-    _one(17, "the score wrong by a thousandth", "objectives/test_advantages.py", ADVANTAGES,
+    _one(17, "the score wrong by a thousandth", "maths/test_advantages.py", ADVANTAGES,
          "scatter_add(1, last, scores[:, None])", "scatter_add(1, last, 1.001 * scores[:, None])"),
-    _one(17, "the value loss wrong by a thousandth", "objectives/test_losses.py", LOSSES,
+    _one(17, "the value loss wrong by a thousandth", "maths/test_losses.py", LOSSES,
          "return 0.5 * masked_sum", "return 0.5005 * masked_sum"),
-    _one(17, "KL wrong by a thousandth", "objectives/test_kl.py", KL,
+    _one(17, "KL wrong by a thousandth", "maths/test_kl.py", KL,
          "return (logp.exp() * (logp - ref_logp)).sum(-1)", "return 1.001 * (logp.exp() * (logp - ref_logp)).sum(-1)"),
-    _one(17, "whitening with a large epsilon", "objectives/test_masked.py", MASKED, "+ 1e-8).sqrt()", "+ 1e-3).sqrt()"),
-    _one(17, "the upper clip wrong by a thousandth", "objectives/test_losses.py", LOSSES,
+    _one(17, "whitening with a large epsilon", "maths/test_masked.py", MASKED, "+ 1e-8).sqrt()", "+ 1e-3).sqrt()"),
+    _one(17, "the upper clip wrong by a thousandth", "maths/test_losses.py", LOSSES,
          "clamp(1 - clip_range, 1 + clip_range)", "clamp(1 - clip_range, 1 + 1.001 * clip_range)"),
     _one(17, "the sampled gradient is a tenth too small", "proofs/test_gradient.py", LOSSES,
          "torch.maximum(-advantages * ratio, -advantages * clipped)",
@@ -267,7 +267,7 @@ MUTANTS = (
          f"{_REFERENCE_FROZEN}\n        reference.set_input_embeddings(policy.lm.get_input_embeddings())"),
     _one(18, "the frozen blocks learn", "models/test_trunk.py", TRUNK,
          "for part in (*blocks(lm)[depth:], _norm(lm)):", "for part in (*blocks(lm), _norm(lm)):"),
-    _one(18, "a policy that left the trunk is compared on it", "stages/test_actors.py", ACTORS,
+    _one(18, "a policy that left the trunk is compared on it", "algorithms/test_actors.py", ACTORS,
          "depth = share_below(policy.lm, reference, depth)", "share_below(policy.lm, reference, depth)"),
     _one(18, "trunks that differ are taken for one", "models/test_trunk.py", TRUNK,
          "takewhile(lambda pair: _same(*pair), both)", "both"),

@@ -161,5 +161,5 @@ def test_every_setting_says_what_it_is_and_its_default_is_possible():
     names = default_settings()
     assert len(names) > 40
     build(names)
-    for cls in (Config, *(type(getattr(Config(), s)) for s in ("sft", "reward", "ppo", "evaluation"))):
+    for cls in (Config, *(type(getattr(Config(), s)) for s in ("sft", "reward_model", "ppo", "evaluation"))):
         assert all(f.metadata["help"] for f in dataclasses.fields(cls) if f.metadata)

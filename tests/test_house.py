@@ -8,10 +8,10 @@ import plaudit
 ROOT = Path(plaudit.__file__).parent
 FLOORS = [
     {"records", "config", "rng", "errors", "fetching", "__init__"},
-    {"objectives", "batches"},
+    {"maths", "batches"},
     {"training", "data", "models"},
-    {"stages", "evaluation", "feedback"},
-    {"cli", "console", "flags", "lesson", "progress", "pipeline", "seeds", "__main__"},
+    {"algorithms", "evaluation", "feedback"},
+    {"cli", "lesson", "pipeline", "__main__"},
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
@@ -56,11 +56,11 @@ def test_imports_go_downwards():
     assert upward == []
 
 
-def test_objectives_see_tensors_only():
+def test_maths_sees_tensors_only():
     allowed = {"torch", "torch.nn.functional", "jaxtyping"}
     for path, tree in _sources():
-        if _room(path) == "objectives":
-            foreign = {m for m, _ in _imports(tree) if m not in allowed and not m.startswith("plaudit.objectives")}
+        if _room(path) == "maths":
+            foreign = {m for m, _ in _imports(tree) if m not in allowed and not m.startswith("plaudit.maths")}
             assert not foreign, path
 
 

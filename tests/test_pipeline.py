@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from tiny import make_lm
 
+from plaudit.algorithms.actors import Actors
 from plaudit.cli import main
 from plaudit.models.loading import load_tokenizer, save
 from plaudit.pipeline import steps
-from plaudit.stages.actors import Actors
 from plaudit.training.run import STAGES, Run
 
 FIGURES = {"score_mean", "score_ci95", "judge_positive", "kl_mean", "perplexity_ref", "distinct_1", "distinct_2",
@@ -21,7 +21,7 @@ def _resumed(path, config, stages=STAGES):
 
 
 def _weights_and_metrics(path):
-    names = [f"{s}/{f}" for s in ("sft", "reward", "policy") for f in ("model.safetensors", "metrics.jsonl")]
+    names = [f"{s}/{f}" for s in ("sft", "reward_model", "ppo") for f in ("model.safetensors", "metrics.jsonl")]
     files = {
         name: (path / name).read_bytes()
         for name in [
@@ -33,7 +33,7 @@ def _weights_and_metrics(path):
             "responses.jsonl",
         ]
     }
-    for stage in ("sft", "reward", "policy"):  # the optimizer too
+    for stage in ("sft", "reward_model", "ppo"):  # the optimizer too
         newest = max((path / stage / "checkpoints").iterdir())
         files[f"{stage}/optimizer"] = (newest / "tensors.safetensors").read_bytes()
     return files
@@ -46,7 +46,7 @@ def _without_times(path):
 
 
 def test_a_run_leaves_what_the_contract_says(finished_run):
-    for stage in ("sft", "reward", "policy"):
+    for stage in ("sft", "reward_model", "ppo"):
         for name in ("model.safetensors", "config.json", "tokenizer.json", "metrics.jsonl", "summary.json"):
             assert (finished_run / stage / name).exists(), (stage, name)
     evaluation = json.loads((finished_run / "evaluation.json").read_text())
@@ -55,7 +55,7 @@ def test_a_run_leaves_what_the_contract_says(finished_run):
     assert {"prompts", "seed", "wall_seconds", "device", "dtype", "model", "data"} <= evaluation["meta"].keys()
     assert evaluation["sft"]["kl_mean"] == pytest.approx(0, abs=1e-5)
     assert evaluation["policy"]["kl_mean"] > 0
-    assert set(evaluation["meta"]["wall_seconds"]) == {"sft", "reward", "ppo", "evaluation"}
+    assert set(evaluation["meta"]["wall_seconds"]) == {"sft", "reward_model", "ppo", "evaluation"}
     samples = [json.loads(line) for line in (finished_run / "samples.jsonl").read_text().splitlines()]
     assert all(s.keys() == {"prompt", "sft", "policy", "sft_score", "policy_score"} for s in samples)
     assert (finished_run / "report.html").stat().st_size > 10_000
@@ -76,7 +76,7 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(tmp_path, fin
     )
 
 
-@pytest.mark.parametrize(("stage", "after"), [("sft", 7), ("reward", 8), ("ppo", 3)])
+@pytest.mark.parametrize(("stage", "after"), [("sft", 7), ("reward_model", 8), ("ppo", 3)])
 def test_stopped_and_resumed_equals_uninterrupted_byte_for_byte(tmp_path, finished_run, tiny_config, stage, after):
     """`after` lies past a checkpoint, so that work is lost and done again."""
     run = Run.open(tmp_path / "run", tiny_config, resume=False, overwrite=False, stages=STAGES)
@@ -92,7 +92,7 @@ def test_stopped_and_resumed_equals_uninterrupted_byte_for_byte(tmp_path, finish
 def test_stopped_in_every_stage_and_resumed_a_run_on_one_trunk_is_the_same_byte_for_byte(tmp_path, tiny_config, dtype):
     """Two of three blocks learn in the reward model, one elsewhere: what SFT passes on is not its own beginning."""
     save(make_lm(layers=3), load_tokenizer(tiny_config.model), tmp_path / "three")
-    learning = {"sft": 1, "reward": 2, "ppo": 1}
+    learning = {"sft": 1, "reward_model": 2, "ppo": 1}
     parts = {stage: dataclasses.replace(getattr(tiny_config, stage), train_layers=k) for stage, k in learning.items()}
     config = dataclasses.replace(tiny_config, model=str(tmp_path / "three"), dtype=dtype, **parts)
     straight, broken = (
@@ -102,7 +102,7 @@ def test_stopped_in_every_stage_and_resumed_a_run_on_one_trunk_is_the_same_byte_
     actors = Actors.load(straight, "ppo")
     assert actors.depths == (2, 1)
     reports = steps(config, broken)
-    for stage, after in (("sft", 7), ("reward", 8), ("ppo", 3)):
+    for stage, after in (("sft", 7), ("reward_model", 8), ("ppo", 3)):
         for report in reports:
             if (report.stage, report.step) == (stage, after):
                 break
@@ -127,7 +127,7 @@ def test_evaluation_alone_is_done_again_when_asked_for(tmp_path, finished_run, t
     assert _without_times(tmp_path / "run") == _without_times(finished_run)
 
 
-@pytest.mark.parametrize("command", [["run", "--overwrite"], ["run", "--resume"], ["reward", "--overwrite"]])
+@pytest.mark.parametrize("command", [["run", "--overwrite"], ["run", "--resume"], ["reward-model", "--overwrite"]])
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
@@ -175,7 +175,7 @@ def test_what_cannot_work_leaves_no_directory_behind(tmp_path, monkeypatch, caps
 
 def test_a_stage_without_what_it_builds_on_removes_nothing(tmp_path, capsys, finished_run):
     shutil.copytree(finished_run, tmp_path / "run")
-    shutil.rmtree(tmp_path / "run" / "reward")
+    shutil.rmtree(tmp_path / "run" / "reward_model")
     assert main(["ppo", "--out", str(tmp_path / "run"), "--overwrite"]) == 1
     assert "no finished reward model here" in capsys.readouterr().err
-    assert (tmp_path / "run" / "policy" / "model.safetensors").exists()
+    assert (tmp_path / "run" / "ppo" / "model.safetensors").exists()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from plaudit.flags import parse
+from plaudit.cli.flags import parse
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

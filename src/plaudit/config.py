@@ -70,7 +70,7 @@ class SFTConfig:
 
 
 @dataclass(frozen=True)
-class RewardConfig:
+class RewardModelConfig:
     """The reward model: learn to tell good texts from bad ones."""
 
     epochs: int = setting(2, "passes over the training data", low=1)
@@ -151,12 +151,12 @@ class Config:
     prompt_min: int = setting(2, "shortest prompt cut from a text", unit="words", low=1)
     prompt_max: int = setting(8, "longest prompt cut from a text", unit="words", low=1)
     sft: SFTConfig = field(default_factory=SFTConfig)
-    reward: RewardConfig = field(default_factory=RewardConfig)
+    reward_model: RewardModelConfig = field(default_factory=RewardModelConfig)
     ppo: PPOConfig = field(default_factory=PPOConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
 
-SECTIONS = ("sft", "reward", "ppo", "evaluation")
+SECTIONS = ("sft", "reward_model", "ppo", "evaluation")
 
 
 def default_settings() -> dict[str, Any]:

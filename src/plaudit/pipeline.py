@@ -5,22 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from plaudit.algorithms.ppo import check_window, ppo
+from plaudit.algorithms.reward_model import reward_model
+from plaudit.algorithms.sft import sft
 from plaudit.config import Config
 from plaudit.data.corpus import load
 from plaudit.data.prompts import cut_prompts
 from plaudit.evaluation.doctor import after_doctor
 from plaudit.evaluation.evaluate import evaluate
 from plaudit.evaluation.hacking import watch
-from plaudit.models.adapters import FOLDER, check_installed
 from plaudit.models.loading import load_causal_lm, load_tokenizer, window
+from plaudit.models.lora import FOLDER, check_installed
 from plaudit.models.trunk import frozen_blocks
-from plaudit.stages.ppo import check_window, ppo
-from plaudit.stages.reward import reward
-from plaudit.stages.sft import sft
 from plaudit.training.metrics import StepReport
 from plaudit.training.run import STAGES, Run
 
-_DRIVERS = {"sft": sft, "reward": reward, "ppo": ppo, "evaluation": evaluate}
+_DRIVERS = {"sft": sft, "reward_model": reward_model, "ppo": ppo, "evaluation": evaluate}
 
 
 def check(config: Config, path: Path, stages: tuple[str, ...]) -> None:
@@ -33,7 +33,11 @@ def check(config: Config, path: Path, stages: tuple[str, ...]) -> None:
     """
     for earlier in STAGES[: min(STAGES.index(stage) for stage in stages)]:
         Run(path, config).model(earlier)
-    adapted = "ppo" in stages and "reward" not in stages and (Run(path, config).folder("reward") / FOLDER).exists()
+    adapted = (
+        "ppo" in stages
+        and "reward_model" not in stages
+        and (Run(path, config).folder("reward_model") / FOLDER).exists()
+    )
     if adapted or any(getattr(getattr(config, stage), "lora_rank", 0) for stage in stages):
         check_installed()
     data = load(config.data)

@@ -254,7 +254,7 @@ def test_what_does_not_hold_stops_before_step_1(tmp_path, monkeypatch, capsys, f
     error = capsys.readouterr().err
     assert error.startswith("plaudit: error: before ppo: sampled equals scored: ")
     assert error.count("\n") == 1
-    assert not (tmp_path / "run" / "policy" / "metrics.jsonl").exists()
+    assert not (tmp_path / "run" / "ppo" / "metrics.jsonl").exists()
     config = Run.existing(tmp_path / "run").config
     new = Run.open(tmp_path / "new", config, resume=False, overwrite=False, stages=("sft",))
     with pytest.raises(ModelError, match="before sft: sampled equals scored"):
@@ -262,10 +262,10 @@ def test_what_does_not_hold_stops_before_step_1(tmp_path, monkeypatch, capsys, f
 
 
 def test_a_doubt_is_told_once_with_the_first_step(tmp_path, finished_run, tiny_config, capsys):
-    from plaudit import progress
+    from plaudit.cli import progress
 
     shutil.copytree(finished_run, tmp_path / "run")
-    path = tmp_path / "run" / "reward" / "summary.json"
+    path = tmp_path / "run" / "reward_model" / "summary.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"length_correlation": 0.9}))
     run = Run.open(tmp_path / "run", tiny_config, resume=False, overwrite=True, stages=("ppo",))
     progress.follow(steps(tiny_config, run, ("ppo",)), run.path, ("ppo",))

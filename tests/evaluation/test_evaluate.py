@@ -69,7 +69,7 @@ def test_answers_are_measured_as_other_code_measures_them_one_by_one(two_models)
         for kind, stage in (
             (AutoModelForCausalLM, "sft"),
             (AutoModelForCausalLM, "ppo"),
-            (AutoModelForSequenceClassification, "reward"),
+            (AutoModelForSequenceClassification, "reward_model"),
         )
     )
     for lm, answers in zip((sft, policy), models.compare(prompts, noise), strict=True):

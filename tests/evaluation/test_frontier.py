@@ -31,8 +31,8 @@ def read(path):
 
 def test_the_run_s_own_coefficient_gives_its_policy_again(measured):
     own = Run.existing(measured).config.ppo.kl_coef
-    again = measured / "frontier" / f"kl_coef-{own:g}" / "policy" / "model.safetensors"
-    assert again.read_bytes() == (measured / "policy" / "model.safetensors").read_bytes()
+    again = measured / "frontier" / f"kl_coef-{own:g}" / "ppo" / "model.safetensors"
+    assert again.read_bytes() == (measured / "ppo" / "model.safetensors").read_bytes()
     *path, policy = [p for p in read(measured)["ppo"] if p["kl_coef"] == own]
     assert [p["iteration"] for p in path] == [1, 2, 3, 4]
     assert path[-1] == policy
@@ -75,7 +75,7 @@ def test_the_report_draws_it_and_the_trained_models_are_untouched(measured, fini
     assert "mean score (−1 to 1) against KL" in page
     assert all(said in page for said in ("PPO 1 at 4", "best of 4"))
     assert "PPO beside best-of-n" not in (finished_run / "report.html").read_text()
-    for name in ("sft/model.safetensors", "reward/model.safetensors", "policy/model.safetensors", "evaluation.json"):
+    for name in ("sft/model.safetensors", "reward_model/model.safetensors", "ppo/model.safetensors", "evaluation.json"):
         assert (measured / name).read_bytes() == (finished_run / name).read_bytes(), name
 
 
@@ -84,9 +84,9 @@ def test_a_further_training_is_a_run_directory_that_may_be_removed(measured, tmp
     sub = tmp_path / "run" / "frontier" / "kl_coef-1"
     run = Run.existing(sub)
     assert run.config.ppo.kl_coef == 1.0
-    assert all(run.complete(stage) for stage in ("sft", "reward", "ppo"))
+    assert all(run.complete(stage) for stage in ("sft", "reward_model", "ppo"))
     before = (tmp_path / "run" / "sft" / "model.safetensors").read_bytes()
-    Run.open(sub, run.config, resume=False, overwrite=True, stages=("sft", "reward", "ppo"))
+    Run.open(sub, run.config, resume=False, overwrite=True, stages=("sft", "reward_model", "ppo"))
     assert not run.complete("sft")
     assert (tmp_path / "run" / "sft" / "model.safetensors").read_bytes() == before
 

@@ -179,13 +179,13 @@ def test_a_run_that_is_no_multiple_of_the_window_leaves_the_rest_out(tmp_path, f
 
 
 def test_the_warning_reaches_evaluation_report_and_summary(tmp_path, finished_run, tiny_config, capsys):
-    from plaudit import console
+    from plaudit.cli import console
 
     assert json.loads((finished_run / "evaluation.json").read_text())["meta"]["warnings"] == []
     shutil.copytree(finished_run, tmp_path / "run")
     windows = series(score=RISING, distinct_2=[0.8, 0.6, 0.39, 0.3, 0.25, 0.2])
     lines = "".join(json.dumps(dataclasses.asdict(w)) + "\n" for w in windows)
-    (tmp_path / "run" / "policy" / "watch.jsonl").write_text(lines)
+    (tmp_path / "run" / "ppo" / "watch.jsonl").write_text(lines)
     run = Run.existing(tmp_path / "run")
     list(steps(tiny_config, run, ("evaluation",)))
     (said,) = json.loads((run.path / "evaluation.json").read_text())["meta"]["warnings"]

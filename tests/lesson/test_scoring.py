@@ -9,7 +9,7 @@ from plaudit.training.run import Run
 
 def test_logits_are_those_of_each_text_alone_in_order(finished_run, monkeypatch):
     monkeypatch.setattr(scoring, "_AT_ONCE", 3)
-    folder = Run.existing(finished_run).model("reward")
+    folder = Run.existing(finished_run).model("reward_model")
     tokenizer = load_tokenizer(folder)
     model = load_reward_model(folder, tokenizer.pad_id)
     texts = [*GOOD, *BAD, "a"]

@@ -4,13 +4,13 @@ import torch
 from tiny import FAMILIES, make_family
 
 from plaudit import rng
+from plaudit.maths.logprobs import token_logprobs
+from plaudit.maths.masked import spread
 from plaudit.models import generation
 from plaudit.models.generation import generate, sample_tokens
 from plaudit.models.heads import response_logits
 from plaudit.models.tokenizer import pad_left
 from plaudit.models.trunk import states_below
-from plaudit.objectives.logprobs import token_logprobs
-from plaudit.objectives.masked import spread
 
 PROMPTS = [[0, 5, 6, 7], [0, 9], [0, 21, 22]]
 

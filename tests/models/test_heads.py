@@ -4,6 +4,8 @@ from sklearn.linear_model import Ridge
 from tiny import make_lm
 from transformers import GPT2ForSequenceClassification
 
+from plaudit.maths.logprobs import token_logprobs
+from plaudit.maths.masked import spread
 from plaudit.models import heads
 from plaudit.models.heads import (
     Policy,
@@ -15,8 +17,6 @@ from plaudit.models.heads import (
     score_texts,
 )
 from plaudit.models.tokenizer import collate, pad_left
-from plaudit.objectives.logprobs import token_logprobs
-from plaudit.objectives.masked import spread
 
 PROMPTS = [[0, 5, 6, 7], [0, 9]]
 RESPONSES = [[11, 12, 0], [13, 14, 15, 16, 0]]

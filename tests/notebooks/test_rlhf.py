@@ -9,9 +9,9 @@ from torch.testing import assert_close
 
 from plaudit.evaluation.best_of_n import kl_bound
 from plaudit.lesson.exercises import check
-from plaudit.objectives.advantages import gae
-from plaudit.objectives.kl import kl_full
-from plaudit.objectives.losses import policy_loss
+from plaudit.maths.advantages import gae
+from plaudit.maths.kl import kl_full
+from plaudit.maths.losses import policy_loss
 
 SOURCE = Path(__file__).parents[2] / "notebooks" / "3-RLHF.py"
 ANSWERS = {

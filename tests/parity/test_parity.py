@@ -11,11 +11,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from plaudit.objectives.advantages import gae, token_rewards
-from plaudit.objectives.logprobs import token_logprobs
-from plaudit.objectives.losses import policy_loss, value_loss
-from plaudit.objectives.masked import whiten
-from plaudit.stages.rollout import ScoreScale
+from plaudit.algorithms.rollout import ScoreScale
+from plaudit.maths.advantages import gae, token_rewards
+from plaudit.maths.logprobs import token_logprobs
+from plaudit.maths.losses import policy_loss, value_loss
+from plaudit.maths.masked import whiten
 
 HERE = Path(__file__).parent
 FIXTURE = json.loads((HERE / "trl-1.12.json").read_text(encoding="utf-8"))

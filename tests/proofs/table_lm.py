@@ -9,9 +9,9 @@ from proofs.enumerable import CAP, EOS, MISSING_EOS, STATES, VOCABULARY, state_o
 from torch import nn
 
 from plaudit import rng
+from plaudit.algorithms.rollout import ScoreScale, respond, score_responses
 from plaudit.config import build
 from plaudit.models.tokenizer import Tokenizer
-from plaudit.stages.rollout import ScoreScale, respond, score_responses
 from plaudit.training.run import Run
 
 PROMPT = [3]

@@ -7,13 +7,13 @@ from tiny import GOOD, make_lm
 
 import plaudit.models.generation as generation
 from plaudit import rng
+from plaudit.algorithms.ppo import ppo_loss
+from plaudit.algorithms.rollout import ScoreScale, collect, estimate, respond
+from plaudit.algorithms.sft import loss_of
 from plaudit.config import PPOConfig
 from plaudit.models.generation import generate
 from plaudit.models.heads import Policy, response_logits, score_texts
 from plaudit.models.tokenizer import collate, pad_left
-from plaudit.stages.ppo import ppo_loss
-from plaudit.stages.rollout import ScoreScale, collect, estimate, respond
-from plaudit.stages.sft import loss_of
 
 PROMPTS = [[0, 5, 6, 7], [0, 9], [0, 21, 22], [0, 8, 8, 8, 8]] * 2
 ROWS, CAP = len(PROMPTS), 10

@@ -6,11 +6,11 @@ import torch
 from proofs.enumerable import CAP, RESPONSES, divergence, probabilities, tables
 from proofs.table_lm import PROMPT, RUN, SCALE, TOKENIZER, TableLM, TableReward, sampled
 
+from plaudit.algorithms.rollout import collect
 from plaudit.batches import Below, Responses
+from plaudit.maths.kl import kl_k1, kl_k3
 from plaudit.models.heads import Policy
 from plaudit.models.tokenizer import collate
-from plaudit.objectives.kl import kl_k1, kl_k3
-from plaudit.stages.rollout import collect
 
 POLICY, REFERENCE, LOGITS = tables()
 EXACT = divergence(probabilities(POLICY), probabilities(REFERENCE))

@@ -6,11 +6,11 @@ import torch
 from proofs.enumerable import RESPONSES, gradient, objective, probabilities, scores_of, tables
 from proofs.table_lm import RUN, SCALE, TableLM, TableReward, sampled
 
+from plaudit.algorithms.rollout import collect
+from plaudit.maths.advantages import gae, token_rewards
+from plaudit.maths.losses import policy_loss
+from plaudit.maths.masked import spread
 from plaudit.models.heads import Policy, logprobs_of
-from plaudit.objectives.advantages import gae, token_rewards
-from plaudit.objectives.losses import policy_loss
-from plaudit.objectives.masked import spread
-from plaudit.stages.rollout import collect
 
 
 def test_the_oracle_knows_every_response_and_its_own_slope():

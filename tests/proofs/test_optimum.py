@@ -4,10 +4,10 @@ import pytest
 from proofs.enumerable import divergence, objective, optimum, probabilities, scores_of, tables
 from proofs.table_lm import RUN, SCALE, TableLM, TableReward, sampled
 
+from plaudit.algorithms.ppo import learn
+from plaudit.algorithms.rollout import collect, estimate
 from plaudit.config import PPOConfig
 from plaudit.models.heads import Policy
-from plaudit.stages.ppo import learn
-from plaudit.stages.rollout import collect, estimate
 from plaudit.training import optimizer as optim
 
 ITERATIONS, ROWS = 80, 512

@@ -1,6 +1,6 @@
 import pytest
 
-from plaudit.stages.sft import sft
+from plaudit.algorithms.sft import sft
 from plaudit.training import optimizer as optim
 
 

@@ -15,7 +15,7 @@ def _snapshot(folder):
     return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
-def _finished(path, stages=("sft", "reward", "ppo")):
+def _finished(path, stages=("sft", "reward_model", "ppo")):
     run = Run.open(path, CONFIG, resume=False, overwrite=False, stages=STAGES)
     for stage in stages:
         run.folder(stage).mkdir()
@@ -47,9 +47,9 @@ def test_overwriting_a_stage_removes_what_was_built_on_it_and_no_more(tmp_path):
     run = _finished(tmp_path / "run")
     (run.path / "evaluation.json").write_text("{}")
     (run.path / "notes.txt").write_text("mine")
-    _open(run.path, stages=("reward",), overwrite=True)
+    _open(run.path, stages=("reward_model",), overwrite=True)
     assert run.complete("sft")
-    assert not run.folder("reward").exists()
+    assert not run.folder("reward_model").exists()
     assert not run.folder("ppo").exists()
     assert not (run.path / "evaluation.json").exists()
     assert (run.path / "notes.txt").read_text() == "mine"
@@ -80,7 +80,7 @@ def test_a_later_stage_may_change_its_own_settings_but_not_an_earlier_ones(tmp_p
     new = build({"ppo.kl_coef": 0.5, "device": "cpu"})
     assert _open(tmp_path / "run", new, stages=("ppo",), overwrite=True).config.ppo.kl_coef == 0.5
     with pytest.raises(RunError, match=r"reward\.lr"):
-        _open(tmp_path / "run", build({"reward.lr": 0.5, "device": "cpu"}), stages=("ppo",), overwrite=True)
+        _open(tmp_path / "run", build({"reward_model.lr": 0.5, "device": "cpu"}), stages=("ppo",), overwrite=True)
 
 
 def test_an_unfinished_stage_is_named_with_the_command_that_finishes_it(tmp_path):
@@ -96,11 +96,11 @@ def test_no_run_is_one_line(tmp_path):
 
 def test_checkpoints_of_a_stage_depend_on_its_own_and_earlier_settings_only(tmp_path):
     def fingerprint(name, **change):
-        return _open(tmp_path / name, build({"device": "cpu", **change})).checkpoints("reward").fingerprint
+        return _open(tmp_path / name, build({"device": "cpu", **change})).checkpoints("reward_model").fingerprint
 
     base = fingerprint("a")
     assert fingerprint("b", **{"ppo.lr": 0.5}) == base
-    assert fingerprint("c", **{"reward.lr": 0.5}) != base
+    assert fingerprint("c", **{"reward_model.lr": 0.5}) != base
     assert fingerprint("d", **{"sft.lr": 0.5}) != base
     assert fingerprint("e", seed=2) != base
 
@@ -127,7 +127,7 @@ def test_a_branch_shares_what_ppo_builds_on_and_nothing_else(tmp_path):
     (run.folder("sft") / "checkpoints").mkdir()
     other = build({"device": "cpu", "ppo.kl_coef": 0})
     branch = run.branch(tmp_path / "other", other)
-    assert sorted(p.name for p in branch.path.iterdir()) == ["config.toml", "reward", "sft"]
+    assert sorted(p.name for p in branch.path.iterdir()) == ["config.toml", "reward_model", "sft"]
     assert not (branch.folder("sft") / "checkpoints").exists()
     assert Run.existing(branch.path).config == dataclasses.replace(other, dtype=run.config.dtype)
     assert (branch.folder("sft") / "summary.json").samefile(run.folder("sft") / "summary.json")
@@ -136,7 +136,7 @@ def test_a_branch_shares_what_ppo_builds_on_and_nothing_else(tmp_path):
     assert run.branch(branch.path, other) == branch
     assert (branch.path / "note.txt").exists()
     run.branch(branch.path, other, overwrite=True)
-    assert sorted(p.name for p in branch.path.iterdir()) == ["config.toml", "reward", "sft"]
+    assert sorted(p.name for p in branch.path.iterdir()) == ["config.toml", "reward_model", "sft"]
     Run.open(branch.path, other, resume=False, overwrite=True, stages=STAGES)
     assert run.complete("sft")
 
@@ -176,8 +176,8 @@ def test_what_auto_came_to_stays_on_whatever_machine_goes_on(tmp_path, monkeypat
     assert (again.dtype, again.checkpoints("sft").fingerprint) == (torch.bfloat16, run.checkpoints("sft").fingerprint)
     with pytest.raises(RunError, match="its sft was made with dtype = 'bfloat16', not 'float32'"):
         _open(run.path, build({"device": "cpu", "dtype": "float32"}), resume=True)
-    reward = run.folder("reward")
+    reward = run.folder("reward_model")
     reward.mkdir()
-    run.finish("reward", {})
+    run.finish("reward_model", {})
     assert run.branch(tmp_path / "branch", CONFIG).dtype == torch.bfloat16
     assert _open(run.path, CONFIG, overwrite=True).dtype == torch.float32  # nothing is kept

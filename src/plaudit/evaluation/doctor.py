@@ -11,11 +11,14 @@ from typing import Any
 import torch
 
 from plaudit import rng
+from plaudit.algorithms.ppo import REFERENCE_SAMPLES, ppo_loss
+from plaudit.algorithms.rollout import ScoreScale, collect, estimate, respond, score_responses
 from plaudit.batches import Responses
 from plaudit.config import Config
 from plaudit.data.corpus import load
 from plaudit.data.prompts import cut_prompts
 from plaudit.errors import ModelError
+from plaudit.maths.logprobs import token_logprobs
 from plaudit.models.cache import Reader
 from plaudit.models.heads import Policy, logits_at_once, logits_of, response_logits, response_states
 from plaudit.models.loading import load_causal_lm, load_reward_model, load_tokenizer, window
@@ -23,9 +26,6 @@ from plaudit.models.precision import halve
 from plaudit.models.states import MAPPED_FROM
 from plaudit.models.tokenizer import Tokenizer
 from plaudit.models.trunk import blocks, frozen_blocks, share_below
-from plaudit.objectives.logprobs import token_logprobs
-from plaudit.stages.ppo import REFERENCE_SAMPLES, ppo_loss
-from plaudit.stages.rollout import ScoreScale, collect, estimate, respond, score_responses
 from plaudit.training import memory
 from plaudit.training.metrics import StepReport
 from plaudit.training.run import MEMORY_FILE, Run, write_json
@@ -103,14 +103,16 @@ def doctor(config: Config, run: Run, stage: str) -> list[Check]:
     cap = min(settings.max_new_tokens, window(reference) - longest)
     scorer = None
     if trained:
-        scorer = load_reward_model(run.model("reward"), tokenizer.pad_id).to(run.device).eval().requires_grad_(False)
+        scorer = (
+            load_reward_model(run.model("reward_model"), tokenizer.pad_id).to(run.device).eval().requires_grad_(False)
+        )
 
     checks: list[Check] = []
     if prompts and cap > 0:  # otherwise PPO refuses them, and says why; SFT alone does not need them
         noise = rng.uniforms(range(len(prompts)), cap, config.seed, "doctor", 0, "responses")
         with torch.no_grad():
             checks += _first_iteration(policy, reference, scorer, prompts, noise, tokenizer, config, run)
-    checks += _reward_model(run.summary("reward")) if trained else []
+    checks += _reward_model(run.summary("reward_model")) if trained else []
     needed = memory_needed(config, policy.lm, longest)
     if run.device.type == "cpu":
         needed = round(_HOLES * needed)
@@ -246,7 +248,7 @@ def _reward_model(summary: dict[str, Any]) -> Iterator[Check]:
     """What the reward stage found on held-out judgements."""
     low, high = summary.get("accuracy_ci95", (0.0, 1.0))
     found = f"accuracy {low:.1%} to {high:.1%} on {summary['held_out']} held-out judgements (95 % interval)"
-    advice = "PPO would optimise noise: give more or cleaner judgements, or raise reward.epochs"
+    advice = "PPO would optimise noise: give more or cleaner judgements, or raise reward_model.epochs"
     yield Check("reward model better than chance", low > 0.5, found, advice, False)
     slope = summary.get("length_correlation", 0.0)
     advice = "PPO may change the length instead of the content: balance the lengths of good and bad texts"
@@ -274,7 +276,7 @@ def memory_needed(config: Config, lm: Any, prompt: int) -> int:
     head = lm.get_output_embeddings()
     vocabulary, width = head.weight.shape
     one_layer = 4 * _KEPT * width  # of one token; all that a pass without gradients holds at a time
-    sft, reward, ppo = config.sft, config.reward, config.ppo
+    sft, reward, ppo = config.sft, config.reward_model, config.ppo
 
     def learns(part: Any) -> int:
         """Of the weights; what adapters take is small beside them."""
@@ -319,7 +321,9 @@ def memory_needed(config: Config, lm: Any, prompt: int) -> int:
         held(sft)
         + states(sft, reward.train_layers)
         + max(batch(sft, sft.batch_size, sft.max_tokens, sft.max_tokens), copied(sft)),
-        held(reward) + states(reward) + max(batch(reward, 2 * reward.batch_size, reward.max_tokens, 0), copied(reward)),
+        held(reward)
+        + states(reward)
+        + max(batch(reward, 2 * reward.batch_size, reward.max_tokens, 0), copied(reward)),
         # The reference and the reward model have what learned a second time, and share the rest with the policy.
         # What one phase has used is rarely fit for the next: they add up.
         held(ppo) + learns(ppo) + learns(reward) + update + rollout + sampling,

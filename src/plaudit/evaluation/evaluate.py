@@ -13,6 +13,9 @@ import numpy as np
 import torch
 
 from plaudit import rng
+from plaudit.algorithms.actors import Actors
+from plaudit.algorithms.ppo import check_window
+from plaudit.algorithms.rollout import compare, respond, score_responses
 from plaudit.config import Config
 from plaudit.data.corpus import load
 from plaudit.data.prompts import cut_prompts, held_out_prompts
@@ -22,13 +25,10 @@ from plaudit.evaluation.hacking import hacking_signs, windows_of
 from plaudit.evaluation.judge import Judge, imdb_judge
 from plaudit.evaluation.metrics import bootstrap_ci95, duplicate_rate
 from plaudit.evaluation.report import write_report
+from plaudit.maths.masked import spread
 from plaudit.models.heads import response_states
 from plaudit.models.loading import window
 from plaudit.models.tokenizer import Tokenizer
-from plaudit.objectives.masked import spread
-from plaudit.stages.actors import Actors
-from plaudit.stages.ppo import check_window
-from plaudit.stages.rollout import compare, respond, score_responses
 from plaudit.training.metrics import StepReport
 from plaudit.training.run import Run, write_json
 
@@ -148,7 +148,7 @@ def evaluate(config: Config, run: Run) -> Iterator[StepReport]:
     _write_jsonl(run.path / "responses.jsonl", responses)
     _write_jsonl(run.path / "samples.jsonl", _shown_samples(models, config))
     took = time.perf_counter() - began
-    walls = {stage: run.log(stage).seconds() for stage in ("sft", "reward", "ppo")}
+    walls = {stage: run.log(stage).seconds() for stage in ("sft", "reward_model", "ppo")}
     figures_of = {
         name: figures(answers, verdicts[name], config.seed) for name, answers in (("sft", sft), ("policy", policy))
     }

@@ -24,6 +24,8 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from plaudit import rng
+from plaudit.algorithms.ppo import ppo
+from plaudit.algorithms.rollout import ScoreScale, respond, score_responses
 from plaudit.config import build, read_toml, to_toml
 from plaudit.data.text import distinct
 from plaudit.errors import RunError
@@ -33,13 +35,11 @@ from plaudit.evaluation.judge import imdb_judge
 from plaudit.evaluation.metrics import bootstrap_ci95, distinct_without, jackknife_ci95, resamples
 from plaudit.evaluation.report import write_report
 from plaudit.evaluation.report.words import on_or_above
-from plaudit.models.adapters import add_adapters, merge
 from plaudit.models.heads import Policy
 from plaudit.models.loading import load_causal_lm
+from plaudit.models.lora import add_adapters, merge
 from plaudit.models.precision import halve
 from plaudit.models.trunk import freeze_below
-from plaudit.stages.ppo import ppo
-from plaudit.stages.rollout import ScoreScale, respond, score_responses
 from plaudit.training.checkpoint import load_weights
 from plaudit.training.metrics import StepReport
 from plaudit.training.run import Run, versions, write_json

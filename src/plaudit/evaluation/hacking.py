@@ -115,7 +115,7 @@ def _error(before: Window, now: Window, variances: list[float]) -> float:
 
 
 def watch(run: Run, reports: Iterator[StepReport]) -> Iterator[StepReport]:
-    """PPO's reports as they come, with a warning on the one at which a sign first shows; leaves policy/watch.jsonl.
+    """PPO's reports as they come, with a warning on the one at which a sign first shows; leaves ppo/watch.jsonl.
 
     The windows follow from what the stage has logged, so that stopping and resuming changes nothing.
     """

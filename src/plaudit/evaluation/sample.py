@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from plaudit import rng
+from plaudit.algorithms.ppo import check_window
 from plaudit.evaluation.evaluate import Models
 from plaudit.models.loading import window
-from plaudit.stages.ppo import check_window
 from plaudit.training.run import Run
 
 

@@ -7,8 +7,8 @@ import re
 import torch
 from torch import nn
 
+from plaudit.algorithms.actors import Actors
 from plaudit.lesson.tables import Column, Html, table
-from plaudit.stages.actors import Actors
 
 
 def memory_table(actors: Actors) -> Html:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from plaudit.batches import Experience
 from plaudit.lesson.style import AFTER, BLUE, COST, GREEN, GREY, MUTED, ORANGE, PURPLE, YELLOW, Picture, picture, style
-from plaudit.objectives.losses import policy_loss
+from plaudit.maths.losses import policy_loss
 
 
 def optimum_by_kl_coef(names: Sequence[str], optima: Mapping[float, Sequence[float]]) -> Picture:

@@ -11,9 +11,9 @@ from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from plaudit.batches import Below
+from plaudit.maths.logprobs import predicting, token_logprobs
 from plaudit.models.precision import RoundedProduct, is_rounded, lay_out, times_embedding
 from plaudit.models.trunk import hidden_states
-from plaudit.objectives.logprobs import predicting, token_logprobs
 
 # Logits that exist together. With a gradient, or on a GPU: 256 MB, 1,335 tokens of GPT-2's vocabulary.
 LEARNED_AT_ONCE = 2**26

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from plaudit.errors import ModelError
-from plaudit.models import adapters, smollm2
+from plaudit.models import lora, smollm2
 from plaudit.models.tokenizer import Tokenizer
 
 _PATIENCE = 8  # seconds to wait for the hub's first answer
@@ -82,8 +82,8 @@ def save(model: Any, tokenizer: Tokenizer, folder: Path) -> None:
     Adapters are added to the weights, and lie in a folder of their own besides.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(folder, state_dict=adapters.plain_state(model), safe_serialization=True)
-    adapters.save_adapters(model, folder / adapters.FOLDER)
+    model.save_pretrained(folder, state_dict=lora.plain_state(model), safe_serialization=True)
+    lora.save_adapters(model, folder / lora.FOLDER)
     tokenizer.hf.save_pretrained(folder)
 
 

@@ -14,12 +14,13 @@ class StepReport:
     """One finished step of a stage.
 
     Attributes:
-        stage: "sft", "reward", "ppo" or "evaluation".
+        stage: "sft", "reward_model", "ppo" or "evaluation".
         step: steps finished, counted from 1.
         total: steps in the whole stage.
         metrics: figures of this step by name; a function of the config alone.
         timing: `seconds` of this step and `tokens_per_second`; these differ from run to run.
         warnings: what people should be told at once, a sentence each.
+        sample: a prompt and the response that the model gave to it in this step; empty where there is none.
     """
 
     stage: str
@@ -28,6 +29,7 @@ class StepReport:
     metrics: dict[str, float]
     timing: dict[str, float]
     warnings: tuple[str, ...] = ()
+    sample: tuple[str, str] = ("", "")
 
 
 class MetricsLog:

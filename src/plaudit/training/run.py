@@ -23,9 +23,9 @@ from plaudit.errors import ConfigError, RunError
 from plaudit.training.checkpoint import Checkpoints
 from plaudit.training.metrics import MetricsLog
 
-STAGES = ("sft", "reward", "ppo", "evaluation")
+STAGES = ("sft", "reward_model", "ppo", "evaluation")
 MEMORY_FILE = "memory.json"  # bytes: predicted, and measured; they are the machine's, and differ from run to run
-_FOLDERS = {"sft": "sft", "reward": "reward", "ppo": "policy"}
+_FOLDERS = {stage: stage for stage in ("sft", "reward_model", "ppo")}
 _EVALUATION_FILES = ("evaluation.json", "responses.jsonl", "samples.jsonl", "report.html", "frontier.json")
 
 
@@ -104,7 +104,7 @@ class Run:
         Raises:
             RunError: a stage that PPO builds on has not finished, or `path` holds something that is no run.
         """
-        config, earlier = self.settled(config), ("sft", "reward")
+        config, earlier = self.settled(config), ("sft", "reward_model")
         for stage in earlier:
             self.model(stage)
         if path.exists() and not (path / "config.toml").exists():

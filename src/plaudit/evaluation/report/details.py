@@ -13,12 +13,10 @@ from plaudit.evaluation.report.words import GLOSSARY, MEASURES, bracketed, durat
 
 _NAMES = {
     "sft": "Supervised fine-tuning",
-    "reward": "Reward model",
-    "policy": "PPO",
+    "reward_model": "Reward model",
     "ppo": "PPO",
     "evaluation": "Evaluation",
 }
-_FOLDER_OF = {"ppo": "policy"}  # the stage "ppo" keeps its files in the folder "policy"
 
 
 def details(run: RunFiles) -> str:
@@ -70,7 +68,7 @@ def _settings(settings: dict[str, Any]) -> str:
 def _time(run: RunFiles) -> str:
     rows = []
     for stage, seconds in run.seconds().items():
-        lines = run.lines(f"{_FOLDER_OF.get(stage, stage)}/timing.jsonl")
+        lines = run.lines(f"{stage}/timing.jsonl")
         speeds = sorted(v for line in lines if (v := number(line, "tokens_per_second")) is not None)
         middle = f"{speeds[len(speeds) // 2]:,.0f}" if speeds else ""
         rows.append((_NAMES.get(stage, stage), duration(seconds), middle))
@@ -79,7 +77,7 @@ def _time(run: RunFiles) -> str:
 
 def _counts(run: RunFiles) -> list[tuple[str, str, Any]]:
     rows: list[tuple[str, str, Any]] = []
-    for folder in ("sft", "reward", "policy"):
+    for folder in ("sft", "reward_model", "ppo"):
         summary, name = run.table(f"{folder}/summary.json"), _NAMES[folder]
         rows += [(name, key.replace("_", " "), value) for key, value in summary.items() if type(value) is int]
         rows += [(name, f"left out: {why}", count) for why, count in as_table(summary.get("dropped")).items()]

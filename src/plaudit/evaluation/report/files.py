@@ -17,7 +17,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-FOLDERS = ("sft", "reward", "policy")
+FOLDERS = ("sft", "reward_model", "ppo")
 _PARTS = (
     *(f"{folder}/{name}" for folder in FOLDERS for name in ("metrics.jsonl", "timing.jsonl", "summary.json")),
     "evaluation.json",

@@ -63,7 +63,7 @@ def opening(run: RunFiles) -> str:
         duration(seconds) if seconds else "",
     )
     iterations = number(run.settings, "ppo.iterations")
-    said = verdict(evaluation, run.lines("policy/metrics.jsonl"), iterations)
+    said = verdict(evaluation, run.lines("ppo/metrics.jsonl"), iterations)
     out = [f"<header><h1>{inert(run.name)}</h1>", f'<p class="facts">{inert(" · ".join(filter(None, facts)))}</p>']
     out += [f'<p class="verdict">{inert(said)}</p>']
     out += [f'<p class="notice"><b>Look closer.</b> {inert(w)}</p>' for w in warnings(evaluation)]
@@ -76,7 +76,7 @@ def opening(run: RunFiles) -> str:
 
 def training(run: RunFiles) -> str:
     """PPO over its iterations."""
-    rows = run.lines("policy/metrics.jsonl")
+    rows = run.lines("ppo/metrics.jsonl")
     score = (Panel("score", "mean score (−1 to 1)"),)
     kl = (Panel("kl", "KL from the SFT model (nats per response)", "{:.1f}", COST),)
     body = grid(
@@ -184,7 +184,7 @@ def held_out(run: RunFiles) -> str:
 
 def reward_model(run: RunFiles) -> str:
     """How far the reward model can be trusted."""
-    summary = run.table("reward/summary.json")
+    summary = run.table("reward_model/summary.json")
     pairs = summary.get("kind") == "comparisons"
     body = grid(
         (
@@ -228,7 +228,9 @@ def earlier_stages(run: RunFiles) -> str:
             ),
             card(
                 "Reward model",
-                figures.series("reward", run.lines("reward/metrics.jsonl"), curves, _STEP, figures.TALL // 2),
+                figures.series(
+                    "reward-model", run.lines("reward_model/metrics.jsonl"), curves, _STEP, figures.TALL // 2
+                ),
                 "A loss of ln 2 ≈ 0.69 and an accuracy of 0.5 are guessing.",
             ),
         )

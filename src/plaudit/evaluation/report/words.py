@@ -128,7 +128,7 @@ def verdict(evaluation: dict[str, Any], policy: list[dict[str, Any]], iterations
 
     Args:
         evaluation: contents of `evaluation.json`, or {}.
-        policy: lines of `policy/metrics.jsonl`.
+        policy: lines of `ppo/metrics.jsonl`.
         iterations: of PPO in the settings.
     """
     sft, after = evaluation.get("sft"), evaluation.get("policy")

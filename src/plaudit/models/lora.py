@@ -1,0 +1,155 @@
+"""LoRA: small matrices beside the linear layers that would learn, which learn in their place. Source: Hu et al. 2021.
+
+peft makes the layers, inside the model and in place; every number in them comes from here. Whatever is not changed in
+this way can lie in memory once for policy, reference and reward model.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from plaudit import rng
+from plaudit.config import PPOConfig, RewardModelConfig, SFTConfig
+from plaudit.errors import ModelError
+
+FOLDER = "adapter"  # in a model's folder, not beside its config.json: there transformers would add it once more
+_NAME = "default"  # peft's name of an adapter that is the only one
+_PEFT_PREFIX = "base_model.model."  # of every name in peft's own files
+
+
+def add_adapters(model: Any, settings: SFTConfig | RewardModelConfig | PPOConfig, seed: int, stage: str) -> None:
+    """Let only adapters of `lora_rank` learn, beside each linear layer of the trunk that learns now; 0 changes nothing.
+
+    The model says what it said before: B begins at zero, and A at uniform numbers that only `seed` and `stage` decide.
+
+    Raises:
+        ModelError: peft is not installed, or there is no linear layer to adapt.
+    """
+    if not settings.lora_rank:
+        return
+    names = [name for name, layer in _linear(model) if layer.weight.requires_grad]
+    if not names:
+        raise ModelError(f"lora_rank = {settings.lora_rank}: a {model.config.model_type} has no linear layer to adapt")
+    _inject(model, names, settings.lora_rank, settings.lora_alpha)
+    for name, layer in _adapted(model):
+        reads, writes = layer.in_features, layer.out_features
+        uniform = rng.uniforms(range(settings.lora_rank), reads, seed, stage, 0, f"adapter {name}")
+        _set(layer, (2 * uniform - 1).float() / reads**0.5, torch.zeros(writes, settings.lora_rank))
+
+
+def check_installed() -> None:
+    """Refuse LoRA where its library is missing.
+
+    Raises:
+        ModelError: it is.
+    """
+    try:
+        import peft  # noqa: F401
+    except ImportError as error:
+        raise ModelError(f"LoRA needs the library peft ({error}): pip install 'plaudit[lora]'") from None
+
+
+def plain_state(model: nn.Module) -> dict[str, Tensor]:
+    """The model's state as one without adapters has it, what they add included; the model stays as it is."""
+    state = {
+        name.replace(".base_layer.", "."): tensor for name, tensor in model.state_dict().items() if not _ours(name)
+    }
+    return state | {f"{name}.weight": _merged(layer) for name, layer in _adapted(model)}
+
+
+def merge(model: nn.Module) -> None:
+    """Make a model with adapters into a plain one that says the same."""
+    for name, layer in list(_adapted(model)):
+        layer.base_layer.weight = nn.Parameter(_merged(layer), requires_grad=False)
+        parent, _, last = name.rpartition(".")
+        setattr(model.get_submodule(parent), last, layer.base_layer)
+
+
+def save_adapters(model: Any, folder: Path) -> None:
+    """Write the model's adapters, and a reward model's head, as peft reads them; where it has none, nothing."""
+    layers = list(_adapted(model))
+    if not layers:
+        return
+    kept = {name.replace(f".{_NAME}.", "."): value for name, value in model.state_dict().items() if _ours(name)}
+    config: dict[str, Any] = model.peft_config[_NAME].to_dict()
+    config |= {"target_modules": [name for name, _ in layers], "inference_mode": True, "task_type": "CAUSAL_LM"}
+    if hasattr(model, "score"):
+        kept["score.weight"] = model.score.weight.detach()
+        config |= {"task_type": "SEQ_CLS", "modules_to_save": ["score"]}
+    folder.mkdir(parents=True, exist_ok=True)
+    contents = {_PEFT_PREFIX + name: value.contiguous() for name, value in kept.items()}
+    save_file(contents, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    text = json.dumps(config, indent=2, sort_keys=True, default=sorted)  # a set has another order in every process
+    (folder / "adapter_config.json").write_text(text + "\n", encoding="utf-8")
+
+
+def load_adapters(model: Any, folder: Path) -> None:
+    """Put the adapters that `save_adapters` wrote onto the model that they were taught on, and set its head."""
+    kept = load_file(folder / "adapter_model.safetensors")
+    tensors = {name.removeprefix(_PEFT_PREFIX): value for name, value in kept.items()}
+    config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    _inject(model, config["target_modules"], config["r"], config["lora_alpha"])
+    for name, layer in _adapted(model):
+        _set(layer, tensors[f"{name}.lora_A.weight"], tensors[f"{name}.lora_B.weight"])
+    if "score.weight" in tensors:
+        with torch.no_grad():
+            model.score.weight.copy_(tensors["score.weight"])
+
+
+def share_weights(owner: nn.Module, other: nn.Module) -> None:
+    """Let `other` use the parameters of `owner` that learn in neither and are equal in both."""
+    theirs = {name.replace(".base_layer.", "."): p for name, p in owner.named_parameters(remove_duplicate=False)}
+    for full, own in list(other.named_parameters(remove_duplicate=False)):
+        shared = theirs.get(full.replace(".base_layer.", "."))
+        if shared is None or shared.requires_grad or own.requires_grad or shared.shape != own.shape:
+            continue
+        if torch.equal(shared, own):
+            parent, _, last = full.rpartition(".")
+            setattr(other.get_submodule(parent), last, shared)
+
+
+def _linear(model: Any) -> Iterator[tuple[str, Any]]:
+    trunk = {id(module) for module in model.base_model.modules()}  # neither the vocabulary's head nor the score's
+    for name, module in model.named_modules():
+        if id(module) in trunk and isinstance(module, (nn.Linear, Conv1D)):
+            yield name, module
+
+
+def _adapted(model: nn.Module) -> Iterator[tuple[str, Any]]:
+    """(name, layer) of the layers with an adapter; without peft, for models that have none."""
+    return ((name, module) for name, module in model.named_modules() if hasattr(module, "lora_A"))
+
+
+def _ours(name: str) -> bool:
+    return ".lora_A." in name or ".lora_B." in name
+
+
+@torch.no_grad()
+def _merged(layer: Any) -> Tensor:
+    return layer.base_layer.weight + layer.get_delta_weight(_NAME)
+
+
+def _inject(model: Any, names: list[str], rank: int, alpha: int) -> None:
+    """Adapters without numbers beside these layers; all else is frozen."""
+    check_installed()
+    from peft import LoraConfig, inject_adapter_in_model
+
+    # transformers' Conv1D, which GPT-2 is made of, keeps its weight transposed.
+    transposed = isinstance(model.get_submodule(names[0]), Conv1D)
+    config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=0.0, target_modules=names, fan_in_fan_out=transposed)
+    # Left to itself peft draws the numbers from torch's global generator: so it makes layers without memory.
+    inject_adapter_in_model(config, model, _NAME, low_cpu_mem_usage=True)
+    assert [name for name, _ in _adapted(model)] == names
+
+
+def _set(layer: Any, a: Tensor, b: Tensor) -> None:
+    for part, values in ((layer.lora_A, a), (layer.lora_B, b)):
+        part[_NAME].weight = nn.Parameter(values.to(layer.base_layer.weight))

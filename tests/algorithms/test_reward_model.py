@@ -1,0 +1,116 @@
+import json
+import math
+from contextlib import nullcontext
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification
+
+from plaudit.algorithms.calibration import summarise, wilson
+from plaudit.algorithms.reward_model import batch_of, judgements
+from plaudit.algorithms.sft import sft
+from plaudit.config import build
+from plaudit.data.splits import Part
+from plaudit.errors import DataError
+from plaudit.models.states import FrozenStates
+from plaudit.models.tokenizer import collate
+from plaudit.records import Comparison, LabelledText
+from plaudit.training.run import Run
+
+
+def _part(labelled=(), comparisons=()):
+    return Part(labelled=tuple(labelled), demonstrations=(), comparisons=tuple(comparisons))
+
+
+def test_labels_and_choices_become_weights(tiny_lm, tiny_tokenizer, tmp_path):
+    judged, _ = judgements(_part([LabelledText("a joy", 1), LabelledText("a chore", 0)]), tiny_tokenizer, 64)
+    assert [j.weight for j in judged] == [1.0, 0.0]
+    pairs = [Comparison("the cast", "is good", "is bad", choice) for choice in ("a", "b", "tie")]
+    judged, _ = judgements(_part(comparisons=pairs), tiny_tokenizer, 64)
+    assert [j.weight for j in judged] == [1.0, 0.0, 0.5]
+    states = FrozenStates(tiny_lm, 0, [], nullcontext, tmp_path)  # nothing is frozen
+    batch = batch_of(judged, np.arange(3), states, tiny_tokenizer)
+    assert tiny_tokenizer.text(batch.chosen.ids[0][batch.chosen.attention_mask[0]].tolist()) == "the cast is good"
+    assert tiny_tokenizer.text(batch.rejected.ids[0][batch.rejected.attention_mask[0]].tolist()) == "the cast is bad"
+
+
+def test_data_without_judgements_is_refused(tiny_tokenizer):
+    with pytest.raises(DataError, match="neither labels nor comparisons"):
+        judgements(_part(), tiny_tokenizer, 64)
+
+
+def test_a_reward_model_learns_from_labels_and_is_opened_by_transformers(cpu_run, tiny_config, tiny_tokenizer):
+    list(sft(tiny_config, cpu_run))
+    list(reward_model(tiny_config, cpu_run))
+    summary = json.loads((cpu_run.folder("reward_model") / "summary.json").read_text())
+    assert summary["kind"] == "labels"
+    assert summary["accuracy"] > 0.95
+    low, high = summary["accuracy_ci95"]
+    assert low < summary["accuracy"] <= high
+
+    model = AutoModelForSequenceClassification.from_pretrained(cpu_run.folder("reward_model")).eval()
+    assert model.config.num_labels == 1
+    texts = [tiny_tokenizer.demonstration("", t) for t in ("film 3 a joy to watch", "film 3 a chore to watch")]
+    batch = collate(texts, tiny_tokenizer.pad_id)
+    with torch.no_grad():
+        good, bad = model(input_ids=batch.ids, attention_mask=batch.attention_mask.long()).logits[:, 0].tolist()
+    assert good > 0 > bad
+
+
+def test_a_reward_model_learns_from_comparisons(tmp_path, tiny_config, tiny_model_folder):
+    rows = [
+        {"prompt": f"film {i} is", "chosen": f"a joy number {i % 7}", "rejected": f"a chore number {i % 5}"}
+        for i in range(200)
+    ]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    config = build(
+        {"model": tiny_model_folder, "data": str(tmp_path / "pairs.jsonl"), "device": "cpu", "dtype": "float32",
+         "sft.epochs": 1, "reward_model.lr": 5e-3, "reward_model.batch_size": 16, "reward_model.epochs": 2}
+    )  # fmt: skip
+    run = Run.open(tmp_path / "run", config, resume=False, overwrite=False, stages=("sft", "reward_model"))
+    list(sft(config, run))
+    list(reward_model(config, run))
+    summary = run.summary("reward_model")
+    assert summary["kind"] == "comparisons"
+    assert summary["accuracy"] > 0.9
+
+
+def test_wilson_interval_matches_published_values():
+    # Newcombe 1998, table I: 81 of 263 gives 0.2553 to 0.3662; 0 of 20 gives 0 to 0.1611.
+    assert wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
+    assert wilson(0, 20) == pytest.approx((0.0, 0.1611), abs=5e-5)
+
+
+def test_calibration_by_hand():
+    def logit(p):
+        return math.log(p / (1 - p))
+
+    logits = np.array([logit(0.75)] * 4 + [logit(0.05)] * 4)
+    weights = np.array([1, 1, 1, 0, 0, 0, 0, 1.0])  # 3 of 4 and 1 of 4 are positive
+    figures = summarise(logits, weights, np.arange(8), pairs=False)
+    assert figures["ece"] == pytest.approx(0.5 * abs(0.75 - 0.75) + 0.5 * abs(0.05 - 0.25))
+    assert figures["accuracy"] == 6 / 8
+    assert [b["count"] for b in figures["calibration"]] == [4, 4]
+
+
+def test_ties_do_not_count_as_right_or_wrong():
+    figures = summarise(np.array([2.0, -2.0, 3.0]), np.array([1.0, 0.0, 0.5]), np.array([3, 4, 5]), pairs=False)
+    assert figures["held_out"] == 2
+    assert figures["accuracy"] == 1.0
+
+
+def test_calibration_of_comparisons_does_not_depend_on_which_text_came_first():
+    def logit(p):
+        return math.log(p / (1 - p))
+
+    # Of 20 pairs at 0.75 the model is right about 15: perfectly calibrated, though the data names the preferred
+    # text first every time.
+    logits = np.array([logit(0.75)] * 15 + [logit(0.25)] * 5)
+    figures = summarise(logits, np.ones(20), np.arange(20), pairs=True)
+    assert figures["ece"] == pytest.approx(0, abs=1e-9)
+    assert figures["accuracy"] == 0.75
+
+
+def test_nothing_but_ties_has_no_accuracy():
+    assert summarise(np.array([1.0, 2.0]), np.array([0.5, 0.5]), np.array([1, 2]), pairs=True) == {"held_out": 0}

@@ -1,0 +1,178 @@
+import json
+
+import pytest
+
+from plaudit.cli import console
+from plaudit.config import Config, PPOConfig, build
+from plaudit.errors import RunError
+
+SFT = {
+    "score_mean": -0.031, "score_ci95": [-0.08, 0.02], "judge_positive": 0.48, "kl_mean": 0.0, "perplexity_ref": 30.4,
+    "distinct_1": 0.3, "distinct_2": 0.81, "length_mean": 21.5, "eos_rate": 0.97, "duplicate_rate": 0.004,
+}  # fmt: skip
+POLICY = SFT | {"score_mean": 0.614, "score_ci95": [0.57, 0.65], "judge_positive": 0.83, "kl_mean": 5.25}
+WALLS = {"sft": 83, "reward_model": 40, "ppo": 725, "evaluation": 50}
+SAMPLE = {
+    "prompt": "the film is", "sft": " a [bold]dull[/bold] affair " * 4, "sft_score": -0.52,
+    "policy": " a warm and :smile: moving film " * 4, "policy_score": 0.91,
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _plain_environment(monkeypatch):
+    for name in ("FORCE_COLOR", "NO_COLOR", "RANK"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("COLUMNS", "80")
+
+
+def finished(path, policy=POLICY, samples=8, **meta):
+    meta = {"prompts": 512, "seed": 1, "wall_seconds": WALLS} | meta
+    (path / "evaluation.json").write_text(json.dumps({"sft": SFT, "policy": policy, "meta": meta}))
+    (path / "samples.jsonl").write_text("".join(json.dumps(SAMPLE) + "\n" for _ in range(samples)))
+    return path
+
+
+def words(text: str) -> str:
+    return " ".join(text.split())
+
+
+def row(text: str, name: str) -> str:
+    return next(line for line in text.splitlines() if line.strip().startswith(name))
+
+
+def test_the_headline_sets_sft_beside_policy(tmp_path, capsys):
+    console.headline(finished(tmp_path))
+    out = capsys.readouterr().out
+    assert "512 held-out prompts, seed 1" in out
+    for name, before, after in (
+        ("Score", "−0.03", "0.61"),
+        ("Judged positive", "48 %", "83 %"),
+        ("KL", "0.0", "5.2"),
+        ("Perplexity", "30.4", "30.4"),
+        ("Length", "21.5", "21.5"),
+        ("Ended", "97 %", "97 %"),
+        ("Distinct pairs", "81 %", "81 %"),
+        ("Duplicates", "0.4 %", "0.4 %"),
+    ):
+        cells = row(out, name).replace("\N{NO-BREAK SPACE}", " ")
+        assert f" {before} " in cells
+        assert f" {after} " in cells
+    assert "−0.08 to 0.02" in out
+    assert "0.57 to 0.65" in out
+    assert "WARNING" not in out
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_tables_and_prose_fit_the_width(tmp_path, capsys, monkeypatch, width):
+    monkeypatch.setenv("COLUMNS", str(width))
+    console.summary(finished(tmp_path), Config(), {})
+    lines = capsys.readouterr().out.splitlines()
+    end = next(i for i, line in enumerate(lines) if line.startswith("Time:"))
+    assert end > 30
+    assert max(len(line) for line in lines[:end] if " more in " not in line) <= width
+
+
+def test_a_figure_that_could_not_be_computed_is_a_dash(tmp_path, capsys):
+    policy = {name: value for name, value in POLICY.items() if name != "eos_rate"} | {"kl_mean": None}
+    console.headline(finished(tmp_path, policy))
+    out = capsys.readouterr().out
+    assert " – " in row(out, "KL")
+    assert " – " in row(out, "Ended")
+
+
+def test_a_score_that_rises_while_the_judge_falls_is_called_out(tmp_path, capsys):
+    console.headline(finished(tmp_path, POLICY | {"judge_positive": 0.3}))
+    assert "WARNING: The score rose but the judge fell" in words(capsys.readouterr().out)
+
+
+def test_the_summary_shows_samples_times_report_and_what_next(tmp_path, capsys):
+    run = finished(tmp_path)
+    console.summary(run, Config(), {})
+    out = capsys.readouterr().out
+    assert "-0.52 a [bold]dull[/bold]" in words(out)  # what a model writes is no markup
+    assert ":smile:" in out
+    assert f"3 more in {run / 'samples.jsonl'}" in out
+    assert "Time: sft 1 min 23 s, reward 40 s, ppo 12 min 05 s, evaluation 50 s; together 14 min 58 s" in out
+    assert f"Report: {run / 'report.html'}" in out
+    assert f'plaudit sample {run} "the film is"' in out
+    assert f"plaudit run --seed 2 --out {run.parent / 'seed-2'}" in out
+    twice = f"{2 * PPOConfig().kl_coef:g}"
+    assert f"plaudit run --ppo.kl-coef {twice} --out {run.parent / f'kl-{twice}'}" in out
+    assert "--data FILE.csv" in out
+    assert "\x1b" not in out
+
+
+def test_what_next_keeps_the_run_s_own_settings(tmp_path, capsys):
+    run = finished(tmp_path)
+    console.summary(run, build({"seed": 7, "ppo.kl_coef": 0}), {})
+    out = capsys.readouterr().out
+    assert f"plaudit run --config {run / 'config.toml'} --seed 8 --out" in out
+    assert "--ppo.kl-coef 0.05 " in out  # twice nothing would be nothing
+
+
+def test_times_on_record_beat_those_of_this_process(tmp_path, capsys):
+    console.summary(finished(tmp_path, wall_seconds={"sft": 90}), Config(), {"evaluation": 4.0, "sft": 1.0})
+    assert "Time: sft 1 min 30 s, evaluation 4.0 s; together 1 min 34 s" in capsys.readouterr().out
+
+
+def test_without_samples_the_rest_is_shown(tmp_path, capsys):
+    console.summary(finished(tmp_path, samples=0, wall_seconds=None), Config(), {})
+    out = capsys.readouterr().out
+    assert "Judged positive" in out
+    assert "Time:" not in out
+
+
+def test_samples_are_side_by_side_with_their_scores(capsys):
+    rows = [{"sft": "dull", "sft_score": -0.5, "policy": "lovely", "policy_score": 0.75}]
+    console.samples("the film is", rows)
+    out = capsys.readouterr().out
+    assert out.startswith("the film is ...\n")
+    assert "-0.50 dull" in row(out, "-0.50")
+    assert "+0.75 lovely" in row(out, "-0.50")
+
+
+def test_a_terminal_does_not_obey_what_a_model_writes():
+    assert console.one_line("a\n film\t\x1b[2Jis\x07 good\u202e") == "a film \ufffd[2Jis\ufffd good\ufffd"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [
+        ("loss", 3.14159, "3.14"),
+        ("loss", 31.4159, "31.4"),
+        ("loss", 3141.59, "3142"),
+        ("kl", 1e-9, "0.00"),
+        ("score", 0.5, "+0.50"),
+        ("accuracy", 0.7512, "75.1%"),
+        ("loss", float("nan"), "-"),
+        ("loss", None, "-"),
+    ],
+)
+def test_brief_figures(name, value, text):
+    assert console.brief(name, value) == text
+
+
+@pytest.mark.parametrize(
+    ("stage", "following"),
+    [("sft", "plaudit reward-model --out"), ("reward_model", "plaudit ppo --out"), ("ppo", "plaudit eval")],
+)
+def test_the_next_command_can_be_copied(tmp_path, capsys, stage, following):
+    console.next_command(tmp_path / "my run", stage)
+    assert capsys.readouterr().out == f"next: {following} '{tmp_path}/my run'\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "missing; make it with plaudit eval"),
+        ("{", "is not JSON"),
+        ("[]", "is not a JSON object"),
+        ('{"sft": {}, "policy": {}}', "has no 'meta'"),
+    ],
+)
+def test_a_damaged_evaluation_is_named(tmp_path, content, said):
+    if content is not None:
+        (tmp_path / "evaluation.json").write_text(content)
+    with pytest.raises(RunError) as caught:
+        console.evaluation_text(tmp_path)
+    assert str(caught.value).startswith(f"{tmp_path / 'evaluation.json'}: {said}")

@@ -1,0 +1,267 @@
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from peft import PeftModel
+from tiny import make_lm
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    LlamaConfig,
+    LlamaForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
+)
+
+from plaudit import rng
+from plaudit.config import SFTConfig
+from plaudit.errors import ModelError
+from plaudit.models.heads import score_texts
+from plaudit.models.loading import load_causal_lm, load_reward_model, save
+from plaudit.models.lora import (
+    FOLDER,
+    add_adapters,
+    load_adapters,
+    merge,
+    plain_state,
+    save_adapters,
+    share_weights,
+)
+from plaudit.models.trunk import freeze_below, hidden_states
+
+LORA = SFTConfig(lora_rank=3, lora_alpha=6)
+BY_PEFT = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # peft asks by the old name
+IDS = torch.tensor([[0, 5, 6, 7, 11], [0, 9, 13, 14, 15]])
+MASK = torch.ones_like(IDS, dtype=torch.bool)
+
+
+def make_llama():
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = LlamaConfig(vocab_size=300, max_position_embeddings=64, num_key_value_heads=2, initializer_range=0.2,
+                         tie_word_embeddings=True, bos_token_id=0, eos_token_id=0, **sizes)  # fmt: skip
+    return LlamaForCausalLM(config)
+
+
+MAKERS = {"gpt2": make_lm, "llama": make_llama}
+PARTS = {
+    "gpt2": {"attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"},
+    "llama": {*(f"self_attn.{x}_proj" for x in "qkvo"), *(f"mlp.{x}_proj" for x in ("gate", "up", "down"))},
+}
+
+
+@pytest.fixture(params=MAKERS)
+def family(request):
+    return request.param
+
+
+def adapted(family, train_layers=0, settings=LORA, seed=1, stage="sft"):
+    model = MAKERS[family]().eval()
+    freeze_below(model, train_layers)
+    add_adapters(model, settings, seed, stage)
+    return model
+
+
+def moved(model):
+    """The model after its B has gone somewhere."""
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            with torch.no_grad():
+                parameter.copy_(0.3 * rng.normals(tuple(parameter.shape), 0, "test", name))
+    return model
+
+
+@torch.no_grad()
+def logits(model):
+    return model.get_output_embeddings()(hidden_states(model, IDS, MASK, MASK)).view(*IDS.shape, -1)
+
+
+def test_a_model_starts_exactly_as_it_was(family):
+    assert torch.equal(logits(adapted(family)), logits(MAKERS[family]().eval()))
+
+
+def test_it_does_so_in_bfloat16_too(family):
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(logits(adapted(family)), logits(MAKERS[family]().eval()))
+
+
+@pytest.mark.parametrize("train_layers", [0, 1])
+def test_adapters_alone_learn_beside_every_linear_layer_that_would(family, train_layers):
+    model = adapted(family, train_layers)
+    learning = {name for name, p in model.named_parameters() if p.requires_grad}
+    blocks = "transformer.h" if family == "gpt2" else "model.layers"
+    assert learning == {
+        f"{blocks}.{block}.{part}.lora_{side}.default.weight"
+        for block in range(2)[-train_layers:]
+        for part in PARTS[family]
+        for side in "AB"
+    }
+    hidden_states(moved(model), IDS, MASK, MASK).square().sum().backward()
+    assert {name for name, p in model.named_parameters() if p.grad is not None} == learning
+    assert all(p.grad.any() for p in model.parameters() if p.grad is not None)
+
+
+def test_what_an_adapter_adds_by_hand():
+    plain, model = make_lm().eval(), moved(adapted("gpt2"))
+    layer = model.transformer.h[1].mlp.c_fc
+    x = rng.normals((2, 5, 32), 0, "test", "x")
+    with torch.no_grad():
+        a, b = (part["default"].weight for part in (layer.lora_A, layer.lora_B))
+        assert (tuple(a.shape), tuple(b.shape)) == ((3, 32), (128, 3))
+        assert a.abs().max() <= 32**-0.5  # uniform up to one over the root of the inputs, as a linear layer begins
+        expected = plain.transformer.h[1].mlp.c_fc(x) + 6 / 3 * (x @ a.T) @ b.T
+        torch.testing.assert_close(layer(x), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_seed_stage_and_layer_decide_the_numbers_and_torch_s_generator_has_no_part():
+    def numbers(**chosen):
+        model = adapted("gpt2", **chosen)
+        return [p.detach() for name, p in model.named_parameters() if "lora_A" in name]
+
+    model = make_lm()
+    before = torch.get_rng_state()
+    add_adapters(model, LORA, 1, "sft")
+    assert torch.equal(torch.get_rng_state(), before)
+    first = numbers()
+    torch.manual_seed(5)
+    assert all(torch.equal(a, b) for a, b in zip(first, numbers(), strict=True))
+    for other in (numbers(seed=2), numbers(stage="ppo")):
+        assert not any(torch.equal(a, b) for a, b in zip(first, other, strict=True))
+    assert not torch.equal(first[0], first[1])
+
+
+def test_rank_zero_changes_nothing():
+    model = make_lm()
+    add_adapters(model, SFTConfig(), 1, "sft")
+    assert model.state_dict().keys() == make_lm().state_dict().keys()
+    assert all(p.requires_grad for p in model.parameters())
+
+
+def test_a_saved_model_is_plain_and_says_what_the_adapted_one_says(family, tmp_path, tiny_tokenizer):
+    model = moved(adapted(family, train_layers=1))
+    before, said = {name: p.clone() for name, p in model.state_dict().items()}, logits(model)
+    save(model, tiny_tokenizer, tmp_path)
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path).eval()  # config.json and weights, as if LoRA had never been
+    assert plain.state_dict().keys() == MAKERS[family]().state_dict().keys()
+    torch.testing.assert_close(plain(IDS).logits.detach(), said, rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(said, logits(MAKERS[family]().eval()), atol=1e-2)
+    # What was saved goes on learning as it was.
+    assert model.state_dict().keys() == before.keys()
+    assert all(torch.equal(p, before[name]) for name, p in model.state_dict().items())
+    assert torch.equal(logits(model), said)
+    merge(model)
+    assert all(torch.equal(p, plain.state_dict()[name]) for name, p in model.state_dict().items())
+    assert torch.equal(logits(model), logits(plain))
+
+
+def test_a_model_without_adapters_is_saved_as_it_is(tmp_path, tiny_lm):
+    assert plain_state(tiny_lm).keys() == tiny_lm.state_dict().keys()
+    save_adapters(tiny_lm, tmp_path / FOLDER)
+    assert not (tmp_path / FOLDER).exists()
+
+
+@BY_PEFT
+def test_peft_opens_the_saved_adapter(family, tmp_path, tiny_tokenizer):
+    model = moved(adapted(family, train_layers=1))
+    save(model, tiny_tokenizer, tmp_path / "tuned")
+    save(MAKERS[family](), tiny_tokenizer, tmp_path / "base")
+    base = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+    theirs = PeftModel.from_pretrained(base, tmp_path / "tuned" / FOLDER).eval()
+    torch.testing.assert_close(theirs(IDS).logits.detach(), logits(model), rtol=1e-5, atol=1e-5)
+
+
+def test_the_same_adapter_is_written_the_same(tmp_path):
+    for folder in (tmp_path / "a", tmp_path / "b"):
+        save_adapters(moved(adapted("gpt2")), folder)
+    names = sorted(p.name for p in (tmp_path / "a").iterdir())
+    assert names == ["adapter_config.json", "adapter_model.safetensors"]
+    assert all((tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes() for name in names)
+    targets = json.loads((tmp_path / "a" / names[0]).read_text())["target_modules"]
+    assert targets == [name.removesuffix(".lora_A") for name, _ in adapted("gpt2").named_modules()
+                       if name.endswith(".lora_A")]  # fmt: skip
+
+
+@pytest.fixture
+def taught(family, tmp_path, tiny_tokenizer):
+    """A reward model with adapters in its top block, saved in "reward"; its base is in "sft"."""
+    save(MAKERS[family](), tiny_tokenizer, tmp_path / "sft")
+    model = load_reward_model(str(tmp_path / "sft"), 255).eval()
+    freeze_below(model, 1)
+    add_adapters(model, LORA, 1, "reward")
+    with torch.no_grad():
+        model.score.weight.copy_(rng.normals((1, 32), 0, "test", "head"))
+    save(moved(model), tiny_tokenizer, tmp_path / "reward_model")
+    return model
+
+
+@BY_PEFT
+def test_a_reward_model_s_adapter_and_head_go_back_onto_its_base(taught, tmp_path):
+    again = load_reward_model(str(tmp_path / "sft"), 255).eval()
+    load_adapters(again, tmp_path / "reward_model" / FOLDER)
+    plain = load_reward_model(str(tmp_path / "reward_model"), 255).eval()
+    base = AutoModelForSequenceClassification.from_pretrained(tmp_path / "sft", num_labels=1, pad_token_id=255)
+    theirs = PeftModel.from_pretrained(base, tmp_path / "reward_model" / FOLDER).eval()
+    with torch.no_grad():
+        said = score_texts(taught, IDS, MASK)
+        assert torch.equal(score_texts(again, IDS, MASK), said)
+        torch.testing.assert_close(score_texts(plain, IDS, MASK), said, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(theirs(IDS, attention_mask=MASK.long()).logits[:, 0], said, rtol=1e-5, atol=1e-5)
+
+
+def test_equal_weights_that_nobody_teaches_lie_in_memory_once(taught, tmp_path):
+    owner = load_causal_lm(str(tmp_path / "sft")).eval()
+    add_adapters(owner, LORA, 1, "ppo")
+    with torch.no_grad():
+        said = score_texts(taught, IDS, MASK)
+    taught.requires_grad_(False)
+    share_weights(owner, taught)
+    places = {p.data_ptr() for p in owner.parameters()}
+    apart = {name for name, p in taught.named_parameters() if p.data_ptr() not in places}
+    assert apart == {name for name, _ in taught.named_parameters() if "lora_" in name or name == "score.weight"}
+    with torch.no_grad():
+        assert torch.equal(score_texts(taught, IDS, MASK), said)
+
+
+def test_weights_that_learn_or_differ_are_not_shared():
+    owner, learning, frozen, different = (make_lm(seed=seed).requires_grad_(False) for seed in (0, 0, 0, 1))
+    learning.requires_grad_(True)
+    share_weights(owner, learning)
+    share_weights(learning, frozen)
+    share_weights(owner, different)
+    random = [name for name, p in different.named_parameters() if p.ndim == 2]
+    for other, names in ((learning, None), (different, random)):
+        for name, p in other.named_parameters():
+            if names is None or name in names:
+                assert p is not owner.get_parameter(name), name
+    assert not any(p is q for p, q in zip(learning.parameters(), frozen.parameters(), strict=True))
+    share_weights(owner, frozen)
+    assert all(p is q for p, q in zip(owner.parameters(), frozen.parameters(), strict=True))
+    assert frozen.get_output_embeddings().weight is owner.get_input_embeddings().weight  # tied as before
+
+
+def test_a_family_whose_blocks_are_not_known_is_adapted_as_a_whole():
+    torch.manual_seed(0)
+    config = OPTConfig(vocab_size=300, hidden_size=32, ffn_dim=48, num_hidden_layers=2, num_attention_heads=2,
+                       max_position_embeddings=64, word_embed_proj_dim=32)  # fmt: skip
+    model = OPTForCausalLM(config).eval()
+    before = logits(model)
+    add_adapters(model, LORA, 1, "sft")
+    assert torch.equal(logits(model), before)
+    assert sum(hasattr(module, "lora_A") for module in model.modules()) == 2 * 6
+    assert not hasattr(model.lm_head, "lora_A")
+
+
+def test_without_peft_lora_is_refused_in_one_line_and_all_else_works(monkeypatch):
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(ModelError) as refused:
+        add_adapters(make_lm(), LORA, 1, "sft")
+    assert "pip install 'plaudit[lora]'" in str(refused.value)
+    assert "\n" not in str(refused.value)
+    add_adapters(make_lm(), SFTConfig(), 1, "sft")
+
+
+def test_plaudit_does_not_import_peft():
+    code = "import sys; import plaudit.cli, plaudit.pipeline; assert 'peft' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
