@@ -1,8 +1,8 @@
-"""What flows through training: frozen groups of tensors.
+"""What flows through training: frozen dataclasses of tensors.
 
-B batch, P prompt length, R response length, T = P + R. Prompts are padded on the left and responses on the
-right, so every response starts at the same column. A mask is named for what True means, and comes from
-lengths, never from comparing ids with a padding id.
+B batch, P prompt length, R response length, T = P + R. Prompts are padded on the left and responses on the right, so
+every response starts at the same column. A mask is named for what True means. Masks come from lengths, never from
+comparing ids with a padding id.
 """
 
 from collections.abc import Iterator
@@ -14,29 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-T_ = TypeVar("T_")
-
-
-@dataclass(frozen=True)
-class Below:
-    """What the lowest `depth` blocks of a model leave of a batch. They do not learn, so it stays true.
-
-    Attributes:
-        states: (B, T, D), zero at padding; D is 0 where depth is.
-        depth: blocks that have been run; 0: none, and a model begins at the token ids.
-    """
-
-    states: Float[Tensor, "B T D"]
-    depth: int
-
-    @staticmethod
-    def nothing(ids: Int[Tensor, "B T"]) -> "Below":
-        """No block has been run on the batch."""
-        return Below(torch.zeros(*ids.shape, 0, device=ids.device), 0)
-
-    def to(self, device: torch.device) -> "Below":
-        """The same on `device`."""
-        return Below(self.states.to(device), self.depth)
+Batch = TypeVar("Batch")
 
 
 @dataclass(frozen=True)
@@ -47,17 +25,11 @@ class Sequences:
         ids: (B, T) token ids, padded on the right.
         attention_mask: (B, T) True for tokens, False for padding.
         loss_mask: (B, T) True for the tokens to learn: the response, its end token included.
-        below: what the frozen blocks left of them.
     """
 
     ids: Int[Tensor, "B T"]
     attention_mask: Bool[Tensor, "B T"]
     loss_mask: Bool[Tensor, "B T"]
-    below: Below
-
-    def to(self, device: torch.device) -> "Sequences":
-        """The same on `device`."""
-        return Sequences(*(getattr(self, f.name).to(device) for f in fields(self)))
 
 
 @dataclass(frozen=True)
@@ -66,118 +38,112 @@ class PreferenceBatch:
 
     Attributes:
         chosen, rejected: the two sequences of each pair.
-        weight: (B,) share of people who preferred `chosen`: 1 clear, 1/2 a tie.
+        weight: (B,) share of people who preferred `chosen`: 1 for a clear choice, 1/2 for a tie.
     """
 
     chosen: Sequences
     rejected: Sequences
     weight: Float[Tensor, "B"]
 
-    def to(self, device: torch.device) -> "PreferenceBatch":
-        """The same on `device`."""
-        return PreferenceBatch(self.chosen.to(device), self.rejected.to(device), self.weight.to(device))
+
+@dataclass(frozen=True)
+class LabelledBatch:
+    """Texts with labels.
+
+    Attributes:
+        texts: one sequence a text.
+        weight: (B,) 1 for a good text, 0 for a bad one.
+    """
+
+    texts: Sequences
+    weight: Float[Tensor, "B"]
 
 
 @dataclass(frozen=True)
 class Responses:
-    """Prompts and what a model answered.
+    """Prompts and the responses that a model sampled.
 
     Attributes:
         ids: (B, T) prompt padded on the left, response padded on the right.
         attention_mask: (B, T) True for prompt and response tokens.
         response_mask: (B, R) True for response tokens, the end token included.
-        ended: (B,) True where the response ends with the end token, False where the cap cut it off.
-        below: what the policy's frozen blocks left of them.
-        shared: what those of these blocks left that are the reward model's, too.
+        ended: (B,) True where the response ends with the end token, False where the length limit cut it off.
     """
 
     ids: Int[Tensor, "B T"]
     attention_mask: Bool[Tensor, "B T"]
     response_mask: Bool[Tensor, "B R"]
     ended: Bool[Tensor, "B"]
-    below: Below
-    shared: Below
 
     @property
     def response_ids(self) -> Int[Tensor, "B R"]:
         """(B, R) the response columns of ids."""
         return self.ids[:, -self.response_mask.shape[1] :]
+
+    @property
+    def prompt_mask(self) -> Bool[Tensor, "B P"]:
+        """(B, P) the prompt columns of the attention mask."""
+        return self.attention_mask[:, : -self.response_mask.shape[1]]
+
+    def tokens(self) -> list[list[int]]:
+        """The token ids of each response, without padding."""
+        lengths = self.response_mask.sum(1).tolist()
+        return [row[:length] for row, length in zip(self.response_ids.tolist(), lengths, strict=True)]
+
+    def prompts(self) -> list[list[int]]:
+        """The token ids of each prompt, without padding."""
+        lengths = self.prompt_mask.sum(1).tolist()
+        columns = self.prompt_mask.shape[1]
+        rows = self.ids[:, :columns].tolist()
+        return [row[columns - length :] for row, length in zip(rows, lengths, strict=True)]
 
 
 @dataclass(frozen=True)
 class Rollout:
-    """Responses with all that is known of them before learning.
+    """Responses with what policy, reference and reward say about them before an update.
 
     Attributes:
-        ids, attention_mask, response_mask: as in Responses.
+        responses: what the policy sampled.
         logprobs: (B, R) of the response tokens under the policy that sampled them, nats.
         ref_logprobs: (B, R) under the reference, nats.
-        values: (B, R) the value head's guess before each response token.
-        scores: (B,) what the whole response is worth, normalised.
-        below: what the policy's frozen blocks left of prompt and response.
+        kl: (B, R) KL of policy from reference at each state, summed over the vocabulary, nats.
+        entropy: (B, R) of the policy's next-token distribution, nats.
+        raw_scores: (B,) what the reward gives each whole response.
+        scores: (B,) the same as training uses it: normalised, with the penalty for a missing end token.
+
+    The (B, R) tensors are zero outside the response.
     """
 
-    ids: Int[Tensor, "B T"]
-    attention_mask: Bool[Tensor, "B T"]
-    response_mask: Bool[Tensor, "B R"]
+    responses: Responses
     logprobs: Float[Tensor, "B R"]
     ref_logprobs: Float[Tensor, "B R"]
-    values: Float[Tensor, "B R"]
+    kl: Float[Tensor, "B R"]
+    entropy: Float[Tensor, "B R"]
+    raw_scores: Float[Tensor, "B"]
     scores: Float[Tensor, "B"]
-    below: Below
-
-    @property
-    def response_ids(self) -> Int[Tensor, "B R"]:
-        """(B, R) the response columns of ids."""
-        return self.ids[:, -self.response_mask.shape[1] :]
 
 
-@dataclass(frozen=True)
-class Experience:
-    """A rollout with its per-token rewards and what follows from them.
-
-    Attributes:
-        rewards: (B, R) KL penalty and score, raw.
-        advantages: (B, R) whitened over the response tokens of the whole rollout.
-        returns: (B, R) targets of the value head, from raw advantages.
-    """
-
-    rollout: Rollout
-    rewards: Float[Tensor, "B R"]
-    advantages: Float[Tensor, "B R"]
-    returns: Float[Tensor, "B R"]
-
-    def minibatches(self, order: np.ndarray, size: int) -> Iterator["Experience"]:
-        """Parts of at most `size` rows in the given order; the last may be smaller, and none is left out."""
-        for start in range(0, len(order), size):
-            rows = torch.from_numpy(order[start : start + size]).to(self.rewards.device)
-            yield _trimmed(select_rows(self, rows))
+def select_rows(batch: Batch, rows: Int[Tensor, "n"]) -> Batch:
+    """The given rows of every tensor in a batch, and in the batches that it contains."""
+    values = {f.name: getattr(batch, f.name) for f in fields(batch)}  # type: ignore[arg-type]
+    selected = {k: v[rows] if isinstance(v, Tensor) else select_rows(v, rows) for k, v in values.items()}
+    return type(batch)(**selected)
 
 
-def _trimmed(part: Experience) -> Experience:
-    """The same without the columns that are padding in every row: they cost arithmetic and mean nothing."""
-    rollout = part.rollout
-    cut = rollout.response_mask.shape[1] - int(rollout.response_mask.sum(1).max())
-    first, end = int(rollout.attention_mask.any(0).int().argmax()), -cut or None
-    texts = {name: getattr(rollout, name)[:, first:end] for name in ("ids", "attention_mask")}
-    known = {name: getattr(rollout, name)[:, :end] for name in ("response_mask", "logprobs", "ref_logprobs", "values")}
-    trimmed = Rollout(
-        **texts,
-        **known,
-        scores=rollout.scores,
-        below=Below(rollout.below.states[:, first:end], rollout.below.depth),
-    )
-    return Experience(trimmed, part.rewards[:, :end], part.advantages[:, :end], part.returns[:, :end])
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """The same batch on `device`."""
+    values = {f.name: getattr(batch, f.name) for f in fields(batch)}  # type: ignore[arg-type]
+    moved = {k: v.to(device) if isinstance(v, Tensor) else to_device(v, device) for k, v in values.items()}
+    return type(batch)(**moved)
 
 
-def select_rows(batch: T_, rows: Int[Tensor, "n"]) -> T_:
-    """The given rows of every tensor in a (nested) batch."""
-    parts = {}
-    for f in fields(batch):  # type: ignore[arg-type]
-        value = getattr(batch, f.name)
-        if isinstance(value, Tensor):
-            value = value[rows]
-        elif not isinstance(value, int):
-            value = select_rows(value, rows)
-        parts[f.name] = value
-    return type(batch)(**parts)
+def number_of_rows(batch: object) -> int:
+    """B, the number of rows of a batch."""
+    first = getattr(batch, fields(batch)[0].name)  # type: ignore[arg-type]
+    return len(first) if isinstance(first, Tensor) else number_of_rows(first)
+
+
+def split_rows(batch: Batch, order: np.ndarray, size: int) -> Iterator[Batch]:
+    """Parts of at most `size` rows in the given order. The last may be smaller; no row is left out."""
+    for start in range(0, len(order), size):
+        yield select_rows(batch, torch.from_numpy(order[start : start + size]))

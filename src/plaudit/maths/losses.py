@@ -1,37 +1,42 @@
-"""Every loss of the three stages. Means are over tokens or records of the whole batch given."""
+"""The losses of the algorithms. Each returns (sum, count): whoever takes the step divides by the global count.
+
+So gradient accumulation, several processes and one batch follow one rule, and every token (or record) has the same
+weight however the batch is split.
+"""
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from plaudit.maths.masked import masked_mean, masked_sum
+from plaudit.maths.masked import masked_sum
+
+Loss = tuple[Float[Tensor, ""], Int[Tensor, ""]]
 
 
-def causal_lm_loss(logprobs: Float[Tensor, "N"]) -> Float[Tensor, ""]:
-    """Mean negative log likelihood of N tokens, in nats a token.
-
-    Every token weighs the same, whatever the length of its text.
-    """
-    return -logprobs.mean()
+def causal_lm_loss(logprobs: Float[Tensor, "B R"], response_mask: Bool[Tensor, "B R"]) -> Loss:
+    """Negative log-likelihood of the response tokens: (sum in nats, number of tokens)."""
+    return -masked_sum(logprobs, response_mask), response_mask.sum()
 
 
 def bradley_terry_loss(
     chosen: Float[Tensor, "B"], rejected: Float[Tensor, "B"], weight: Float[Tensor, "B"]
-) -> Float[Tensor, ""]:
-    """Mean cross-entropy of the preference `weight` against sigmoid(chosen - rejected), in nats.
+) -> Loss:
+    """Cross-entropy of the preference `weight` against sigmoid(chosen - rejected): (sum in nats, number of pairs).
 
     Args:
-        weight: share of people who preferred the first response: 1 clear, 1/2 a tie.
+        chosen, rejected: logits of the two responses of each pair.
+        weight: share of people who preferred `chosen`: 1 for a clear choice, 1/2 for a tie.
 
     Source: Bradley and Terry 1952; Stiennon et al. 2020, section 3.4.
     """
-    return F.binary_cross_entropy_with_logits(chosen - rejected, weight)
+    return label_loss(chosen - rejected, weight)
 
 
-def label_loss(scores: Float[Tensor, "B"], labels: Float[Tensor, "B"]) -> Float[Tensor, ""]:
-    """Mean binary cross-entropy of logits `scores` against labels in [0, 1], in nats."""
-    return F.binary_cross_entropy_with_logits(scores, labels)
+def label_loss(logits: Float[Tensor, "B"], labels: Float[Tensor, "B"]) -> Loss:
+    """Binary cross-entropy of logits against labels in [0, 1]: (sum in nats, number of records)."""
+    total = F.binary_cross_entropy_with_logits(logits, labels, reduction="sum")
+    return total, torch.tensor(len(logits), device=logits.device)
 
 
 def policy_loss(
@@ -40,12 +45,14 @@ def policy_loss(
     advantages: Float[Tensor, "B R"],
     response_mask: Bool[Tensor, "B R"],
     clip_range: float,
-) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
-    """PPO's clipped surrogate, and what to watch of it.
+) -> tuple[Loss, dict[str, Tensor]]:
+    """PPO's clipped surrogate loss, and figures about the update.
 
     Returns:
-        loss: mean over response tokens of max(-A rho, -A clip(rho, 1 - eps, 1 + eps)).
-        stats: ratio_mean, ratio_max, clip_fraction, approx_kl (k3 of old against new, nats a token).
+        loss: (sum over response tokens of max(-A rho, -A clip(rho, 1 - eps, 1 + eps)), number of tokens), with rho the
+            probability ratio.
+        stats: sums over response tokens of `ratio_mean`, `clip_fraction` and `approx_kl` (k3 of the old policy against
+            the new one, nats), to be divided by the number of tokens; and `ratio_max`, the largest ratio.
 
     Source: Schulman et al. 2017, equation 7.
     """
@@ -55,12 +62,12 @@ def policy_loss(
     losses = torch.maximum(-advantages * ratio, -advantages * clipped)
     with torch.no_grad():
         stats = {
-            "ratio_mean": masked_mean(ratio, response_mask),
+            "ratio_mean": masked_sum(ratio, response_mask),
             "ratio_max": ratio.masked_fill(~response_mask, 0.0).max(),
-            "clip_fraction": masked_mean(((ratio - 1).abs() > clip_range).float(), response_mask),
-            "approx_kl": masked_mean(ratio - 1 - log_ratio, response_mask),
+            "clip_fraction": masked_sum(((ratio - 1).abs() > clip_range).float(), response_mask),
+            "approx_kl": masked_sum(ratio - 1 - log_ratio, response_mask),
         }
-    return masked_mean(losses, response_mask), stats
+    return (masked_sum(losses, response_mask), response_mask.sum()), stats
 
 
 def value_loss(
@@ -69,8 +76,11 @@ def value_loss(
     returns: Float[Tensor, "B R"],
     response_mask: Bool[Tensor, "B R"],
     value_clip: float,
-) -> Float[Tensor, ""]:
-    """0.5 mean max((V - R)^2, (V_clip - R)^2), with V_clip within `value_clip` of the rollout's value."""
+) -> Loss:
+    """(sum over response tokens of 0.5 max((V - R)^2, (V_clip - R)^2), number of tokens).
+
+    V_clip is V moved to within `value_clip` of the value at rollout time.
+    """
     clipped = old_values + (values - old_values).clamp(-value_clip, value_clip)
     losses = torch.maximum((values - returns) ** 2, (clipped - returns) ** 2)
-    return 0.5 * masked_sum(losses, response_mask) / response_mask.sum()
+    return 0.5 * masked_sum(losses, response_mask), response_mask.sum()

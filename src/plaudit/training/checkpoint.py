@@ -20,7 +20,6 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from plaudit.errors import RunError
-from plaudit.models.precision import refresh, shadows
 
 _KEEP = 2
 
@@ -40,7 +39,7 @@ class Checkpoints:
     def save(
         self, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any] | None = None
     ) -> None:
-        """Keep the state after `step` steps. A crash at any moment leaves the older checkpoints whole."""
+        """Save the state after `step` steps. A crash at any moment leaves the older checkpoints intact."""
         final = self.folder / f"step-{step:08d}"
         aside = self.folder / f".{final.name}.partial"
         shutil.rmtree(aside, ignore_errors=True)
@@ -91,17 +90,17 @@ def load_weights(path: Path, model: nn.Module) -> None:
     """Set the parameters of `model` that the checkpoint's `tensors.safetensors` at `path` holds.
 
     Raises:
-        RunError: the checkpoint holds others too.
+        RunError: the checkpoint holds parameters that the model does not have.
     """
     tensors = load_file(path)
-    kept = {key.removeprefix("model/"): value for key, value in tensors.items() if key.startswith("model/")}
-    # Not strict: tied weights are kept under one of their names.
-    unknown = model.load_state_dict(kept, strict=False).unexpected_keys
+    saved = {key.removeprefix("model/"): value for key, value in tensors.items() if key.startswith("model/")}
+    # Not strict: a checkpoint holds what learned, and tied weights under one of their names.
+    unknown = model.load_state_dict(saved, strict=False).unexpected_keys
     if unknown:
         raise RunError(f"{path}: holds '{unknown[0]}', which the model does not have")
 
 
-def _named(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[tuple[str, Any]]:
+def _named(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[tuple[str, nn.Parameter]]:
     """(name, parameter) of the parameters that the optimizer trains; tied weights come once."""
     trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
     return [(n, p) for n, p in model.named_parameters() if id(p) in trained]
@@ -118,23 +117,25 @@ def _tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, to
 
 @torch.no_grad()
 def _restore(tensors: dict[str, torch.Tensor], model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Set parameters and optimizer state, in place where the state exists: it may lie where the optimizer wants it."""
     for name, parameter in _named(model, optimizer):
         parameter.copy_(tensors[f"model/{name}"])
-        for key, value in optimizer.state[parameter].items():
-            if f"optimizer/{key}/{name}" in tensors:  # an older checkpoint has none of what had not learned yet
-                value.copy_(tensors[f"optimizer/{key}/{name}"])
-    refresh(shadows(model))
+        state = optimizer.state[parameter]
+        for full, value in tensors.items():
+            _, _, key_and_name = full.partition("optimizer/")
+            key, _, of = key_and_name.partition("/")
+            if of == name:
+                if key in state:
+                    state[key].copy_(value)
+                else:
+                    state[key] = value if key == "step" else value.to(parameter.device)
 
 
 def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
-
-
-def _digest(file: Any) -> str:
     digest = hashlib.sha256()
-    while block := file.read(1 << 20):
-        digest.update(block)
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
     return digest.hexdigest()
 
 

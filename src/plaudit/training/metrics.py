@@ -51,12 +51,12 @@ class MetricsLog:
             with path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"step": report.step} | {k: _plain(v) for k, v in figures.items()}) + "\n")
 
-    def keep(self, step: int, responses: list[str]) -> None:
+    def log_responses(self, step: int, responses: list[str]) -> None:
         """Write what the policy answered in a step, for those who watch training or read along."""
         with self.rollouts_path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, "responses": responses}) + "\n")
 
-    def cut_back(self, step: int) -> None:
+    def truncate(self, step: int) -> None:
         """Keep only the lines of steps up to `step`: what came after its checkpoint is done again."""
         for path in (self.metrics_path, self.timing_path, self.rollouts_path):
             if path.exists():

@@ -1,4 +1,4 @@
-"""The run directory: it holds everything, and is all that joins the stages, but for what they can make anew."""
+"""The run directory: a graph of folders, each with the settings, inputs and data that it was made from."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import os
 import platform
 import shutil
 import subprocess
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,69 +18,74 @@ from typing import Any
 import torch
 
 from plaudit import __version__
-from plaudit.config import SECTIONS, Config, build, flatten, read_toml, to_toml
+from plaudit.config import ALGORITHMS, Config, build, flatten, read_toml, to_toml
+from plaudit.data.corpus import load
+from plaudit.data.splits import Splits
 from plaudit.errors import ConfigError, RunError
 from plaudit.training.checkpoint import Checkpoints
 from plaudit.training.metrics import MetricsLog
 
-STAGES = ("sft", "reward_model", "ppo", "evaluation")
-MEMORY_FILE = "memory.json"  # bytes: predicted, and measured; they are the machine's, and differ from run to run
-_FOLDERS = {stage: stage for stage in ("sft", "reward_model", "ppo")}
+STAGES = ("sft", "reward_model", "ppo", "evaluation")  # of `plaudit run`
+MEMORY_FILE = "memory.json"  # bytes: predicted, and measured; they depend on the machine and differ from run to run
+INPUTS_FILE = "inputs.json"
 _EVALUATION_FILES = ("evaluation.json", "responses.jsonl", "samples.jsonl", "report.html", "frontier.json")
 
 
 @dataclass(frozen=True)
 class Run:
-    """An open run directory and the settings that made it.
+    """An open run directory and its settings.
 
     Attributes:
         path: the directory.
-        config: its settings, as config.toml keeps them: with the number format that dtype = "auto" came to.
-        memo: what a stage leaves in memory for the next one; that makes it anew where it is not there.
+        config: its settings, as config.toml has them: with the number format that dtype = "auto" resolved to.
     """
 
     path: Path
     config: Config
-    memo: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @staticmethod
     def open(path: Path, config: Config, *, resume: bool, overwrite: bool, stages: tuple[str, ...]) -> Run:
         """Make `path` ready for `stages`, or leave it untouched and say why not.
 
         Args:
-            resume: go on with what these stages have begun.
-            overwrite: remove what these stages, and the stages that build on them, have left.
+            resume: continue what these stages have begun.
+            overwrite: remove what these stages, and the stages made from theirs, have left.
 
         Raises:
-            RunError: something is in the way, or was made with other settings.
+            RunError: a folder exists already, or was made with other settings or data.
         """
         if path.exists() and not path.is_dir():
             raise RunError(f"{path}: is a file; --out takes a folder")
-        known = (*_FOLDERS.values(), *_EVALUATION_FILES, "frontier", "config.toml", "doctor.json", MEMORY_FILE)
-        strangers = [p.name for p in path.iterdir() if p.name not in known] if path.exists() else []
-        if strangers and not (path / "config.toml").exists():
-            raise RunError(f"{path}: holds '{strangers[0]}' and no run; choose an empty or a new folder")
-        doomed = STAGES[min(STAGES.index(s) for s in stages) :] if overwrite else ()
-        full = [s for s in stages if s != "evaluation" and _begun(path, s)]
-        if full and not resume and not overwrite:
+        known = (*ALGORITHMS, *_EVALUATION_FILES, "frontier", "config.toml", "doctor.json", MEMORY_FILE)
+        unknown = [p.name for p in path.iterdir() if p.name not in known] if path.exists() else []
+        if unknown and not (path / "config.toml").exists():
+            raise RunError(f"{path}: holds '{unknown[0]}' and no run; choose an empty or a new folder")
+        removed = {s for s in (*ALGORITHMS, "evaluation") if ancestors(s) & set(stages)} | set(stages)
+        removed = removed if overwrite else set()
+        begun = [s for s in ALGORITHMS if _begun(path, s)]
+        existing = [s for s in stages if s in begun]
+        if existing and not resume and not overwrite:
             raise RunError(
-                f"{path}: already holds {', '.join(full)}; use --resume to go on, or --overwrite to begin anew"
+                f"{path}: already holds {', '.join(existing)}; use --resume to continue, or --overwrite to start again"
             )
-        kept = [s for s in STAGES if s not in doomed and s != "evaluation" and _begun(path, s)]
+        kept = [s for s in begun if s not in removed]
         saved = path / "config.toml"
-        begun = Run(path, build(read_toml(saved)) if kept and saved.exists() else config)
-        config = begun.settled(config)  # what is kept was computed so, on whatever machine that was
-        _check_unchanged(path, config, kept)
-        for stage in doomed:
+        if kept and not saved.exists():
+            raise RunError(f"{path}: config.toml is missing, so its settings are unknown; use --overwrite")
+        before = Run(path, build(read_toml(saved)) if kept else config)
+        run = Run(path, before.resolved(config))  # what is kept was computed so, on whatever machine that was
+        for stage in kept:
+            run.check_inputs(stage)
+        for stage in removed:
             _remove(path, stage)
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RunError(f"{path}: cannot be made: {error.strerror}") from None
-        if not (kept and build(read_toml(saved)) == config):  # its versions are those that made what is kept
-            _remove(path, "evaluation")  # made with other settings, or of other models
-            saved.write_text(to_toml(config, versions()), encoding="utf-8")
-        return Run(path, config)
+        if not (kept and before.config == run.config):  # otherwise its versions are those that made what is kept
+            _remove(path, "evaluation")
+            saved.write_text(to_toml(run.config, versions()), encoding="utf-8")
+        return run
 
     @staticmethod
     def existing(path: Path) -> Run:
@@ -93,46 +98,47 @@ class Run:
             raise RunError(f"{path}: no run here (config.toml is missing); make one with plaudit run --out {path}")
         return Run(path, build(read_toml(path / "config.toml")))
 
-    def branch(self, path: Path, config: Config, *, overwrite: bool = False) -> Run:
-        """A run directory of its own at `path`, for PPO with other settings on the same SFT and reward model.
+    def branch(self, path: Path, config: Config, stages: tuple[str, ...], *, overwrite: bool = False) -> Run:
+        """A run directory at `path` with other settings for what follows `stages`, whose folders it shares.
 
-        The two are hard links: whole, and free. What is at `path` already is taken as it is.
+        They are hard links, so they are complete and take no room. What is at `path` already is used as it is.
 
         Args:
-            overwrite: remove what is there and begin anew.
+            overwrite: remove what is there and start again.
 
         Raises:
-            RunError: a stage that PPO builds on has not finished, or `path` holds something that is no run.
+            RunError: one of `stages` has not finished, or `path` holds something that is no run.
         """
-        config, earlier = self.settled(config), ("sft", "reward_model")
-        for stage in earlier:
+        config = self.resolved(config)
+        for stage in stages:
             self.model(stage)
         if path.exists() and not (path / "config.toml").exists():
             raise RunError(f"{path}: holds no run; choose a new folder")
         if overwrite and path.exists():
             shutil.rmtree(path)
         if not path.exists():
-            aside = path.with_name(f".{path.name}.partial")
-            shutil.rmtree(aside, ignore_errors=True)
-            for stage in earlier:
+            partial = path.with_name(f".{path.name}.partial")
+            shutil.rmtree(partial, ignore_errors=True)
+            for stage in stages:
                 ignore = shutil.ignore_patterns("checkpoints")
-                shutil.copytree(self.folder(stage), aside / _FOLDERS[stage], copy_function=_link, ignore=ignore)
-            (aside / "config.toml").write_text(to_toml(config, versions()), encoding="utf-8")
-            aside.rename(path)
+                shutil.copytree(self.folder(stage), partial / stage, copy_function=_link, ignore=ignore)
+            (partial / "config.toml").write_text(to_toml(config, versions()), encoding="utf-8")
+            partial.rename(path)
         return Run(path, config)
 
     def folder(self, stage: str) -> Path:
-        """Where the stage's model, metrics and checkpoints lie."""
-        return self.path / _FOLDERS[stage]
+        """The folder of a stage's model, metrics and checkpoints."""
+        return self.path / stage
 
     def model(self, stage: str) -> str:
-        """The finished model of a stage.
+        """The folder of the finished model of a stage.
 
         Raises:
             RunError: the stage has not finished.
         """
         if not self.complete(stage):
-            raise RunError(f"{self.path}: no finished {stage} model here; run: plaudit {stage} --out {self.path}")
+            command = stage.replace("_", "-")
+            raise RunError(f"{self.path}: no finished {stage} here; run: plaudit {command} --out {self.path}")
         return str(self.folder(stage))
 
     def complete(self, stage: str) -> bool:
@@ -142,7 +148,7 @@ class Run:
         return (self.folder(stage) / "summary.json").exists()
 
     def finish(self, stage: str, summary: dict[str, Any]) -> None:
-        """Write the stage's figures; their presence says that it is complete."""
+        """Write the stage's figures; their presence says that the stage is complete."""
         write_json(self.folder(stage) / "summary.json", summary)
 
     def summary(self, stage: str) -> dict[str, Any]:
@@ -154,55 +160,127 @@ class Run:
         """The stage's metrics files."""
         return MetricsLog(self.folder(stage))
 
-    def checkpoints(self, stage: str) -> Checkpoints:
-        """The stage's checkpoints, refused when the settings differ."""
-        settings = _settings_of(flatten(dataclasses.asdict(self.config)), stage)
-        settings |= {"device": str(self.device), "dtype": str(self.dtype)}  # what "auto" comes to
-        fingerprint = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-        return Checkpoints(self.folder(stage) / "checkpoints", fingerprint)
+    @property
+    def data(self) -> Splits:
+        """The data set."""
+        return load(self.config.data)
+
+    def inputs(self, stage: str, *, needs: tuple[str, ...] | None = None, reward: str = "") -> dict[str, Any]:
+        """What a stage's result depends on, and the fingerprint of it all.
+
+        Args:
+            needs: folders that it is made from; None for the algorithm's NEEDS.
+            reward: the name of a reward that is not a model of this run.
+        """
+        settings = {k: v for k, v in dataclasses.asdict(self.config).items() if not isinstance(v, dict)}
+        settings |= flatten({stage: dataclasses.asdict(getattr(self.config, stage))})
+        content: dict[str, Any] = {
+            "settings": settings | {"device": str(self.device), "dtype": str(self.dtype)},  # what "auto" resolves to
+            "data": self.data.fingerprint,
+            "inputs": {need: self._fingerprint(need) for need in (needs_of(stage) if needs is None else needs)},
+        }
+        if reward:
+            content["reward"] = reward
+        text = json.dumps(content, sort_keys=True)
+        return content | {"fingerprint": hashlib.sha256(text.encode()).hexdigest()}
+
+    def _fingerprint(self, stage: str) -> str:
+        """The fingerprint that a folder was made with; of these settings where it does not exist yet."""
+        path = self.folder(stage) / INPUTS_FILE
+        content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else self.inputs(stage)
+        return content["fingerprint"]
+
+    def check_inputs(self, stage: str) -> None:
+        """Refuse a folder that was made from other settings, other inputs or other data.
+
+        Raises:
+            RunError: it was.
+        """
+        path = self.folder(stage) / INPUTS_FILE
+        if not path.exists():
+            return
+        made = json.loads(path.read_text(encoding="utf-8"))
+        now = self.inputs(stage, needs=tuple(made["inputs"]), reward=made.get("reward", ""))
+        remedy = "choose another --out, or use --overwrite"
+        for name, value in made["settings"].items():
+            if value != now["settings"].get(name):
+                asked = now["settings"].get(name)
+                raise RunError(
+                    f"{self.path}: its {stage} was made with {name} = {value!r}, not {asked!r}; keep that value, {remedy}"
+                )
+        if made["data"] != now["data"]:
+            raise RunError(f"{self.path}: its {stage} was made from other data: {self.config.data} has changed; {remedy}")
+        for name, fingerprint in made["inputs"].items():
+            if fingerprint != now["inputs"][name]:
+                raise RunError(f"{self.path}: its {stage} was made from another {name}; {remedy}")
+
+    def checkpoints(
+        self, stage: str, *, needs: tuple[str, ...] | None = None, reward: str = ""
+    ) -> Checkpoints:
+        """The stage's checkpoints, which are refused when its inputs differ; leaves the inputs in the folder.
+
+        Args:
+            needs, reward: as in `inputs`.
+        """
+        inputs = self.inputs(stage, needs=needs, reward=reward)
+        self.folder(stage).mkdir(parents=True, exist_ok=True)
+        write_json(self.folder(stage) / INPUTS_FILE, inputs)
+        return Checkpoints(self.folder(stage) / "checkpoints", inputs["fingerprint"])
 
     @property
     def device(self) -> torch.device:
         """Where to compute: as set, or the first GPU if there is one."""
-        if self.config.device == "cuda" and not torch.cuda.is_available():
-            raise ConfigError("device = 'cuda': this machine has no usable GPU; use cpu or auto")
-        cuda = self.config.device != "cpu" and torch.cuda.is_available()
-        return torch.device("cuda" if cuda else "cpu")
+        wanted = self.config.device
+        usable = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+        if wanted != "auto":
+            if not usable[wanted]:
+                raise ConfigError(f"device = '{wanted}': this machine has no such device; use cpu or auto")
+            return torch.device(wanted)
+        return torch.device(next(name for name, there in usable.items() if there))
 
     @property
     def dtype(self) -> torch.dtype:
-        """Number format of the forward pass: as set, or bfloat16 if the device multiplies it in hardware."""
+        """Number format of the matrix products: as set, or bfloat16 if the device multiplies it in hardware."""
         if self.config.dtype == "auto":
             return torch.bfloat16 if _multiplies_bfloat16(self.device) else torch.float32
         return {"float32": torch.float32, "bfloat16": torch.bfloat16}[self.config.dtype]
 
-    def settled(self, config: Config) -> Config:
+    def resolved(self, config: Config) -> Config:
         """These settings, with this run's number format for dtype = "auto"."""
         name = str(self.dtype).removeprefix("torch.")
         return dataclasses.replace(config, dtype=name) if config.dtype == "auto" else config
 
-    def autocast(self) -> AbstractContextManager[Any]:
-        """The context in which every forward pass of this run happens; weights stay float32."""
-        return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32)
+
+def needs_of(stage: str) -> tuple[str, ...]:
+    """The folders that a stage is made from, as its module declares them."""
+    return import_module(f"plaudit.{'evaluation.evaluate' if stage == 'evaluation' else f'algorithms.{stage}'}").NEEDS
+
+
+def ancestors(stage: str) -> set[str]:
+    """Every stage that `stage` is made from, directly or not."""
+    direct = set(needs_of(stage))
+    return direct.union(*(ancestors(need) for need in direct))
 
 
 def _multiplies_bfloat16(device: torch.device) -> bool:
-    """Whether `device` multiplies bfloat16 matrices in hardware; those without are slower in it than in float32."""
+    """Whether `device` multiplies bfloat16 matrices in hardware; without it they are slower than float32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    asked = [getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("amx_tile", "avx512_bf16")]
-    return any(ask and ask() for ask in asked)
+    if device.type == "mps":
+        return False
+    supported = [getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("amx_tile", "avx512_bf16")]
+    return any(check and check() for check in supported)
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write through a sibling file and a rename, so that nobody ever reads half of it."""
-    aside = path.with_name(path.name + ".partial")
-    aside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    aside.replace(path)
+    """Write to a file beside `path`, then rename it, so that nobody reads half of it."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    partial.replace(path)
 
 
 def versions() -> dict[str, str]:
-    """What ran: our version and revision, Python's, and those of the libraries that decide the figures."""
+    """plaudit's version and revision, Python's version, and those of the libraries that decide the figures."""
     here = Path(__file__).parent
     git = subprocess.run(
         ["git", "-C", str(here), "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=False
@@ -224,31 +302,8 @@ def _link(source: str, target: str) -> None:
 
 
 def _begun(path: Path, stage: str) -> bool:
-    folder = path / _FOLDERS[stage]
+    folder = path / stage
     return folder.exists() and any(folder.iterdir())
-
-
-def _settings_of(flat: dict[str, Any], stage: str) -> dict[str, Any]:
-    """The settings that a stage's result depends on: the general ones, and those of its own and earlier stages."""
-    earlier = SECTIONS[: SECTIONS.index(stage) + 1]
-    return {n: v for n, v in flat.items() if "." not in n or n.partition(".")[0] in earlier}
-
-
-def _check_unchanged(path: Path, config: Config, kept: list[str]) -> None:
-    if not kept:
-        return
-    if not (path / "config.toml").exists():
-        raise RunError(f"{path}: config.toml is missing, so what made its models is unknown; use --overwrite")
-    saved = flatten(dataclasses.asdict(build(read_toml(path / "config.toml"))))
-    asked = flatten(dataclasses.asdict(config))
-    for stage in kept:
-        before, now = _settings_of(saved, stage), _settings_of(asked, stage)
-        for name in before:
-            if before[name] != now[name]:
-                raise RunError(
-                    f"{path}: its {stage} was made with {name} = {before[name]!r}, not {now[name]!r}; "
-                    "keep that value, choose another --out, or use --overwrite"
-                )
 
 
 def _remove(path: Path, stage: str) -> None:
@@ -256,5 +311,5 @@ def _remove(path: Path, stage: str) -> None:
         for name in _EVALUATION_FILES:
             (path / name).unlink(missing_ok=True)
     else:
-        shutil.rmtree(path / _FOLDERS[stage], ignore_errors=True)
+        shutil.rmtree(path / stage, ignore_errors=True)
         shutil.rmtree(path / "frontier", ignore_errors=True)  # measured with this model

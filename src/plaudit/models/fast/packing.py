@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-STEP = 16  # rows are a multiple of this long: matrix libraries prepare, and keep, something for every new shape
+STEP = 16  # row lengths are a multiple of this: matrix libraries prepare, and keep, something for every new shape
 _LONGEST = 160  # tokens of a row, where no text is longer: longer rows waste attention between texts
-_LOOK = 512  # a token costs as much as looking at so many others (measured for movie-gpt2)
+_ATTENDED = 512  # a token costs as much as attending to this number of others (measured for movie-gpt2)
 
 
 @dataclass(frozen=True)
@@ -16,39 +16,33 @@ class Packed:
     """The real tokens of a padded batch, moved into fewer and fuller rows.
 
     Attributes:
-        ids, position_ids: (K, C) rows of several texts; positions begin at 0 with each.
-        mask: (K, 1, C, C) True where a token may look: at earlier tokens of its own text.
-        source: (N,) where each real token was in the flattened padded batch.
-        place: (N,) where it is in the flattened rows.
+        ids, position_ids: (K, C) rows of several texts; positions begin at 0 with each text.
+        mask: (K, 1, C, C) True where a token may attend: to earlier tokens of its own text.
+        place: (N,) index of each real token in the flattened rows, in the order of the padded batch.
     """
 
     ids: Int[Tensor, "K C"]
     position_ids: Int[Tensor, "K C"]
     mask: Bool[Tensor, "K 1 C C"]
-    source: Int[Tensor, "N"]
     place: Int[Tensor, "N"]
 
-    def lay_out(self, states: Float[Tensor, "B T D"]) -> Float[Tensor, "K C D"]:
-        """States of the padded batch, moved into the rows; zero in the gaps."""
-        flat = states.flatten(0, 1)
-        out = flat.new_zeros(self.ids.numel(), flat.shape[1])
-        out.index_copy_(0, self.place, flat.index_select(0, self.source))
-        return out.view(*self.ids.shape, -1)
+    def lay_out(self, states: Float[Tensor, "N D"]) -> Float[Tensor, "K C D"]:
+        """States of the real tokens in the packed rows; zero in the gaps."""
+        out = states.new_zeros(self.ids.numel(), states.shape[1])
+        return out.index_copy_(0, self.place, states).view(*self.ids.shape, -1)
 
-    def unpack(self, states: Float[Tensor, "K C D"], batch: int, length: int) -> Float[Tensor, "B T D"]:
-        """States of the packed rows, back where the tokens were; zero at padding."""
-        flat = states.flatten(0, 1)
-        out = flat.new_zeros(batch * length, flat.shape[1])
-        return out.index_copy(0, self.source, flat.index_select(0, self.place)).view(batch, length, -1)
+    def collect(self, states: Float[Tensor, "K C D"]) -> Float[Tensor, "N D"]:
+        """States of the real tokens, in the order of the padded batch."""
+        return states.flatten(0, 1)[self.place]
 
 
 def pack(ids: Int[Tensor, "B T"], attention_mask: Bool[Tensor, "B T"]) -> Packed:
-    """Lay the texts of a padded batch into rows, of the length at which they cost least."""
+    """Lay the texts of a padded batch into rows of the length at which they cost least."""
     lengths = attention_mask.sum(1).tolist()
     shortest = -(-max(lengths) // STEP) * STEP
     sizes = range(shortest, max(shortest, _LONGEST) + 1, STEP)
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
-    rows, size, places = min((_lay(lengths, order, size) for size in sizes), key=lambda found: _cost(*found[:2]))
+    rows, size, places = min((_first_fit(lengths, order, size) for size in sizes), key=lambda found: _cost(*found[:2]))
     starts = [row * size + column for row, column in places]
 
     device = ids.device
@@ -66,16 +60,15 @@ def pack(ids: Int[Tensor, "B T"], attention_mask: Bool[Tensor, "B T"]) -> Packed
         ids=laid_out(ids.flatten()[source], 0).view(rows, size),
         position_ids=laid_out(position, 0).view(rows, size),
         mask=((texts == texts.transpose(1, 2)) & causal)[:, None],
-        source=source,
         place=place,
     )
 
 
-def _lay(lengths: list[int], order: list[int], size: int) -> tuple[int, int, list[tuple[int, int]]]:
+def _first_fit(lengths: list[int], order: list[int], size: int) -> tuple[int, int, list[tuple[int, int]]]:
     """Texts, in this order, in rows of `size` tokens, each in the first row with room.
 
     Returns:
-        rows; the length that they need, a multiple of STEP; row and first column of each text.
+        number of rows; the length that they need, a multiple of STEP; row and first column of each text.
     """
     places = [(0, 0)] * len(lengths)
     filled: list[int] = []
@@ -89,4 +82,4 @@ def _lay(lengths: list[int], order: list[int], size: int) -> tuple[int, int, lis
 
 
 def _cost(rows: int, size: int) -> int:
-    return rows * size * (_LOOK + size)
+    return rows * size * (_ATTENDED + size)

@@ -1,0 +1,115 @@
+"""The activation cache: outputs of frozen layers, computed once a text and reused by every later pass over it."""
+
+import os
+import tempfile
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from plaudit.errors import RunError
+
+MAPPED_FROM = 512 * 2**20  # bytes: a larger cache is a mapped file, which the system reads and drops as it likes
+_TEXTS_TOGETHER = 64  # texts of a data set that are computed in one batch
+
+
+def key(ids: Sequence[int] | np.ndarray) -> bytes:
+    """What the cache knows a text by: its token ids, whatever its padding."""
+    return np.asarray(ids, dtype=np.int32).tobytes()
+
+
+class ActivationCache:
+    """Activations after the first `depth` layers of a model, by text.
+
+    Args:
+        width: D, numbers of a token.
+        folder: where to put a cache that is too large for memory. The file is removed at once and lives while it is used.
+    """
+
+    def __init__(self, width: int, folder: Path) -> None:
+        self._width, self._folder = width, folder
+        self._rollout: dict[bytes, Tensor] = {}
+        self._dataset: dict[bytes, tuple[int, int, int]] = {}  # first token, length, group
+        self._groups: list[list[bytes]] = []
+        self._states: Tensor | None = None
+        self._computed: set[int] = set()
+
+    def keep(self, texts: Sequence[bytes], states: Sequence[Float[Tensor, "L D"]]) -> None:
+        """Keep the activations of these texts in place of those that were kept before; a data set's remain."""
+        self._rollout = dict(zip(texts, states, strict=True))
+
+    def add(self, texts: Sequence[bytes], states: Sequence[Float[Tensor, "L D"]]) -> None:
+        """Keep the activations of these texts too."""
+        for text, activations in zip(texts, states, strict=True):
+            if text in self._dataset:
+                start, length, group = self._dataset[text]
+                assert self._states is not None
+                self._states[start : start + length] = activations.float().cpu()
+                self._computed.add(group)
+            else:
+                self._rollout[text] = activations
+
+    def expect(self, texts: Sequence[Sequence[int]]) -> None:
+        """Make room for a data set that is read in every epoch.
+
+        A text is computed together with its neighbours in length, whichever is needed first. Its activations are then the
+        same to the last bit in whatever order the texts come, and so after a resume.
+        """
+        ordered = sorted({key(text): len(text) for text in texts}.items(), key=lambda item: (item[1], item[0]))
+        number = sum(length for _, length in ordered)
+        if self._states is not None or not number:
+            return
+        self._states = _allocate((number, self._width), self._folder)
+        start = 0
+        for place, (text, length) in enumerate(ordered):
+            self._dataset[text] = (start, length, place // _TEXTS_TOGETHER)
+            start += length
+        names = [text for text, _ in ordered]
+        self._groups = [names[i : i + _TEXTS_TOGETHER] for i in range(0, len(names), _TEXTS_TOGETHER)]
+
+    def missing(self, texts: Sequence[bytes]) -> list[list[bytes]]:
+        """Texts to compute before `get` can answer, in batches: whole groups of a data set, and other texts together."""
+        groups = {self._dataset[text][2] for text in texts if text in self._dataset} - self._computed
+        others = [text for text in dict.fromkeys(texts) if text not in self._dataset and text not in self._rollout]
+        return [self._groups[group] for group in sorted(groups)] + ([others] if others else [])
+
+    def get(self, texts: Sequence[bytes], device: torch.device) -> Float[Tensor, "N D"]:
+        """Activations of the tokens of these texts, one text after the other."""
+        found = []
+        for text in texts:
+            if text in self._dataset:
+                start, length, _ = self._dataset[text]
+                assert self._states is not None
+                found.append(self._states[start : start + length])
+            else:
+                found.append(self._rollout[text])
+        return torch.cat([states.to(device) for states in found])
+
+
+def _allocate(size: tuple[int, int], folder: Path) -> Float[Tensor, "N D"]:
+    """Uninitialised float32 numbers: in memory, or in a mapped file where they are many.
+
+    Raises:
+        RunError: the disk has no room.
+    """
+    number = size[0] * size[1]
+    if 4 * number < MAPPED_FROM:
+        return torch.empty(size)
+    folder.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(".partial", "activations.", folder)
+    try:
+        if hasattr(os, "posix_fallocate"):  # a write to a mapped file kills the process where the disk is full
+            os.posix_fallocate(handle, 0, 4 * number)
+        else:
+            os.truncate(handle, 4 * number)
+        return torch.from_file(name, shared=True, size=number).view(size)
+    except OSError as error:
+        raise RunError(f"{folder}: no room for {4 * number / 2**30:.1f} GiB of activations: {error.strerror}") from None
+    finally:
+        os.close(handle)
+        with suppress(OSError):  # not every system removes a file that is in use
+            Path(name).unlink()

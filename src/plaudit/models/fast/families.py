@@ -1,0 +1,156 @@
+"""The model families whose layers the fast engine runs one by one.
+
+In these families attention is the only place where tokens meet, so a mask can keep several texts of one row apart. This is
+not so for a recurrent or convolutional model, nor for one whose attention has a sliding window.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from plaudit.models.fast.packing import STEP
+from plaudit.models.layers import layers
+
+# Name of the last norm, and of the argument by which a layer takes its key-value cache.
+_PARTS = {
+    "gpt2": ("ln_f", "past_key_values"),
+    "gpt_neox": ("final_layer_norm", "layer_past"),
+    **dict.fromkeys(("llama", "qwen2", "qwen3"), ("norm", "past_key_values")),
+}
+# Inside a layer: norm, attention, norm, feed-forward; the last two read what the first two wrote. gpt_neox differs.
+_INSIDE = {
+    "gpt2": ("ln_1", "attn", "ln_2", "mlp"),
+    **dict.fromkeys(("llama", "qwen2", "qwen3"), ("input_layernorm", "self_attn", "post_attention_layernorm", "mlp")),
+}
+ATTENTION = "plaudit"  # the attention of `precision`, by its name in transformers
+
+
+def supports(model: Any) -> bool:
+    """Whether the fast engine can run this model: a known family, full attention, in one of two implementations."""
+    kinds = set(getattr(model.config, "layer_types", None) or ["full_attention"])
+    known = model.config.model_type in _PARTS and kinds == {"full_attention"}
+    return known and model.config._attn_implementation in ("sdpa", "eager", ATTENTION)
+
+
+def embed(lm: Any, ids: Int[Tensor, "B T"], positions: Int[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
+    """What enters the first layer, in float32."""
+    weight = lm.get_input_embeddings().weight
+    # A weight that is the output embedding too gets a dense gradient from there, to which autograd adds this one's few
+    # rows. A second dense one and their sum would take half a gigabyte a step for GPT-2.
+    sparse = weight.requires_grad and weight is getattr(lm.get_output_embeddings(), "weight", None)
+    if sparse and not getattr(weight, "densified", False):
+        weight.register_post_accumulate_grad_hook(_densify)  # where nothing came from the output
+        weight.densified = True
+    hidden = F.embedding(ids, weight, sparse=sparse).float()
+    return hidden + lm.base_model.wpe(positions).float() if lm.config.model_type == "gpt2" else hidden
+
+
+def run_layers(
+    lm: Any,
+    hidden: Float[Tensor, "B T D"],
+    which: tuple[int, int],
+    mask: Bool[Tensor, "B 1 T S"],
+    positions: Int[Tensor, "B T"],
+    cache: Any = None,
+) -> Float[Tensor, "B T D"]:
+    """The layers from which[0] up to, not including, which[1].
+
+    Args:
+        hidden: output of the layers below these.
+        mask: True where a token may attend: at S tokens, those in the cache included.
+        cache: keys and values of earlier tokens; every layer calls its `update`.
+    """
+    arguments = _arguments(lm, hidden, mask, positions, cache)
+    for layer in list(layers(lm))[slice(*which)]:
+        hidden = layer(hidden, **arguments)
+    return hidden
+
+
+def top_states(
+    lm: Any,
+    hidden: Float[Tensor, "B T D"],
+    depth: int,
+    places: Int[Tensor, "N"],
+    mask: Bool[Tensor, "B 1 T S"],
+    positions: Int[Tensor, "B T"],
+    cache: Any = None,
+) -> Float[Tensor, "N D"]:
+    """Last hidden states of some tokens, in float32, from the output of the lowest `depth` layers for all tokens.
+
+    No other token attends to the output of the last layer, so its feed-forward part runs for the wanted tokens only.
+
+    Args:
+        depth: fewer than all layers.
+        places: indices of the wanted tokens in the flattened (B, T).
+        mask, positions, cache: as in `run_layers`.
+    """
+    arguments = _arguments(lm, hidden, mask, positions, cache)
+    *lower, layer = list(layers(lm))[depth:]
+    for each in lower:
+        hidden = each(hidden, **arguments)
+    number = len(places)
+    places = F.pad(places, (0, -number % STEP))  # some token more than once, so that there are few shapes
+    if lm.config.model_type in _INSIDE:
+        norm, attention, next_norm, feed_forward = (getattr(layer, name) for name in _INSIDE[lm.config.model_type])
+        attended = (hidden + attention(norm(hidden), **arguments)[0]).flatten(0, 1)[places]
+        top = attended + feed_forward(next_norm(attended))
+    else:
+        top = layer(hidden, **arguments).flatten(0, 1)[places]
+    last_norm = getattr(lm.base_model, _PARTS[lm.config.model_type][0])
+    return last_norm(top[:number]).float()
+
+
+def frozen_depth(lm: Any) -> int:
+    """How many of the lowest layers are frozen, together with everything below them."""
+    below = [p for module in lm.base_model.children() if not isinstance(module, nn.ModuleList) for p in _own(module, lm)]
+    if any(p.requires_grad for p in below):
+        return 0
+    depth = 0
+    for layer in layers(lm):
+        if any(p.requires_grad for p in layer.parameters()):
+            break
+        depth += 1
+    return depth
+
+
+def common_depth(lm: Any, other: Any) -> int:
+    """How many of the lowest layers are the same parameters in memory, together with the embeddings; 0 if these differ."""
+    if type(lm.base_model) is not type(other.base_model) or len(layers(lm)) != len(layers(other)):
+        return 0
+    ours, theirs = ([_own(m, x) for m in x.base_model.children() if isinstance(m, nn.Embedding)] for x in (lm, other))
+    if not _same(sum(ours, []), sum(theirs, [])):
+        return 0
+    depth = 0
+    for layer, other_layer in zip(layers(lm), layers(other), strict=True):
+        if not _same(list(layer.parameters()), list(other_layer.parameters())):
+            break
+        depth += 1
+    return depth
+
+
+def _own(module: nn.Module, lm: Any) -> list[nn.Parameter]:
+    """Parameters of a part of the backbone below the layers: not those of the last norm."""
+    last_norm = getattr(lm.base_model, _PARTS[lm.config.model_type][0])
+    return [] if module is last_norm else list(module.parameters())
+
+
+def _same(some: list[nn.Parameter], others: list[nn.Parameter]) -> bool:
+    return len(some) == len(others) and all(a is b for a, b in zip(some, others, strict=True))
+
+
+def _densify(weight: Tensor) -> None:
+    if weight.grad is not None and weight.grad.is_sparse:
+        weight.grad = weight.grad.to_dense()
+
+
+def _arguments(lm: Any, hidden: Tensor, mask: Tensor, positions: Tensor, cache: Any) -> dict[str, Any]:
+    """What a layer is called with besides the hidden states."""
+    if lm.config._attn_implementation == "eager":  # it adds the mask to the attention logits
+        mask = torch.zeros(mask.shape, device=mask.device).masked_fill(~mask, torch.finfo(torch.float32).min)
+    arguments: dict[str, Any] = {"attention_mask": mask, _PARTS[lm.config.model_type][1]: cache}
+    if lm.config.model_type != "gpt2":
+        arguments["position_embeddings"] = lm.base_model.rotary_emb(hidden, position_ids=positions)
+    return arguments

@@ -1,0 +1,152 @@
+"""AdamW in slices that fit into a cache, with float32 master weights for bfloat16 parameters.
+
+Gradients are converted to float32, clipped and used, and parameters are rounded, before the numbers leave the cache. A plain
+optimizer goes through all numbers, and so through memory, for each of these.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.optim.adamw import adamw as reference_adamw
+
+from plaudit.models.fast.precision import MASTER
+
+_SLICE, _SLICE_ON_CPU = 2**24, 2**20  # numbers that are stepped together; the second is what a cache holds
+
+
+class SlicedAdamW(torch.optim.AdamW):
+    """torch's AdamW, stepping a slice of numbers at a time.
+
+    The state of a parameter has `step`, `exp_avg` and `exp_avg_sq` as torch's, and for a rounded parameter `master`.
+
+    Args:
+        groups: parameter groups as for torch.optim.AdamW.
+        rounded: parameters to keep in `dtype`, with their present float32 values as master weights.
+        dtype: bfloat16, or float32 to round nothing.
+    """
+
+    def __init__(
+        self, groups: list[dict[str, Any]], rounded: Iterable[nn.Parameter], dtype: torch.dtype, **settings: Any
+    ) -> None:
+        super().__init__(groups, **settings)
+        round_these = {id(p) for p in rounded} if dtype != torch.float32 else set()
+        # All state is made here: made by the first step, between gradients that come and go, it would leave holes.
+        for p in self.parameters():
+            self.state[p] = {
+                "step": torch.zeros((), device=p.device),
+                "exp_avg": torch.zeros_like(p, dtype=torch.float32),
+                "exp_avg_sq": torch.zeros_like(p, dtype=torch.float32),
+            }
+            if id(p) in round_these:
+                self.state[p][MASTER] = p.detach().clone()
+                p.data = p.data.to(dtype)
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Every parameter of every group."""
+        return (p for group in self.param_groups for p in group["params"])
+
+    def gradient_norm(self) -> float:
+        """Norm of all gradients together, summed in float32."""
+        room = _Room(next(self.parameters()).device)
+        slices = (
+            room.in_float32([part])[0]
+            for p in self.parameters()
+            if p.grad is not None
+            for part in p.grad.view(-1).split(room.size)
+        )
+        # The dot product takes a CPU half the time of torch.linalg.vector_norm.
+        squares = [torch.dot(part, part) for part in slices]
+        return torch.stack(squares).sum().sqrt().item() if squares else 0.0
+
+    @torch.no_grad()
+    def step(self, closure: Any = None, scale: float = 1.0) -> None:  # type: ignore[override]
+        """One AdamW step on the gradients at p.grad, multiplied by `scale`."""
+        assert closure is None, "the loss is computed before the step"
+        room = _Room(next(self.parameters()).device)
+        for group in self.param_groups:
+            for slices in _together(self._slices(group["params"], room.size), room.size):
+                gradients = room.in_float32([s.gradient for s in slices])
+                _adamw(slices, gradients, scale, group)
+                for s in slices:
+                    if s.rounded is not None:
+                        s.rounded.copy_(s.weights)
+
+    def _slices(self, parameters: Iterable[nn.Parameter], size: int) -> Iterator["_Slice"]:
+        """What is to be stepped; the step is counted."""
+        for p in parameters:
+            if p.grad is None:
+                continue
+            state = self.state[p]
+            state["step"] += 1
+            master = state.get(MASTER)
+            weights = p.detach() if master is None else master
+            flat = [x.view(-1).split(size) for x in (weights, p.grad, state["exp_avg"], state["exp_avg_sq"])]
+            rounded = [None] * len(flat[0]) if master is None else p.detach().view(-1).split(size)
+            for parts in zip(*flat, rounded, strict=True):
+                yield _Slice(*parts, step=state["step"])
+
+
+class _Slice(NamedTuple):
+    """Some numbers of a parameter and what belongs to them, flat; `rounded` is the parameter itself in bfloat16."""
+
+    weights: Tensor
+    gradient: Tensor
+    exp_avg: Tensor
+    exp_avg_sq: Tensor
+    rounded: Tensor | None
+    step: Tensor
+
+
+class _Room:
+    """Memory for the float32 gradients of one slice, which takes every slice in turn."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.size = _SLICE_ON_CPU if device.type == "cpu" else _SLICE
+        self._numbers = torch.empty(self.size, device=device)
+
+    def in_float32(self, gradients: list[Tensor]) -> list[Tensor]:
+        """Flat gradients in float32; those of another format are converted into this memory."""
+        found, used = [], 0
+        for gradient in gradients:
+            if gradient.dtype != torch.float32:
+                end = used + len(gradient)
+                gradient, used = self._numbers[used:end].copy_(gradient), end
+            found.append(gradient)
+        return found
+
+
+def _together(slices: Iterable[_Slice], size: int) -> Iterator[list[_Slice]]:
+    """Slices in lists of at most `size` numbers."""
+    some: list[_Slice] = []
+    number = 0
+    for s in slices:
+        number += len(s.weights)
+        if some and number > size:
+            yield some
+            some, number = [], len(s.weights)
+        some.append(s)
+    if some:
+        yield some
+
+
+def _adamw(slices: list[_Slice], gradients: list[Tensor], scale: float, group: dict[str, Any]) -> None:
+    """The step itself: by torch's fused kernel, which scales gradients on the way, or by torch's functional AdamW."""
+    state = ([s.exp_avg for s in slices], [s.exp_avg_sq for s in slices], [], [s.step for s in slices])
+    settings = {
+        "lr": group["lr"],
+        "beta1": group["betas"][0],
+        "beta2": group["betas"][1],
+        "weight_decay": group["weight_decay"],
+        "eps": group["eps"],
+        "amsgrad": False,
+        "maximize": False,
+    }
+    weights = [s.weights for s in slices]
+    if hasattr(torch, "_fused_adamw_"):
+        inverse = torch.tensor(1 / scale, device=weights[0].device) if scale != 1 else None
+        torch._fused_adamw_(weights, gradients, *state, **settings, grad_scale=inverse)
+        return
+    before = [step - 1 for step in state[3]]  # it counts the step itself
+    reference_adamw(weights, [g * scale for g in gradients], *state[:3], before, foreach=False, **settings)

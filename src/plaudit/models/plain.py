@@ -1,0 +1,199 @@
+"""The plain engine: log-probabilities, scores and generation with transformers and torch only.
+
+It runs any causal language model that transformers can open: padded batches, the model's own forward pass,
+`log_softmax`, and transformers' own key-value cache. `plaudit.models.fast` has the same methods, faster, for the families
+that it knows; tests hold the two equal.
+"""
+
+import inspect
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from jaxtyping import Bool, Float, Float64, Int
+from torch import Tensor, nn
+
+from plaudit.batches import Responses
+from plaudit.maths.kl import kl_of_logprobs
+from plaudit.maths.logprobs import entropy_of_logprobs, predicting
+from plaudit.models.sampling import sample_tokens
+
+_ROWS = 16  # rows whose logits over the vocabulary exist together where no gradient is needed
+
+
+class PlainEngine:
+    """Runs models by their own forward pass.
+
+    Args:
+        dtype: number format of the matrix products; parameters and gradients stay float32.
+    """
+
+    def __init__(self, dtype: torch.dtype = torch.float32) -> None:
+        self.dtype = dtype
+        self._plain_heads: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
+
+    def prepare(self, *models: Any) -> None:
+        """Nothing: the models run as they are."""
+
+    def remember(self, model: Any, texts: list[list[int]]) -> None:
+        """Nothing: activations are not cached."""
+
+    def optimizer(self, model: Any, groups: list[dict[str, Any]], **settings: Any) -> torch.optim.AdamW:
+        """torch's AdamW for the parameter groups of `model`."""
+        return torch.optim.AdamW(groups, **settings)
+
+    def clip_and_step(self, optimizer: torch.optim.Optimizer, max_norm: float) -> float:
+        """Clip the gradients to `max_norm` and take a step; nothing is changed where the norm is not finite.
+
+        Returns:
+            the norm before clipping.
+        """
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]).item()
+        if norm < float("inf"):
+            nn.utils.clip_grad_norm_(parameters, max_norm)
+            optimizer.step()
+        return norm
+
+    def restore(self, model: Any, optimizer: torch.optim.Optimizer | None, source: Callable[[], Any]) -> None:
+        """Nothing: the parameters are float32 already."""
+
+    def autocast(self, model: nn.Module) -> AbstractContextManager[Any]:
+        """The context in which the layers of `model` run."""
+        device = next(model.parameters()).device.type
+        return torch.autocast(device, dtype=self.dtype, enabled=self.dtype != torch.float32)
+
+    def hidden_states(
+        self, model: Any, ids: Int[Tensor, "B T"], attention_mask: Bool[Tensor, "B T"], wanted: Bool[Tensor, "B T"]
+    ) -> Float[Tensor, "N D"]:
+        """Last hidden states, in float32, of the N tokens where `wanted` is True."""
+        with self.autocast(model):
+            output = model.base_model(**_inputs(model.base_model, ids, attention_mask), use_cache=False)
+        return output.last_hidden_state[wanted].float()
+
+    def logprobs(
+        self,
+        lm: Any,
+        ids: Int[Tensor, "B T"],
+        attention_mask: Bool[Tensor, "B T"],
+        response_mask: Bool[Tensor, "B R"],
+        temperature: float = 1.0,
+    ) -> tuple[Float[Tensor, "N"], Float[Tensor, "N D"]]:
+        """Log-probabilities of the N response tokens, in nats, and the hidden states that predict them.
+
+        The response tokens are `ids[:, -R:][response_mask]`, and the results follow that order.
+        """
+        logits, states = self._response_logits(lm, ids, attention_mask, response_mask, temperature)
+        tokens = ids[:, -response_mask.shape[1] :][response_mask]
+        return torch.log_softmax(logits, dim=-1).gather(1, tokens[:, None]).squeeze(1), states
+
+    @torch.no_grad()
+    def compare(
+        self, lm: Any, reference: Any, responses: Responses, temperature: float = 1.0
+    ) -> tuple[Float[Tensor, "N"], Float[Tensor, "N"], Float[Tensor, "N"], Float[Tensor, "N"]]:
+        """Log-probabilities of the N response tokens under `lm` and under `reference`, KL and entropy, in nats.
+
+        KL of `lm` from `reference` and entropy of `lm` are sums over the vocabulary at each state.
+        """
+        parts = []
+        batch = (responses.ids, responses.attention_mask, responses.response_mask)
+        for ids, attention_mask, mask in zip(*(tensor.split(_ROWS) for tensor in batch), strict=True):
+            logp, ref_logp = (
+                torch.log_softmax(self._response_logits(model, ids, attention_mask, mask, temperature)[0], dim=-1)
+                for model in (lm, reference)
+            )
+            tokens = ids[:, -mask.shape[1] :][mask][:, None]
+            taken = logp.gather(1, tokens).squeeze(1), ref_logp.gather(1, tokens).squeeze(1)
+            parts.append(torch.stack([*taken, kl_of_logprobs(logp, ref_logp), entropy_of_logprobs(logp)], dim=1))
+        logprobs, ref_logprobs, kl, entropy = torch.cat(parts).unbind(1)
+        return logprobs, ref_logprobs, kl, entropy
+
+    def score(
+        self, reward_model: Any, ids: Int[Tensor, "B T"], attention_mask: Bool[Tensor, "B T"]
+    ) -> Float[Tensor, "B"]:
+        """(B,) logit of each sequence, read at its last token."""
+        hidden = self.hidden_states(reward_model, ids, attention_mask, last_token(attention_mask))
+        return reward_model.score(hidden).squeeze(-1)
+
+    @torch.no_grad()
+    def generate(
+        self,
+        lm: Any,
+        prompt_ids: Int[Tensor, "B P"],
+        prompt_mask: Bool[Tensor, "B P"],
+        noise: Float64[Tensor, "B R"],
+        eos_id: int,
+        pad_id: int,
+        temperature: float = 1.0,
+    ) -> Responses:
+        """Continue every prompt until its end token, or until R tokens.
+
+        Args:
+            prompt_ids, prompt_mask: prompts padded on the left.
+            noise: (B, R) numbers in [0, 1), one for each token that may be drawn; R limits the response length.
+        """
+        ids, mask, cache = prompt_ids, prompt_mask, None
+        running = torch.ones(len(ids), dtype=torch.bool, device=ids.device)
+        for u in noise.unbind(1):
+            inputs = _inputs(lm, ids if cache is None else ids[:, -1:], mask)
+            if _takes(lm, "past_key_values"):  # otherwise the model reads the whole text again for each token
+                inputs |= {"past_key_values": cache, "use_cache": True}
+            with self.autocast(lm):
+                output = lm(**inputs)
+            cache = getattr(output, "past_key_values", None)
+            logits = output.logits[:, -1].float() / temperature
+            token = sample_tokens(logits, u).masked_fill(~running, pad_id)
+            ids, mask = torch.cat([ids, token[:, None]], dim=1), torch.cat([mask, running[:, None]], dim=1)
+            running = running & (token != eos_id)
+            if not running.any():
+                break
+        return Responses(ids, mask, mask[:, prompt_ids.shape[1] :], ~running)
+
+    def _response_logits(
+        self, lm: Any, ids: Tensor, attention_mask: Tensor, response_mask: Tensor, temperature: float
+    ) -> tuple[Float[Tensor, "N V"], Float[Tensor, "N D"]]:
+        """Logits of the N response tokens divided by the temperature, and the states that predict them, in float32."""
+        wanted = predicting(response_mask, ids.shape[1])
+        if self._has_plain_head(lm):
+            # In float32 also where the layers run in bfloat16: there a logit of 80 is off by up to a quarter.
+            states = self.hidden_states(lm, ids, attention_mask, wanted)
+            return lm.get_output_embeddings()(states).float() / temperature, states
+        with self.autocast(lm):
+            output = lm(**_inputs(lm, ids, attention_mask), output_hidden_states=True)
+        return output.logits[wanted].float() / temperature, output.hidden_states[-1][wanted].float()
+
+    @torch.no_grad()
+    def _has_plain_head(self, lm: Any) -> bool:
+        """Whether the logits of this model are its output embedding times its last hidden state, and nothing else."""
+        if lm not in self._plain_heads:
+            ids = torch.arange(4, device=next(lm.parameters()).device)[None] % lm.config.vocab_size
+            head = lm.get_output_embeddings()
+            hidden = lm.base_model(input_ids=ids).last_hidden_state
+            same = head is not None and hidden.shape[-1] == head.weight.shape[-1]
+            self._plain_heads[lm] = same and torch.allclose(head(hidden), lm(input_ids=ids).logits, atol=1e-4)
+        return self._plain_heads[lm]
+
+
+def last_token(attention_mask: Bool[Tensor, "B T"]) -> Bool[Tensor, "B T"]:
+    """(B, T) True at the last token of each sequence, where a reward model reads its score."""
+    columns = torch.arange(attention_mask.shape[1], device=attention_mask.device)
+    return columns == (attention_mask * columns).argmax(1, keepdim=True)
+
+
+def position_ids(attention_mask: Bool[Tensor, "B T"]) -> Int[Tensor, "B T"]:
+    """(B, T) position of each token among the attended ones, so that left padding does not shift positions."""
+    return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
+
+
+def _inputs(model: Any, ids: Tensor, attention_mask: Tensor) -> dict[str, Any]:
+    """Arguments of a forward pass over `ids`, the last columns of `attention_mask`, as far as the model takes them."""
+    inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": attention_mask.long()}
+    if _takes(model, "position_ids"):
+        inputs["position_ids"] = position_ids(attention_mask)[:, -ids.shape[1] :]
+    return inputs
+
+
+def _takes(model: Any, argument: str) -> bool:
+    return argument in inspect.signature(model.forward).parameters

@@ -1,0 +1,104 @@
+"""The models that learn: a policy with its value head, and a reward model. Both are plain modules.
+
+Everything that learns is computed inside `forward`, so that gradients, hooks and DistributedDataParallel see it.
+"""
+
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from plaudit.maths.masked import unflatten
+
+_RIDGE = 0.01  # of the mean squared length of a centred feature
+
+
+class Policy(nn.Module):
+    """A causal language model, with a value head (critic) on its last hidden state where an algorithm has one.
+
+    Args:
+        lm: the language model.
+        engine: runs it: `PlainEngine` or `FastEngine`.
+        value_head: whether there is one. It starts at exactly zero: an untrained critic must not add noise.
+    """
+
+    def __init__(self, lm: Any, engine: Any, *, value_head: bool = True) -> None:
+        super().__init__()
+        self.lm, self.engine = lm, engine
+        self.value_head = nn.Linear(lm.config.hidden_size, 1) if value_head else None
+        if self.value_head is not None:
+            nn.init.zeros_(self.value_head.weight)
+            nn.init.zeros_(self.value_head.bias)
+
+    @property
+    def network(self) -> Any:
+        """The language model."""
+        return self.lm
+
+    def forward(
+        self,
+        ids: Int[Tensor, "B T"],
+        attention_mask: Bool[Tensor, "B T"],
+        response_mask: Bool[Tensor, "B R"],
+        temperature: float = 1.0,
+    ) -> tuple[Float[Tensor, "B R"], Float[Tensor, "B R"] | None]:
+        """Log-probabilities of the response tokens in nats, and the value before each token; zero outside the response.
+
+        Args:
+            ids: (B, T), of which the last R columns are the response.
+            temperature: divides the logits, as in sampling.
+
+        Returns:
+            logprobs (B, R); values (B, R), or None without a value head.
+        """
+        logprobs, states = self.engine.logprobs(self.lm, ids, attention_mask, response_mask, temperature)
+        values = None
+        if self.value_head is not None:
+            values = unflatten(self.value_head(states).squeeze(-1), response_mask)
+        return unflatten(logprobs, response_mask), values
+
+
+class RewardModel(nn.Module):
+    """A sequence classifier with one label, whose logit is the score of a text.
+
+    Args:
+        classifier: with a linear head `score` on its backbone.
+        engine: runs it.
+    """
+
+    def __init__(self, classifier: Any, engine: Any) -> None:
+        super().__init__()
+        self.classifier, self.engine = classifier, engine
+
+    @property
+    def network(self) -> Any:
+        """The classifier."""
+        return self.classifier
+
+    def forward(self, ids: Int[Tensor, "B T"], attention_mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B"]:
+        """(B,) logit of each sequence, read at its last token: the end token where there is one."""
+        return self.engine.score(self.classifier, ids, attention_mask)
+
+
+@torch.no_grad()
+def fit_value_head(policy: Policy, states: Float[Tensor, "N D"], returns: Float[Tensor, "N"]) -> None:
+    """Set the value head to the ridge regression of returns on the states that precede their tokens.
+
+    With a value head at zero, PPO spends its first iterations on noise: the advantage of a token is then the whole
+    score, whatever its prompt is worth.
+    """
+    assert policy.value_head is not None
+    x, y = states.double(), returns.double()
+    centred = x - x.mean(0)
+    gram = centred.T @ centred
+    ridge = _RIDGE * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    weight = torch.linalg.solve(gram + ridge, centred.T @ (y - y.mean()))
+    policy.value_head.weight.copy_(weight[None])
+    policy.value_head.bias.copy_(y.mean() - x.mean(0) @ weight)
+
+
+@torch.no_grad()
+def initialise_score_head(classifier: Any, normals: Float[Tensor, "1 D"]) -> None:
+    """Set the linear head to N(0, 1/(d + 1)) from standard normal numbers. Source: Stiennon et al. 2020."""
+    classifier.score.weight.copy_(normals / (normals.shape[1] + 1) ** 0.5)
