@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
 
-from plaudit.config import RewardModelConfig, SFTConfig
 from plaudit.training import optimizer as optim
 from plaudit.training.metrics import StepReport
 from plaudit.training.order import steps_per_epoch, visits
@@ -22,7 +22,7 @@ def fit(
     model: nn.Module,
     lengths: np.ndarray,
     batch_loss: BatchLoss,
-    settings: SFTConfig | RewardModelConfig,
+    settings: Any,
     run: Run,
 ) -> Iterator[StepReport]:
     """Train `model`, going on from its newest checkpoint if there is one; one report a step.
