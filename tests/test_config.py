@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from plaudit.config import PRESETS, Config, PPOConfig, build, default_settings, flatten, preset, read_toml, to_toml
+from plaudit.algorithms.ppo import Config as PPOConfig
+from plaudit.config import PRESETS, Config, build, default_settings, flatten, preset, read_toml, to_toml
 from plaudit.errors import ConfigError
 
 

@@ -1,23 +1,26 @@
-"""Settings: one frozen dataclass per stage, each field with its help, unit, default and range.
+"""Settings: defaults, presets, TOML files and validation.
 
-A TOML file and the command line set the same fields; a flag beats the file, the file beats the default.
+Each algorithm owns its settings: the frozen dataclass `Config` in plaudit/algorithms/NAME.py, whose fields are made
+with `setting`. This module has the general settings and combines all of them:
 
-    model = "movie-gpt2"
-    [ppo]
-    kl_coef = 0.1
+    config = build({"seed": 2, "ppo.kl_coef": 0.1})
+    config.seed, config.ppo.kl_coef
 """
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import difflib
 import functools
-import json
+import importlib
 import math
 import sys
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
+
+import tomli_w
 
 from plaudit.errors import ConfigError
 
@@ -26,7 +29,24 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+# Every algorithm: its module in plaudit.algorithms, its TOML table, its command, and one line for `plaudit --help`.
+ALGORITHMS = {
+    "sft": "supervised fine-tuning on the training texts",
+    "reward_model": "train the reward model; needs plaudit sft",
+    "ppo": "optimise the policy against the reward model; needs plaudit reward-model",
+}
+SECTIONS = (*ALGORITHMS, "evaluation")
 PRESETS = Path(__file__).parent / "presets"
+
+# Help texts of settings that several algorithms have.
+LORA_RANK = (
+    "rank of the LoRA adapters, often 8 or 16: train these instead of the linear layers; needs a larger lr; 0: off"
+)
+LORA_ALPHA = "LoRA scales its adapters by lora_alpha / lora_rank"
+MICROBATCH_SIZE = (
+    "sequences in one forward and backward pass; gradients are accumulated over the batch, the result is the same; "
+    "lower it when memory runs out; 0: the whole batch"
+)
 
 
 def setting(
@@ -38,163 +58,131 @@ def setting(
     high: float | None = None,
     choices: tuple[str, ...] = (),
 ) -> Any:
-    """A dataclass field with what `--help` and validation need. `low` and `high` are inclusive."""
-    about = {"help": help, "unit": unit, "low": low, "high": high, "choices": choices}
-    return field(default=default, metadata=about)
+    """A dataclass field with its description, for `--help` and validation.
 
-
-_LORA_RANK = (
-    "learn this many directions beside each linear layer (LoRA, often 8 or 16) in place of the layers themselves; "
-    "wants a larger lr; 0: off"
-)
-_LORA_ALPHA = "LoRA's directions are scaled by lora_alpha / lora_rank"
+    Args:
+        default: an int, a float or a str; values must have this type.
+        help: what the setting does and when to change it.
+        unit: of the value.
+        low: smallest value allowed.
+        high: largest value allowed.
+        choices: the only values allowed.
+    """
+    return field(default=default, metadata={"help": help, "unit": unit, "low": low, "high": high, "choices": choices})
 
 
 @dataclass(frozen=True)
-class SFTConfig:
-    """Supervised fine-tuning: imitate the sentences of the training split."""
+class General:
+    """Model, data, hardware and prompts."""
 
-    epochs: int = setting(2, "passes over the training texts", low=1)
-    batch_size: int = setting(32, "texts in one optimizer step", unit="texts", low=1)
-    train_layers: int = setting(
-        0, "top blocks of the model that learn; the rest stays as it was given; 0: all learn", unit="blocks", low=0
+    model: str = setting("movie-gpt2", "language model to start from: movie-gpt2, smollm2, a folder or a hub id")
+    data: str = setting("movie-reviews", "training data: a built-in name, a file, a folder or a hub id")
+    seed: int = setting(1, "random seed; change it to see how much results vary", low=0)
+    device: str = setting(
+        "auto", "where to compute; auto takes a GPU if there is one", choices=("auto", "cpu", "cuda", "mps")
     )
-    lora_rank: int = setting(0, _LORA_RANK, low=0)
-    lora_alpha: int = setting(16, _LORA_ALPHA, low=1)
-    lr: float = setting(1e-3, "peak learning rate of AdamW", low=0, high=1)
-    warmup: float = setting(0.05, "share of the steps in which the learning rate rises to its peak", low=0, high=1)
-    weight_decay: float = setting(0.01, "decoupled weight decay", low=0, high=1)
-    max_grad_norm: float = setting(1.0, "gradients are scaled down to this norm", low=1e-6)
-    max_tokens: int = setting(64, "longer texts are left out, and counted", unit="tokens", low=4)
-    save_every: int = setting(100, "steps between checkpoints", unit="steps", low=1)
-
-
-@dataclass(frozen=True)
-class RewardModelConfig:
-    """The reward model: learn to tell good texts from bad ones."""
-
-    epochs: int = setting(2, "passes over the training data", low=1)
-    batch_size: int = setting(32, "texts or comparisons in one optimizer step", low=1)
-    train_layers: int = setting(
-        0,
-        "top blocks of the reward model that learn; the rest stays SFT's; 0: all learn",
-        unit="blocks",
-        low=0,
-    )
-    lora_rank: int = setting(0, _LORA_RANK, low=0)
-    lora_alpha: int = setting(16, _LORA_ALPHA, low=1)
-    lr: float = setting(5e-4, "peak learning rate of AdamW", low=0, high=1)
-    warmup: float = setting(0.05, "share of the steps in which the learning rate rises to its peak", low=0, high=1)
-    weight_decay: float = setting(0.01, "decoupled weight decay", low=0, high=1)
-    max_grad_norm: float = setting(1.0, "gradients are scaled down to this norm", low=1e-6)
-    max_tokens: int = setting(64, "longer texts are left out, and counted", unit="tokens", low=4)
-    save_every: int = setting(100, "steps between checkpoints", unit="steps", low=1)
-
-
-@dataclass(frozen=True)
-class PPOConfig:
-    """Proximal policy optimisation: raise the score, held to the SFT model by a KL penalty."""
-
-    iterations: int = setting(36, "rollout-and-update rounds", unit="iterations", low=1)
-    batch_size: int = setting(128, "responses sampled in one iteration", unit="responses", low=2)
-    minibatch_size: int = setting(32, "responses in one optimizer step", unit="responses", low=1)
-    epochs: int = setting(2, "passes over the responses of an iteration", low=1)
-    max_new_tokens: int = setting(48, "cap on a response, end token included", unit="tokens", low=1)
-    temperature: float = setting(0.78, "divides the logits, in sampling and in scoring alike", low=0.05, high=10)
-    train_layers: int = setting(
-        2,
-        "top blocks of the policy that learn; the rest keeps the SFT model's weights; 0: all learn",
-        unit="blocks",
-        low=0,
-    )
-    lora_rank: int = setting(0, _LORA_RANK, low=0)
-    lora_alpha: int = setting(16, _LORA_ALPHA, low=1)
-    lr: float = setting(3e-4, "peak learning rate of Adam; it falls linearly to 0", low=0, high=1)
-    warmup: float = setting(0.1, "share of the iterations in which the learning rate rises to its peak", low=0, high=1)
-    kl_coef: float = setting(0.15, "price of a nat of KL against the SFT model (beta)", unit="score/nat", low=0)
-    kl_control: str = setting("fixed", "keep kl_coef, or steer it towards kl_target", choices=("fixed", "adaptive"))
-    kl_target: float = setting(6.0, "KL that the adaptive controller steers to", unit="nats/response", low=1e-6)
-    kl_horizon: int = setting(10_000, "how slowly the adaptive controller moves", unit="responses", low=1)
-    gamma: float = setting(1.0, "discount of later rewards", low=0, high=1)
-    lam: float = setting(0.95, "GAE's trade of bias (0) against variance (1)", low=0, high=1)
-    clip_range: float = setting(0.2, "how far the ratio may move before its gradient is cut", low=0, high=1)
-    value_clip: float = setting(0.2, "how far a value may move from its rollout value", low=0)
-    value_coef: float = setting(0.1, "weight of the value loss", low=0)
-    max_grad_norm: float = setting(1.0, "gradients are scaled down to this norm", low=1e-6)
-    kl_stop: float = setting(0.1, "an update ends when approximate KL passes this", unit="nats/token", low=0)
-    missing_eos_score: float = setting(-1.0, "score of a response cut off at the cap", unit="standard deviations")
-    save_every: int = setting(10, "iterations between checkpoints", unit="iterations", low=1)
-
-
-@dataclass(frozen=True)
-class EvaluationConfig:
-    """Evaluation: SFT and policy on the same held-out prompts with the same random numbers."""
-
-    prompts: int = setting(256, "held-out prompts", unit="prompts", low=2)
-    batch_size: int = setting(128, "prompts answered at once", unit="prompts", low=1)
-
-
-@dataclass(frozen=True)
-class Config:
-    """Everything a run is a function of."""
-
-    model: str = setting("movie-gpt2", "language model: movie-gpt2, smollm2, a folder or a hub id")
-    data: str = setting("movie-reviews", "texts to learn from: a built-in name, a file, a folder or a hub id")
-    seed: int = setting(1, "every random draw follows from it", low=0)
-    device: str = setting("auto", "where to compute", choices=("auto", "cpu", "cuda"))
     dtype: str = setting(
         "auto",
-        "number format of the forward pass; auto is bfloat16 where it is multiplied in hardware (a GPU since Ampere, "
-        "a CPU with AMX or AVX512-BF16) and float32 elsewhere",
+        "number format of the forward pass; auto is bfloat16 where the hardware multiplies it (a CUDA GPU since "
+        "Ampere, a CPU with AMX or AVX512-BF16), otherwise float32",
         choices=("auto", "float32", "bfloat16"),
     )
-    prompt_min: int = setting(2, "shortest prompt cut from a text", unit="words", low=1)
-    prompt_max: int = setting(8, "longest prompt cut from a text", unit="words", low=1)
-    sft: SFTConfig = field(default_factory=SFTConfig)
-    reward_model: RewardModelConfig = field(default_factory=RewardModelConfig)
-    ppo: PPOConfig = field(default_factory=PPOConfig)
-    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    engine: str = setting(
+        "auto",
+        "plain runs everything with transformers and torch only; fast uses packed batches, cached activations and "
+        "rounded products for the model families that plaudit knows; auto is fast where it can be",
+        choices=("auto", "plain", "fast"),
+    )
+    prompt_min: int = setting(2, "shortest prompt to cut from the beginning of a text", unit="words", low=1)
+    prompt_max: int = setting(8, "longest prompt to cut from the beginning of a text", unit="words", low=1)
 
 
-SECTIONS = ("sft", "reward_model", "ppo", "evaluation")
+def _module(section: str) -> str:
+    return "plaudit.evaluation.evaluate" if section == "evaluation" else f"plaudit.algorithms.{section}"
+
+
+def _section_defaults(section: str) -> Any:
+    return importlib.import_module(_module(section)).Config()
+
+
+# All settings of a run: the general ones, and one attribute a section, such as `config.ppo`. A section's module, and
+# torch with it, is imported when the first Config is made.
+Config: Any = dataclasses.make_dataclass(
+    "Config",
+    [(name, Any, field(default_factory=functools.partial(_section_defaults, name))) for name in SECTIONS],
+    bases=(General,),
+    frozen=True,
+    namespace={"__module__": __name__, "__doc__": "All settings of a run."},
+)
+
+
+@functools.cache
+def section_class(section: str) -> type:
+    """The settings class of a section ("" for the general settings), for its names, defaults and help texts.
+
+    Importing the section's module takes seconds, because it imports torch; `--help` and a wrong flag must not. So only
+    the class is taken from the module's source. It may use what this module defines, and nothing else.
+    """
+    if not section:
+        return General
+    path = Path(__file__).parent.parent.joinpath(*_module(section).split(".")).with_suffix(".py")
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tree.body = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Config"]
+    names = dict(globals())
+    exec(compile(tree, str(path), "exec"), names)
+    return names["Config"]
+
+
+@functools.cache
+def known_settings() -> dict[str, dataclasses.Field[Any]]:
+    """The field of every setting by full name, such as `seed` or `ppo.kl_coef`."""
+    return {f"{section}.{f.name}".lstrip("."): f for section in ("", *SECTIONS) for f in fields(section_class(section))}
 
 
 def default_settings() -> dict[str, Any]:
-    """Every setting by its full name, such as `seed` or `ppo.kl_coef`, with its default."""
-    return flatten(dataclasses.asdict(Config()))
+    """Every setting by full name, with its default."""
+    return {name: f.default for name, f in known_settings().items()}
 
 
 def flatten(tree: dict[str, Any]) -> dict[str, Any]:
     """{"ppo": {"lr": 1}} -> {"ppo.lr": 1}, one level deep."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
-        if isinstance(value, dict):
-            flat |= {f"{key}.{name}": inner for name, inner in value.items()}
-        else:
-            flat[key] = value
+        flat |= {f"{key}.{name}": inner for name, inner in value.items()} if isinstance(value, dict) else {key: value}
     return flat
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """The settings of a TOML file by full name. A `[versions]` table, as run directories have, is passed over."""
+    """The settings of a TOML file by full name. The table `[versions]` of a run's config.toml is ignored.
+
+    Raises:
+        ConfigError: the file cannot be read, or a setting in it is unknown or impossible.
+    """
     try:
-        tree = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # some editors begin a file with a mark
+        tree = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # some editors write a byte order mark
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such settings file") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read as TOML: {error}") from None
     tree.pop("versions", None)
-    flat = flatten(tree)
     try:
-        _check_each(flat)
+        return _check_each(flatten(tree))
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
-    return flat
+
+
+def preset_names() -> list[str]:
+    """The built-in presets."""
+    return sorted(path.stem for path in PRESETS.glob("*.toml"))
 
 
 def preset(name: str) -> dict[str, Any]:
-    """The settings of a built-in preset."""
-    names = sorted(p.stem for p in PRESETS.glob("*.toml"))
+    """The settings of a built-in preset.
+
+    Raises:
+        ConfigError: there is no such preset.
+    """
+    names = preset_names()
     if name not in names:
         raise ConfigError(f"no preset '{name}'{nearest(name, names)}; the presets are: {', '.join(names)}")
     return read_toml(PRESETS / f"{name}.toml")
@@ -204,58 +192,60 @@ def nearest(name: str, names: list[str]) -> str:
     """' (did you mean ...?)' with the closest of `names`, or nothing."""
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     if not close and "." not in name:  # 'kl_coeff' should find 'ppo.kl_coef'
-        tails = {full.rpartition(".")[2]: full for full in names}
-        close = [tails[t] for t in difflib.get_close_matches(name, list(tails), n=1, cutoff=0.5)]
+        last = {full.rpartition(".")[2]: full for full in names}
+        close = [last[n] for n in difflib.get_close_matches(name, list(last), n=1, cutoff=0.5)]
     return f" (did you mean '{close[0]}'?)" if close else ""
 
 
-def build(*layers: dict[str, Any]) -> Config:
-    """A checked Config from layers of settings by full name; a later layer beats an earlier one.
+def resolve(*layers: dict[str, Any]) -> dict[str, Any]:
+    """Every setting by full name, from layers of settings; a later layer overrides an earlier one.
 
-    Below them all lie the settings that a built-in model brings: a preset of its name and for it.
+    Below all layers are the defaults, and above these the preset of a built-in model's own name.
 
     Raises:
         ConfigError: an unknown name, a value of the wrong type or outside its range, or settings that
             contradict one another.
     """
-    merged: dict[str, Any] = {}
+    given: dict[str, Any] = {}
     for layer in layers:
-        merged |= _check_each(layer)
-    model = merged.get("model")
-    if model in {p.stem for p in PRESETS.glob("*.toml")} and (brought := preset(model))["model"] == model:
-        merged = brought | merged
-    hints = get_type_hints(Config)
-    parts = {
-        s: hints[s](**{n.partition(".")[2]: v for n, v in merged.items() if n.startswith(s + ".")}) for s in SECTIONS
-    }
-    config = Config(**{n: v for n, v in merged.items() if "." not in n}, **parts)
-    _check_together(config)
-    return config
+        given |= _check_each(layer)
+    model = given.get("model")
+    own = preset(model) if model in preset_names() else {}
+    settings = default_settings() | (own if own.get("model") == model else {}) | given
+    pairs = [("prompt_min", "prompt_max"), *((f"{s}.minibatch_size", f"{s}.batch_size") for s in SECTIONS)]
+    for small, large in pairs:
+        if small in settings and settings[small] > settings[large]:
+            raise ConfigError(f"{small} = {settings[small]} is above {large} = {settings[large]}")
+    return settings
+
+
+def build(*layers: dict[str, Any]) -> Config:
+    """A Config from layers of settings by full name; a later layer overrides an earlier one.
+
+    Raises:
+        ConfigError: as `resolve`.
+    """
+    parts: dict[str, dict[str, Any]] = {section: {} for section in ("", *SECTIONS)}
+    for full, value in resolve(*layers).items():
+        section, _, name = full.rpartition(".")
+        parts[section][name] = value
+    general = parts.pop("")
+    return Config(**general, **{s: importlib.import_module(_module(s)).Config(**p) for s, p in parts.items()})
 
 
 def _check_each(settings: dict[str, Any]) -> dict[str, Any]:
-    """`settings` with every name known and every value of its type and within its range."""
-    known = _known()
+    """`settings` with every value converted to its type, or a ConfigError."""
+    known = known_settings()
     for name in settings:
         if name not in known:
             raise ConfigError(f"unknown setting '{name}'{nearest(name, list(known))}")
-    return {name: _check(name, value, *known[name]) for name, value in settings.items()}
+    return {name: _check(name, value, known[name]) for name, value in settings.items()}
 
 
-@functools.cache
-def _known() -> dict[str, tuple[type, Any]]:
-    """Type and metadata of every setting by full name."""
-    classes = {"": Config} | {f"{s}.": get_type_hints(Config)[s] for s in SECTIONS}
-    return {
-        prefix + f.name: (hint, f.metadata)
-        for prefix, cls in classes.items()
-        for f, hint in zip(fields(cls), get_type_hints(cls).values(), strict=True)
-        if f.metadata
-    }
-
-
-def _check(name: str, value: Any, kind: type, about: Any) -> Any:
-    """`value` as `kind` within its range, or a ConfigError that says what is allowed."""
+def _check(name: str, value: Any, described: dataclasses.Field[Any]) -> Any:
+    kind: Any = type(described.default)
+    about = described.metadata
+    low, high, choices = about["low"], about["high"], about["choices"]
     try:
         if isinstance(value, bool) or (kind is str and not isinstance(value, str)):
             raise ValueError
@@ -264,17 +254,16 @@ def _check(name: str, value: Any, kind: type, about: Any) -> Any:
             raise ValueError
     except (TypeError, ValueError, OverflowError):
         word = {int: "a whole number", float: "a number", str: "text"}[kind]
-        raise ConfigError(f"{name} = {value!r}: must be {word}{_range(about)}") from None
-    low, high, choices = about["low"], about["high"], about["choices"]
+        raise ConfigError(f"{name} = {value!r}: must be {' '.join([word, allowed(about)]).strip()}") from None
     if (low is not None and value < low) or (high is not None and value > high):
-        raise ConfigError(f"{name} = {value!r}: must be{_range(about)}")
+        raise ConfigError(f"{name} = {value!r}: must be {allowed(about)}")
     if choices and value not in choices:
         raise ConfigError(f"{name} = {value!r}{nearest(value, list(choices))}: must be one of {', '.join(choices)}")
     return value
 
 
 def _whole(value: Any) -> int:
-    """An int from an int, 1e3 or their text; not by way of float where that would round, as in a large seed."""
+    """An int from an int, 1e3 or text; not through float where that would round, as for a large seed."""
     if isinstance(value, str):
         try:
             return int(value)
@@ -285,34 +274,14 @@ def _whole(value: Any) -> int:
     return int(value)
 
 
-def _range(about: Any) -> str:
+def allowed(about: Any) -> str:
+    """The range of a setting in words; empty if it has none."""
     low, high = about["low"], about["high"]
     if low is not None and high is not None:
-        return f" from {low:g} to {high:g}"
-    return f" at least {low:g}" if low is not None else f" at most {high:g}" if high is not None else ""
-
-
-def _check_together(config: Config) -> None:
-    """Settings that are each possible and impossible together."""
-    if config.prompt_min > config.prompt_max:
-        raise ConfigError(f"prompt_min = {config.prompt_min} is above prompt_max = {config.prompt_max}")
-    if config.ppo.minibatch_size > config.ppo.batch_size:
-        raise ConfigError(
-            f"ppo.minibatch_size = {config.ppo.minibatch_size} is above ppo.batch_size = {config.ppo.batch_size}"
-        )
+        return f"from {low:g} to {high:g}"
+    return f"at least {low:g}" if low is not None else f"at most {high:g}" if high is not None else ""
 
 
 def to_toml(config: Config, versions: dict[str, str]) -> str:
-    """`config` as TOML that `read_toml` reads back, with the versions that made it."""
-    tree = dataclasses.asdict(config)
-    lines = [f"{k} = {_toml(v)}" for k, v in tree.items() if not isinstance(v, dict)]
-    tables = {k: v for k, v in tree.items() if isinstance(v, dict)} | {"versions": versions}
-    for name, table in tables.items():
-        lines += ["", f"[{name}]", *(f"{k} = {_toml(v)}" for k, v in table.items())]
-    return "\n".join(lines) + "\n"
-
-
-def _toml(value: Any) -> str:
-    if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")  # TOML's escapes are JSON's, and this
-    return repr(value)
+    """`config` as TOML that `read_toml` reads back, with a table of the versions that made the run."""
+    return tomli_w.dumps(dataclasses.asdict(config) | {"versions": versions})

@@ -12,9 +12,9 @@ from tiny import make_lm
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from plaudit import rng
+from plaudit.algorithms.ppo import Config as PPOConfig
 from plaudit.algorithms.ppo import check_window, learn, ppo, ppo_loss, prompts_of
 from plaudit.algorithms.rollout import ScoreScale, collect, estimate, respond
-from plaudit.config import PPOConfig
 from plaudit.data.corpus import load
 from plaudit.data.prompts import cut_prompts
 from plaudit.errors import ModelError

@@ -2,8 +2,9 @@ import json
 
 import pytest
 
+from plaudit.algorithms.ppo import Config as PPOConfig
 from plaudit.cli import console
-from plaudit.config import Config, PPOConfig, build
+from plaudit.config import Config, build
 from plaudit.errors import RunError
 
 SFT = {

@@ -2,8 +2,9 @@ import argparse
 
 import pytest
 
+from plaudit.algorithms.ppo import Config as PPOConfig
 from plaudit.cli.flags import parse, settings_of
-from plaudit.config import PPOConfig, default_settings
+from plaudit.config import default_settings
 from plaudit.errors import ConfigError
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from plaudit.config import PPOConfig, build, to_toml
+from plaudit.algorithms.ppo import Config as PPOConfig
+from plaudit.config import build, to_toml
 from plaudit.errors import ConfigError, RunError
 from plaudit.evaluation.report import write_report
 from plaudit.evaluation.report.figures import running_mean, wilson

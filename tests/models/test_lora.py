@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from plaudit import rng
-from plaudit.config import SFTConfig
+from plaudit.algorithms.sft import Config as SFTConfig
 from plaudit.errors import ModelError
 from plaudit.models.heads import score_texts
 from plaudit.models.loading import load_causal_lm, load_reward_model, save

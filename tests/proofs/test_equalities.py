@@ -7,10 +7,10 @@ from tiny import GOOD, make_lm
 
 import plaudit.models.generation as generation
 from plaudit import rng
+from plaudit.algorithms.ppo import Config as PPOConfig
 from plaudit.algorithms.ppo import ppo_loss
 from plaudit.algorithms.rollout import ScoreScale, collect, estimate, respond
 from plaudit.algorithms.sft import loss_of
-from plaudit.config import PPOConfig
 from plaudit.models.generation import generate
 from plaudit.models.heads import Policy, response_logits, score_texts
 from plaudit.models.tokenizer import collate, pad_left

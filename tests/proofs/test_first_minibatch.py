@@ -9,9 +9,9 @@ from safetensors.torch import load_file
 from tiny import make_lm
 
 from plaudit import rng
+from plaudit.algorithms.ppo import Config as PPOConfig
 from plaudit.algorithms.ppo import learn, ppo, prompts_of
 from plaudit.algorithms.rollout import ScoreScale, collect, estimate, respond
-from plaudit.config import PPOConfig
 from plaudit.data.corpus import load
 from plaudit.data.prompts import cut_prompts
 from plaudit.models.heads import Policy

@@ -4,9 +4,9 @@ import pytest
 from proofs.enumerable import divergence, objective, optimum, probabilities, scores_of, tables
 from proofs.table_lm import RUN, SCALE, TableLM, TableReward, sampled
 
+from plaudit.algorithms.ppo import Config as PPOConfig
 from plaudit.algorithms.ppo import learn
 from plaudit.algorithms.rollout import collect, estimate
-from plaudit.config import PPOConfig
 from plaudit.models.heads import Policy
 from plaudit.training import optimizer as optim
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from plaudit import rng
 from plaudit.algorithms.actors import Actors
 from plaudit.algorithms.rollout import ScoreScale, collect, estimate, respond, score_responses
 from plaudit.batches import Experience, Responses
-from plaudit.config import Config, PPOConfig
+from plaudit.config import LORA_ALPHA, LORA_RANK, MICROBATCH_SIZE, setting
 from plaudit.data.corpus import load
 from plaudit.data.prompts import cut_prompts
 from plaudit.data.text import distinct
@@ -34,7 +35,83 @@ _ADAM_EPS = 1e-5
 REFERENCE_SAMPLES = 256
 
 
-def ppo(config: Config, run: Run) -> Iterator[StepReport]:
+@dataclass(frozen=True)
+class Config:
+    """Proximal policy optimisation: raise the score, with a KL penalty against the SFT model."""
+
+    iterations: int = setting(
+        36, "rounds of sampling responses and updating the policy; more train longer", unit="iterations", low=1
+    )
+    batch_size: int = setting(
+        128, "responses sampled in one iteration; raise it if the score is noisy", unit="responses", low=2
+    )
+    minibatch_size: int = setting(32, "responses in one optimizer step", unit="responses", low=1)
+    microbatch_size: int = setting(0, MICROBATCH_SIZE, unit="responses", low=0)
+    epochs: int = setting(2, "passes over the responses of one iteration", low=1)
+    max_new_tokens: int = setting(
+        48, "longest response, end token included; raise it if many are cut off", unit="tokens", low=1
+    )
+    temperature: float = setting(
+        0.78,
+        "divides the logits, in sampling and in log-probabilities; lower it for more likely, less varied responses",
+        low=0.05,
+        high=10,
+    )
+    train_layers: int = setting(
+        2,
+        "train only this many layers of the policy, counted from the output; the others keep the SFT model's weights: "
+        "faster, with less memory; 0: train all",
+        unit="layers",
+        low=0,
+    )
+    lora_rank: int = setting(0, LORA_RANK, low=0)
+    lora_alpha: int = setting(16, LORA_ALPHA, low=1)
+    lr: float = setting(
+        3e-4, "peak learning rate of Adam, from which it falls linearly to 0; lower it if KL jumps", low=0, high=1
+    )
+    warmup: float = setting(
+        0.1, "fraction of the iterations in which the learning rate rises linearly to its peak", low=0, high=1
+    )
+    kl_coef: float = setting(
+        0.15,
+        "penalty for each nat of KL from the SFT model (beta); raise it to stay closer to the SFT model",
+        unit="score/nat",
+        low=0,
+    )
+    kl_control: str = setting(
+        "fixed",
+        "fixed keeps kl_coef; adaptive changes it so that KL approaches kl_target",
+        choices=("fixed", "adaptive"),
+    )
+    kl_target: float = setting(6.0, "KL that kl_control = adaptive aims at", unit="nats/response", low=1e-6)
+    kl_horizon: int = setting(
+        10_000, "time constant of kl_control = adaptive; raise it for slower changes", unit="responses", low=1
+    )
+    gamma: float = setting(1.0, "discount of later rewards; 1 is none", low=0, high=1)
+    lam: float = setting(0.95, "lambda of GAE: 0 has the least variance, 1 the least bias", low=0, high=1)
+    clip_range: float = setting(
+        0.2, "change of the ratio beyond which a token's gradient is cut; lower it for smaller updates", low=0, high=1
+    )
+    value_clip: float = setting(
+        0.2, "change of a value from the rollout's beyond which its gradient is cut; raise it if values lag", low=0
+    )
+    value_coef: float = setting(0.1, "weight of the value loss in the total loss", low=0)
+    max_grad_norm: float = setting(1.0, "largest norm of the gradient; a larger one is scaled down to it", low=1e-6)
+    kl_stop: float = setting(
+        0.1,
+        "end an iteration's update early when approximate KL exceeds this; lower it for smaller updates",
+        unit="nats/token",
+        low=0,
+    )
+    missing_eos_score: float = setting(
+        -1.0,
+        "normalised score of a response cut off at max_new_tokens; lower it if too few responses end",
+        unit="standard deviations",
+    )
+    save_every: int = setting(10, "iterations between checkpoints", unit="iterations", low=1)
+
+
+def ppo(config: Any, run: Run) -> Iterator[StepReport]:
     """Optimise the policy against the reward model, one report an iteration; leaves RUN/ppo.
 
     Raises:
@@ -135,7 +212,7 @@ def learn(
     policy: Policy,
     optimizer: torch.optim.AdamW,
     experience: Experience,
-    settings: PPOConfig,
+    settings: Config,
     seed: int,
     iteration: int,
     run: Run,
@@ -164,7 +241,7 @@ def _summary(history: list[dict[str, float]]) -> dict[str, float]:
 
 
 def ppo_loss(
-    policy: Policy, part: Experience, settings: PPOConfig, run: Run
+    policy: Policy, part: Experience, settings: Config, run: Run
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """Clipped policy loss plus weighted value loss of a minibatch, and what to watch of both."""
     rollout, mask = part.rollout, part.rollout.response_mask

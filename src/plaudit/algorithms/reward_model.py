@@ -14,7 +14,7 @@ from torch import Tensor
 from plaudit import rng
 from plaudit.algorithms.calibration import summarise
 from plaudit.batches import PreferenceBatch, Sequences
-from plaudit.config import Config
+from plaudit.config import LORA_ALPHA, LORA_RANK, MICROBATCH_SIZE, setting
 from plaudit.data.corpus import load
 from plaudit.data.splits import Part
 from plaudit.errors import DataError
@@ -32,6 +32,34 @@ from plaudit.training.run import Run
 
 _WEIGHTS = {"a": 1.0, "b": 0.0, "tie": 0.5}
 Ids = tuple[list[int], list[int]]
+
+
+@dataclass(frozen=True)
+class Config:
+    """Reward model: train a score for texts on labels or on comparisons."""
+
+    epochs: int = setting(2, "passes over the training data; raise it while held-out accuracy still rises", low=1)
+    batch_size: int = setting(32, "texts or comparisons in one optimizer step", unit="records", low=1)
+    microbatch_size: int = setting(0, MICROBATCH_SIZE, unit="records", low=0)
+    train_layers: int = setting(
+        0,
+        "train only this many layers, counted from the output, and keep the others fixed: faster, with less memory; "
+        "0: train all",
+        unit="layers",
+        low=0,
+    )
+    lora_rank: int = setting(0, LORA_RANK, low=0)
+    lora_alpha: int = setting(16, LORA_ALPHA, low=1)
+    lr: float = setting(5e-4, "peak learning rate of AdamW; lower it if the loss jumps", low=0, high=1)
+    warmup: float = setting(
+        0.05, "fraction of the steps in which the learning rate rises linearly to its peak", low=0, high=1
+    )
+    weight_decay: float = setting(0.01, "decoupled weight decay of AdamW; raise it against overfitting", low=0, high=1)
+    max_grad_norm: float = setting(1.0, "largest norm of the gradient; a larger one is scaled down to it", low=1e-6)
+    max_tokens: int = setting(
+        64, "longest text to train on; longer ones are left out and counted", unit="tokens", low=4
+    )
+    save_every: int = setting(100, "steps between checkpoints", unit="steps", low=1)
 
 
 @dataclass(frozen=True)
@@ -57,7 +85,7 @@ class Judged:
         return [len(prompt) + len(response) for prompt, response in self.texts]
 
 
-def reward_model(config: Config, run: Run) -> Iterator[StepReport]:
+def reward_model(config: Any, run: Run) -> Iterator[StepReport]:
     """Train the reward model on the training split, one report a step; leaves RUN/reward_model.
 
     Comparisons are used where the data has them (Bradley-Terry), labelled texts otherwise (cross-entropy).

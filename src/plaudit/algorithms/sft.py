@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
 from plaudit.batches import Sequences
-from plaudit.config import Config
+from plaudit.config import LORA_ALPHA, LORA_RANK, MICROBATCH_SIZE, setting
 from plaudit.data.corpus import load
 from plaudit.errors import DataError
 from plaudit.maths.losses import causal_lm_loss
@@ -30,7 +31,35 @@ from plaudit.training.run import Run
 Pair = tuple[list[int], list[int]]
 
 
-def sft(config: Config, run: Run) -> Iterator[StepReport]:
+@dataclass(frozen=True)
+class Config:
+    """Supervised fine-tuning: train the model to imitate the training texts."""
+
+    epochs: int = setting(2, "passes over the training texts; raise it while held-out perplexity still falls", low=1)
+    batch_size: int = setting(32, "texts in one optimizer step", unit="texts", low=1)
+    microbatch_size: int = setting(0, MICROBATCH_SIZE, unit="texts", low=0)
+    train_layers: int = setting(
+        0,
+        "train only this many layers, counted from the output, and keep the others fixed: faster, with less memory; "
+        "0: train all",
+        unit="layers",
+        low=0,
+    )
+    lora_rank: int = setting(0, LORA_RANK, low=0)
+    lora_alpha: int = setting(16, LORA_ALPHA, low=1)
+    lr: float = setting(1e-3, "peak learning rate of AdamW; lower it if the loss jumps", low=0, high=1)
+    warmup: float = setting(
+        0.05, "fraction of the steps in which the learning rate rises linearly to its peak", low=0, high=1
+    )
+    weight_decay: float = setting(0.01, "decoupled weight decay of AdamW; raise it against overfitting", low=0, high=1)
+    max_grad_norm: float = setting(1.0, "largest norm of the gradient; a larger one is scaled down to it", low=1e-6)
+    max_tokens: int = setting(
+        64, "longest text to train on; longer ones are left out and counted", unit="tokens", low=4
+    )
+    save_every: int = setting(100, "steps between checkpoints", unit="steps", low=1)
+
+
+def sft(config: Any, run: Run) -> Iterator[StepReport]:
     """Fine-tune the model on the training demonstrations, one report a step; leaves RUN/sft.
 
     Raises:

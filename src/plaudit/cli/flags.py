@@ -10,10 +10,10 @@ import re
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, NoReturn, get_type_hints
+from typing import Any, NoReturn
 
 from plaudit import __version__
-from plaudit.config import PRESETS, SECTIONS, Config, default_settings, nearest
+from plaudit.config import PRESETS, SECTIONS, default_settings, nearest, section_class
 from plaudit.errors import ConfigError
 
 STAGE_OF = {"sft": "sft", "reward-model": "reward_model", "ppo": "ppo", "eval": "evaluation"}
@@ -188,16 +188,12 @@ def _directory_flags(parser: argparse.ArgumentParser, *, resumable: bool, out: s
 
 def _setting_flags(parser: argparse.ArgumentParser, section: str, *, bare: bool) -> None:
     """A flag for every setting of `section` ("" for the general ones), by full name and, if `bare`, by its own."""
-    hints = get_type_hints(Config)
-    cls = hints[section] if section else Config
-    kinds = get_type_hints(cls)
+    cls = section_class(section)
     group = parser.add_argument_group(section or "general", (cls.__doc__ or "").splitlines()[0])
     for field in fields(cls):
-        if not field.metadata:
-            continue
         full = f"{section}.{field.name}" if section else field.name
         shown = field.name if bare else full
-        metavar = {int: "N", float: "X", str: "NAME"}[kinds[field.name]]
+        metavar = {int: "N", float: "X", str: "NAME"}[type(field.default)]
         about: dict[str, Any] = {"dest": full, "default": argparse.SUPPRESS, "metavar": metavar}
         group.add_argument(f"--{shown.replace('_', '-')}", help=_help(field.metadata, field.default), **about)
         if shown != full:

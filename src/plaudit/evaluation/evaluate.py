@@ -16,7 +16,7 @@ from plaudit import rng
 from plaudit.algorithms.actors import Actors
 from plaudit.algorithms.ppo import check_window
 from plaudit.algorithms.rollout import compare, respond, score_responses
-from plaudit.config import Config
+from plaudit.config import setting
 from plaudit.data.corpus import load
 from plaudit.data.prompts import cut_prompts, held_out_prompts
 from plaudit.data.text import distinct
@@ -42,6 +42,14 @@ SHOWN_PROMPTS = (
     "what we get is",
     "a comedy that",
 )
+
+
+@dataclass(frozen=True)
+class Config:
+    """Evaluation: the SFT model and the policy on the same held-out prompts with the same random numbers."""
+
+    prompts: int = setting(256, "held-out prompts to answer; more give narrower intervals", unit="prompts", low=2)
+    batch_size: int = setting(128, "prompts answered at once; lower it when memory runs out", unit="prompts", low=1)
 
 
 @dataclass(frozen=True)
@@ -111,7 +119,7 @@ class Models:
         return self.answer(self.sft, prompts, noise), self.answer(self.policy, prompts, noise)
 
 
-def evaluate(config: Config, run: Run) -> Iterator[StepReport]:
+def evaluate(config: Any, run: Run) -> Iterator[StepReport]:
     """Measure SFT and policy, one report a batch; leaves evaluation.json, samples.jsonl and report.html.
 
     Raises:
@@ -173,7 +181,7 @@ def evaluate(config: Config, run: Run) -> Iterator[StepReport]:
     yield StepReport("evaluation", total, total, {"score_gain": gain}, {"seconds": took, "tokens_per_second": 0.0})
 
 
-def held_out(config: Config, models: Models) -> tuple[list[str], list[list[int]]]:
+def held_out(config: Any, models: Models) -> tuple[list[str], list[list[int]]]:
     """The evaluation's prompts, as texts and as ids.
 
     Raises:
@@ -242,7 +250,7 @@ def _side_by_side(prompts: Sequence[str], sft: Answered, policy: Answered) -> li
     ]
 
 
-def _shown_samples(models: Models, config: Config) -> list[dict[str, Any]]:
+def _shown_samples(models: Models, config: Any) -> list[dict[str, Any]]:
     prompts = [models.tokenizer.prompt(p) for p in SHOWN_PROMPTS]
     noise = rng.uniforms(range(len(prompts)), config.ppo.max_new_tokens, config.seed, "evaluation", 0, "samples")
     return _side_by_side(SHOWN_PROMPTS, *models.compare(prompts, noise))

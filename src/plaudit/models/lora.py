@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from plaudit import rng
-from plaudit.config import PPOConfig, RewardModelConfig, SFTConfig
 from plaudit.errors import ModelError
 
 FOLDER = "adapter"  # in a model's folder, not beside its config.json: there transformers would add it once more
@@ -25,7 +24,7 @@ _NAME = "default"  # peft's name of an adapter that is the only one
 _PEFT_PREFIX = "base_model.model."  # of every name in peft's own files
 
 
-def add_adapters(model: Any, settings: SFTConfig | RewardModelConfig | PPOConfig, seed: int, stage: str) -> None:
+def add_adapters(model: Any, settings: Any, seed: int, stage: str) -> None:
     """Let only adapters of `lora_rank` learn, beside each linear layer of the trunk that learns now; 0 changes nothing.
 
     The model says what it said before: B begins at zero, and A at uniform numbers that only `seed` and `stage` decide.
