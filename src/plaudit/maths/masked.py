@@ -4,7 +4,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 
-def spread(x: Float[Tensor, "N"], mask: Bool[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+def unflatten(x: Float[Tensor, "N"], mask: Bool[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """The N values at the True positions, in order; 0 elsewhere."""
     return x.new_zeros(mask.shape).masked_scatter(mask, x)
 
