@@ -5,7 +5,7 @@ from tiny import FAMILIES, make_family
 
 from plaudit import rng
 from plaudit.maths.logprobs import token_logprobs
-from plaudit.maths.masked import spread
+from plaudit.maths.masked import unflatten
 from plaudit.models import generation
 from plaudit.models.generation import generate, sample_tokens
 from plaudit.models.heads import response_logits
@@ -78,7 +78,7 @@ def test_the_cache_gives_the_logprobs_of_the_full_forward(tiny_lm):
     mask_of = out.response_mask
     with torch.no_grad():
         full = token_logprobs(response_logits(tiny_lm, out.ids, out.attention_mask, mask_of), out.response_ids[mask_of])
-        full = spread(full, mask_of)
+        full = unflatten(full, mask_of)
         positions = (mask.long().cumsum(-1) - 1).clamp(min=0)
         step = tiny_lm(ids, attention_mask=mask.long(), position_ids=positions, use_cache=True)
         first = step.logits[:, -1].log_softmax(-1).gather(1, out.response_ids[:, :1])

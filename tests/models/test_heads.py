@@ -5,7 +5,7 @@ from tiny import make_lm
 from transformers import GPT2ForSequenceClassification
 
 from plaudit.maths.logprobs import token_logprobs
-from plaudit.maths.masked import spread
+from plaudit.maths.masked import unflatten
 from plaudit.models import heads
 from plaudit.models.heads import (
     Policy,
@@ -33,7 +33,7 @@ def _left_padded():
 def test_logprobs_of_a_padded_batch_equal_those_of_each_text_alone(tiny_lm):
     ids, mask, alive = _left_padded()
     with torch.no_grad():
-        batched = spread(token_logprobs(response_logits(tiny_lm, ids, mask, alive), ids[:, -5:][alive]), alive)
+        batched = unflatten(token_logprobs(response_logits(tiny_lm, ids, mask, alive), ids[:, -5:][alive]), alive)
         for row, (prompt, response) in enumerate(zip(PROMPTS, RESPONSES, strict=True)):
             # The oracle: transformers' own forward on the bare text, token by token.
             logits = tiny_lm(torch.tensor([prompt + response])).logits.log_softmax(-1)[0]

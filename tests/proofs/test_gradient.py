@@ -9,7 +9,7 @@ from proofs.table_lm import RUN, SCALE, TableLM, TableReward, sampled
 from plaudit.algorithms.rollout import collect
 from plaudit.maths.advantages import gae, token_rewards
 from plaudit.maths.losses import policy_loss
-from plaudit.maths.masked import spread
+from plaudit.maths.masked import unflatten
 from plaudit.models.heads import Policy, logprobs_of
 
 
@@ -35,7 +35,7 @@ def _sampled_gradient(policy, reference, reward_model, beta, rows, part):
     rewards = token_rewards(rollout.scores, rollout.logprobs, rollout.ref_logprobs, mask, beta)
     advantages, _ = gae(rewards, rollout.values, mask, gamma=1.0, lam=1.0)
     states, _ = policy(rollout.ids, rollout.attention_mask, mask)
-    logprobs = spread(logprobs_of(policy.lm, states, rollout.response_ids[mask]), mask)
+    logprobs = unflatten(logprobs_of(policy.lm, states, rollout.response_ids[mask]), mask)
     loss, _ = policy_loss(logprobs, rollout.logprobs, advantages, mask, clip_range=0.2)
     policy.zero_grad()
     (-loss * mask.sum() / rows).backward()  # the loss is a mean over tokens; the objective is one over responses

@@ -23,7 +23,7 @@ from plaudit.data.text import distinct
 from plaudit.errors import DataError, ModelError
 from plaudit.maths.kl import adapt_kl_coef
 from plaudit.maths.losses import policy_loss, value_loss
-from plaudit.maths.masked import explained_variance, masked_mean, spread
+from plaudit.maths.masked import explained_variance, masked_mean, unflatten
 from plaudit.models.heads import Policy, fit_value_head, logprobs_of, response_states
 from plaudit.models.loading import load_causal_lm, save, window
 from plaudit.models.precision import make_whole
@@ -247,8 +247,8 @@ def ppo_loss(
     rollout, mask = part.rollout, part.rollout.response_mask
     with run.autocast():
         states, values = policy(rollout.ids, rollout.attention_mask, mask, rollout.below)
-    logprobs = spread(logprobs_of(policy.lm, states, rollout.response_ids[mask], settings.temperature), mask)
-    values = spread(values, mask)
+    logprobs = unflatten(logprobs_of(policy.lm, states, rollout.response_ids[mask], settings.temperature), mask)
+    values = unflatten(values, mask)
     loss_pi, stats = policy_loss(logprobs, rollout.logprobs, part.advantages, mask, settings.clip_range)
     loss_v = value_loss(values, rollout.values, part.returns, mask, settings.value_clip)
     stats |= {"policy_loss": loss_pi.detach(), "value_loss": loss_v.detach()}

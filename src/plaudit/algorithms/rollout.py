@@ -12,7 +12,7 @@ from plaudit.batches import Experience, Responses, Rollout
 from plaudit.maths.advantages import gae, token_rewards
 from plaudit.maths.kl import kl_of_logprobs
 from plaudit.maths.logprobs import entropy_of_logprobs
-from plaudit.maths.masked import spread, whiten
+from plaudit.maths.masked import unflatten, whiten
 from plaudit.models.generation import generate
 from plaudit.models.heads import Policy, in_parts, logits_of, response_states, score_texts, tokens_at_once
 from plaudit.models.tokenizer import Tokenizer, pad_left
@@ -98,14 +98,14 @@ def collect(
         states, values = policy(*batch)
         ref_states = response_states(reference, *batch)
     said = compare(policy.lm, states, reference, ref_states, responses.response_ids[mask], temperature)
-    logprobs, ref_logprobs, kl, entropies = (spread(x, mask) for x in said)
+    logprobs, ref_logprobs, kl, entropies = (unflatten(x, mask) for x in said)
     rollout = Rollout(
         ids=responses.ids,
         attention_mask=responses.attention_mask,
         response_mask=mask,
         logprobs=logprobs,
         ref_logprobs=ref_logprobs,
-        values=spread(values, mask),
+        values=unflatten(values, mask),
         scores=scale.scores(logits, responses.ended),
         below=responses.below,
     )

@@ -25,7 +25,7 @@ from plaudit.evaluation.hacking import hacking_signs, windows_of
 from plaudit.evaluation.judge import Judge, imdb_judge
 from plaudit.evaluation.metrics import bootstrap_ci95, duplicate_rate
 from plaudit.evaluation.report import write_report
-from plaudit.maths.masked import spread
+from plaudit.maths.masked import unflatten
 from plaudit.models.heads import response_states
 from plaudit.models.loading import window
 from plaudit.models.tokenizer import Tokenizer
@@ -101,7 +101,7 @@ class Models:
         with self.run.autocast():
             states, ref_states = response_states(lm, *batch), response_states(self.sft, *batch)
         said = compare(lm, states, self.sft, ref_states, responses.response_ids[mask], temperature)
-        kl, nats = spread(said[2], mask).sum(1), -spread(said[1], mask).sum(1)
+        kl, nats = unflatten(said[2], mask).sum(1), -unflatten(said[1], mask).sum(1)
         logits = score_responses(actors.reward_model, responses, self.run)
         lengths = mask.sum(1).tolist()
         tokens = [row[:k] for row, k in zip(responses.response_ids.tolist(), lengths, strict=True)]
