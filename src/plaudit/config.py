@@ -34,6 +34,7 @@ ALGORITHMS = {
     "sft": "supervised fine-tuning on the training texts",
     "reward_model": "train the reward model; needs plaudit sft",
     "ppo": "optimise the policy against the reward model; needs plaudit reward-model",
+    "reinforce": "REINFORCE with a leave-one-out baseline, without a critic; needs plaudit reward-model",
 }
 SECTIONS = (*ALGORITHMS, "evaluation")
 PRESETS = Path(__file__).parent / "presets"
@@ -95,6 +96,67 @@ class General:
     )
     prompt_min: int = setting(2, "shortest prompt to cut from the beginning of a text", unit="words", low=1)
     prompt_max: int = setting(8, "longest prompt to cut from the beginning of a text", unit="words", low=1)
+
+
+@dataclass(frozen=True)
+class RolloutConfig:
+    """Settings of every algorithm that samples responses and scores them."""
+
+    iterations: int = setting(
+        36, "rounds of sampling responses and updating the policy; more train longer", unit="iterations", low=1
+    )
+    batch_size: int = setting(
+        128, "responses sampled in one iteration; raise it if the score is noisy", unit="responses", low=2
+    )
+    minibatch_size: int = setting(32, "responses in one optimizer step", unit="responses", low=1)
+    microbatch_size: int = setting(0, MICROBATCH_SIZE, unit="responses", low=0)
+    epochs: int = setting(2, "passes over the responses of one iteration", low=1)
+    max_new_tokens: int = setting(
+        48, "longest response, end token included; raise it if many are cut off", unit="tokens", low=1
+    )
+    temperature: float = setting(
+        0.78,
+        "divides the logits, in sampling and in log-probabilities; lower it for more likely, less varied responses",
+        low=0.05,
+        high=10,
+    )
+    train_layers: int = setting(
+        2,
+        "train only this many layers of the policy, counted from the output; the others keep the SFT model's weights: "
+        "faster, with less memory; 0: train all",
+        unit="layers",
+        low=0,
+    )
+    lora_rank: int = setting(0, LORA_RANK, low=0)
+    lora_alpha: int = setting(16, LORA_ALPHA, low=1)
+    lr: float = setting(
+        3e-4, "peak learning rate of Adam, from which it falls linearly to 0; lower it if KL jumps", low=0, high=1
+    )
+    warmup: float = setting(
+        0.1, "fraction of the iterations in which the learning rate rises linearly to its peak", low=0, high=1
+    )
+    kl_coef: float = setting(
+        0.15,
+        "penalty for each nat of KL from the SFT model (beta); raise it to stay closer to the SFT model",
+        unit="score/nat",
+        low=0,
+    )
+    kl_control: str = setting(
+        "fixed",
+        "fixed keeps kl_coef; adaptive changes it so that KL approaches kl_target",
+        choices=("fixed", "adaptive"),
+    )
+    kl_target: float = setting(6.0, "KL that kl_control = adaptive aims at", unit="nats/response", low=1e-6)
+    kl_horizon: int = setting(
+        10_000, "time constant of kl_control = adaptive; raise it for slower changes", unit="responses", low=1
+    )
+    max_grad_norm: float = setting(1.0, "largest norm of the gradient; a larger one is scaled down to it", low=1e-6)
+    missing_eos_score: float = setting(
+        -1.0,
+        "normalised score of a response cut off at max_new_tokens; lower it if too few responses end",
+        unit="standard deviations",
+    )
+    save_every: int = setting(10, "iterations between checkpoints", unit="iterations", low=1)
 
 
 def _module(section: str) -> str:

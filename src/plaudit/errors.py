@@ -5,6 +5,7 @@ PlauditError
   DataError        a file or a record: missing, empty, malformed
   ModelError       a model or tokenizer: not found, wrong kind, window too short
   RunError         a run directory or checkpoint: in the way, incomplete, changed
+  RewardError      a reward function: not one finite number for each response
   TrainingError    training went wrong: a non-finite loss or gradient
 """
 
@@ -29,6 +30,10 @@ class ModelError(PlauditError):
 
 class RunError(PlauditError):
     """A run directory or checkpoint is missing, in the way, or not what it should be."""
+
+
+class RewardError(PlauditError):
+    """A reward function does not return one finite number for each response."""
 
 
 class TrainingError(PlauditError):

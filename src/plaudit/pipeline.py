@@ -3,66 +3,78 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
-from plaudit.algorithms.ppo import check_window, ppo
-from plaudit.algorithms.reward_model import reward_model
+from plaudit.algorithms.ppo import ppo
 from plaudit.algorithms.sft import sft
 from plaudit.config import Config
-from plaudit.data.corpus import load
 from plaudit.data.prompts import cut_prompts
-from plaudit.evaluation.doctor import after_doctor
-from plaudit.evaluation.evaluate import evaluate
-from plaudit.evaluation.hacking import watch
+from plaudit.evaluation.doctor import with_preflight_checks
+from plaudit.evaluation.evaluate import POLICIES, evaluate
+from plaudit.evaluation.hacking import detect_reward_hacking
+from plaudit.models.layers import number_of_frozen_layers
 from plaudit.models.loading import load_causal_lm, load_tokenizer, window
 from plaudit.models.lora import FOLDER, check_installed
-from plaudit.models.trunk import frozen_blocks
+from plaudit.rewards import TextReward
 from plaudit.training.metrics import StepReport
-from plaudit.training.run import STAGES, Run
+from plaudit.training.rollouts import check_window
+from plaudit.training.run import STAGES, Run, needs_of
 
-_DRIVERS = {"sft": sft, "reward_model": reward_model, "ppo": ppo, "evaluation": evaluate}
 
-
-def check(config: Config, path: Path, stages: tuple[str, ...]) -> None:
+def check(config: Config, path: Path, stages: tuple[str, ...], reward: TextReward | None = None) -> None:
     """Refuse, before anything is written or removed, what would stop a stage later.
 
     Raises:
-        RunError: a stage that these build on has not finished.
+        RunError: a stage that these are made from has not finished.
         DataError: the data cannot be learned from.
-        ModelError: the model cannot be opened, has no room for a prompt and its response, or needs what is missing.
+        ModelError: the model cannot be opened, has no room for a prompt and its response, or needs a missing library.
     """
-    for earlier in STAGES[: min(STAGES.index(stage) for stage in stages)]:
-        Run(path, config).model(earlier)
-    adapted = (
-        "ppo" in stages
-        and "reward_model" not in stages
-        and (Run(path, config).folder("reward_model") / FOLDER).exists()
-    )
-    if adapted or any(getattr(getattr(config, stage), "lora_rank", 0) for stage in stages):
+    run = Run(path, config)
+    for need in {need for stage in stages for need in needs_of(stage)} - set(stages):
+        if not (need == "reward_model" and reward is not None):
+            run.model(need)
+    adapted = (run.folder("reward_model") / FOLDER).exists() and "reward_model" not in stages
+    if (adapted and "ppo" in stages) or any(getattr(getattr(config, s), "lora_rank", 0) for s in stages):
         check_installed()
-    data = load(config.data)
+    data = run.data
     if "sft" not in stages:
         return
     tokenizer, model = load_tokenizer(config.model), load_causal_lm(config.model)
     for stage in stages:
-        frozen_blocks(model, getattr(getattr(config, stage), "train_layers", 0), f"{stage}.train_layers")
+        number_of_frozen_layers(model, getattr(getattr(config, stage), "train_layers", 0), f"{stage}.train_layers")
     if "ppo" in stages:
         cut = (config.prompt_min, config.prompt_max, config.seed)
         prompts = [tokenizer.prompt(t) for part in (data.prompts, data.evaluation) for t in cut_prompts(part, *cut)]
         check_window(prompts, config.ppo.max_new_tokens, window(model))
 
 
-def steps(config: Config, run: Run, stages: tuple[str, ...] = STAGES) -> Iterator[StepReport]:
-    """Run these stages in order. A stage that has finished yields nothing, and evaluation follows any that ran."""
+def steps(run: Run, stages: tuple[str, ...] = STAGES, reward: TextReward | None = None) -> Iterator[StepReport]:
+    """Run these stages in order. A stage that has finished yields nothing; evaluation follows any that ran.
+
+    Args:
+        reward: what policies are trained for and measured by, from prompts and responses to a number for each; None for
+            the run's reward model.
+    """
     worked = False
     for stage in stages:
         alone = stages == (stage,) and stage == "evaluation"
         if run.complete(stage) and not alone and not (stage == "evaluation" and worked):
             continue
         worked = True
-        reports = _DRIVERS[stage](config, run)
-        if stage == "ppo":
-            reports = watch(run, reports)
-        if stage in ("sft", "ppo"):
-            reports = after_doctor(config, run, stage, reports)
-        yield from reports
+        yield from _reports(run, stage, reward)
+
+
+def _reports(run: Run, stage: str, reward: TextReward | None) -> Iterator[StepReport]:
+    if stage == "evaluation":
+        return evaluate(run, reward)
+    if stage == "sft":
+        return with_preflight_checks(run, stage, lambda models: sft(run, models.policy.lm))
+    if stage == "ppo":
+        reports = with_preflight_checks(run, stage, lambda models: ppo(run, reward, models), reward)
+        return detect_reward_hacking(run, stage, reports)
+    algorithm: Any = getattr(import_module(f"plaudit.algorithms.{stage}"), stage)
+    if stage in POLICIES:
+        return detect_reward_hacking(run, stage, algorithm(run, reward))
+    return algorithm(run)

@@ -1,1 +1,1 @@
-"""The three stages, each an iterator of step reports that reads like the paper's pseudo-code."""
+"""The algorithms: each file has its settings, what it needs, and one generator of step reports."""

@@ -1,11 +1,9 @@
-"""The reward model: a linear head on a copy of the SFT backbone, taught by labels or by comparisons."""
+"""The reward model: a linear head on a copy of the SFT model, trained on labels or on comparisons."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,23 +11,23 @@ from torch import Tensor
 
 from plaudit import rng
 from plaudit.algorithms.calibration import summarise
-from plaudit.batches import PreferenceBatch, Sequences
+from plaudit.batches import LabelledBatch, PreferenceBatch, number_of_rows, to_device
 from plaudit.config import LORA_ALPHA, LORA_RANK, MICROBATCH_SIZE, setting
-from plaudit.data.corpus import load
 from plaudit.data.splits import Part
 from plaudit.errors import DataError
-from plaudit.maths.losses import bradley_terry_loss, label_loss
-from plaudit.models.heads import initialise_score_head, score_texts
+from plaudit.maths.losses import Loss, bradley_terry_loss, label_loss
+from plaudit.models.layers import freeze_lower_layers
 from plaudit.models.loading import load_reward_model, load_tokenizer, save, window
 from plaudit.models.lora import add_adapters
-from plaudit.models.precision import halve, make_whole
-from plaudit.models.states import FrozenStates, Kept
+from plaudit.models.policy import RewardModel, initialise_score_head
 from plaudit.models.tokenizer import Tokenizer, collate
-from plaudit.models.trunk import freeze_below
-from plaudit.training.fit import fit
+from plaudit.training.engine import choose_engine
 from plaudit.training.metrics import StepReport
+from plaudit.training.optimizer import adamw
 from plaudit.training.run import Run
+from plaudit.training.supervised import train_supervised
 
+NEEDS = ("sft",)
 _WEIGHTS = {"a": 1.0, "b": 0.0, "tie": 0.5}
 Ids = tuple[list[int], list[int]]
 
@@ -63,144 +61,133 @@ class Config:
 
 
 @dataclass(frozen=True)
-class Judged:
-    """One judgement, tokenised: a text with its label, or two texts with the preference for the first."""
+class PreferenceExample:
+    """One tokenised judgement: a text with its label, or two texts with the share of preference for the first."""
 
     texts: tuple[Ids, ...]
     weight: float
 
     @property
-    def length(self) -> int:
-        """Tokens of the longest text."""
-        return max(self._lengths)
-
-    @property
-    def longer_by(self) -> int:
-        """Tokens of the text; of two, how many more the first has."""
-        first, *second = self._lengths
-        return first - sum(second)
-
-    @property
-    def _lengths(self) -> list[int]:
+    def lengths(self) -> list[int]:
+        """Tokens of each text."""
         return [len(prompt) + len(response) for prompt, response in self.texts]
 
+    @property
+    def length_difference(self) -> int:
+        """Tokens of the text; of two, how many more the first has."""
+        first, *second = self.lengths
+        return first - sum(second)
 
-def reward_model(config: Any, run: Run) -> Iterator[StepReport]:
+
+def reward_model(run: Run) -> Iterator[StepReport]:
     """Train the reward model on the training split, one report a step; leaves RUN/reward_model.
 
-    Comparisons are used where the data has them (Bradley-Terry), labelled texts otherwise (cross-entropy).
+    Comparisons are used where the data has them (Bradley-Terry loss), labelled texts otherwise (cross-entropy).
 
     Raises:
         DataError: the data has neither, or nothing short enough.
         TrainingError: a loss or gradient is not finite.
     """
-    settings = config.reward_model
-    data = load(config.data)
+    settings, data, seed = run.config.reward_model, run.data, run.config.seed
     tokenizer = load_tokenizer(run.model("sft"))
-    model = load_reward_model(run.model("sft"), tokenizer.pad_id).to(run.device)
-    width = model.score.weight.shape
-    initialise_score_head(model, rng.normals(tuple(width), config.seed, "reward_model", "head").to(run.device))
-    longest = min(settings.max_tokens, window(model))
-    train, too_long = judgements(data.train, tokenizer, longest)
-    held_out, _ = judgements(data.evaluation, tokenizer, longest)
+    classifier = load_reward_model(run.model("sft"), tokenizer.pad_id).to(run.device)
+    normals = rng.normals(tuple(classifier.score.weight.shape), seed, "reward_model", "head")
+    initialise_score_head(classifier, normals.to(run.device))
+    longest = min(settings.max_tokens, window(classifier))
+    train, too_long = tokenise(data.train, tokenizer, longest)
+    held_out, _ = tokenise(data.evaluation, tokenizer, longest)
 
-    depth = freeze_below(model, settings.train_layers, "reward_model.train_layers")
-    add_adapters(model, settings, config.seed, "reward_model")
-    model.score.requires_grad_(True)
-    halve(model, run.dtype, matrices=not settings.lora_rank)
+    freeze_lower_layers(classifier, settings.train_layers, "reward_model.train_layers")
+    add_adapters(classifier, settings, seed, "reward_model")
+    classifier.score.requires_grad_(True)
+    engine = choose_engine(run, "reward_model", classifier)
+    engine.prepare(classifier)
+    texts = [[*prompt, *response] for example in train + held_out for prompt, response in example.texts]
+    engine.remember(classifier, texts)
+    model = RewardModel(classifier, engine).eval()
+    optimizer = adamw(model, settings.lr, settings.weight_decay)
 
-    def below(judged: list[Judged], earlier: Kept | None) -> FrozenStates:
-        texts = [[*prompt, *response] for each in judged for prompt, response in each.texts]
-        return FrozenStates(model, depth, texts, run.autocast, run.folder("reward_model"), earlier=earlier)
+    def batch_of(examples: Sequence[PreferenceExample]) -> LabelledBatch | PreferenceBatch:
+        return collate_examples(examples, tokenizer)
 
-    of_sft = run.memo.pop("states", (None, None))
-    states, states_held_out = below(train, of_sft[0]), below(held_out, of_sft[1])
-    del of_sft  # what is of no use here is not to lie there while the model learns
+    def loss(batch: LabelledBatch | PreferenceBatch) -> tuple[Loss, dict[str, Tensor]]:
+        return preference_loss(model, batch)[:2]
 
-    def batch_loss(rows: np.ndarray) -> tuple[Tensor, dict[str, float]]:
-        logits, weights, loss = loss_of(model, batch_of(train, rows, states, tokenizer), run)
-        clear = weights != 0.5
-        return loss, {"accuracy": ((logits > 0) == (weights > 0.5))[clear].float().mean().item()}
+    lengths = np.array([max(example.lengths) for example in train])
+    yield from train_supervised(run, "reward_model", model, optimizer, train, lengths, batch_of, loss, number_of_rows)
 
-    yield from fit("reward_model", model, np.array([j.length for j in train]), batch_loss, settings, run)
-
-    logits, said = predict(model, held_out, states_held_out, tokenizer, run)
-    make_whole(model, lambda: load_reward_model(run.model("sft"), tokenizer.pad_id))
-    save(model, tokenizer, run.folder("reward_model"))
-    kind = "comparisons" if len(train[0].texts) == 2 else "labels"
-    run.finish(
-        "reward_model",
-        {
-            "kind": kind,
-            "records": len(train),
-            "dropped": data.dropped | {"too long": too_long},
-            **summarise(logits, said, np.array([j.longer_by for j in held_out]), pairs=kind == "comparisons"),
-        },
-    )
+    logits, weights = predict(model, held_out, tokenizer, run.device)
+    engine.restore(classifier, optimizer, lambda: load_reward_model(run.model("sft"), tokenizer.pad_id))
+    save(classifier, tokenizer, run.folder("reward_model"))
+    pairs = len(train[0].texts) == 2
+    differences = np.array([example.length_difference for example in held_out])
+    summary = {
+        "kind": "comparisons" if pairs else "labels",
+        "records": len(train),
+        "dropped": data.dropped | {"too long": too_long},
+        **summarise(logits, weights, differences, pairs=pairs),
+    }
+    run.finish("reward_model", summary)
 
 
-def judgements(part: Part, tokenizer: Tokenizer, max_tokens: int) -> tuple[list[Judged], int]:
-    """The split's judgements of at most `max_tokens`, and how many were longer.
+def tokenise(part: Part, tokenizer: Tokenizer, max_tokens: int) -> tuple[list[PreferenceExample], int]:
+    """The judgements of a split of at most `max_tokens` tokens a text, and how many were longer.
 
     Raises:
         DataError: there is nothing to learn from.
     """
-    judged = [
-        Judged(
+    examples = [
+        PreferenceExample(
             (tokenizer.demonstration(c.prompt, c.response_a), tokenizer.demonstration(c.prompt, c.response_b)),
             _WEIGHTS[c.choice],
         )
         for c in part.comparisons
-    ] or [Judged((tokenizer.demonstration("", t.text),), float(t.label)) for t in part.labelled]
-    if not judged:
+    ] or [PreferenceExample((tokenizer.demonstration("", t.text),), float(t.label)) for t in part.labelled]
+    if not examples:
         raise DataError("the data has neither labels nor comparisons: a reward model needs one of them")
-    short = [j for j in judged if j.length <= max_tokens]
+    short = [example for example in examples if max(example.lengths) <= max_tokens]
     if not short:
         raise DataError(
-            f"none of {len(judged)} judged texts has at most {max_tokens} tokens; raise reward_model.max_tokens"
+            f"none of {len(examples)} judged texts has at most {max_tokens} tokens; raise reward_model.max_tokens"
         )
-    return short, len(judged) - len(short)
+    return short, len(examples) - len(short)
 
 
-def batch_of(
-    judged: list[Judged], rows: np.ndarray, states: FrozenStates, tokenizer: Tokenizer
-) -> tuple[Sequences, Tensor] | PreferenceBatch:
-    """Some of the judgements, with what the frozen blocks left of their texts.
+def collate_examples(examples: Sequence[PreferenceExample], tokenizer: Tokenizer) -> LabelledBatch | PreferenceBatch:
+    """Some judgements as a batch."""
+    weight = torch.tensor([example.weight for example in examples])
+    sides = [collate(texts, tokenizer.pad_id) for texts in zip(*(e.texts for e in examples), strict=True)]
+    return PreferenceBatch(sides[0], sides[1], weight) if len(sides) == 2 else LabelledBatch(sides[0], weight)
 
-    Labelled texts as (sequences, labels (B,)); comparisons as a PreferenceBatch.
+
+def preference_loss(
+    model: RewardModel, batch: LabelledBatch | PreferenceBatch
+) -> tuple[Loss, dict[str, Tensor], Tensor]:
+    """Cross-entropy of labels, or Bradley-Terry loss of comparisons.
+
+    Returns:
+        loss, by records; figures, in which a tie counts as half right; logits (B,), the log odds that the text is good,
+        or that the first of two is preferred.
     """
-    some = [judged[row] for row in rows]
-    weight = torch.tensor([j.weight for j in some])
-    sides = []
-    for k, texts in enumerate(zip(*(j.texts for j in some), strict=True)):
-        side = collate(list(texts), tokenizer.pad_id)
-        places = rows * len(some[0].texts) + k  # in `states`, which has a comparison's two texts one after the other
-        sides.append(dataclasses.replace(side, below=states.of(places.tolist(), side.ids)))
-    return PreferenceBatch(sides[0], sides[1], weight) if len(sides) == 2 else (sides[0], weight)
-
-
-def loss_of(model: Any, batch: tuple[Sequences, Tensor] | PreferenceBatch, run: Run) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits (B,) that the text is good, or that the first is better; what people said (B,); the loss."""
-    if isinstance(batch, PreferenceBatch):
-        batch = batch.to(run.device)
-        with run.autocast():
-            chosen = score_texts(model, batch.chosen.ids, batch.chosen.attention_mask, batch.chosen.below)
-            rejected = score_texts(model, batch.rejected.ids, batch.rejected.attention_mask, batch.rejected.below)
-        return chosen - rejected, batch.weight, bradley_terry_loss(chosen, rejected, batch.weight)
-    texts, labels = batch[0].to(run.device), batch[1].to(run.device)
-    with run.autocast():
-        scores = score_texts(model, texts.ids, texts.attention_mask, texts.below)
-    return scores, labels, label_loss(scores, labels)
+    if isinstance(batch, LabelledBatch):
+        logits = model(batch.texts.ids, batch.texts.attention_mask)
+        loss = label_loss(logits, batch.weight)
+    else:
+        chosen = model(batch.chosen.ids, batch.chosen.attention_mask)
+        rejected = model(batch.rejected.ids, batch.rejected.attention_mask)
+        logits, loss = chosen - rejected, bradley_terry_loss(chosen, rejected, batch.weight)
+    right = ((logits > 0) == (batch.weight > 0.5)).float().masked_fill(batch.weight == 0.5, 0.5)
+    return loss, {"accuracy": right.sum()}, logits
 
 
 @torch.no_grad()
 def predict(
-    model: Any, judged: list[Judged], states: FrozenStates, tokenizer: Tokenizer, run: Run
+    model: RewardModel, examples: list[PreferenceExample], tokenizer: Tokenizer, device: torch.device
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Logits and what people said, for every judgement in order."""
-    model.eval()
-    rows = np.arange(len(judged))
-    parts = [
-        loss_of(model, batch_of(judged, rows[i : i + 64], states, tokenizer), run)[:2] for i in range(0, len(rows), 64)
-    ]
-    return tuple(torch.cat([part[k].float().cpu() for part in parts]).numpy() for k in (0, 1))  # type: ignore[return-value]
+    """(N,) logits and (N,) weights of every judgement, in order."""
+    logits, weights = [], []
+    for start in range(0, len(examples), 64):
+        batch = to_device(collate_examples(examples[start : start + 64], tokenizer), device)
+        logits.append(preference_loss(model, batch)[2].float().cpu())
+        weights.append(batch.weight.cpu())
+    return torch.cat(logits).numpy(), torch.cat(weights).numpy()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,24 +10,24 @@ from typing import Any
 import numpy as np
 import torch
 
-from plaudit.batches import Sequences
+from plaudit.batches import Sequences, to_device
 from plaudit.config import LORA_ALPHA, LORA_RANK, MICROBATCH_SIZE, setting
-from plaudit.data.corpus import load
 from plaudit.errors import DataError
-from plaudit.maths.losses import causal_lm_loss
-from plaudit.models.heads import logprobs_of, response_states
+from plaudit.maths.losses import Loss, causal_lm_loss
+from plaudit.models.layers import freeze_lower_layers
 from plaudit.models.loading import load_causal_lm, load_tokenizer, save, window
 from plaudit.models.lora import add_adapters
-from plaudit.models.precision import halve, make_whole
-from plaudit.models.states import FrozenStates
+from plaudit.models.policy import Policy
 from plaudit.models.tokenizer import Tokenizer, collate
-from plaudit.models.trunk import freeze_below, frozen_blocks
 from plaudit.records import Demonstration
-from plaudit.training.fit import fit
+from plaudit.training.engine import choose_engine
 from plaudit.training.metrics import StepReport
+from plaudit.training.optimizer import adamw
 from plaudit.training.run import Run
+from plaudit.training.supervised import train_supervised
 
-Pair = tuple[list[int], list[int]]
+NEEDS = ()
+Pair = tuple[list[int], list[int]]  # token ids of a prompt and of its response
 
 
 @dataclass(frozen=True)
@@ -59,74 +58,68 @@ class Config:
     save_every: int = setting(100, "steps between checkpoints", unit="steps", low=1)
 
 
-def sft(config: Any, run: Run) -> Iterator[StepReport]:
-    """Fine-tune the model on the training demonstrations, one report a step; leaves RUN/sft.
+def sft(run: Run, lm: Any = None) -> Iterator[StepReport]:
+    """Fine-tune the base model on the training demonstrations, one report a step; leaves RUN/sft.
+
+    Args:
+        lm: the base model, if it is open already.
 
     Raises:
         DataError: no demonstration is short enough.
         TrainingError: a loss or gradient is not finite.
     """
-    settings = config.sft
-    data = load(config.data)
-    tokenizer = load_tokenizer(config.model)
-    model = load_causal_lm(config.model).to(run.device)
-    longest = min(settings.max_tokens, window(model))
+    settings, data = run.config.sft, run.data
+    tokenizer = load_tokenizer(run.config.model)
+    lm = lm or load_causal_lm(run.config.model).to(run.device)
+    longest = min(settings.max_tokens, window(lm))
     train, too_long = tokenise(data.train.demonstrations, tokenizer, longest)
     held_out, _ = tokenise(data.evaluation.demonstrations, tokenizer, longest)
 
-    depth = freeze_below(model, settings.train_layers, "sft.train_layers")
-    add_adapters(model, settings, config.seed, "sft")
-    shared = depth and not data.train.comparisons  # the reward model will read the same texts
-    pass_on = frozen_blocks(model, config.reward_model.train_layers, "reward_model.train_layers") if shared else 0
-    halve(model, run.dtype, matrices=not settings.lora_rank)
+    freeze_lower_layers(lm, settings.train_layers, "sft.train_layers")
+    add_adapters(lm, settings, run.config.seed, "sft")
+    engine = choose_engine(run, "sft", lm)
+    engine.prepare(lm)
+    engine.remember(lm, [[*prompt, *response] for prompt, response in train + held_out])
+    policy = Policy(lm, engine, value_head=False).eval()
+    optimizer = adamw(policy, settings.lr, settings.weight_decay)
 
-    def below(pairs: list[Pair]) -> FrozenStates:
-        texts = [[*prompt, *response] for prompt, response in pairs]
-        return FrozenStates(model, depth, texts, run.autocast, run.folder("sft"), pass_on)
+    def batch_of(pairs: Sequence[Pair]) -> Sequences:
+        return collate(pairs, tokenizer.pad_id)
 
-    states, states_held_out = below(train), below(held_out)
+    def loss(batch: Sequences) -> tuple[Loss, dict[str, torch.Tensor]]:
+        return sft_loss(policy, batch), {}
 
-    def batch_loss(rows: np.ndarray) -> tuple[torch.Tensor, dict[str, float]]:
-        return loss_of(model, batch_of(train, rows.tolist(), states, tokenizer).to(run.device), run), {}
-
-    before = perplexity(model, held_out, states_held_out, tokenizer, run)
+    before = perplexity(policy, held_out, tokenizer, run.device)
     lengths = np.array([len(prompt) + len(response) for prompt, response in train])
-    yield from fit("sft", model, lengths, batch_loss, settings, run)
+    yield from train_supervised(run, "sft", policy, optimizer, train, lengths, batch_of, loss, number_of_targets)
 
-    after = perplexity(model, held_out, states_held_out, tokenizer, run)
-    run.memo["states"] = states.passed_on, states_held_out.passed_on
-    make_whole(model, lambda: load_causal_lm(config.model))
-    save(model, tokenizer, run.folder("sft"))
-    run.finish(
-        "sft",
-        {
-            "texts": len(train),
-            "held_out_texts": len(held_out),
-            "dropped": data.dropped | {"too long": too_long},
-            "perplexity_before": before,
-            "perplexity": after,
-        },
-    )
+    after = perplexity(policy, held_out, tokenizer, run.device)
+    engine.restore(lm, optimizer, lambda: load_causal_lm(run.config.model))
+    save(lm, tokenizer, run.folder("sft"))
+    summary = {
+        "texts": len(train),
+        "held_out_texts": len(held_out),
+        "dropped": data.dropped | {"too long": too_long},
+        "perplexity_before": before,
+        "perplexity": after,
+    }
+    run.finish("sft", summary)
 
 
-def batch_of(pairs: list[Pair], rows: Sequence[int], states: FrozenStates, tokenizer: Tokenizer) -> Sequences:
-    """Some of the pairs, with what the frozen blocks left of them."""
-    batch = collate([pairs[row] for row in rows], tokenizer.pad_id)
-    return dataclasses.replace(batch, below=states.of(rows, batch.ids))
+def sft_loss(policy: Any, batch: Sequences) -> Loss:
+    """Negative log-likelihood of the response tokens; the token before each predicts it, so the first has no loss."""
+    mask = batch.loss_mask[:, 1:]
+    logprobs, _ = policy(batch.ids, batch.attention_mask, mask)
+    return causal_lm_loss(logprobs, mask)
 
 
-def loss_of(model: Any, batch: Sequences, run: Run) -> torch.Tensor:
-    """Mean nats a response token; every position but the first is predicted by the one before it."""
-    tokens, mask = batch.ids[:, 1:], batch.loss_mask[:, 1:]
-    with run.autocast():
-        states = response_states(model, batch.ids, batch.attention_mask, mask, batch.below)
-    return causal_lm_loss(logprobs_of(model, states, tokens[mask]))
+def number_of_targets(batch: Sequences) -> int:
+    """Tokens that have a loss."""
+    return int(batch.loss_mask[:, 1:].sum())
 
 
-def tokenise(
-    demonstrations: tuple[Demonstration, ...], tokenizer: Tokenizer, max_tokens: int
-) -> tuple[list[Pair], int]:
-    """(prompt ids, response ids) of every demonstration of at most `max_tokens`, and how many were longer.
+def tokenise(demonstrations: Sequence[Demonstration], tokenizer: Tokenizer, max_tokens: int) -> tuple[list[Pair], int]:
+    """Token ids of every demonstration of at most `max_tokens`, and how many were longer.
 
     Raises:
         DataError: none is short enough.
@@ -139,14 +132,13 @@ def tokenise(
 
 
 @torch.no_grad()
-def perplexity(model: Any, pairs: list[Pair], states: FrozenStates, tokenizer: Tokenizer, run: Run) -> float:
-    """exp of the mean nats a response token over all `pairs`."""
-    model.eval()
+def perplexity(policy: Policy, pairs: list[Pair], tokenizer: Tokenizer, device: torch.device) -> float:
+    """exp of the mean negative log-likelihood of a response token over all `pairs`."""
     nats, tokens = 0.0, 0
-    by_length = sorted(range(len(pairs)), key=lambda row: len(pairs[row][0]) + len(pairs[row][1]))
+    by_length = sorted(pairs, key=lambda pair: len(pair[0]) + len(pair[1]))
     for start in range(0, len(by_length), 64):
-        batch = batch_of(pairs, by_length[start : start + 64], states, tokenizer).to(run.device)
-        count = int(batch.loss_mask[:, 1:].sum().item())
-        nats += loss_of(model, batch, run).item() * count
-        tokens += count
+        batch = to_device(collate(by_length[start : start + 64], tokenizer.pad_id), device)
+        total, count = sft_loss(policy, batch)
+        nats += total.item()
+        tokens += int(count)
     return math.exp(nats / tokens)

@@ -125,7 +125,7 @@ def _doctor(args: Namespace) -> int:
         from plaudit.training.run import Run
 
         run = Run(args.out or Path(os.devnull), config)
-        checks = doctor(config, run, "ppo" if run.complete("reward_model") else "sft")
+        checks = doctor(run, "ppo" if run.complete("reward_model") else "sft")
     console.checks([(check.mark, check.line) for check in checks])
     return 0 if all(check.ok for check in checks) else 1
 
@@ -170,7 +170,7 @@ def _seeds(args: Namespace) -> None:
     for run in runs:
         print(f"seed {run.config.seed}", file=sys.stderr)
         try:
-            progress.follow(steps(run.config, run, ALL_STAGES), run.path, ALL_STAGES)
+            progress.follow(steps(run, ALL_STAGES), run.path, ALL_STAGES)
         except TrainingError as error:
             stopped[run.config.seed] = str(error)
     console.seeds(args.out, summarise(args.out, runs, stopped))
@@ -223,7 +223,7 @@ def _drive(
 
         check(config, args.out, stages)
         run = Run.open(args.out, config, resume=resume, overwrite=overwrite, stages=stages)
-    return progress.follow(steps(config, run, stages), args.out, stages)
+    return progress.follow(steps(run, stages), args.out, stages)
 
 
 def _how_to_go_on(args: Namespace | None) -> str:

@@ -1,67 +1,64 @@
-"""What must hold before step 1, looked at with the run's own models, prompts and code: a few seconds a look."""
+"""Preflight checks: what must hold before step 1, checked in seconds with the run's own models, prompts and code."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from plaudit import rng
-from plaudit.algorithms.ppo import REFERENCE_SAMPLES, ppo_loss
-from plaudit.algorithms.rollout import ScoreScale, collect, estimate, respond, score_responses
-from plaudit.batches import Responses
-from plaudit.config import Config
-from plaudit.data.corpus import load
+from plaudit.algorithms.ppo import compute_advantages, ppo_loss, rollout_values
+from plaudit.batches import select_rows
 from plaudit.data.prompts import cut_prompts
 from plaudit.errors import ModelError
-from plaudit.maths.logprobs import token_logprobs
-from plaudit.models.cache import Reader
-from plaudit.models.heads import Policy, logits_at_once, logits_of, response_logits, response_states
-from plaudit.models.loading import load_causal_lm, load_reward_model, load_tokenizer, window
-from plaudit.models.precision import halve
-from plaudit.models.states import MAPPED_FROM
-from plaudit.models.tokenizer import Tokenizer
-from plaudit.models.trunk import blocks, frozen_blocks, share_below
+from plaudit.models.fast.activations import MAPPED_FROM
+from plaudit.models.fast.head import logits_at_once
+from plaudit.models.layers import layers, number_of_frozen_layers
+from plaudit.models.loading import load_causal_lm, load_tokenizer, window
+from plaudit.models.plain import PlainEngine
+from plaudit.models.policy import Policy
+from plaudit.rewards import TextReward
 from plaudit.training import memory
+from plaudit.training.engine import choose_engine
 from plaudit.training.metrics import StepReport
+from plaudit.training.models import Models
+from plaudit.training.rollouts import REFERENCE_SAMPLES, ScoreScale, as_reward, generate, score_rollout
 from plaudit.training.run import MEMORY_FILE, Run, write_json
 
 _MEMORY = "memory"
-_ROWS = 16  # real prompts, each answered once
-# The same figure by two ways: float32 rounds in the sixth place, bfloat16 in the third.
+_ROWS = 16  # prompts, each answered once
+# Tolerance of the same figure computed in two ways: float32 rounds in the sixth place, bfloat16 in the third.
 _NATS = {torch.float32: 1e-3, torch.bfloat16: 0.3}
-# By two orders of the same products, at the unlikeliest of some hundred tokens: smollm2 differs by 0.3 in bfloat16.
-_CACHE_NATS = {torch.float32: 1e-3, torch.bfloat16: 1.0}
-# How far, on average, a random number may lie outside the share of [0, 1) that the scored distribution gives its token.
+# The same for other orders of the same products, at the least likely of some hundred tokens (smollm2: 0.3 in bfloat16).
+_ENGINE_NATS = {torch.float32: 1e-3, torch.bfloat16: 1.0}
+# Mean distance of a random number from the share of [0, 1) that the scored distribution gives its token.
 _OUTSIDE = {torch.float32: 1e-4, torch.bfloat16: 3e-3}
-_ENDED = 0.5  # share of responses that should end before the cap
-_LENGTH_BIAS = 0.3  # correlation of logit and length at which length explains a tenth of the logit
+_ENDED = 0.5  # share of responses that should end before the length limit
+_LENGTH_BIAS = 0.3  # correlation of score and length at which length explains a tenth of the score
 _TIGHT = 0.8  # share of the free memory
-# Numbers that a layer keeps for the backward pass, for each token and unit of width (counted for GPT-2), and
-# copies of the logits that exist at once: in a loss with its gradient, and in a rollout with its KL and entropy.
+# float32 numbers that a layer keeps for the backward pass, a token and unit of width (counted for GPT-2), and copies of
+# the logits that exist at once: in a loss with its gradient, and in a rollout with its KL and entropy.
 _KEPT, _LOSS_COPIES, _ROLLOUT_COPIES = 18, 4, 5
 # In bfloat16 oneDNN keeps code for every shape of a product, up to a thousand; measured for movie-gpt2, AVX512-BF16.
 _SHAPES = 2**29
-# On a CPU what is freed is kept (`memory.keep_freed`), and some of it fits nothing that comes after it.
-_HOLES = 1.15
-_learned_in: set[torch.dtype] = set()  # formats in which this process has trained: that code is the program's by then
+_trained_in: set[torch.dtype] = set()  # formats in which this process has trained: it holds that code already
 
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at.
+    """The result of one check.
 
     Attributes:
         name: what was checked.
         ok: whether it is as it should be.
         figure: what was found.
         advice: what to do when it is not ok.
-        stops: nothing that is trained on top could be trusted; otherwise it is for people to judge.
-        amount: the figure as a number, where the run will be held against it.
+        stops: whether training must not start; otherwise the check is a warning.
+        amount: the figure as a number, where the run is compared with it later.
     """
 
     name: str
@@ -73,155 +70,145 @@ class Check:
 
     @property
     def mark(self) -> str:
-        """ok, WARN, or FAIL where training must not begin."""
+        """ok, WARN, or FAIL where training must not start."""
         return "ok" if self.ok else "FAIL" if self.stops else "WARN"
 
     @property
     def line(self) -> str:
-        """The check in one line; the advice only where it is needed."""
+        """The check in one line, with the advice where it is not ok."""
         return f"{self.name}: {self.figure}" + ("" if self.ok else f"; {self.advice}")
 
 
-def doctor(config: Config, run: Run, stage: str) -> list[Check]:
-    """Look at what `stage` starts from.
+def open_models(run: Run, stage: str, reward: TextReward | None = None) -> Models:
+    """The models that a stage starts from, and that its preflight checks use.
 
     Args:
-        stage: "sft" looks at the base model, "ppo" at the run's SFT and reward model.
+        stage: "sft" for the base model; "ppo" for the run's SFT and reward model.
 
     Raises:
-        RunError: a model that "ppo" starts from is not there.
+        RunError: a model that "ppo" starts from has not been trained.
     """
-    memory.give_back()  # what earlier stages freed is not the program's
-    trained, program = stage == "ppo", memory.held(run.device)
-    name = run.model("sft") if trained else config.model
-    tokenizer, settings = load_tokenizer(name), config.ppo
-    policy = Policy(load_causal_lm(name)).to(run.device).eval()
-    reference = load_causal_lm(name).to(run.device).eval().requires_grad_(False)
-    texts = cut_prompts(load(config.data).prompts, config.prompt_min, config.prompt_max, config.seed)
-    prompts = [tokenizer.prompt(text) for text in texts[:_ROWS]]
-    longest = max(map(len, prompts), default=0)
-    cap = min(settings.max_new_tokens, window(reference) - longest)
-    scorer = None
-    if trained:
-        scorer = (
-            load_reward_model(run.model("reward_model"), tokenizer.pad_id).to(run.device).eval().requires_grad_(False)
-        )
+    if stage == "ppo":
+        return Models.load(run, "ppo", value_head=True, reward_model=reward is None)
+    lm = load_causal_lm(run.config.model).to(run.device).eval()
+    policy = Policy(lm, choose_engine(run, "sft", lm)).to(run.device)
+    policy.engine.prepare(lm)
+    return Models(load_tokenizer(run.config.model), policy, lm, None, policy.engine)
 
+
+def doctor(run: Run, stage: str, models: Models | None = None, reward: TextReward | None = None) -> list[Check]:
+    """Check what `stage` starts from.
+
+    Args:
+        stage: "sft" checks the base model, "ppo" the run's SFT and reward model.
+        models: from `open_models`, if they are open already.
+        reward: from prompts and responses to a number for each; None for the run's reward model.
+    """
+    program = memory.held(run.device)
+    models = models or open_models(run, stage, reward)
+    config, settings = run.config, run.config.ppo
+    texts = cut_prompts(run.data.prompts, config.prompt_min, config.prompt_max, config.seed)
+    prompts = [models.tokenizer.prompt(text) for text in texts[:_ROWS]]
+    longest = max(map(len, prompts), default=0)
+    limit = min(settings.max_new_tokens, window(models.policy.lm) - longest)
     checks: list[Check] = []
-    if prompts and cap > 0:  # otherwise PPO refuses them, and says why; SFT alone does not need them
-        noise = rng.uniforms(range(len(prompts)), cap, config.seed, "doctor", 0, "responses")
+    if prompts and limit > 0:  # otherwise PPO refuses them with a message, and SFT does not need them
+        noise = rng.uniforms(range(len(prompts)), limit, config.seed, "doctor", 0, "responses")
         with torch.no_grad():
-            checks += _first_iteration(policy, reference, scorer, prompts, noise, tokenizer, config, run)
-    checks += _reward_model(run.summary("reward_model")) if trained else []
-    needed = memory_needed(config, policy.lm, longest)
-    if run.device.type == "cpu":
-        needed = round(_HOLES * needed)
-    if (run.device.type, run.dtype) == ("cpu", torch.bfloat16) and run.dtype not in _learned_in:
+            checks += _first_iteration(run, models, prompts, noise, stage == "ppo", reward)
+    if stage == "ppo" and models.reward_model is not None:
+        checks += _reward_model(run.summary("reward_model"))
+    needed = memory_needed(run, models.policy.lm, longest)
+    if (run.device.type, run.dtype) == ("cpu", torch.bfloat16) and run.dtype not in _trained_in:
         needed += _SHAPES
     return [*checks, _memory(needed, program, run)]
 
 
-def after_doctor(config: Config, run: Run, stage: str, reports: Iterator[StepReport]) -> Iterator[StepReport]:
-    """The stage's reports, the first with what the doctor doubts; leaves RUN/doctor.json and RUN/memory.json.
+def with_preflight_checks(
+    run: Run, stage: str, start: Callable[[Models], Iterator[StepReport]], reward: TextReward | None = None
+) -> Iterator[StepReport]:
+    """The stage's reports, the first with the warnings of its checks; leaves RUN/doctor.json and RUN/memory.json.
+
+    Args:
+        start: makes the stage's reports from the models that were checked.
 
     Raises:
-        ModelError: something does not hold that everything after it rests on.
+        ModelError: a check fails that everything after it depends on.
     """
-    checks = doctor(config, run, stage)
+    models = open_models(run, stage, reward)
+    checks = doctor(run, stage, models, reward)
     path = run.path / "doctor.json"
     before = json.loads(path.read_text(encoding="utf-8")) if stage == "ppo" and path.exists() else {}
-    # Free memory is the machine's affair: without it the same seed gives the same file.
+    # Without the free memory, which depends on the machine, the same seed gives the same file.
     write_json(path, before | {stage: [dataclasses.asdict(c) for c in checks if c.name != _MEMORY]})
     for check in checks:
         if check.stops and not check.ok:
             raise ModelError(f"before {stage}: {check.line}")
-    doubts = tuple(check.line for check in checks if not check.ok)
-    _learned_in.add(run.dtype)
-    for report in reports:
-        yield dataclasses.replace(report, warnings=doubts + report.warnings)
-        doubts = ()
-    # What was foreseen, held against what came: of the whole process, and so the largest of its stages until now.
+    warnings = tuple(check.line for check in checks if not check.ok)
+    _trained_in.add(run.dtype)
+    for report in start(models):
+        yield dataclasses.replace(report, warnings=warnings + report.warnings)
+        warnings = ()
     path, measured = run.path / MEMORY_FILE, memory.peak(run.device)
     before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     write_json(path, before | {stage: {"predicted": checks[-1].amount, "measured": measured}})
 
 
 def _first_iteration(
-    policy: Policy,
-    reference: Any,
-    scorer: Any,
-    prompts: list[list[int]],
-    noise: torch.Tensor,
-    tokenizer: Tokenizer,
-    config: Config,
-    run: Run,
+    run: Run, models: Models, prompts: list[list[int]], noise: torch.Tensor, trained: bool, reward: TextReward | None
 ) -> Iterator[Check]:
-    """A small first iteration of PPO up to its first loss, and the same again by other ways."""
-    settings, near = config.ppo, _NATS[run.dtype]
-    # A base model is not asked for what PPO will want of it.
-    depth = 0 if scorer is None else frozen_blocks(policy.lm, settings.train_layers, "ppo.train_layers")
-    depth = share_below(policy.lm, reference, depth)
-    for model in (policy.lm, reference, scorer):
-        if model is not None:
-            halve(model, run.dtype)
-    responses = respond(policy.lm, prompts, noise, tokenizer, settings.temperature, run, depth)
+    """A small first iteration of PPO up to its first loss, and the same figures computed in other ways.
+
+    Args:
+        trained: the models are the run's; a base model is not held to what PPO asks of an SFT model.
+    """
+    settings, near, policy, engine = run.config.ppo, _NATS[run.dtype], models.policy, models.engine
+    tokenizer, temperature = models.tokenizer, settings.temperature
+    responses = generate(policy, prompts, noise, tokenizer, temperature)
     mask, tokens = responses.response_mask, responses.response_ids
-    said = tokens[mask]
+    batch = (responses.ids, responses.attention_mask, mask)
 
-    def full() -> torch.Tensor:
-        with run.autocast():
-            return response_logits(policy.lm, responses.ids, responses.attention_mask, mask, settings.temperature)
-
-    logits, again = full(), full()
-    logprobs = token_logprobs(logits, said)
-
-    def furthest(other: torch.Tensor) -> float:
-        return (logprobs - token_logprobs(other, said)).abs().max().item()
-
-    gap = furthest(again)
+    logprobs, again = (policy(*batch, temperature)[0] for _ in range(2))
+    gap = (logprobs - again).abs().max().item()
     advice = "two passes must agree; switch the model's dropout off"
-    yield Check("dropout off", gap < near, f"two passes differ by {gap:.1g} nats at most", advice)
+    yield Check("dropout off", gap < near, f"two passes differ by at most {gap:.1g} nats", advice)
 
-    gap = furthest(_cached_logits(policy.lm, responses, run) / settings.temperature)
-    if depth:  # what the frozen blocks left while the responses were sampled
-        with run.autocast():
-            kept = response_states(policy.lm, responses.ids, responses.attention_mask, mask, responses.below)
-        gap = max(gap, furthest(logits_of(policy.lm, kept, settings.temperature)))
-    advice = "the model's key-value cache or its positions under padding are wrong; use another model or version"
+    plain = PlainEngine(run.dtype)
+    logits, _ = plain.response_logits(policy.lm, *batch, temperature)
+    logp = torch.log_softmax(logits, dim=-1).gather(1, tokens[mask][:, None]).squeeze(1)
+    gap = (logprobs[mask] - logp).abs().max().item()
+    advice = "use engine = plain" if not isinstance(engine, PlainEngine) else "use another model or version"
     if run.dtype == torch.bfloat16:
-        advice = f"rounding, if --dtype float32 mends it; else {advice}"
-    near_cache = _CACHE_NATS[run.dtype]
-    yield Check(
-        "cache equals full forward", gap < near_cache, f"log-probabilities differ by {gap:.1g} nats at most", advice
-    )
+        advice = f"if --dtype float32 agrees it is rounding; otherwise {advice}"
+    found = f"log-probabilities differ by at most {gap:.1g} nats"
+    yield Check("engine equals the model's own forward pass", gap < _ENGINE_NATS[run.dtype], found, advice)
 
-    outside = _outside(logits, said, noise[:, : mask.shape[1]][mask].to(run.device))
-    advice = "the sampler draws from another distribution than the one that is scored: look at temperature and masks"
-    found = f"the draws of {len(said)} tokens are off by {outside:.1g} of a probability on average"
+    outside = _outside(logits, tokens[mask], noise[:, : mask.shape[1]][mask.cpu()].to(run.device))
+    advice = "the sampler draws from another distribution than the one that is scored: check temperature and masks"
+    found = f"the draws of {int(mask.sum())} tokens are off by {outside:.1g} of a probability on average"
     yield Check("sampled equals scored", outside < _OUTSIDE[run.dtype], found, advice)
 
-    scores = torch.zeros(len(prompts), device=run.device)
-    if scorer is not None:
-        scores = score_responses(scorer, responses, run)
-    scale = ScoreScale.measured(scores, settings.missing_eos_score)
-    rollout, kl, _ = collect(policy, reference, scores, responses, scale, settings.temperature, run)
-    experience = estimate(rollout, settings.kl_coef, settings.gamma, settings.lam)
-    order = rng.permutation(len(prompts), config.seed, "doctor", 0)
-    stats = ppo_loss(policy, next(experience.minibatches(order, settings.minibatch_size)), settings, run)[1]
-    worst = max(abs(stats[name].item() - 1) for name in ("ratio_mean", "ratio_max"))
-    advice = "rollout and update see different models or inputs; report this with the model's name"
-    yield Check("initial ratio 1", worst < near, f"off by {worst:.1g} at most", advice)
+    raw = as_reward(reward, models)(responses) if trained else torch.zeros(len(prompts), device=run.device)
+    scale = ScoreScale.measured(raw, settings.missing_eos_score)
+    rollout, states = score_rollout(policy, models.reference, responses, raw, scale, temperature)
+    values = rollout_values(policy, states, rollout)
+    experience = compute_advantages(rollout, values, settings.kl_coef, settings.gamma, settings.lam)
+    rows = torch.arange(min(len(prompts), settings.minibatch_size), device=run.device)
+    (_, count), stats = ppo_loss(policy, select_rows(experience, rows), settings)
+    worst = max(abs(stats["ratio_mean"].item() / int(count) - 1), abs(stats["ratio_max"].item() - 1))
+    advice = "rollout and update use different models or inputs; report this with the model's name"
+    yield Check("initial ratio 1", worst < near, f"off by at most {worst:.1g}", advice)
 
-    moved = kl.sum(1).abs().max().item()
-    advice = "policy and reference must begin as the same model"
-    yield Check("initial KL 0", moved < near, f"{moved:.1g} nats per response at most", advice)
+    kl = rollout.kl.sum(1).abs().max().item()
+    advice = "policy and reference must start as the same model"
+    yield Check("initial KL 0", kl < near, f"at most {kl:.1g} nats per response", advice)
 
-    size, cap = policy.lm.get_output_embeddings().weight.shape[0], noise.shape[1]
-    advice = "the tokenizer does not belong to this model; give both from one folder"
+    size = policy.lm.get_input_embeddings().weight.shape[0]
+    advice = "the tokenizer does not belong to this model; take both from one folder"
     yield Check("eos in the vocabulary", tokenizer.eos_id < size, f"id {tokenizer.eos_id} of {size:,}", advice)
-    if scorer is not None:  # a base model need not know yet where a text of this kind ends
+    if trained:  # a base model need not know yet where a text of this kind ends
         ended = responses.ended.double().mean().item()
-        found = f"{ended:.0%} of {len(prompts)} responses end before the cap of {cap} tokens"
+        found = f"{ended:.0%} of {len(prompts)} responses end before the limit of {noise.shape[1]} tokens"
         yield Check("eos reachable", ended >= _ENDED, found, "raise ppo.max_new_tokens, or train SFT longer", False)
 
 
@@ -234,25 +221,15 @@ def _outside(logits: torch.Tensor, tokens: torch.Tensor, noise: torch.Tensor) ->
     return torch.maximum(lower - noise, noise - upper).clamp(min=0).mean().item()
 
 
-def _cached_logits(lm: Any, responses: Responses, run: Run) -> torch.Tensor:
-    """(N, V) logits of the response tokens, read one after the other on a cache of what came before."""
-    width = responses.response_mask.shape[1]
-    reader, states = Reader(lm, responses.ids.shape[1]), []
-    with run.autocast():
-        for part in (slice(-width), *(slice(-k, -k + 1 or None) for k in range(width, 1, -1))):
-            states.append(reader.read(responses.ids[:, part], responses.attention_mask[:, part])[1])
-    return logits_of(lm, torch.stack(states, dim=1)[responses.response_mask])
-
-
 def _reward_model(summary: dict[str, Any]) -> Iterator[Check]:
-    """What the reward stage found on held-out judgements."""
+    """What the reward model's training found on held-out judgements."""
     low, high = summary.get("accuracy_ci95", (0.0, 1.0))
-    found = f"accuracy {low:.1%} to {high:.1%} on {summary['held_out']} held-out judgements (95 % interval)"
+    found = f"accuracy {low:.1%} to {high:.1%} on {summary['held_out']} held-out judgements (95% interval)"
     advice = "PPO would optimise noise: give more or cleaner judgements, or raise reward_model.epochs"
     yield Check("reward model better than chance", low > 0.5, found, advice, False)
     slope = summary.get("length_correlation", 0.0)
     advice = "PPO may change the length instead of the content: balance the lengths of good and bad texts"
-    found = f"logit and length correlate at {slope:+.2f}"
+    found = f"score and length correlate at {slope:+.2f}"
     yield Check("reward model not length-biased", abs(slope) <= _LENGTH_BIAS, found, advice, False)
 
 
@@ -262,70 +239,50 @@ def _memory(needed: int, program: int, run: Run) -> Check:
         found = f"{needed / 2**30:.1f} GiB needed at most; how much is free is unknown"
         return Check(_MEMORY, True, found, "", False, together)
     found = f"{needed / 2**30:.1f} GiB needed at most, {free / 2**30:.1f} GiB free"
-    advice = "lower ppo.minibatch_size, sft.batch_size or ppo.max_new_tokens, or free some memory"
+    advice = "lower microbatch_size, batch_size or ppo.max_new_tokens, or free some memory"
     return Check(_MEMORY, needed <= _TIGHT * free, found, advice, False, together)
 
 
-def memory_needed(config: Config, lm: Any, prompt: int) -> int:
-    """Bytes that the hungriest stage takes beyond the program itself; an estimate for float32.
+def memory_needed(run: Run, lm: Any, prompt: int) -> int:
+    """Bytes that the largest stage needs beyond the program itself; an estimate for float32.
 
     Args:
         prompt: tokens of the longest prompt.
     """
+    sft, reward, ppo = run.config.sft, run.config.reward_model, run.config.ppo
     weights = 4 * sum(p.numel() for p in lm.parameters())
-    head = lm.get_output_embeddings()
-    vocabulary, width = head.weight.shape
-    one_layer = 4 * _KEPT * width  # of one token; all that a pass without gradients holds at a time
-    sft, reward, ppo = config.sft, config.reward_model, config.ppo
+    vocabulary, width = lm.get_input_embeddings().weight.shape
+    depth = lm.config.num_hidden_layers
+    one_layer = 4 * _KEPT * width  # of one token
 
     def learns(part: Any) -> int:
-        """Of the weights; what adapters take is small beside them."""
+        """Bytes of the weights that learn; LoRA adapters are small beside them."""
         if part.lora_rank:
             return 0
-        learning = blocks(lm)[frozen_blocks(lm, part.train_layers) :] if part.train_layers else [lm]
+        learning = layers(lm)[number_of_frozen_layers(lm, part.train_layers) :] if part.train_layers else [lm]
         return 4 * sum(p.numel() for module in learning for p in module.parameters())
 
-    def held(part: Any) -> int:
-        """A model, with the gradient and Adam's two moments of what learns."""
-        return weights + 3 * learns(part)
+    def stage(part: Any, rows: int, tokens: int, predicted: int) -> int:
+        """A model, gradients and Adam's moments of what learns, cached activations, and a batch or a copy to save."""
+        all_learn = not (part.train_layers or part.lora_rank)
+        logits = min(rows * predicted * vocabulary, logits_at_once(run.device, gradient=all_learn))
+        batch = rows * tokens * (part.train_layers or depth) * one_layer + 4 * _LOSS_COPIES * logits
+        cached = MAPPED_FROM if part.train_layers else 0
+        return weights + 3 * learns(part) + cached + max(batch, weights, 3 * learns(part))
 
-    def states(part: Any, others: int = 0) -> int:
-        """What frozen blocks leave of all texts, at most; more of it the system may drop.
+    def rows_of(part: Any, rows: int) -> int:
+        return min(rows, part.microbatch_size or rows)
 
-        Args:
-            others: blocks that learn in a stage for which it is kept, too.
-        """
-        return MAPPED_FROM * (1 + (others > part.train_layers)) if part.train_layers else 0
-
-    def copied(part: Any) -> int:
-        """To save the model, or a checkpoint of what learns and its moments."""
-        return max(weights, 3 * learns(part))
-
-    def logits(tokens: int, copies: int, *, learned: bool) -> int:
-        return 4 * copies * min(tokens * vocabulary, logits_at_once(head.weight.device, learned=learned))
-
-    def batch(part: Any, rows: int, tokens: int, predicted: int) -> int:
-        """A batch that is learned from: what the layers keep, and logits."""
-        layers = part.train_layers or lm.config.num_hidden_layers
-        learned = not (part.train_layers or part.lora_rank) or head.bias is not None
-        of_head = logits(rows * predicted, _LOSS_COPIES, learned=learned)
-        return rows * tokens * layers * one_layer + of_head
-
-    update = batch(ppo, min(ppo.minibatch_size, ppo.batch_size), prompt + ppo.max_new_tokens, ppo.max_new_tokens)
-    rollout = logits(ppo.batch_size * ppo.max_new_tokens, _ROLLOUT_COPIES, learned=False)
+    length = prompt + ppo.max_new_tokens
     heads = lm.config.num_attention_heads
-    keys_and_values = 4 * 2 * width * getattr(lm.config, "num_key_value_heads", heads) // heads  # of a token and layer
-    tokens = max(REFERENCE_SAMPLES, ppo.batch_size) * (prompt + ppo.max_new_tokens)
-    sampling = tokens * (one_layer + lm.config.num_hidden_layers * keys_and_values)
+    keys_and_values = 4 * 2 * width * getattr(lm.config, "num_key_value_heads", heads) // heads  # a token and layer
+    sampling = max(REFERENCE_SAMPLES, ppo.batch_size) * length * (one_layer + depth * keys_and_values)
+    rollout = min(ppo.batch_size * ppo.max_new_tokens * vocabulary, logits_at_once(run.device, gradient=False))
+    update = stage(ppo, rows_of(ppo, min(ppo.minibatch_size, ppo.batch_size)), length, ppo.max_new_tokens)
     return max(
-        held(sft)
-        + states(sft, reward.train_layers)
-        + max(batch(sft, sft.batch_size, sft.max_tokens, sft.max_tokens), copied(sft)),
-        held(reward)
-        + states(reward)
-        + max(batch(reward, 2 * reward.batch_size, reward.max_tokens, 0), copied(reward)),
-        # The reference and the reward model have what learned a second time, and share the rest with the policy.
-        # What one phase has used is rarely fit for the next: they add up.
-        held(ppo) + learns(ppo) + learns(reward) + update + rollout + sampling,
+        stage(sft, rows_of(sft, sft.batch_size), sft.max_tokens, sft.max_tokens),
+        stage(reward, rows_of(reward, 2 * reward.batch_size), reward.max_tokens, 0),
+        # Reference and reward model hold what learned a second time, and share the rest with the policy.
+        update + learns(ppo) + learns(reward) + 4 * _ROLLOUT_COPIES * rollout + sampling,
         learns(ppo) + 3 * weights,  # while the last of the three is opened: in the file and out of it
     )

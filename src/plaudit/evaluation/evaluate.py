@@ -1,4 +1,4 @@
-"""SFT and policy side by side: the same held-out prompts, the same random numbers, a judge of their own."""
+"""SFT and policy side by side: the same held-out prompts, the same random numbers, and an independent judge."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ import numpy as np
 import torch
 
 from plaudit import rng
-from plaudit.algorithms.actors import Actors
-from plaudit.algorithms.ppo import check_window
-from plaudit.algorithms.rollout import compare, respond, score_responses
-from plaudit.config import setting
-from plaudit.data.corpus import load
+from plaudit.config import ALGORITHMS, setting
 from plaudit.data.prompts import cut_prompts, held_out_prompts
 from plaudit.data.text import distinct
-from plaudit.errors import DataError
-from plaudit.evaluation.hacking import hacking_signs, windows_of
+from plaudit.errors import DataError, RunError
+from plaudit.evaluation.hacking import hacking_warnings, windows_of
 from plaudit.evaluation.judge import Judge, imdb_judge
 from plaudit.evaluation.metrics import bootstrap_ci95, duplicate_rate
 from plaudit.evaluation.report import write_report
 from plaudit.maths.masked import unflatten
-from plaudit.models.heads import response_states
 from plaudit.models.loading import window
-from plaudit.models.tokenizer import Tokenizer
+from plaudit.models.tokenizer import pad_left
+from plaudit.rewards import Reward, TextReward
 from plaudit.training.metrics import StepReport
+from plaudit.training.models import Models
+from plaudit.training.rollouts import as_reward, check_window
 from plaudit.training.run import Run, write_json
 
+NEEDS = ("sft", "ppo")
+POLICIES = tuple(name for name in ALGORITHMS if name not in ("sft", "reward_model"))
 SHOWN_PROMPTS = (
     "the film is",
     "this movie",
@@ -53,90 +53,122 @@ class Config:
 
 
 @dataclass(frozen=True)
-class Answered:
-    """One model's answers to a list of prompts, in order.
+class Answers:
+    """One model's responses to a list of prompts, in order.
 
     Attributes:
         texts: the responses, without their prompts.
         tokens: their ids, end token included.
-        logits: (N,) of the reward model.
-        ended: (N,) whether the response ended by itself.
-        kl: (N,) nats against SFT, summed over the response.
-        nats_ref: (N,) negative log likelihood of the response under SFT.
+        raw_scores: (N,) what the reward gives them.
+        scores: (N,) the same as reports show it.
+        ended: (N,) whether the response ended with the end token.
+        kl: (N,) nats from SFT, summed over the response.
+        nats_ref: (N,) negative log-likelihood of the response under SFT.
     """
 
     texts: list[str]
     tokens: list[list[int]]
-    logits: np.ndarray
+    raw_scores: np.ndarray
+    scores: np.ndarray
     ended: np.ndarray
     kl: np.ndarray
     nats_ref: np.ndarray
 
-    @property
-    def scores(self) -> np.ndarray:
-        """(N,) 2 sigmoid(logit) - 1, in [-1, 1]."""
-        return 2 / (1 + np.exp(-self.logits.astype(np.float64))) - 1
 
+class Measurement:
+    """The models and the reward by which policies of a run are measured.
 
-class Models:
-    """The models that an evaluation or a sample needs, loaded once from a run directory."""
+    Args:
+        run: a finished run.
+        stage: the folder of the policy.
+        reward: a function of texts, or None for the run's reward model.
 
-    def __init__(self, run: Run) -> None:
-        self.run = run
-        self.actors = Actors.load(run, "ppo")
-        self.tokenizer: Tokenizer = self.actors.tokenizer
-        self.sft, self.policy = self.actors.reference, self.actors.policy.lm
+    Raises:
+        RunError: a model is not there.
+    """
+
+    def __init__(self, run: Run, stage: str, reward: TextReward | None = None) -> None:
+        self.run, self.stage = run, stage
+        self.models = Models.load(run, stage, stage=stage, reward_model=reward is None)
+        self.reward: Reward = as_reward(reward, self.models)
+        self.tokenizer = self.models.tokenizer
+        self.sft, self.policy = self.models.reference, self.models.policy.lm
+        self.settings = getattr(run.config, stage)  # temperature and response length are those of training
 
     @torch.no_grad()
-    def answer(self, lm: Any, prompts: list[list[int]], noise: torch.Tensor) -> Answered:
-        """Sample a response of `lm` to each prompt from `noise` (N, R), and measure it.
-
-        Args:
-            lm: SFT, the policy, or another that has their frozen blocks.
-        """
-        temperature, actors = self.run.config.ppo.temperature, self.actors
-        responses = respond(lm, prompts, noise, self.tokenizer, temperature, self.run, *actors.depths)
-        mask = responses.response_mask
-        batch = (responses.ids, responses.attention_mask, mask, responses.below)
-        with self.run.autocast():
-            states, ref_states = response_states(lm, *batch), response_states(self.sft, *batch)
-        said = compare(lm, states, self.sft, ref_states, responses.response_ids[mask], temperature)
-        kl, nats = unflatten(said[2], mask).sum(1), -unflatten(said[1], mask).sum(1)
-        logits = score_responses(actors.reward_model, responses, self.run)
-        lengths = mask.sum(1).tolist()
-        tokens = [row[:k] for row, k in zip(responses.response_ids.tolist(), lengths, strict=True)]
-        return Answered(
-            texts=[self.tokenizer.continuation(p, t) for p, t in zip(prompts, tokens, strict=True)],
+    def answer(self, lm: Any, prompts: list[list[int]], noise: torch.Tensor) -> Answers:
+        """Sample a response of `lm` to each prompt from `noise` (N, R), and measure it."""
+        engine, temperature, tokenizer = self.models.engine, self.settings.temperature, self.tokenizer
+        ids, mask = (tensor.to(self.run.device) for tensor in pad_left(prompts, tokenizer.pad_id))
+        noise = noise.to(self.run.device)
+        responses = engine.generate(lm, ids, mask, noise, tokenizer.eos_id, tokenizer.pad_id, temperature)
+        found, tokens = engine.compare(lm, self.sft, responses, temperature), responses.tokens()
+        raw = self.reward(responses)
+        return Answers(
+            texts=[tokenizer.continuation(p, t) for p, t in zip(prompts, tokens, strict=True)],
             tokens=tokens,
-            logits=logits.cpu().numpy(),
+            raw_scores=raw.double().cpu().numpy(),
+            scores=self.reward.shown(raw.double()).cpu().numpy(),
             ended=responses.ended.cpu().numpy(),
-            kl=kl.cpu().numpy(),
-            nats_ref=nats.cpu().numpy(),
+            kl=unflatten(found.kl, responses.response_mask).sum(1).cpu().numpy(),
+            nats_ref=-unflatten(found.ref_logprobs, responses.response_mask).sum(1).cpu().numpy(),
         )
 
-    def compare(self, prompts: list[list[int]], noise: torch.Tensor) -> tuple[Answered, Answered]:
+    def compare(self, prompts: list[list[int]], noise: torch.Tensor) -> tuple[Answers, Answers]:
         """Answers of SFT and of the policy, drawn with the same noise."""
         return self.answer(self.sft, prompts, noise), self.answer(self.policy, prompts, noise)
 
+    def held_out(self) -> tuple[list[str], list[list[int]]]:
+        """The evaluation's prompts, as texts and as token ids.
 
-def evaluate(config: Any, run: Run) -> Iterator[StepReport]:
+        Raises:
+            DataError: the evaluation split gives fewer than two prompts.
+            ModelError: a prompt and its response do not fit into the model's window.
+        """
+        config, data = self.run.config, self.run.data
+        cut = (config.prompt_min, config.prompt_max, config.seed)
+        texts = held_out_prompts(data.evaluation, *cut, seen=cut_prompts(data.prompts, *cut))
+        texts = texts[: config.evaluation.prompts]
+        if len(texts) < 2:
+            raise DataError(f"the evaluation split gives {len(texts)} prompts; give more data, or lower prompt_min")
+        prompts = [self.tokenizer.prompt(text) for text in texts]
+        check_window(prompts, self.settings.max_new_tokens, window(self.sft))
+        return texts, prompts
+
+
+def policy_stage(run: Run) -> str:
+    """The stage whose policy the run is about: PPO, or another that has finished.
+
+    Raises:
+        RunError: none has finished.
+    """
+    finished = [stage for stage in POLICIES if run.complete(stage)]
+    if not finished:
+        raise RunError(f"{run.path}: no finished policy here; run: plaudit ppo --out {run.path}")
+    return finished[0]
+
+
+def evaluate(run: Run, reward: TextReward | None = None) -> Iterator[StepReport]:
     """Measure SFT and policy, one report a batch; leaves evaluation.json, samples.jsonl and report.html.
+
+    Args:
+        reward: from prompts and responses to a number for each; None for the run's reward model.
 
     Raises:
         DataError: the evaluation split gives fewer than two prompts.
         ModelError: a prompt and its response do not fit into the model's window.
     """
-    settings, cap = config.evaluation, config.ppo.max_new_tokens
-    models = Models(run)
-    texts, prompts = held_out(config, models)
+    config, settings = run.config, run.config.evaluation
+    measurement = Measurement(run, policy_stage(run), reward)
+    texts, prompts = measurement.held_out()
     total = -(-len(prompts) // settings.batch_size) + 1
     sft_parts, policy_parts = [], []
     seconds = 0.0
     for step in range(total - 1):
         began = time.perf_counter()
         rows = range(step * settings.batch_size, min((step + 1) * settings.batch_size, len(prompts)))
-        noise = rng.uniforms(rows, cap, config.seed, "evaluation", 0, "responses")
-        before, after = models.compare([prompts[i] for i in rows], noise)
+        noise = rng.uniforms(rows, measurement.settings.max_new_tokens, config.seed, "evaluation", 0, "responses")
+        before, after = measurement.compare([prompts[i] for i in rows], noise)
         sft_parts.append(before)
         policy_parts.append(after)
         took = time.perf_counter() - began
@@ -148,18 +180,17 @@ def evaluate(config: Any, run: Run) -> Iterator[StepReport]:
     began = time.perf_counter()
     judge = imdb_judge()
     sft, policy = joined(sft_parts), joined(policy_parts)
-    # Responses alone: a cheerful prompt is nobody's merit.
+    # The judge reads the responses alone: the sentiment of a prompt is not the model's merit.
     verdicts = {name: judge.positive(answers.texts) for name, answers in (("sft", sft), ("policy", policy))}
     responses = _side_by_side(texts, sft, policy)
     for i, line in enumerate(responses):
-        line |= {f"{who}_judge": float(verdicts[who][i]) for who in ("sft", "policy")}
+        line |= {f"{name}_judge": float(verdicts[name][i]) for name in ("sft", "policy")}
     _write_jsonl(run.path / "responses.jsonl", responses)
-    _write_jsonl(run.path / "samples.jsonl", _shown_samples(models, config))
+    _write_jsonl(run.path / "samples.jsonl", _shown_samples(measurement))
     took = time.perf_counter() - began
-    walls = {stage: run.log(stage).seconds() for stage in ("sft", "reward_model", "ppo")}
-    figures_of = {
-        name: figures(answers, verdicts[name], config.seed) for name, answers in (("sft", sft), ("policy", policy))
-    }
+    sft_figures = figures(sft, verdicts["sft"], config.seed)
+    policy_figures = figures(policy, verdicts["policy"], config.seed)
+    warnings = hacking_warnings(windows_of(run, measurement.stage))
     meta = {
         "prompts": len(prompts),
         "seed": config.seed,
@@ -167,68 +198,57 @@ def evaluate(config: Any, run: Run) -> Iterator[StepReport]:
         "data": config.data,
         "device": str(run.device),
         "dtype": str(run.dtype).removeprefix("torch."),
-        "judge": {"accuracy_imdb": judge.accuracy_imdb} | _task_accuracy(judge, load(config.data).evaluation.labelled),
+        "reward": measurement.reward.name,
+        "score_range": measurement.reward.score_range,
+        "judge": {"accuracy_imdb": judge.accuracy_imdb} | _task_accuracy(judge, run.data.evaluation.labelled),
         "score_difference_ci95": bootstrap_ci95(policy.scores - sft.scores, config.seed),
         "judge_difference_ci95": bootstrap_ci95(
             (verdicts["policy"] > 0.5) - (verdicts["sft"] > 0.5).astype(float), config.seed
         ),
-        "wall_seconds": walls | {"evaluation": seconds + took},
-        "warnings": [sign.text for sign in hacking_signs(windows_of(run))],
+        "wall_seconds": {s: run.log(s).seconds() for s in ALGORITHMS if run.complete(s)}
+        | {"evaluation": seconds + took},
+        "warnings": [warning.text for warning in warnings],
     }
-    write_json(run.path / "evaluation.json", {**figures_of, "meta": meta})
+    content = {"sft": sft_figures, measurement.stage: policy_figures, "policy": policy_figures, "meta": meta}
+    write_json(run.path / "evaluation.json", content)
     write_report(run.path)
-    gain = figures_of["policy"]["score_mean"] - figures_of["sft"]["score_mean"]
+    gain = policy_figures["score_mean"] - sft_figures["score_mean"]
     yield StepReport("evaluation", total, total, {"score_gain": gain}, {"seconds": took, "tokens_per_second": 0.0})
 
 
-def held_out(config: Any, models: Models) -> tuple[list[str], list[list[int]]]:
-    """The evaluation's prompts, as texts and as ids.
-
-    Raises:
-        DataError: the evaluation split gives fewer than two prompts.
-        ModelError: a prompt and its response do not fit into the model's window.
-    """
-    data, cut = load(config.data), (config.prompt_min, config.prompt_max, config.seed)
-    texts = held_out_prompts(data.evaluation, *cut, seen=cut_prompts(data.prompts, *cut))[: config.evaluation.prompts]
-    if len(texts) < 2:
-        raise DataError(f"the evaluation split gives {len(texts)} prompts; give more data, or lower prompt_min")
-    prompts = [models.tokenizer.prompt(t) for t in texts]
-    check_window(prompts, config.ppo.max_new_tokens, window(models.sft))
-    return texts, prompts
-
-
-def figures(a: Answered, verdicts: np.ndarray, seed: int) -> dict[str, Any]:
+def figures(answers: Answers, verdicts: np.ndarray, seed: int) -> dict[str, Any]:
     """One model's entry in evaluation.json.
 
     Args:
         verdicts: (N,) the judge's probability that the response is positive.
 
     Returns:
-        score_mean and its bootstrap interval, in [-1, 1]; judge_positive, a share; kl_mean, nats a response;
-        perplexity_ref of the responses under SFT at the sampling temperature; distinct_1 and distinct_2, shares
-        of token n-grams; length_mean, tokens; eos_rate and duplicate_rate, shares of responses.
+        score_mean and its bootstrap interval; judge_positive, a share; kl_mean, nats a response; perplexity_ref of the
+        responses under SFT at the sampling temperature; distinct_1 and distinct_2, shares of token n-grams;
+        length_mean, tokens; eos_rate and duplicate_rate, shares of responses.
     """
-    lengths = np.array([len(t) for t in a.tokens])
+    lengths = np.array([len(tokens) for tokens in answers.tokens])
     return {
-        "score_mean": float(a.scores.mean()),
-        "score_ci95": bootstrap_ci95(a.scores, seed),
+        "score_mean": float(answers.scores.mean()),
+        "score_ci95": bootstrap_ci95(answers.scores, seed),
         "judge_positive": float((verdicts > 0.5).mean()),
-        "kl_mean": float(a.kl.mean()),
-        "perplexity_ref": float(np.exp(a.nats_ref.sum() / lengths.sum())),
-        "distinct_1": distinct(a.tokens, 1),
-        "distinct_2": distinct(a.tokens, 2),
+        "kl_mean": float(answers.kl.mean()),
+        "perplexity_ref": float(np.exp(answers.nats_ref.sum() / lengths.sum())),
+        "distinct_1": distinct(answers.tokens, 1),
+        "distinct_2": distinct(answers.tokens, 2),
         "length_mean": float(lengths.mean()),
-        "eos_rate": float(a.ended.mean()),
-        "duplicate_rate": duplicate_rate(a.texts),
+        "eos_rate": float(answers.ended.mean()),
+        "duplicate_rate": duplicate_rate(answers.texts),
     }
 
 
-def joined(parts: list[Answered]) -> Answered:
+def joined(parts: list[Answers]) -> Answers:
     """The answers of several batches as one."""
-    return Answered(
-        texts=[t for p in parts for t in p.texts],
-        tokens=[t for p in parts for t in p.tokens],
-        **{k: np.concatenate([getattr(p, k) for p in parts]) for k in ("logits", "ended", "kl", "nats_ref")},
+    arrays = ("raw_scores", "scores", "ended", "kl", "nats_ref")
+    return Answers(
+        texts=[text for part in parts for text in part.texts],
+        tokens=[tokens for part in parts for tokens in part.tokens],
+        **{name: np.concatenate([getattr(part, name) for part in parts]) for name in arrays},
     )
 
 
@@ -236,7 +256,7 @@ def _task_accuracy(judge: Judge, labelled: Any) -> dict[str, float]:
     return {"accuracy_task": judge.accuracy(labelled)} if labelled else {}
 
 
-def _side_by_side(prompts: Sequence[str], sft: Answered, policy: Answered) -> list[dict[str, Any]]:
+def _side_by_side(prompts: Sequence[str], sft: Answers, policy: Answers) -> list[dict[str, Any]]:
     """One line a prompt, as samples.jsonl has it."""
     return [
         {
@@ -250,10 +270,11 @@ def _side_by_side(prompts: Sequence[str], sft: Answered, policy: Answered) -> li
     ]
 
 
-def _shown_samples(models: Models, config: Any) -> list[dict[str, Any]]:
-    prompts = [models.tokenizer.prompt(p) for p in SHOWN_PROMPTS]
-    noise = rng.uniforms(range(len(prompts)), config.ppo.max_new_tokens, config.seed, "evaluation", 0, "samples")
-    return _side_by_side(SHOWN_PROMPTS, *models.compare(prompts, noise))
+def _shown_samples(measurement: Measurement) -> list[dict[str, Any]]:
+    prompts = [measurement.tokenizer.prompt(prompt) for prompt in SHOWN_PROMPTS]
+    limit, seed = measurement.settings.max_new_tokens, measurement.run.config.seed
+    noise = rng.uniforms(range(len(prompts)), limit, seed, "evaluation", 0, "samples")
+    return _side_by_side(SHOWN_PROMPTS, *measurement.compare(prompts, noise))
 
 
 def _write_jsonl(path: Path, lines: list[dict[str, Any]]) -> None:

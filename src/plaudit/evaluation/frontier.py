@@ -1,14 +1,14 @@
-"""The frontier: what each nat of KL buys from best-of-n, which trains nothing, and from PPO.
+"""The frontier: score and judge against KL, for best-of-n, which trains nothing, and for PPO.
 
     RUN/frontier/
-      config.toml                  the settings that all below was made with
+      config.toml                  the settings that everything below was made with
       best-of-n-32.safetensors     32 draws from SFT to each held-out prompt, measured
       policy.safetensors           the run's own policy, measured
       kl_coef-0.4/                 a run directory: PPO at another coefficient, from the same SFT and reward model
-      kl_coef-0.4/points/          its policies along the way, measured
+      kl_coef-0.4/points/          its policies during training, measured
     RUN/frontier.json              the figures, drawn in report.html
 
-Every part that is there is used as it is, so that an interrupted frontier goes on.
+A part that exists is used as it is, so an interrupted frontier continues where it stopped.
 """
 
 from __future__ import annotations
@@ -21,27 +21,28 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from safetensors.numpy import load_file, save_file
 
 from plaudit import rng
 from plaudit.algorithms.ppo import ppo
-from plaudit.algorithms.rollout import ScoreScale, respond, score_responses
 from plaudit.config import build, read_toml, to_toml
 from plaudit.data.text import distinct
 from plaudit.errors import RunError
 from plaudit.evaluation.best_of_n import kept, kl_bound, kl_measured
-from plaudit.evaluation.evaluate import Models, held_out, joined
+from plaudit.evaluation.evaluate import Measurement, joined
 from plaudit.evaluation.judge import imdb_judge
 from plaudit.evaluation.metrics import bootstrap_ci95, distinct_without, jackknife_ci95, resamples
 from plaudit.evaluation.report import write_report
 from plaudit.evaluation.report.words import on_or_above
-from plaudit.models.heads import Policy
+from plaudit.models.layers import freeze_lower_layers
 from plaudit.models.loading import load_causal_lm
 from plaudit.models.lora import add_adapters, merge
-from plaudit.models.precision import halve
-from plaudit.models.trunk import freeze_below
+from plaudit.models.policy import Policy
+from plaudit.rewards import TextReward
 from plaudit.training.checkpoint import load_weights
 from plaudit.training.metrics import StepReport
+from plaudit.training.rollouts import ScoreScale
 from plaudit.training.run import Run, versions, write_json
 
 TIMES = (1, 2, 4)  # the run's own coefficient: its path, and policies that stay where best-of-n can be compared
@@ -51,14 +52,22 @@ _SHOWN = ("score", "kl", "response_length", "eos_rate")
 Figures = dict[str, np.ndarray]  # score, judge, kl, length: (N,) one a prompt; distinct_2 (1,), distinct_2_without (N,)
 
 
-def frontier(run: Run, kl_coefs: list[float] | None, draws: int, *, overwrite: bool = False) -> Iterator[StepReport]:
-    """Measure best-of-n and PPO at several strengths; leaves RUN/frontier.json, and draws it in the report.
+def frontier(
+    run: Run,
+    kl_coefs: list[float] | None,
+    draws: int,
+    *,
+    overwrite: bool = False,
+    reward: TextReward | None = None,
+) -> Iterator[StepReport]:
+    """Measure best-of-n and PPO at several strengths of the KL penalty; leaves RUN/frontier.json, updates the report.
 
     Args:
         run: a finished one.
         kl_coefs: to train PPO with, besides those trained before; None for the run's own and multiples of it.
         draws: m, responses of SFT to each prompt; best-of-n is measured for n up to m.
-        overwrite: begin anew.
+        overwrite: start again.
+        reward: from prompts and responses to a number for each; None for the run's reward model.
 
     Raises:
         RunError: the run is not finished, or its frontier was begun with other settings.
@@ -74,16 +83,16 @@ def frontier(run: Run, kl_coefs: list[float] | None, draws: int, *, overwrite: b
     if kl_coefs is None:
         kl_coefs = [times * config.ppo.kl_coef for times in TIMES]
 
-    models = Models(run)
-    prompts = held_out(config, models)[1]
+    measurement = Measurement(run, "ppo", reward)
+    prompts = measurement.held_out()[1]
     drawn = folder / f"best-of-n-{draws}.safetensors"
     if not drawn.exists():
-        yield from _draw(models, prompts, draws, drawn)
+        yield from _draw(measurement, prompts, draws, drawn)
     own = folder / "policy.safetensors"
     if not own.exists():
-        _keep(_measured(models, models.policy, prompts), own)
+        _save(_measured(measurement, measurement.policy, prompts), own)
     for kl_coef in dict.fromkeys(float(f"{k:g}") for k in kl_coefs):
-        yield from _train(models, prompts, kl_coef, folder / f"kl_coef-{kl_coef:g}")
+        yield from _train(measurement, prompts, kl_coef, folder / f"kl_coef-{kl_coef:g}", reward)
 
     curve = best_of_n(load_file(drawn))
     places = [
@@ -143,28 +152,24 @@ def above_best_of_n(point: Figures, curve: dict[int, Figures], of: str, seed: in
     return {"mean": float(difference[0]), "ci95": ci95, "beyond": bool(kl[0] > nats[0, -1])}
 
 
-def _draw(models: Models, prompts: list[list[int]], draws: int, path: Path) -> Iterator[StepReport]:
-    """Sample `draws` responses of SFT to every prompt, and keep what is needed of them."""
-    run, drawn = models.run, []
-    cap, temperature = run.config.ppo.max_new_tokens, run.config.ppo.temperature
+def _draw(measurement: Measurement, prompts: list[list[int]], draws: int, path: Path) -> Iterator[StepReport]:
+    """Sample `draws` responses of SFT to every prompt, and save their figures."""
+    run, drawn = measurement.run, []
+    limit = measurement.settings.max_new_tokens
     scale = ScoreScale(**run.summary("ppo")["scale"])
 
     def measured(draw: int, rows: range) -> Figures:
-        noise = rng.uniforms(rows, cap, run.config.seed, "frontier", draw, "best of n")
-        batch = [prompts[i] for i in rows]
-        actors = models.actors
-        responses = respond(models.sft, batch, noise, models.tokenizer, temperature, run, *actors.depths)
-        logits = score_responses(actors.reward_model, responses, run)
-        lengths = responses.response_mask.sum(1).tolist()
-        tokens = np.zeros((len(batch), cap), dtype=np.int32)
-        tokens[:, : responses.response_mask.shape[1]] = responses.response_ids.cpu().numpy()
-        answers = zip(batch, tokens.tolist(), lengths, strict=True)
-        texts = [models.tokenizer.continuation(prompt, ids[:length]) for prompt, ids, length in answers]
+        noise = rng.uniforms(rows, limit, run.config.seed, "frontier", draw, "best of n")
+        answers = measurement.answer(measurement.sft, [prompts[i] for i in rows], noise)
+        tokens = np.zeros((len(rows), limit), dtype=np.int32)
+        for row, ids in zip(tokens, answers.tokens, strict=True):
+            row[: len(ids)] = ids
+        raw, ended = torch.from_numpy(answers.raw_scores), torch.from_numpy(answers.ended)
         return {
-            "ranking": scale.scores(logits, responses.ended).double().cpu().numpy(),  # a cut one as PPO scores it
-            "score": (2 * logits.double().sigmoid() - 1).cpu().numpy(),
-            "judge": (imdb_judge().positive(texts) > 0.5).astype(float),
-            "length": np.array(lengths, dtype=float),
+            "ranking": scale.scores(raw, ended).numpy(),  # PPO scores a response that was cut off in the same way
+            "score": answers.scores,
+            "judge": (imdb_judge().positive(answers.texts) > 0.5).astype(float),
+            "length": np.array([len(ids) for ids in answers.tokens], dtype=float),
             "tokens": tokens,
         }
 
@@ -175,7 +180,7 @@ def _draw(models: Models, prompts: list[list[int]], draws: int, path: Path) -> I
         took = time.perf_counter() - began
         timing = {"seconds": took, "tokens_per_second": drawn[-1]["length"].sum() / took}
         yield StepReport("best-of-n", draw + 1, draws, {"score": float(drawn[-1]["score"].mean())}, timing)
-    _keep({name: np.stack([d[name] for d in drawn], axis=1) for name in drawn[0]}, path)
+    _save({name: np.stack([d[name] for d in drawn], axis=1) for name in drawn[0]}, path)
 
 
 def _batches(prompts: list[list[int]], run: Run) -> Iterator[range]:
@@ -183,49 +188,53 @@ def _batches(prompts: list[list[int]], run: Run) -> Iterator[range]:
     return (range(start, min(start + size, len(prompts))) for start in range(0, len(prompts), size))
 
 
-def _train(models: Models, prompts: list[list[int]], kl_coef: float, path: Path) -> Iterator[StepReport]:
-    """PPO with this coefficient, and all else as in the run, measuring policies on the way."""
-    sub = _sub_run(models.run, kl_coef, path)
-    _measure_checkpoints(models, prompts, sub)  # a stop may have come between a checkpoint and its figures
+def _train(
+    measurement: Measurement, prompts: list[list[int]], kl_coef: float, path: Path, reward: TextReward | None
+) -> Iterator[StepReport]:
+    """PPO with this coefficient, and everything else as in the run; its policies are measured during training."""
+    sub = _sub_run(measurement.run, kl_coef, path, reward is None)
+    _measure_checkpoints(measurement, prompts, sub)  # a stop may have come between a checkpoint and its figures
     if sub.complete("ppo"):
         return
-    for report in ppo(sub.config, sub):
-        _measure_checkpoints(models, prompts, sub)
+    for report in ppo(sub, reward):
+        _measure_checkpoints(measurement, prompts, sub)
         shown = {name: report.metrics[name] for name in _SHOWN}
         yield dataclasses.replace(report, stage=path.name, metrics=shown)
     shutil.rmtree(sub.folder("ppo") / "checkpoints")  # measured, and three times the size of the policy
 
 
-def _measure_checkpoints(models: Models, prompts: list[list[int]], sub: Run) -> None:
-    for step, weights in sub.checkpoints("ppo").weights().items():
+def _measure_checkpoints(measurement: Measurement, prompts: list[list[int]], sub: Run) -> None:
+    models, settings = measurement.models, sub.config.ppo
+    for step, weights in sub.checkpoints("ppo", needs=()).weights().items():
         path = sub.path / "points" / f"{step:08d}.safetensors"
         if not path.exists():
-            policy = Policy(load_causal_lm(models.run.model("sft")))
-            freeze_below(policy.lm, sub.config.ppo.train_layers)
-            add_adapters(policy.lm, sub.config.ppo, sub.config.seed, "ppo")
+            policy = Policy(load_causal_lm(measurement.run.model("sft")), models.engine)
+            freeze_lower_layers(policy.lm, settings.train_layers)
+            add_adapters(policy.lm, settings, sub.config.seed, "ppo")
             load_weights(weights, policy)
             merge(policy.lm)
             policy.to(sub.device).eval().requires_grad_(False)
-            halve(policy.lm, sub.dtype, matrices=not sub.config.ppo.lora_rank)  # as the run's own policy is measured
-            _keep(_measured(models, policy.lm, prompts), path)
+            models.share(policy.lm)
+            _save(_measured(measurement, policy.lm, prompts), path)
 
 
-def _sub_run(run: Run, kl_coef: float, path: Path) -> Run:
-    """The run directory of one more PPO training, with a folder for the points on its way."""
+def _sub_run(run: Run, kl_coef: float, path: Path, has_reward_model: bool) -> Run:
+    """The run directory of one more PPO training, with a folder for the figures of its policies."""
     settings = run.config.ppo
     every = max(1, settings.iterations // _POINTS)
     settings = dataclasses.replace(settings, kl_coef=kl_coef, kl_control="fixed", save_every=every)
-    sub = run.branch(path, dataclasses.replace(run.config, ppo=settings))
+    stages = ("sft", "reward_model") if has_reward_model else ("sft",)
+    sub = run.branch(path, dataclasses.replace(run.config, ppo=settings), stages)
     (path / "points").mkdir(exist_ok=True)
     return sub
 
 
-def _measured(models: Models, lm: Any, prompts: list[list[int]]) -> Figures:
+def _measured(measurement: Measurement, lm: Any, prompts: list[list[int]]) -> Figures:
     """The policy's answers to the prompts, with the evaluation's random numbers."""
-    config, parts = models.run.config, []
-    for rows in _batches(prompts, models.run):
-        noise = rng.uniforms(rows, config.ppo.max_new_tokens, config.seed, "evaluation", 0, "responses")
-        parts.append(models.answer(lm, [prompts[i] for i in rows], noise))
+    seed, limit, parts = measurement.run.config.seed, measurement.settings.max_new_tokens, []
+    for rows in _batches(prompts, measurement.run):
+        noise = rng.uniforms(rows, limit, seed, "evaluation", 0, "responses")
+        parts.append(measurement.answer(lm, [prompts[i] for i in rows], noise))
     answers = joined(parts)
     return {
         "score": answers.scores,
@@ -264,8 +273,8 @@ def _summary(figures: Figures, seed: int) -> dict[str, Any]:
     return summary | {"distinct_2": value, "distinct_2_ci95": jackknife_ci95(value, figures["distinct_2_without"])}
 
 
-def _keep(figures: Figures, path: Path) -> None:
-    """Write through a sibling file and a rename, so that what is there is whole."""
-    aside = path.with_name(path.name + ".partial")
-    save_file(figures, aside)
-    aside.replace(path)
+def _save(figures: Figures, path: Path) -> None:
+    """Write to a file beside `path`, then rename it, so that nobody reads half of it."""
+    partial = path.with_name(path.name + ".partial")
+    save_file(figures, partial)
+    partial.replace(path)

@@ -1,8 +1,8 @@
-"""Reward hacking, called out while it happens: the score rises, and what it stands for falls.
+"""Detection of reward hacking while it happens: the score rises, and what it stands for falls.
 
-PPO's own rollouts are measurements that cost nothing. They are summed up in windows of iterations, and the
-independent judge reads the same responses; training sees none of this. Source: Gao et al. 2022, whose gold
-score first rises with the proxy and then falls while the proxy goes on.
+PPO's rollouts are measurements that cost nothing. They are summarised in windows of iterations, and an independent
+judge reads the same responses; training sees none of this. Source: Gao et al. 2022, whose gold score first rises with
+the proxy and then falls while the proxy continues to rise.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ WINDOW = 640  # responses of a window, at least
 IN_A_ROW = 3  # windows that must agree
 NOISE = 3.0  # standard errors by which score and judge must have moved
 JUDGE_FALL = 0.05  # share of responses; a smaller fall is not material
-DISTINCT_LEFT = 0.5  # share of the distinct pairs; PPO that goes well keeps some 0.7
-PERPLEXITY_FACTOR = 1.5  # either way: formulaic or odd language; PPO that goes well stays within some 1.1
+DISTINCT_LEFT = 0.5  # share of the distinct pairs; a healthy PPO run keeps some 0.7
+PERPLEXITY_FACTOR = 1.5  # in either direction: formulaic or odd language; a healthy PPO run stays within some 1.1
 _MEASURES = {m.key: m for m in MEASURES}
 
 
@@ -35,23 +35,25 @@ class Window:
 
     Attributes:
         step: the last iteration.
-        responses: sampled in them.
-        score: their mean, in [-1, 1].
+        responses: number of responses sampled in them.
+        score: mean of their scores.
+        score_std: standard deviation of their scores.
         judge_positive: share that the independent judge calls positive.
-        distinct_2: share of different token pairs in an iteration's responses, mean over the iterations.
+        distinct_2: share of distinct token pairs in an iteration's responses, mean over the iterations.
         perplexity_ref: of the responses under SFT, geometric mean over the iterations.
     """
 
     step: int
     responses: int
     score: float
+    score_std: float
     judge_positive: float
     distinct_2: float
     perplexity_ref: float
 
 
 @dataclass(frozen=True)
-class Sign:
+class HackingWarning:
     """The score rose from window `before` to window `now` while `measure` fell."""
 
     measure: str
@@ -60,43 +62,42 @@ class Sign:
 
     @property
     def name(self) -> str:
-        """What people call the measure."""
+        """The measure's name for readers."""
         return _MEASURES[self.measure].name
 
     @property
     def text(self) -> str:
-        """The sign in one sentence, and what to do."""
+        """The warning in one sentence, and what to do."""
         m, sides = _MEASURES[self.measure], (self.before, self.now)
         scores = " to ".join(written(w.score, "{:.2f}") for w in sides)
         figures = " to ".join(written(getattr(w, m.key), m.form) for w in sides)
         return (
-            f"Reward hacking: from iteration {self.before.step} to {self.now.step} of PPO the score rose from {scores} "
-            f"while '{self.name}' went from {figures}. The score is no success; raise ppo.kl_coef or train less."
+            f"Reward hacking: from iteration {self.before.step} to {self.now.step} the score rose from {scores} "
+            f"while '{self.name}' went from {figures}. The score is not a success; raise kl_coef or train less."
         )
 
 
-def hacking_signs(windows: Sequence[Window]) -> list[Sign]:
-    """What has shown itself so far, in order: at most one sign a measure, where it first was beyond doubt.
+def hacking_warnings(windows: Sequence[Window]) -> list[HackingWarning]:
+    """What the windows show so far, in order: at most one warning a measure, where it is first beyond doubt.
 
-    A measure has fallen when it is materially, and beyond noise, below its best so far while the score is
-    beyond noise above what it was at that best; and when that holds in several windows in a row.
+    A measure has fallen when it is materially, and beyond noise, below its best so far while the score is beyond noise
+    above what it was at that best, and when this holds in several windows in a row.
     """
     found = []
     for measure in ("judge_positive", "distinct_2", "perplexity_ref"):
         row = 0
         for i, now in enumerate(windows):
-            # The best perplexity is that of the beginning: less is formulaic, more is odd.
+            # The best perplexity is that of the beginning: a lower one is formulaic, a higher one is odd.
             before = windows[0] if measure == "perplexity_ref" else max(windows[: i + 1], key=attrgetter(measure))
             row = row + 1 if _rose(before, now) and _fell(before, now, measure) else 0
             if row == IN_A_ROW:
-                found.append(Sign(measure, before, now))
+                found.append(HackingWarning(measure, before, now))
                 break
-    return sorted(found, key=lambda sign: sign.now.step)
+    return sorted(found, key=lambda warning: warning.now.step)
 
 
 def _rose(before: Window, now: Window) -> bool:
-    # On [-1, 1] nothing of mean s has a variance above 1 - s^2.
-    return now.score - before.score > NOISE * _error(before, now, [1 - w.score**2 for w in (before, now)])
+    return now.score - before.score > NOISE * _error(before, now, [w.score_std**2 for w in (before, now)])
 
 
 def _fell(before: Window, now: Window, measure: str) -> bool:
@@ -114,37 +115,36 @@ def _error(before: Window, now: Window, variances: list[float]) -> float:
     return math.sqrt(variances[0] / before.responses + variances[1] / now.responses)
 
 
-def watch(run: Run, reports: Iterator[StepReport]) -> Iterator[StepReport]:
-    """PPO's reports as they come, with a warning on the one at which a sign first shows; leaves ppo/watch.jsonl.
+def detect_reward_hacking(run: Run, stage: str, reports: Iterator[StepReport]) -> Iterator[StepReport]:
+    """The reports of a policy's training, with a warning on the one at which it first shows; leaves watch.jsonl.
 
     The windows follow from what the stage has logged, so that stopping and resuming changes nothing.
     """
     known = None
     for report in reports:
-        known = hacking_signs(_observe(run, report.step - 1)) if known is None else known
-        signs = hacking_signs(_observe(run, report.step))
-        yield dataclasses.replace(report, warnings=tuple(sign.text for sign in signs[len(known) :]))
-        known = signs
-    _observe(run, run.config.ppo.iterations)
+        known = hacking_warnings(_observe(run, stage, report.step - 1)) if known is None else known
+        warnings = hacking_warnings(_observe(run, stage, report.step))
+        texts = tuple(warning.text for warning in warnings[len(known) :])
+        yield dataclasses.replace(report, warnings=report.warnings + texts)
+        known = warnings
+    _observe(run, stage, getattr(run.config, stage).iterations)
 
 
-def windows_of(run: Run) -> list[Window]:
+def windows_of(run: Run, stage: str) -> list[Window]:
     """The windows on record."""
-    return [Window(**line) for line in read_jsonl(run.folder("ppo") / "watch.jsonl")]
+    return [Window(**line) for line in read_jsonl(run.folder(stage) / "watch.jsonl")]
 
 
-def _observe(run: Run, done: int) -> list[Window]:
-    """The windows of the first `done` iterations; those not on record are measured and put there."""
-    folder, batch = run.folder("ppo"), run.config.ppo.batch_size
+def _observe(run: Run, stage: str, done: int) -> list[Window]:
+    """The windows of the first `done` iterations; those not on record are measured and recorded."""
+    folder, batch = run.folder(stage), getattr(run.config, stage).batch_size
     size = -(-WINDOW // batch)
-    windows = windows_of(run)
+    windows = windows_of(run, stage)
     if len(windows) == done // size:
         return windows
     windows = windows[: done // size]
     metrics, rollouts = (read_jsonl(folder / name) for name in ("metrics.jsonl", "rollouts.jsonl"))
     for end in range(size * (len(windows) + 1), done + 1, size):
-        if len(rollouts) < end:
-            break  # begun by a version that did not keep them
         rows = metrics[end - size : end]
         texts = [text for line in rollouts[end - size : end] for text in line["responses"]]
         windows.append(
@@ -152,13 +152,14 @@ def _observe(run: Run, done: int) -> list[Window]:
                 step=end,
                 responses=len(texts),
                 score=fmean(row["score"] for row in rows),
+                score_std=math.sqrt(fmean(row["score_std"] ** 2 for row in rows)),
                 judge_positive=float((imdb_judge().positive(texts) > 0.5).mean()),
                 distinct_2=fmean(row["distinct_2"] for row in rows),
                 perplexity_ref=math.exp(fmean(math.log(row["perplexity_ref"]) for row in rows)),
             )
         )
     lines = "".join(json.dumps(dataclasses.asdict(window)) + "\n" for window in windows)
-    aside = folder / "watch.jsonl.partial"
-    aside.write_text(lines, encoding="utf-8")
-    aside.replace(folder / "watch.jsonl")
+    partial = folder / "watch.jsonl.partial"
+    partial.write_text(lines, encoding="utf-8")
+    partial.replace(folder / "watch.jsonl")
     return windows

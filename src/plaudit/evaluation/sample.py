@@ -6,15 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from plaudit import rng
-from plaudit.algorithms.ppo import check_window
-from plaudit.evaluation.evaluate import Models
+from plaudit.evaluation.evaluate import Measurement, policy_stage
 from plaudit.models.loading import window
+from plaudit.rewards import TextReward
+from plaudit.training.rollouts import check_window
 from plaudit.training.run import Run
 
 
 @dataclass(frozen=True)
 class Sample:
-    """The two models' responses to the same prompt, from the same random numbers; scores in [-1, 1]."""
+    """Responses of the two models to the same prompt, from the same random numbers, with their scores."""
 
     sft: str
     sft_score: float
@@ -22,18 +23,25 @@ class Sample:
     policy_score: float
 
 
-def sample(directory: Path, prompt: str, n: int, seed: int, max_new_tokens: int | None = None) -> list[Sample]:
+def sample(
+    directory: Path,
+    prompt: str,
+    n: int,
+    seed: int,
+    max_new_tokens: int | None = None,
+    reward: TextReward | None = None,
+) -> list[Sample]:
     """`n` continuations of `prompt` by each model of the run in `directory`.
 
     Raises:
-        RunError: the run is not there, or not finished.
+        RunError: the run does not exist or has not finished.
         ModelError: the prompt leaves no room for a response.
     """
     run = Run.existing(directory)
-    models = Models(run)
-    ids = models.tokenizer.prompt(prompt)
-    cap = max_new_tokens or run.config.ppo.max_new_tokens
-    check_window([ids], cap, window(models.sft))
-    noise = rng.uniforms(range(n), cap, seed, "sample", 0, prompt)
-    before, after = models.compare([ids] * n, noise)
+    measurement = Measurement(run, policy_stage(run), reward)
+    ids = measurement.tokenizer.prompt(prompt)
+    limit = max_new_tokens or measurement.settings.max_new_tokens
+    check_window([ids], limit, window(measurement.sft))
+    noise = rng.uniforms(range(n), limit, seed, "sample", 0, prompt)
+    before, after = measurement.compare([ids] * n, noise)
     return [Sample(before.texts[i], float(before.scores[i]), after.texts[i], float(after.scores[i])) for i in range(n)]

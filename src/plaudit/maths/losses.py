@@ -19,9 +19,7 @@ def causal_lm_loss(logprobs: Float[Tensor, "B R"], response_mask: Bool[Tensor, "
     return -masked_sum(logprobs, response_mask), response_mask.sum()
 
 
-def bradley_terry_loss(
-    chosen: Float[Tensor, "B"], rejected: Float[Tensor, "B"], weight: Float[Tensor, "B"]
-) -> Loss:
+def bradley_terry_loss(chosen: Float[Tensor, "B"], rejected: Float[Tensor, "B"], weight: Float[Tensor, "B"]) -> Loss:
     """Cross-entropy of the preference `weight` against sigmoid(chosen - rejected): (sum in nats, number of pairs).
 
     Args:

@@ -1,14 +1,14 @@
 """The plain engine: log-probabilities, scores and generation with transformers and torch only.
 
 It runs any causal language model that transformers can open: padded batches, the model's own forward pass,
-`log_softmax`, and transformers' own key-value cache. `plaudit.models.fast` has the same methods, faster, for the families
-that it knows; tests hold the two equal.
+`log_softmax`, and transformers' own key-value cache. `plaudit.models.fast` has the same methods, faster, for the
+families that it knows; tests hold the two equal.
 """
 
 import inspect
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
@@ -21,6 +21,23 @@ from plaudit.maths.logprobs import entropy_of_logprobs, predicting
 from plaudit.models.sampling import sample_tokens
 
 _ROWS = 16  # rows whose logits over the vocabulary exist together where no gradient is needed
+
+
+class Comparison(NamedTuple):
+    """What a model and a reference say about N response tokens, in nats.
+
+    Attributes:
+        logprobs, ref_logprobs: (N,) of the tokens under the model and under the reference.
+        kl: (N,) KL of the model from the reference, a sum over the vocabulary.
+        entropy: (N,) of the model's distribution.
+        states: (N, D) the model's last hidden states that predict the tokens.
+    """
+
+    logprobs: Tensor
+    ref_logprobs: Tensor
+    kl: Tensor
+    entropy: Tensor
+    states: Tensor
 
 
 class PlainEngine:
@@ -85,30 +102,20 @@ class PlainEngine:
 
         The response tokens are `ids[:, -R:][response_mask]`, and the results follow that order.
         """
-        logits, states = self._response_logits(lm, ids, attention_mask, response_mask, temperature)
+        logits, states = self.response_logits(lm, ids, attention_mask, response_mask, temperature)
         tokens = ids[:, -response_mask.shape[1] :][response_mask]
         return torch.log_softmax(logits, dim=-1).gather(1, tokens[:, None]).squeeze(1), states
 
     @torch.no_grad()
-    def compare(
-        self, lm: Any, reference: Any, responses: Responses, temperature: float = 1.0
-    ) -> tuple[Float[Tensor, "N"], Float[Tensor, "N"], Float[Tensor, "N"], Float[Tensor, "N"]]:
-        """Log-probabilities of the N response tokens under `lm` and under `reference`, KL and entropy, in nats.
-
-        KL of `lm` from `reference` and entropy of `lm` are sums over the vocabulary at each state.
-        """
+    def compare(self, lm: Any, reference: Any, responses: Responses, temperature: float = 1.0) -> Comparison:
+        """What `lm` and `reference` say about the N response tokens."""
         parts = []
         batch = (responses.ids, responses.attention_mask, responses.response_mask)
         for ids, attention_mask, mask in zip(*(tensor.split(_ROWS) for tensor in batch), strict=True):
-            logp, ref_logp = (
-                torch.log_softmax(self._response_logits(model, ids, attention_mask, mask, temperature)[0], dim=-1)
-                for model in (lm, reference)
-            )
-            tokens = ids[:, -mask.shape[1] :][mask][:, None]
-            taken = logp.gather(1, tokens).squeeze(1), ref_logp.gather(1, tokens).squeeze(1)
-            parts.append(torch.stack([*taken, kl_of_logprobs(logp, ref_logp), entropy_of_logprobs(logp)], dim=1))
-        logprobs, ref_logprobs, kl, entropy = torch.cat(parts).unbind(1)
-        return logprobs, ref_logprobs, kl, entropy
+            logits, states = self.response_logits(lm, ids, attention_mask, mask, temperature)
+            ref_logits, _ = self.response_logits(reference, ids, attention_mask, mask, temperature)
+            parts.append((*compare_logits(logits, ref_logits, ids[:, -mask.shape[1] :][mask]), states))
+        return Comparison(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
     def score(
         self, reward_model: Any, ids: Int[Tensor, "B T"], attention_mask: Bool[Tensor, "B T"]
@@ -151,7 +158,7 @@ class PlainEngine:
                 break
         return Responses(ids, mask, mask[:, prompt_ids.shape[1] :], ~running)
 
-    def _response_logits(
+    def response_logits(
         self, lm: Any, ids: Tensor, attention_mask: Tensor, response_mask: Tensor, temperature: float
     ) -> tuple[Float[Tensor, "N V"], Float[Tensor, "N D"]]:
         """Logits of the N response tokens divided by the temperature, and the states that predict them, in float32."""
@@ -174,6 +181,15 @@ class PlainEngine:
             same = head is not None and hidden.shape[-1] == head.weight.shape[-1]
             self._plain_heads[lm] = same and torch.allclose(head(hidden), lm(input_ids=ids).logits, atol=1e-4)
         return self._plain_heads[lm]
+
+
+def compare_logits(
+    logits: Float[Tensor, "N V"], ref_logits: Float[Tensor, "N V"], tokens: Int[Tensor, "N"]
+) -> tuple[Float[Tensor, "N"], Float[Tensor, "N"], Float[Tensor, "N"], Float[Tensor, "N"]]:
+    """The first four figures of a `Comparison` from the logits that predict the tokens."""
+    logp, ref_logp = torch.log_softmax(logits, dim=-1), torch.log_softmax(ref_logits, dim=-1)
+    logprobs, ref_logprobs = (x.gather(1, tokens[:, None]).squeeze(1) for x in (logp, ref_logp))
+    return logprobs, ref_logprobs, kl_of_logprobs(logp, ref_logp), entropy_of_logprobs(logp)
 
 
 def last_token(attention_mask: Bool[Tensor, "B T"]) -> Bool[Tensor, "B T"]:

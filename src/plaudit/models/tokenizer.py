@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from plaudit.batches import Below, Sequences
+from plaudit.batches import Sequences
 from plaudit.errors import ModelError
 
 
@@ -91,7 +91,7 @@ def collate(pairs: Sequence[tuple[Sequence[int], Sequence[int]]], pad_id: int) -
         ids[i, :end] = torch.tensor([*prompt, *response])
         attention_mask[i, :end] = True
         loss_mask[i, n:end] = True
-    return Sequences(ids, attention_mask, loss_mask, Below.nothing(ids))
+    return Sequences(ids, attention_mask, loss_mask)
 
 
 def pad_left(prompts: Sequence[Sequence[int]], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:

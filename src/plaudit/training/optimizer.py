@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from plaudit.batches import number_of_rows, split_rows
 from plaudit.errors import TrainingError

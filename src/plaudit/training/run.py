@@ -176,7 +176,7 @@ class Run:
         settings |= flatten({stage: dataclasses.asdict(getattr(self.config, stage))})
         content: dict[str, Any] = {
             "settings": settings | {"device": str(self.device), "dtype": str(self.dtype)},  # what "auto" resolves to
-            "data": self.data.fingerprint,
+            "data": getattr(self.data, "fingerprint", ""),
             "inputs": {need: self._fingerprint(need) for need in (needs_of(stage) if needs is None else needs)},
         }
         if reward:
@@ -209,14 +209,12 @@ class Run:
                     f"{self.path}: its {stage} was made with {name} = {value!r}, not {asked!r}; keep that value, {remedy}"
                 )
         if made["data"] != now["data"]:
-            raise RunError(f"{self.path}: its {stage} was made from other data: {self.config.data} has changed; {remedy}")
+            raise RunError(f"{self.path}: its {stage} was made before {self.config.data} was changed; {remedy}")
         for name, fingerprint in made["inputs"].items():
             if fingerprint != now["inputs"][name]:
                 raise RunError(f"{self.path}: its {stage} was made from another {name}; {remedy}")
 
-    def checkpoints(
-        self, stage: str, *, needs: tuple[str, ...] | None = None, reward: str = ""
-    ) -> Checkpoints:
+    def checkpoints(self, stage: str, *, needs: tuple[str, ...] | None = None, reward: str = "") -> Checkpoints:
         """The stage's checkpoints, which are refused when its inputs differ; leaves the inputs in the folder.
 
         Args:

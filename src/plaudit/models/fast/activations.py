@@ -27,7 +27,7 @@ class ActivationCache:
 
     Args:
         width: D, numbers of a token.
-        folder: where to put a cache that is too large for memory. The file is removed at once and lives while it is used.
+        folder: where to put a cache that is too large for memory; the file is removed at once and lives while in use.
     """
 
     def __init__(self, width: int, folder: Path) -> None:
@@ -38,12 +38,12 @@ class ActivationCache:
         self._states: Tensor | None = None
         self._computed: set[int] = set()
 
-    def keep(self, texts: Sequence[bytes], states: Sequence[Float[Tensor, "L D"]]) -> None:
-        """Keep the activations of these texts in place of those that were kept before; a data set's remain."""
+    def keep(self, texts: Sequence[bytes], states: Sequence[Tensor]) -> None:
+        """Keep activations (L, D), one tensor a text, in place of those kept before; a data set's remain."""
         self._rollout = dict(zip(texts, states, strict=True))
 
-    def add(self, texts: Sequence[bytes], states: Sequence[Float[Tensor, "L D"]]) -> None:
-        """Keep the activations of these texts too."""
+    def add(self, texts: Sequence[bytes], states: Sequence[Tensor]) -> None:
+        """Keep activations (L, D) of further texts."""
         for text, activations in zip(texts, states, strict=True):
             if text in self._dataset:
                 start, length, group = self._dataset[text]
@@ -56,8 +56,8 @@ class ActivationCache:
     def expect(self, texts: Sequence[Sequence[int]]) -> None:
         """Make room for a data set that is read in every epoch.
 
-        A text is computed together with its neighbours in length, whichever is needed first. Its activations are then the
-        same to the last bit in whatever order the texts come, and so after a resume.
+        A text is computed together with its neighbours in length, whichever is needed first. Its activations are then
+        the same to the last bit in whatever order the texts come, and so after a resume.
         """
         ordered = sorted({key(text): len(text) for text in texts}.items(), key=lambda item: (item[1], item[0]))
         number = sum(length for _, length in ordered)
@@ -72,7 +72,7 @@ class ActivationCache:
         self._groups = [names[i : i + _TEXTS_TOGETHER] for i in range(0, len(names), _TEXTS_TOGETHER)]
 
     def missing(self, texts: Sequence[bytes]) -> list[list[bytes]]:
-        """Texts to compute before `get` can answer, in batches: whole groups of a data set, and other texts together."""
+        """Batches of texts to compute before `get` can answer: groups of a data set, and other texts together."""
         groups = {self._dataset[text][2] for text in texts if text in self._dataset} - self._computed
         others = [text for text in dict.fromkeys(texts) if text not in self._dataset and text not in self._rollout]
         return [self._groups[group] for group in sorted(groups)] + ([others] if others else [])

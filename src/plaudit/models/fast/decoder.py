@@ -42,7 +42,7 @@ class Decoder:
         # Padding attends to itself: attention over nothing is NaN.
         attends = (order <= order[-now:, None]) & (self._mask[:, None] | (order == order[-now:, None]))
         self._cache.length = seen
-        context = {"mask": attends[:, None], "positions": positions, "cache": self._cache}
+        context: dict[str, Any] = {"mask": attends[:, None], "positions": positions, "cache": self._cache}
         hidden, start, outputs = embed(self._lm, ids, positions), 0, []
         for depth in self._depths:
             hidden, start = run_layers(self._lm, hidden, (start, depth), **context), depth

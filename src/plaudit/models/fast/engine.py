@@ -11,8 +11,7 @@ from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor, nn
 
 from plaudit.batches import Responses
-from plaudit.maths.kl import kl_of_logprobs
-from plaudit.maths.logprobs import entropy_of_logprobs, predicting
+from plaudit.maths.logprobs import predicting
 from plaudit.models.fast import generation
 from plaudit.models.fast.activations import ActivationCache, key
 from plaudit.models.fast.families import common_depth, embed, frozen_depth, run_layers, top_states
@@ -21,7 +20,7 @@ from plaudit.models.fast.optimizer import SlicedAdamW
 from plaudit.models.fast.packing import Packed, pack
 from plaudit.models.fast.precision import matrices, restore, round_frozen
 from plaudit.models.layers import layers
-from plaudit.models.plain import last_token
+from plaudit.models.plain import Comparison, compare_logits, last_token
 
 
 class FastEngine:
@@ -31,10 +30,12 @@ class FastEngine:
         dtype: number format of the matrices. With bfloat16 the parameters are bfloat16 too, and the optimizer keeps
             float32 master weights.
         folder: where activations lie that are too large for memory.
+        round_matrices: False keeps the layers' parameters in float32 all the same: LoRA adapters are added to them.
     """
 
-    def __init__(self, dtype: torch.dtype, folder: Path) -> None:
+    def __init__(self, dtype: torch.dtype, folder: Path, *, round_matrices: bool = True) -> None:
         self.dtype, self._folder = dtype, folder
+        self._parameters = dtype if round_matrices else torch.float32
         self._heads: WeakKeyDictionary[Any, Head] = WeakKeyDictionary()
         self._depths: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
         self._caches: dict[int, ActivationCache] = {}
@@ -48,7 +49,7 @@ class FastEngine:
         """
         for each in (model, *others):
             if self.dtype != torch.float32:
-                round_frozen(each, self.dtype)
+                round_frozen(each, self._parameters)
         depth = min([frozen_depth(model), len(layers(model)) - 1])
         for place, other in enumerate(others):
             common = min(common_depth(model, other), len(layers(other)) - 1)
@@ -72,7 +73,7 @@ class FastEngine:
 
     def optimizer(self, model: Any, groups: list[dict[str, Any]], **settings: Any) -> SlicedAdamW:
         """AdamW for a `Policy` or `RewardModel`; in bfloat16 its matrices that learn become bfloat16 here."""
-        return SlicedAdamW(groups, list(matrices(model.network)), self.dtype, **settings)
+        return SlicedAdamW(groups, list(matrices(model.network)), self._parameters, **settings)
 
     def clip_and_step(self, optimizer: SlicedAdamW, max_norm: float) -> float:
         """Clip the gradients to `max_norm` and take a step; nothing is changed where the norm is not finite."""
@@ -109,25 +110,21 @@ class FastEngine:
         return self._head(lm).logprobs(states, tokens, temperature), states
 
     @torch.no_grad()
-    def compare(
-        self, lm: Any, reference: Any, responses: Responses, temperature: float = 1.0
-    ) -> tuple[Float[Tensor, "N"], Float[Tensor, "N"], Float[Tensor, "N"], Float[Tensor, "N"]]:
-        """Log-probabilities of the N response tokens under `lm` and under `reference`, KL and entropy, in nats."""
+    def compare(self, lm: Any, reference: Any, responses: Responses, temperature: float = 1.0) -> Comparison:
+        """What `lm` and `reference` say about the N response tokens."""
         ids, attention_mask, mask = responses.ids, responses.attention_mask, responses.response_mask
         wanted = predicting(mask, ids.shape[1])
         states, ref_states = (self.hidden_states(m, ids, attention_mask, wanted) for m in (lm, reference))
         head, ref_head = self._head(lm), self._head(reference)
         size = chunk_size(len(head.weight), ids.device, gradient=False)
-        parts = []
-        for part, ref_part, tokens in zip(
-            states.split(size), ref_states.split(size), responses.response_ids[mask][:, None].split(size), strict=True
-        ):
-            logp = torch.log_softmax(head.logits(part, temperature), dim=-1)
-            ref_logp = torch.log_softmax(ref_head.logits(ref_part, temperature), dim=-1)
-            taken = logp.gather(1, tokens).squeeze(1), ref_logp.gather(1, tokens).squeeze(1)
-            parts.append(torch.stack([*taken, kl_of_logprobs(logp, ref_logp), entropy_of_logprobs(logp)], dim=1))
-        logprobs, ref_logprobs, kl, entropy = torch.cat(parts).unbind(1)
-        return logprobs, ref_logprobs, kl, entropy
+        parts = [
+            compare_logits(head.logits(some, temperature), ref_head.logits(others, temperature), tokens)
+            for some, others, tokens in zip(
+                states.split(size), ref_states.split(size), responses.response_ids[mask].split(size), strict=True
+            )
+        ]
+        logprobs, ref_logprobs, kl, entropy = (torch.cat(column) for column in zip(*parts, strict=True))
+        return Comparison(logprobs, ref_logprobs, kl, entropy, states)
 
     def score(
         self, reward_model: Any, ids: Int[Tensor, "B T"], attention_mask: Bool[Tensor, "B T"]
@@ -152,7 +149,14 @@ class FastEngine:
         depths = tuple(d for d in self._caches if d <= self._depths.get(lm, 0))
         with self.autocast(lm):
             responses, outputs = generation.generate(
-                lm, lambda states: head.logits(states, temperature), prompt_ids, prompt_mask, noise, eos_id, pad_id, depths
+                lm,
+                lambda states: head.logits(states, temperature),
+                prompt_ids,
+                prompt_mask,
+                noise,
+                eos_id,
+                pad_id,
+                depths,
             )
         texts = _keys(responses.ids, responses.attention_mask)
         for depth, states in zip(depths, outputs, strict=True):

@@ -1,7 +1,7 @@
 """The model families whose layers the fast engine runs one by one.
 
-In these families attention is the only place where tokens meet, so a mask can keep several texts of one row apart. This is
-not so for a recurrent or convolutional model, nor for one whose attention has a sliding window.
+In these families attention is the only place where tokens meet, so a mask can keep several texts of one row apart. This
+is not so for a recurrent or convolutional model, nor for one whose attention has a sliding window.
 """
 
 from typing import Any
@@ -105,7 +105,9 @@ def top_states(
 
 def frozen_depth(lm: Any) -> int:
     """How many of the lowest layers are frozen, together with everything below them."""
-    below = [p for module in lm.base_model.children() if not isinstance(module, nn.ModuleList) for p in _own(module, lm)]
+    below = [
+        p for module in lm.base_model.children() if not isinstance(module, nn.ModuleList) for p in _own(module, lm)
+    ]
     if any(p.requires_grad for p in below):
         return 0
     depth = 0
@@ -117,11 +119,10 @@ def frozen_depth(lm: Any) -> int:
 
 
 def common_depth(lm: Any, other: Any) -> int:
-    """How many of the lowest layers are the same parameters in memory, together with the embeddings; 0 if these differ."""
+    """How many of the lowest layers have the same parameters in memory; 0 if the embeddings are not the same."""
     if type(lm.base_model) is not type(other.base_model) or len(layers(lm)) != len(layers(other)):
         return 0
-    ours, theirs = ([_own(m, x) for m in x.base_model.children() if isinstance(m, nn.Embedding)] for x in (lm, other))
-    if not _same(sum(ours, []), sum(theirs, [])):
+    if not _same(*([m.weight for m in x.base_model.children() if isinstance(m, nn.Embedding)] for x in (lm, other))):
         return 0
     depth = 0
     for layer, other_layer in zip(layers(lm), layers(other), strict=True):

@@ -18,7 +18,10 @@ from torch.autograd.function import once_differentiable
 _LOGITS_WITH_GRADIENT = 2**26
 _LOGITS = 2**22  # otherwise: 16 MB, which a cache holds
 _SLICE = 2**21  # numbers of a weight that are converted together: what a cache still holds when they are multiplied
-_MANY, _MULTIPLE = 512, 64  # from this many tokens the number is made a multiple: oneDNN keeps something for every shape
+_MANY, _MULTIPLE = (
+    512,
+    64,
+)  # from this many tokens the number is made a multiple: oneDNN keeps something for every shape
 _PACKED_FOR = 40  # rows for which a packed weight is laid out; other numbers of rows are multiplied as fast
 _CAN_ROUND = hasattr(getattr(torch.backends.mkldnn, "matmul", None), "fp32_precision")  # torch 2.9 and later
 
@@ -98,8 +101,8 @@ class _Logprobs(torch.autograd.Function):
     """Log-probabilities of tokens, a chunk of tokens at a time; backward computes the logits of a chunk once more.
 
     Under a frozen weight the gradient of a log-probability with respect to its state, (W[token] - sum of p(v) W[v]) /
-    temperature, does not depend on the gradient from above. It is computed while the logits exist, which are then needed
-    only once.
+    temperature, does not depend on the gradient from above. It is computed while the logits exist, which are then
+    needed only once.
     """
 
     @staticmethod
@@ -144,7 +147,9 @@ class _Logprobs(torch.autograd.Function):
             slope = logp.exp().mul_(-above).scatter_add_(1, token, above).div_(ctx.temperature)
             if of_bias is not None:
                 of_bias += slope.sum(0)
-            _add_products(slope, part, weight, back if of_states is not None else None, of_weight, ctx.head.rounded, first)
+            _add_products(
+                slope, part, weight, back if of_states is not None else None, of_weight, ctx.head.rounded, first
+            )
             first = False
         return of_states, of_weight, of_bias, None, None, None
 

@@ -1,7 +1,7 @@
 """AdamW in slices that fit into a cache, with float32 master weights for bfloat16 parameters.
 
-Gradients are converted to float32, clipped and used, and parameters are rounded, before the numbers leave the cache. A plain
-optimizer goes through all numbers, and so through memory, for each of these.
+Gradients are converted to float32, clipped and used, and parameters are rounded, before the numbers leave the cache. A
+plain optimizer goes through all numbers, and so through memory, for each of these.
 """
 
 from collections.abc import Iterable, Iterator
@@ -82,10 +82,11 @@ class SlicedAdamW(torch.optim.AdamW):
             state["step"] += 1
             master = state.get(MASTER)
             weights = p.detach() if master is None else master
-            flat = [x.view(-1).split(size) for x in (weights, p.grad, state["exp_avg"], state["exp_avg_sq"])]
-            rounded = [None] * len(flat[0]) if master is None else p.detach().view(-1).split(size)
-            for parts in zip(*flat, rounded, strict=True):
-                yield _Slice(*parts, step=state["step"])
+            flat = (x.view(-1).split(size) for x in (weights, p.grad, state["exp_avg"], state["exp_avg_sq"]))
+            rounded = p.detach().view(-1).split(size) if master is not None else None
+            for place, (numbers, gradient, exp_avg, exp_avg_sq) in enumerate(zip(*flat, strict=True)):
+                copy = None if rounded is None else rounded[place]
+                yield _Slice(numbers, gradient, exp_avg, exp_avg_sq, copy, state["step"])
 
 
 class _Slice(NamedTuple):
@@ -133,7 +134,9 @@ def _together(slices: Iterable[_Slice], size: int) -> Iterator[list[_Slice]]:
 
 def _adamw(slices: list[_Slice], gradients: list[Tensor], scale: float, group: dict[str, Any]) -> None:
     """The step itself: by torch's fused kernel, which scales gradients on the way, or by torch's functional AdamW."""
-    state = ([s.exp_avg for s in slices], [s.exp_avg_sq for s in slices], [], [s.step for s in slices])
+    weights, exp_avg, exp_avg_sq, steps = (
+        [getattr(s, name) for s in slices] for name in ("weights", "exp_avg", "exp_avg_sq", "step")
+    )
     settings = {
         "lr": group["lr"],
         "beta1": group["betas"][0],
@@ -143,10 +146,10 @@ def _adamw(slices: list[_Slice], gradients: list[Tensor], scale: float, group: d
         "amsgrad": False,
         "maximize": False,
     }
-    weights = [s.weights for s in slices]
     if hasattr(torch, "_fused_adamw_"):
         inverse = torch.tensor(1 / scale, device=weights[0].device) if scale != 1 else None
-        torch._fused_adamw_(weights, gradients, *state, **settings, grad_scale=inverse)
-        return
-    before = [step - 1 for step in state[3]]  # it counts the step itself
-    reference_adamw(weights, [g * scale for g in gradients], *state[:3], before, foreach=False, **settings)
+        torch._fused_adamw_(weights, gradients, exp_avg, exp_avg_sq, [], steps, **settings, grad_scale=inverse)
+    else:
+        before = [step - 1 for step in steps]  # it counts the step itself
+        scaled = [gradient * scale for gradient in gradients]
+        reference_adamw(weights, scaled, exp_avg, exp_avg_sq, [], before, foreach=False, **settings)

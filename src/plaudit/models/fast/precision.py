@@ -1,4 +1,4 @@
-"""Number formats: matrices in bfloat16, their float32 master weights in the optimizer, attention on a CPU in float32."""
+"""Number formats: bfloat16 matrices with float32 master weights in the optimizer; on a CPU, float32 attention."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -15,15 +15,13 @@ from plaudit.models.fast.families import ATTENTION
 MASTER = "master"  # the float32 weights of a bfloat16 parameter, in the optimizer's state
 
 
-def matrices(model: Any) -> Iterator[nn.Parameter]:
-    """The weight matrices of the backbone and the output embedding; none in a model with LoRA adapters.
+def matrices(model: Any) -> Iterator[Any]:
+    """The weight matrices of the backbone and the output embedding.
 
-    Adapters are added to the weights in float32. Norms, biases and the heads of value and score stay in float32 too.
+    Norms, biases, and the heads for value and score stay in float32.
     """
-    if hasattr(model, "peft_config"):
-        return
-    output = model.get_output_embeddings() if hasattr(model, "lm_head") or hasattr(model, "embed_out") else None
-    for module in [*model.base_model.modules(), *([output] if output is not None else [])]:
+    is_lm = hasattr(model, "lm_head") or hasattr(model, "embed_out")
+    for module in [*model.base_model.modules(), *([model.get_output_embeddings()] if is_lm else [])]:
         if isinstance(module, (nn.Linear, Conv1D, nn.Embedding)):
             yield module.weight
 

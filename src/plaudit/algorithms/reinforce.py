@@ -1,0 +1,91 @@
+"""REINFORCE with a leave-one-out baseline and a KL penalty against the SFT model. There is no critic."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+from plaudit import rng
+from plaudit.batches import Rollout, number_of_rows
+from plaudit.config import RolloutConfig, setting
+from plaudit.maths.losses import Loss
+from plaudit.maths.masked import masked_sum
+from plaudit.rewards import TextReward
+from plaudit.training.metrics import StepReport
+from plaudit.training.models import Models
+from plaudit.training.optimizer import adamw
+from plaudit.training.rollouts import RolloutLoop, as_reward, update
+from plaudit.training.run import Run
+
+NEEDS = ("sft", "reward_model")
+
+
+@dataclass(frozen=True)
+class Config(RolloutConfig):
+    """REINFORCE: raise the score by the plain policy gradient, with a KL penalty against the SFT model."""
+
+    epochs: int = setting(1, "passes over the responses; more than 1 makes the gradient biased", low=1)
+    minibatch_size: int = setting(
+        128, "responses in one optimizer step; less than batch_size makes the gradient biased", unit="responses", low=1
+    )
+    iterations: int = setting(
+        72, "rounds of sampling responses and updating the policy; more train longer", unit="iterations", low=1
+    )
+    lr: float = setting(1e-3, "peak learning rate of Adam; lower it if KL jumps", low=0, high=1)
+
+
+@dataclass(frozen=True)
+class ReinforceBatch:
+    """A rollout with the advantage (B,) of each whole response."""
+
+    rollout: Rollout
+    advantages: Float[Tensor, B]
+
+
+def reinforce(run: Run, reward: TextReward | None = None) -> Iterator[StepReport]:
+    """Train the policy to raise its score, one report an iteration; leaves RUN/reinforce.
+
+    Args and errors as for `ppo`.
+    """
+    settings = run.config.reinforce
+    models = Models.load(run, "reinforce", reward_model=reward is None)
+    optimizer = adamw(models.policy, settings.lr, eps=1e-5)
+    needs = NEEDS if reward is None else ("sft",)
+    loop = RolloutLoop(run, "reinforce", models, as_reward(reward, models), optimizer, needs)
+
+    for iteration in loop:
+        batch = ReinforceBatch(iteration.rollout, leave_one_out(iteration.rollout, iteration.kl_coef))
+        epochs = range(iteration.number * settings.epochs, (iteration.number + 1) * settings.epochs)
+        stats = update(
+            models.policy,
+            optimizer,
+            batch,
+            loss=lambda minibatch: reinforce_loss(models.policy, minibatch, settings.temperature),
+            count=number_of_rows,
+            settings=settings,
+            orders=[rng.permutation(settings.batch_size, run.config.seed, "reinforce", epoch) for epoch in epochs],
+            where=f"reinforce iteration {iteration.number + 1}",
+        )
+        yield loop.finish_iteration(iteration, stats)
+
+    loop.finish()
+
+
+def leave_one_out(rollout: Rollout, kl_coef: float) -> Float[Tensor, B]:
+    """(B,) reward of each response, KL penalty included, minus the mean reward of all other responses."""
+    kl = (rollout.logprobs - rollout.ref_logprobs).sum(1)
+    rewards = rollout.scores - kl_coef * kl
+    return rewards - (rewards.sum() - rewards) / (len(rewards) - 1)
+
+
+def reinforce_loss(policy: Any, batch: ReinforceBatch, temperature: float) -> tuple[Loss, dict[str, Tensor]]:
+    """-advantage times the log-probability of the whole response: (sum over responses, their number)."""
+    responses = batch.rollout.responses
+    mask = responses.response_mask
+    logprobs, _ = policy(responses.ids, responses.attention_mask, mask, temperature)
+    loss = -masked_sum(batch.advantages[:, None] * logprobs, mask)
+    return (loss, mask.any(1).sum()), {"policy_loss": loss.detach()}

@@ -1,0 +1,107 @@
+"""The models that training and measurement of a policy need, with what they share in memory once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from plaudit.models.layers import freeze_lower_layers, share_weights
+from plaudit.models.loading import load_causal_lm, load_reward_model, load_tokenizer
+from plaudit.models.lora import FOLDER, add_adapters, load_adapters
+from plaudit.models.policy import Policy, RewardModel
+from plaudit.models.tokenizer import Tokenizer
+from plaudit.training.engine import Engine, choose_engine
+from plaudit.training.run import Run
+
+
+@dataclass(frozen=True)
+class Models:
+    """Policy, reference and reward model, the tokenizer that serves all three, and the engine that runs them.
+
+    Attributes:
+        policy: the language model that learns, with a value head where asked for.
+        reference: the SFT model, frozen; it shares the policy's frozen weights.
+        reward_model: frozen; None in a run without one.
+    """
+
+    tokenizer: Tokenizer
+    policy: Policy
+    reference: Any
+    reward_model: RewardModel | None
+    engine: Engine
+
+    @staticmethod
+    def load(
+        run: Run, algorithm: str, *, stage: str = "sft", value_head: bool = False, reward_model: bool = True
+    ) -> Models:
+        """The models of a run directory.
+
+        Args:
+            algorithm: whose `train_layers` and LoRA settings hold.
+            stage: the folder of the policy: "sft" where it is about to learn, `algorithm` to measure it afterwards.
+            reward_model: whether to load it.
+
+        Raises:
+            RunError: a model has not been trained yet.
+        """
+        reward_folder = run.model("reward_model") if reward_model else None
+        tokenizer = load_tokenizer(run.model("sft"))
+        return Models.of(
+            run, algorithm, run.model(stage), run.model("sft"), reward_folder, tokenizer, value_head=value_head
+        )
+
+    @staticmethod
+    def of(
+        run: Run,
+        algorithm: str,
+        policy_folder: str,
+        reference_folder: str,
+        reward_folder: str | None,
+        tokenizer: Tokenizer,
+        *,
+        value_head: bool,
+    ) -> Models:
+        """The models in three folders, without dropout.
+
+        A reward model with LoRA adapters is opened on the reference's weights, so that they exist once; a policy that
+        has learned with adapters is measured as its folder has it, with the adapters merged and without peft.
+        """
+        settings = getattr(run.config, algorithm)
+        lm = load_causal_lm(policy_folder).to(run.device).eval()
+        learns = policy_folder == reference_folder
+        if learns:
+            freeze_lower_layers(lm, settings.train_layers, f"{algorithm}.train_layers")
+            add_adapters(lm, settings, run.config.seed, algorithm)
+        else:
+            lm.requires_grad_(False)
+        engine = choose_engine(run, algorithm, lm)
+        engine.prepare(lm)  # before the next model is opened, so that they are not all in memory in float32
+
+        reference = load_causal_lm(reference_folder).to(run.device).eval().requires_grad_(False)
+        engine.prepare(reference)
+        share_weights(lm, reference)
+        reward_model = None
+        if reward_folder is not None:
+            adapter = Path(reward_folder) / FOLDER
+            on_reference = learns and adapter.exists()
+            classifier = load_reward_model(reference_folder if on_reference else reward_folder, tokenizer.pad_id)
+            if on_reference:
+                load_adapters(classifier, adapter)
+            classifier = classifier.to(run.device).eval().requires_grad_(False)
+            engine.prepare(classifier)
+            reward_model = RewardModel(classifier, engine)
+        policy = Policy(lm, engine, value_head=value_head).to(run.device)
+        models = Models(tokenizer, policy.eval(), reference, reward_model, engine)
+        models.share(lm)
+        return models
+
+    def share(self, lm: Any) -> None:
+        """Share equal weights of `lm`, reference and reward model, and prepare the engine for them."""
+        others = [self.reference] + ([self.reward_model.classifier] if self.reward_model else [])
+        for model in (lm, *others):
+            self.engine.prepare(model)
+        for place, other in enumerate(others):
+            for owner in (lm, *others[:place]):
+                share_weights(owner, other)
+        self.engine.prepare(lm, *others)

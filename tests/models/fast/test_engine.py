@@ -1,0 +1,263 @@
+"""The fast engine gives what the plain engine gives: states, log-probabilities, gradients, scores and sampled tokens."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from tiny import FAMILIES, make_family, padded_texts
+from torch.nn.parallel import DistributedDataParallel
+from transformers import AutoModelForSequenceClassification
+
+from plaudit.batches import Responses
+from plaudit.maths.logprobs import predicting
+from plaudit.models.fast.engine import FastEngine
+from plaudit.models.fast.families import supports
+from plaudit.models.layers import freeze_lower_layers, share_weights
+from plaudit.models.lora import add_adapters
+from plaudit.models.plain import PlainEngine
+from plaudit.models.policy import Policy, RewardModel
+from plaudit.training.optimizer import adamw, step
+
+BF16, F32 = torch.bfloat16, torch.float32
+LEFT = (2, 3, 5)  # these rows are padded on the left too, as prompts are
+
+
+class Lora:
+    lora_rank, lora_alpha = 2, 4
+
+
+def some_responses():
+    """Six prompts of 1 to 4 tokens padded on the left, with responses of 1 to 6 tokens padded on the right."""
+    ids, prompt_mask = padded_texts((4, 3, 1, 2, 4, 3), left=range(6))
+    columns = torch.arange(6)
+    response_mask = columns < torch.tensor([6, 2, 4, 1, 3, 5])[:, None]
+    response_ids = torch.randint(64, (6, 6), generator=torch.Generator().manual_seed(1)).masked_fill(~response_mask, 63)
+    mask = torch.cat([prompt_mask, response_mask], dim=1)
+    return Responses(torch.cat([ids, response_ids], dim=1), mask, response_mask, torch.ones(6, dtype=torch.bool))
+
+
+def both(family, dtype, train_layers, lora, attention, tmp_path):
+    """The same policy under the plain and under the fast engine."""
+    policies = []
+    for fast in (False, True):
+        lm = make_family(family)
+        lm.config._attn_implementation = attention
+        freeze_lower_layers(lm, train_layers)
+        if lora:
+            add_adapters(lm, Lora(), 1, "test")
+            for name, p in lm.named_parameters():
+                if ".lora_B." in name:  # an adapter that has learned something
+                    generator = torch.Generator().manual_seed(len(name))
+                    p.data = 0.2 * torch.randn(p.shape, generator=generator)
+        engine = FastEngine(dtype, tmp_path, round_matrices=not lora) if fast else PlainEngine(dtype)
+        engine.prepare(lm)
+        policy = Policy(lm, engine)
+        with torch.no_grad():
+            policy.value_head.weight.copy_(torch.linspace(-1, 1, policy.value_head.weight.numel()))
+        policies.append(policy.eval())
+    return policies
+
+
+def loss_of(policy, responses):
+    batch = (responses.ids, responses.attention_mask, responses.response_mask)
+    logprobs, values = policy(*batch, temperature=0.7)
+    weights = torch.linspace(-1, 2, logprobs.numel()).view(logprobs.shape)
+    return (weights * logprobs).sum() + (values**2).sum()
+
+
+def tolerance(dtype):
+    # Exact in float32. bfloat16 keeps eight bits, and here sums of 16 products of weights of 0.3 are rounded differently.
+    return {"rtol": 1e-4, "atol": 1e-5} if dtype == F32 else {"rtol": 0.06, "atol": 0.06}
+
+
+CASES = [
+    (family, dtype, train_layers, lora, attention)
+    for family in FAMILIES
+    for dtype in (F32, BF16)
+    for train_layers in (0, 1)
+    for lora in (False, True)
+    for attention in ("sdpa", "eager")
+]
+
+
+@pytest.mark.parametrize(("family", "dtype", "train_layers", "lora", "attention"), CASES)
+def test_fast_equals_plain(family, dtype, train_layers, lora, attention, tmp_path):
+    plain, fast = both(family, dtype, train_layers, lora, attention, tmp_path)
+    responses, near = some_responses(), tolerance(dtype)
+    batch = (responses.ids, responses.attention_mask, responses.response_mask)
+    assert supports(fast.lm)
+
+    for _ in range(2):  # the second time from cached activations
+        wanted = responses.attention_mask
+        states = [p.engine.hidden_states(p.lm, *batch[:2], wanted) for p in (plain, fast)]
+        torch.testing.assert_close(*states, **near)
+        found = [p(*batch, temperature=0.7) for p in (plain, fast)]
+        for ours, theirs in zip(*found, strict=True):
+            torch.testing.assert_close(ours, theirs, **near)
+
+    gradients = []
+    for policy in (plain, fast):
+        loss_of(policy, responses).backward()
+        gradients.append({n: p.grad.float() for n, p in policy.named_parameters() if p.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, gradient in gradients[0].items():
+        distance = (gradients[1][name] - gradient).norm()
+        assert distance <= (1e-4 if dtype == F32 else 0.05) * gradient.norm() + 1e-5, name
+
+    noise = torch.from_numpy(np.random.default_rng(0).random((6, 8)))
+    prompts = responses.ids[:, :4], responses.prompt_mask
+    sampled = [p.engine.generate(p.lm, *prompts, noise, 5, 63, 0.7) for p in (plain, fast)]
+    if dtype == F32:
+        assert torch.equal(sampled[0].attention_mask, sampled[1].attention_mask)
+        mask = sampled[0].attention_mask
+        assert torch.equal(sampled[0].ids[mask], sampled[1].ids[mask])
+        assert torch.equal(sampled[0].ended, sampled[1].ended)
+    else:  # rounding may turn a draw that falls near the border of two tokens
+        same = [a == b for a, b in zip(sampled[0].tokens(), sampled[1].tokens(), strict=True)]
+        assert sum(same) >= 4
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("dtype", [F32, BF16])
+def test_a_frozen_reference_and_a_reward_model_use_the_policys_activations(family, dtype, tmp_path):
+    responses = some_responses()
+    found = []
+    for engine in (PlainEngine(dtype), FastEngine(dtype, tmp_path)):
+        policy, reference = make_family(family), make_family(family).requires_grad_(False)
+        freeze_lower_layers(policy, 1)
+        with torch.no_grad():
+            for p in policy.parameters():
+                if p.requires_grad:
+                    p.mul_(1.5)
+        torch.manual_seed(3)
+        classifier = AutoModelForSequenceClassification.from_config(policy.config, num_labels=1).eval()
+        classifier.base_model.load_state_dict(reference.base_model.state_dict())
+        classifier.requires_grad_(False)
+        engine.prepare(policy)
+        engine.prepare(reference)
+        engine.prepare(classifier)
+        share_weights(policy, reference)
+        share_weights(reference, classifier)
+        share_weights(policy, classifier)
+        engine.prepare(policy, reference, classifier)
+        scores = RewardModel(classifier, engine)(responses.ids, responses.attention_mask)
+        found.append([*engine.compare(policy, reference, responses, 0.7), scores])
+        if isinstance(engine, FastEngine):
+            assert set(engine._caches) == {2}
+    for plain, fast in zip(*found, strict=True):
+        torch.testing.assert_close(plain, fast, **tolerance(dtype))
+
+
+@pytest.mark.parametrize("dtype", [F32, BF16])
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_every_tool_of_torch_sees_every_gradient(family, dtype, tmp_path):
+    """Those at p.grad, those of torch.autograd.grad, and those that clip_grad_norm_ and another optimizer use."""
+    _, policy = both(family, dtype, 0, False, "sdpa", tmp_path)
+    adamw(policy, 1e-3)  # rounds what learns
+    responses = some_responses()
+    parameters = dict(policy.named_parameters())
+    by_grad = torch.autograd.grad(loss_of(policy, responses), list(parameters.values()))
+    loss_of(policy, responses).backward()
+    for (name, parameter), gradient in zip(parameters.items(), by_grad, strict=True):
+        assert parameter.grad is not None, name
+        assert parameter.grad.dtype == parameter.dtype, name
+        torch.testing.assert_close(parameter.grad, gradient, msg=name)
+    norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), 1e-3)
+    assert norm > 1
+    assert torch.nn.utils.get_total_norm([p.grad.float() for p in policy.parameters()]) == pytest.approx(1e-3, rel=0.01)
+    before = copy.deepcopy(policy.state_dict())
+    torch.optim.AdamW(policy.parameters(), lr=0.1).step()
+    assert [n for n, p in policy.named_parameters() if torch.equal(p, before[n])] == []
+
+
+@pytest.mark.parametrize("dtype", [F32, BF16])
+def test_a_tied_embedding_gets_its_gradient_from_values_alone(dtype, tmp_path):
+    plain, fast = both("gpt2", dtype, 0, False, "sdpa", tmp_path)
+    responses = some_responses()
+    batch = (responses.ids, responses.attention_mask, responses.response_mask)
+    for policy in (plain, fast):
+        policy(*batch)[1].sum().backward()
+    ours, exact = fast.lm.transformer.wte.weight.grad, plain.lm.transformer.wte.weight.grad
+    assert not ours.is_sparse
+    assert (ours - exact).norm() <= (1e-4 if dtype == F32 else 0.05) * exact.norm()
+
+
+def test_distributed_data_parallel_sees_every_gradient(tmp_path):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/sync", rank=0, world_size=1)
+    try:
+        _, policy = both("gpt2", BF16, 0, False, "sdpa", tmp_path)
+        adamw(policy, 1e-3)
+        responses = some_responses()
+        loss_of(policy, responses).backward()
+        alone = {n: p.grad.clone() for n, p in policy.named_parameters()}
+        policy.zero_grad()
+        loss_of(DistributedDataParallel(policy), responses).backward()
+        for name, parameter in policy.named_parameters():
+            torch.testing.assert_close(parameter.grad, alone[name], msg=name)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def test_frozen_layers_run_once_for_a_text_that_is_read_again(tmp_path, monkeypatch):
+    _, policy = both("llama", F32, 1, False, "sdpa", tmp_path)
+    runs = []
+    layer = policy.lm.model.layers[0]
+    layer.register_forward_hook(lambda *_: runs.append(1))
+    responses = some_responses()
+    policy.engine.remember(policy.lm, [row[mask].tolist() for row, mask in zip(responses.ids, responses.attention_mask)])
+    for _ in range(3):
+        loss_of(policy, responses)
+    assert len(runs) == 1
+
+
+def test_activations_do_not_depend_on_the_order_of_the_batches(tmp_path):
+    texts = [torch.randint(64, (n,), generator=torch.Generator().manual_seed(n)).tolist() for n in range(3, 150)]
+    found = []
+    for order in (range(147), reversed(range(147))):
+        _, policy = both("gpt2", BF16, 1, False, "sdpa", tmp_path)
+        policy.engine.remember(policy.lm, texts)
+        states = {}
+        for i in order:
+            ids = torch.tensor([texts[i]])
+            mask = torch.ones_like(ids, dtype=torch.bool)
+            with torch.no_grad():
+                states[i] = policy.engine.hidden_states(policy.lm, ids, mask, mask)
+        found.append(states)
+    assert all(torch.equal(found[0][i], found[1][i]) for i in range(147))
+
+
+@pytest.mark.parametrize("dtype", [F32, BF16])
+def test_a_step_and_restore_leave_the_float32_model_that_plain_training_leaves(dtype, tmp_path):
+    plain, fast = both("gpt2", dtype, 1, False, "sdpa", tmp_path)
+    before = {n: p.detach().clone() for n, p in make_family("gpt2").named_parameters()}
+    responses = some_responses()
+    for policy in (plain, fast):
+        optimizer = adamw(policy, 0.01, 0.1)
+        for _ in range(3):
+            loss_of(policy, responses).backward()
+            step(optimizer, policy, 0.5, "here")
+        policy.engine.restore(policy.lm, optimizer, lambda: make_family("gpt2"))
+    assert fast.lm.config._attn_implementation == "sdpa"
+    for (name, ours), exact in zip(fast.lm.named_parameters(), plain.lm.parameters(), strict=True):
+        assert ours.dtype == F32
+        moved, should = ours - before[name], exact - before[name]
+        assert (moved - should).norm() <= (1e-3 if dtype == F32 else 0.2) * should.norm() + 1e-6, name
+
+
+def test_a_model_of_another_family_or_attention_is_not_supported():
+    lm = make_family("llama")
+    assert supports(lm)
+    lm.config._attn_implementation = "flex_attention"
+    assert not supports(lm)
+    lm.config._attn_implementation, lm.config.model_type = "sdpa", "mistral"
+    assert not supports(lm)
+
+
+def test_predicting_is_used_alike(tmp_path):
+    """The states that predict a response are those one position before its tokens."""
+    _, fast = both("gpt2", F32, 0, False, "sdpa", tmp_path)
+    r = some_responses()
+    _, states = fast.engine.logprobs(fast.lm, r.ids, r.attention_mask, r.response_mask)
+    wanted = predicting(r.response_mask, r.ids.shape[1])
+    torch.testing.assert_close(states, fast.engine.hidden_states(fast.lm, r.ids, r.attention_mask, wanted))
