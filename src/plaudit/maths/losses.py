@@ -22,7 +22,7 @@ def bradley_terry_loss(
     """Mean cross-entropy of the preference `weight` against sigmoid(chosen - rejected), in nats.
 
     Args:
-        weight: share of people who preferred the first response: 1 clear, 1/2 a tie.
+        weight: share of votes for `chosen`: 1 for a clear preference, 1/2 for a tie.
 
     Source: Bradley and Terry 1952; Stiennon et al. 2020, section 3.4.
     """
@@ -41,7 +41,7 @@ def policy_loss(
     response_mask: Bool[Tensor, "B R"],
     clip_range: float,
 ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
-    """PPO's clipped surrogate, and what to watch of it.
+    """PPO's clipped surrogate loss, with statistics.
 
     Returns:
         loss: mean over response tokens of max(-A rho, -A clip(rho, 1 - eps, 1 + eps)).
