@@ -3,7 +3,7 @@ import numpy as np
 from plaudit import rng
 
 
-def test_the_same_name_gives_the_same_numbers_and_any_other_name_gives_others():
+def test_numbers_depend_on_every_argument_and_on_nothing_else():
     base = rng.generator(1, "ppo", 3, "noise", 5).random(4)
     assert (rng.generator(1, "ppo", 3, "noise", 5).random(4) == base).all()
     for other in [(2, "ppo", 3, "noise", 5), (1, "sft", 3, "noise", 5), (1, "ppo", 4, "noise", 5),
@@ -11,15 +11,15 @@ def test_the_same_name_gives_the_same_numbers_and_any_other_name_gives_others():
         assert not np.isclose(rng.generator(*other).random(4), base).any()
 
 
-def test_rows_draw_their_own_noise_however_the_batch_is_split():
+def test_the_numbers_of_a_row_do_not_depend_on_the_rest_of_the_batch():
     whole = rng.uniforms(range(6), 5, 1, "ppo", 0, "noise")
     first, rest = rng.uniforms(range(2), 5, 1, "ppo", 0, "noise"), rng.uniforms(range(2, 6), 5, 1, "ppo", 0, "noise")
     assert (whole[:2] == first).all()
     assert (whole[2:] == rest).all()
-    assert (rng.uniforms(range(6), 3, 1, "ppo", 0, "noise") == whole[:, :3]).all()  # nor by how long it is
+    assert (rng.uniforms(range(6), 3, 1, "ppo", 0, "noise") == whole[:, :3]).all()  # nor on the width
 
 
-def test_uniforms_and_normals_look_the_part():
+def test_uniforms_and_normals_have_the_right_moments():
     u = rng.uniforms(range(200), 50, 0, "test", 0, "u")
     assert 0 <= u.min() < 0.001
     assert 0.999 < u.max() < 1
@@ -29,7 +29,7 @@ def test_uniforms_and_normals_look_the_part():
     assert abs(z.std().item() - 1) < 4 / np.sqrt(2 * 10_000)
 
 
-def test_a_permutation_visits_everything_once_and_differs_by_epoch():
+def test_a_permutation_has_every_index_once_and_differs_by_epoch():
     first, second = rng.permutation(50, 1, "sft", 0), rng.permutation(50, 1, "sft", 1)
     assert sorted(first) == sorted(second) == list(range(50))
     assert list(first) != list(second)

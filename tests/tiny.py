@@ -1,4 +1,4 @@
-"""Tiny stand-ins that tests share: texts, and a random GPT-2."""
+"""Small texts and random models that the tests share."""
 
 import torch
 from transformers import (
@@ -32,7 +32,7 @@ FAMILIES = {
 
 
 def make_lm(vocab: int = 300, layers: int = 2, width: int = 32, window: int = 64, seed: int = 0) -> GPT2LMHeadModel:
-    """A random GPT-2 with weights large enough that its predictions differ from position to position."""
+    """A random GPT-2 with weights so large that its predictions differ between positions."""
     torch.manual_seed(seed)
     config = GPT2Config(
         vocab_size=vocab, n_positions=window, n_embd=width, n_layer=layers, n_head=2, initializer_range=0.2,
@@ -42,13 +42,13 @@ def make_lm(vocab: int = 300, layers: int = 2, width: int = 32, window: int = 64
 
 
 def make_family(name: str, seed: int = 0):
-    """A random causal model of a family: 64 tokens, three blocks of width 16."""
+    """A random causal model of a family: 64 tokens, 3 layers of width 16."""
     torch.manual_seed(seed)
     return AutoModelForCausalLM.from_config(FAMILIES[name]()).eval()
 
 
 def padded_texts(lengths, left=()):
-    """(ids, mask) of random texts of 64 tokens, padded on the right; those in `left` on the left."""
+    """(ids, mask) of random texts with a vocabulary of 64, padded on the right, or on the left for the rows `left`."""
     width = max(lengths)
     ids = torch.randint(64, (len(lengths), width), generator=torch.Generator().manual_seed(0))
     columns = torch.arange(width)

@@ -1,4 +1,4 @@
-"""beartype as the import hook of conftest uses it: an int is good where a float is asked for, as in mypy."""
+"""The type checker for the import hook in conftest.py: beartype, accepting an int for a float as mypy does."""
 
 from beartype import BeartypeConf, beartype
 

@@ -1,7 +1,7 @@
-"""The errors a user can meet. Every message names what is at fault and the mend.
+"""Errors that a user can meet. Each message is one line: what is wrong, where, and the fix.
 
 PlauditError
-  ConfigError      a setting: unknown name, impossible value
+  ConfigError      a setting: unknown name, value not allowed
   DataError        a file or a record: missing, empty, malformed
   ModelError       a model or tokenizer: not found, wrong kind, window too short
   RunError         a run directory or checkpoint: in the way, incomplete, changed
@@ -13,11 +13,11 @@ from __future__ import annotations
 
 
 class PlauditError(Exception):
-    """Base of every error that plaudit raises on purpose; the command line prints it as one line."""
+    """Base of every error that plaudit raises on purpose. The command line prints its message and exits with 1."""
 
 
 class ConfigError(PlauditError):
-    """A setting is unknown, or its value is impossible."""
+    """A setting is unknown, or its value is not allowed."""
 
 
 class DataError(PlauditError):
@@ -25,11 +25,11 @@ class DataError(PlauditError):
 
 
 class ModelError(PlauditError):
-    """A model or tokenizer cannot be found, or cannot do what is asked of it."""
+    """A model or tokenizer is missing, of the wrong kind, or too small for the settings."""
 
 
 class RunError(PlauditError):
-    """A run directory or checkpoint is missing, in the way, or not what it should be."""
+    """A run directory or checkpoint is missing, incomplete, in the way, or made with other settings."""
 
 
 class RewardError(PlauditError):
@@ -37,4 +37,4 @@ class RewardError(PlauditError):
 
 
 class TrainingError(PlauditError):
-    """Training cannot go on: a loss or gradient is not finite."""
+    """A loss or gradient is not finite."""

@@ -1,4 +1,4 @@
-"""What people give us to learn from, as plain data."""
+"""Training data as plain records."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Demonstration:
-    """A response worth imitating. `prompt` may be empty: the whole text is then the response."""
+    """A response to imitate. With an empty `prompt`, `response` is the whole text."""
 
     prompt: str
     response: str
@@ -16,7 +16,7 @@ class Demonstration:
 
 @dataclass(frozen=True)
 class LabelledText:
-    """A text that somebody judged: label 1 is good (positive), 0 is not."""
+    """A text with a label: 1 is good (positive), 0 is bad (negative)."""
 
     text: str
     label: int
@@ -24,9 +24,9 @@ class LabelledText:
 
 @dataclass(frozen=True)
 class RatedText:
-    """A text and the number that each of several people gave it.
+    """A text and its ratings by several people.
 
-    All texts of one `batch` were rated by the same people, and their ratings stand in the same order.
+    The same people rated all texts of one `batch`, and position i of `ratings` is the same person in each of them.
     """
 
     text: str
@@ -36,7 +36,7 @@ class RatedText:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two responses to one prompt, and which of them somebody preferred."""
+    """Two responses to one prompt, and the one that an annotator preferred."""
 
     prompt: str
     response_a: str

@@ -24,14 +24,14 @@ def texts() -> list[LabelledText]:
 
 @pytest.fixture
 def refused() -> Callable[[Callable[[], object]], str]:
-    """Run something that must raise DataError; its message, which must be one line."""
+    """Run an action that must raise DataError with a message of one line; the message."""
 
     def run(action: Callable[[], object]) -> str:
         with pytest.raises(DataError) as caught:
             action()
         message = str(caught.value)
         assert "\n" not in message
-        assert len(message) < 600, "an error is a line that people read"
+        assert len(message) < 600
         return message
 
     return run
@@ -39,7 +39,7 @@ def refused() -> Callable[[Callable[[], object]], str]:
 
 @pytest.fixture
 def write(tmp_path: Path) -> Callable[[str, str | bytes], Path]:
-    """Write a file under `tmp_path`, byte for byte."""
+    """Write a file in `tmp_path`, byte for byte."""
 
     def run(name: str, content: str | bytes) -> Path:
         path = tmp_path / name

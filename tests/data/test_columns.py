@@ -24,17 +24,17 @@ def test_labelled_texts(column: str) -> None:
 
 
 @pytest.mark.parametrize("given", ["0", 0, " 0.0", False, "negative", "neg", "False"])
-def test_labels_of_bad_texts(given: Any) -> None:
+def test_negative_labels(given: Any) -> None:
     assert read({"text": "x", "label": given})[0] == [LabelledText("x", 0)]
 
 
 @pytest.mark.parametrize("given", ["1", 1, 1.0, True, "Positive", "POS", "true"])
-def test_labels_of_good_texts(given: Any) -> None:
+def test_positive_labels(given: Any) -> None:
     assert read({"text": "x", "label": given})[0] == [LabelledText("x", 1)]
 
 
 @pytest.mark.parametrize("given", ["2", 2, "good", "", None, 0.5, float("nan"), [1], "-2", "x" * 1_000_000])
-def test_other_labels_are_refused_with_their_line(given: Any, refused: Refused) -> None:
+def test_other_labels_are_refused_with_the_line(given: Any, refused: Refused) -> None:
     message = refused(lambda: read({"text": "x", "label": 1}, {"text": "y", "label": given}))
     assert message.startswith("t.tsv, line 3: label ")
     assert repr(given) in message or len(repr(given)) > 100
@@ -53,7 +53,7 @@ def test_demonstrations(column: str) -> None:
     assert read(*rows) == (expected, {"empty": 1})
 
 
-def test_labelled_demonstrations_are_refused_since_some_are_bad(refused: Refused) -> None:
+def test_demonstrations_with_labels_are_refused(refused: Refused) -> None:
     message = refused(lambda: read({"prompt": "p", "completion": "c", "label": False}))
     assert "remove the column 'label'" in message
 
@@ -73,7 +73,7 @@ def test_choices() -> None:
     ]
 
 
-def test_comparisons_that_say_nothing_are_counted() -> None:
+def test_comparisons_of_identical_or_empty_responses_are_counted() -> None:
     rows = [{"chosen": "same", "rejected": "same"}, {"chosen": "x", "rejected": ""}]
     assert read(*rows) == ([], {"identical responses": 1, "empty": 1})
 
@@ -83,7 +83,7 @@ def test_other_choices_are_refused(refused: Refused) -> None:
     assert refused(lambda: read(row)) == "t.tsv, line 2: choice 'c': must be a, b or tie"
 
 
-def test_unknown_columns_are_refused_with_those_found_and_wanted(refused: Refused) -> None:
+def test_unknown_columns_are_refused_with_the_known_ones(refused: Refused) -> None:
     message = refused(lambda: read({"comment": "x", "stars": "5"}))
     assert "'comment', 'stars'" in message
     assert "text (or sentence, review) and label" in message
@@ -93,20 +93,20 @@ def test_a_missing_label_column_is_named(refused: Refused) -> None:
     assert "no column 'label' beside 'sentence'" in refused(lambda: read({"index": "0", "sentence": "x"}))
 
 
-def test_a_file_without_a_header_does_not_flood_the_error(refused: Refused) -> None:
+def test_the_error_for_a_file_without_a_header_is_short(refused: Refused) -> None:
     refused(lambda: read(dict.fromkeys([f"{i} {'long ' * 1000}" for i in range(100)], "")))
 
 
-def test_a_row_that_lacks_a_column_is_refused(refused: Refused) -> None:
+def test_a_row_without_a_needed_column_is_refused(refused: Refused) -> None:
     message = refused(lambda: read({"text": "x", "label": 1}, {"label": 1, "txt": "y"}))
     assert message == "t.tsv, line 3: no 'text'; found 'label', 'txt'"
 
 
 @pytest.mark.parametrize("value", [5, ["x"], {"role": "user", "content": "x"}])
-def test_what_is_not_text_is_refused(value: Any, refused: Refused) -> None:
+def test_values_other_than_text_are_refused(value: Any, refused: Refused) -> None:
     message = refused(lambda: read({"prompt": "p", "chosen": value, "rejected": "x"}))
-    assert message.startswith("t.tsv, line 2: chosen is ")
+    assert message.startswith("t.tsv, line 2: chosen ")
 
 
-def test_half_a_character_is_refused(refused: Refused) -> None:
+def test_half_of_a_surrogate_pair_is_refused(refused: Refused) -> None:
     assert "surrogate" in refused(lambda: read({"text": "x \ud800", "label": 1}))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -29,13 +30,50 @@ def texts(splits: Splits) -> list[set[str]]:
 def test_movie_reviews(movie_reviews: Splits) -> None:
     assert movie_reviews.name == "movie-reviews"
     assert movie_reviews.dropped == {}
-    assert sum(
-        len(p.demonstrations) for p in (movie_reviews.train, movie_reviews.prompts, movie_reviews.evaluation)
-    ) == (8530)
+    parts = (movie_reviews.train, movie_reviews.prompts, movie_reviews.evaluation)
+    assert sum(len(part.demonstrations) for part in parts) == 8530
+
+
+@pytest.mark.parametrize("file", ["t.tsv", ""])
+def test_a_data_set_is_loaded_again_only_after_a_file_changed(file: str, write: Write, tmp_path: Path) -> None:
+    write("t.tsv", tsv(0, 100))
+    name = str(tmp_path / file)
+    first = load(name)
+    assert load(name) is first
+
+    write("t.tsv", tsv(0, 100).replace("film 7 ", "film x "))  # same size
+    second = load(name)
+    assert second is not first
+    assert "film x" in set.union(*texts(second))
+    assert second.fingerprint != first.fingerprint
+
+
+def test_a_data_set_is_loaded_again_after_a_file_was_added(write: Write, tmp_path: Path) -> None:
+    write("a.tsv", tsv(0, 100))
+    first = load(str(tmp_path))
+    write("b.tsv", tsv(100, 110))
+    assert len(set.union(*texts(load(str(tmp_path))))) == 110
+    assert len(set.union(*texts(first))) == 100
+
+
+def test_a_relative_path_is_that_of_the_current_folder(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder, start in (("a", 100), ("b", 200)):
+        os.utime(write(f"{folder}/t.tsv", tsv(start, start + 100)), ns=(0, 0))  # same size and time
+        monkeypatch.chdir(tmp_path / folder)
+        assert f"film {start}" in set.union(*texts(load("t.tsv")))
+
+
+def test_the_fingerprint_does_not_depend_on_names_and_order_of_files(write: Write, tmp_path: Path) -> None:
+    for folder, first, second in (("one", (0, 50), (50, 100)), ("two", (50, 100), (0, 50))):
+        write(f"{folder}/a.tsv", tsv(*first))
+        write(f"{folder}/b.tsv", tsv(*second))
+    assert load(str(tmp_path / "one")).fingerprint == load(str(tmp_path / "two")).fingerprint
 
 
 def test_one_file_is_cut_in_three(write: Write) -> None:
-    path = write("test.tsv", tsv(0, 200))  # its name means nothing when there is no other file
+    path = write("test.tsv", tsv(0, 200))  # a test file alone is not held out
     train, prompts, evaluation = texts(load(str(path)))
     assert len(train) + len(prompts) + len(evaluation) == 200
     assert "film 0" in train | prompts | evaluation
@@ -55,7 +93,7 @@ def test_a_held_out_file_is_the_evaluation(title: str, write: Write, tmp_path: P
 
 
 @pytest.mark.parametrize("title", ["testimonials", "device", "latest", "evaluator_notes"])
-def test_other_names_are_not_held_out(title: str, write: Write, tmp_path: Path) -> None:
+def test_files_with_other_names_are_not_held_out(title: str, write: Write, tmp_path: Path) -> None:
     write("more.tsv", tsv(0, 100))
     write(f"{title}.tsv", tsv(100, 200))
     assert texts(load(str(tmp_path)))[2] != {f"film {i}" for i in range(100, 200)}
@@ -66,7 +104,7 @@ def test_a_folder_of_only_a_test_file_is_cut_in_three(write: Write, tmp_path: Pa
     assert all(texts(load(str(tmp_path))))
 
 
-def test_files_of_different_kinds_in_one_folder(write: Write, tmp_path: Path) -> None:
+def test_a_folder_may_mix_formats_and_kinds_of_records(write: Write, tmp_path: Path) -> None:
     write("texts.tsv", tsv(0, 100))
     pairs = [{"prompt": f"p {i}", "response_a": "x", "response_b": "y", "choice": "b"} for i in range(100)]
     write("pairs.jsonl", "\n".join(map(json.dumps, pairs)))
@@ -77,7 +115,7 @@ def test_files_of_different_kinds_in_one_folder(write: Write, tmp_path: Path) ->
     assert sum(len(p.demonstrations) for p in parts) == 200
 
 
-def test_a_bad_line_is_named_with_its_file(write: Write, tmp_path: Path, refused: Refused) -> None:
+def test_a_bad_line_is_reported_with_its_file(write: Write, tmp_path: Path, refused: Refused) -> None:
     write("a.tsv", tsv(0, 10))
     path = write("b.tsv", tsv(0, 3) + "film\tgood\n")
     assert refused(lambda: load(str(tmp_path))).startswith(f"{path}, line 5: label 'good': ")
@@ -85,49 +123,48 @@ def test_a_bad_line_is_named_with_its_file(write: Write, tmp_path: Path, refused
 
 def test_one_row_is_refused(write: Write, refused: Refused) -> None:
     message = refused(lambda: load(str(write("t.csv", "text,label\nfine,1\n"))))
-    assert "out of 1 records" in message
+    assert "out of 1; add records" in message
 
 
 @pytest.mark.parametrize(
     "name", ["./nowhere", "/nowhere/at/all", "~/no-such-folder-here", "reviews.tsv", "owner/x.jsonl"]
 )
-def test_a_path_that_does_not_exist(name: str, refused: Refused) -> None:
+def test_a_missing_path_is_refused(name: str, refused: Refused) -> None:
     assert refused(lambda: load(name)) == f"{name}: no such file or folder"
 
 
 @pytest.mark.parametrize("name", ["movie-review", "moviereviews"])
-def test_a_slip_finds_the_nearest_name(name: str, refused: Refused) -> None:
+def test_a_misspelt_name_gets_a_suggestion(name: str, refused: Refused) -> None:
     assert f"no data set '{name}' (did you mean 'movie-reviews'?)" in refused(lambda: load(name))
 
 
 @pytest.mark.parametrize("name", ["", "sst2", "a/b/c", "two words/x"])
-def test_a_name_of_no_kind_gets_what_is_accepted(name: str, refused: Refused) -> None:
+def test_an_unknown_name_is_refused_with_the_accepted_ones(name: str, refused: Refused) -> None:
     message = refused(lambda: load(name))
     assert f"no data set '{name}'" in message
     assert "movie-reviews; the path of a file or folder; a hub id" in message
 
 
-def test_home_is_expanded(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tilde_is_the_home_folder(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write("t.tsv", tsv(0, 100))
     monkeypatch.setenv("HOME", str(tmp_path))
     assert load("~/t.tsv").name == "~/t.tsv"
 
 
-@pytest.mark.skipif(not SST2.is_dir(), reason="SST-2 is not beside this checkout")
+@pytest.mark.skipif(not SST2.is_dir(), reason="no SST-2 in ../shared")
 def test_sst2_as_in_glue(write: Write, tmp_path: Path) -> None:
     rows = (SST2 / "train.tsv").read_bytes().split(b"\n")
-    write("train.tsv", b"\n".join(rows[:5001]))  # all 67,349 would take seconds
+    write("train.tsv", b"\n".join(rows[:5001]))  # all 67,349 rows take seconds
     write("validation.tsv", (SST2 / "validation.tsv").read_bytes())
     splits = load(str(tmp_path))
     assert len(splits.evaluation.labelled) == 872
     assert sum(t.label for t in splits.evaluation.labelled) == 444  # as published
-    kept = sum(len(p.labelled) for p in (splits.train, splits.prompts))
-    left_out = sum(splits.dropped.values())
-    assert kept + left_out == 5000
+    used = sum(len(p.labelled) for p in (splits.train, splits.prompts))
+    assert used + sum(splits.dropped.values()) == 5000
     assert not any(t.text.endswith(" ") for t in splits.train.labelled)
 
 
-def test_no_torch_and_no_hub_are_loaded_for_text() -> None:
+def test_importing_corpus_does_not_import_slow_packages() -> None:
     code = "import sys, plaudit.data.corpus; print([m for m in ('torch', 'datasets', 'pyarrow') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -24,7 +24,7 @@ def test_tsv_has_no_quoting(write: Write) -> None:
     ]
 
 
-def test_csv_has_quoting_and_its_lines_are_where_rows_begin(write: Write) -> None:
+def test_csv_has_quoting_and_the_line_of_a_row_is_its_first(write: Write) -> None:
     path = write("t.csv", 'text,label\r\n"one, ""two""\nthree",1\r\nfour,0\r\n')
     assert rows(path) == [
         (2, {"text": 'one, "two"\nthree', "label": "1"}),
@@ -47,7 +47,7 @@ def test_parquet(tmp_path: Path) -> None:
     assert list(table.rows) == [(1, {"sentence": "x", "label": 1}), (2, {"sentence": None, "label": 0})]
 
 
-def test_a_byte_order_mark_windows_line_ends_and_capitals_do_no_harm(write: Write) -> None:
+def test_a_byte_order_mark_windows_line_ends_and_upper_case_columns_are_read(write: Write) -> None:
     path = write("t.tsv", b"\xef\xbb\xbf Text\tLABEL\r\nx\t1\r\n\r\n")
     assert rows(path) == [(2, {"text": "x", "label": "1"})]
 
@@ -62,9 +62,9 @@ def test_only_line_feeds_end_a_line(write: Write) -> None:
     ("name", "content"),
     [("t.tsv", "text\tlabel\n{}\t1\n"), ("t.csv", 'text,label\n"{}",1\n'), ("t.jsonl", '{{"text": "{}"}}\n')],
 )
-def test_a_million_characters_just_work(name: str, content: str, write: Write) -> None:
+def test_a_million_characters_in_a_field_are_read(name: str, content: str, write: Write) -> None:
     path = write(name, content.format("word " * 200_000))
-    before = csv.field_size_limit(131_072)  # Python's own, whatever was imported before
+    before = csv.field_size_limit(131_072)  # Python's default
     try:
         assert rows(path)[0][1]["text"] == "word " * 200_000
     finally:
@@ -76,14 +76,14 @@ def test_a_million_characters_just_work(name: str, content: str, write: Write) -
     [
         ("t.tsv", "", "t.tsv: the file is empty"),
         ("t.jsonl", " \n\n", "t.jsonl: the file is empty"),
-        ("t.tsv", "text\tlabel\n\n", "t.tsv: a header and no rows"),
-        ("t.csv", "text,label\n", "t.csv: a header and no rows"),
-        ("t.tsv", "text\tlabel\nx\t1\ny\n", "t.tsv, line 3: 1 cells where the header has 2"),
-        ("t.csv", 'text,label\n"x\ny",1\nz,1,2\n', "t.csv, line 4: 3 cells where the header has 2"),
+        ("t.tsv", "text\tlabel\n\n", "t.tsv: no rows below the header"),
+        ("t.csv", "text,label\n", "t.csv: no rows below the header"),
+        ("t.tsv", "text\tlabel\nx\t1\ny\n", "t.tsv, line 3: 1 cells, but the header has 2"),
+        ("t.csv", 'text,label\n"x\ny",1\nz,1,2\n', "t.csv, line 4: 3 cells, but the header has 2"),
         ("t.csv", 'text,label\nx,1\n"never closed,1\n', "t.csv, line 3: not CSV: unexpected end of data"),
-        ("t.tsv", "text\tText\nx\ty\n", "t.tsv: two columns are named 'text'"),
-        ("t.tsv", b"text\tlabel\nfine\t1\ncaf\xe9\t0\n", "t.tsv, line 3: byte 21 is not UTF-8; save it as UTF-8"),
-        ("t.tsv", b"\xef\xbb\xbftext\n\xff\n", "t.tsv, line 2: byte 8 is not UTF-8; save it as UTF-8"),
+        ("t.tsv", "text\tText\nx\ty\n", "t.tsv: two columns have the name 'text'; rename one"),
+        ("t.tsv", b"text\tlabel\nfine\t1\ncaf\xe9\t0\n", "t.tsv, line 3: byte 21 is not UTF-8; save the file as UTF-8"),
+        ("t.tsv", b"\xef\xbb\xbftext\n\xff\n", "t.tsv, line 2: byte 8 is not UTF-8; save the file as UTF-8"),
         ("t.jsonl", '{"text": "x"}\n{"text": \n', "t.jsonl, line 2: not JSON: "),
         ("t.jsonl", '{"text": "x"}\n["x"]\n', "t.jsonl, line 2: ['x'] is not an object"),
         ("t.jsonl", "[" * 100_000, "t.jsonl, line 1: not JSON: "),
@@ -100,15 +100,15 @@ def test_a_missing_file_is_refused(tmp_path: Path, refused: Refused) -> None:
     refused(lambda: read(tmp_path / "no.parquet"))
 
 
-def test_the_data_files_of_a_folder(write: Write, tmp_path: Path) -> None:
+def test_a_folder_gives_its_data_files_by_name(write: Write, tmp_path: Path) -> None:
     for name in ("b.tsv", "a.JSONL", "README.md", ".hidden.tsv", "sub/c.tsv"):
         write(name, "")
     assert [p.name for p in data_files(tmp_path)] == ["a.JSONL", "b.tsv"]
 
 
-def test_a_folder_without_data_is_refused(tmp_path: Path, refused: Refused) -> None:
+def test_a_folder_without_data_files_is_refused(tmp_path: Path, refused: Refused) -> None:
     assert "no data files" in refused(lambda: data_files(tmp_path))
 
 
-def test_a_file_of_another_kind_is_refused(write: Write, refused: Refused) -> None:
-    assert "end in .tsv, .csv, .jsonl, .parquet" in refused(lambda: data_files(write("t.txt", "x")))
+def test_a_file_of_another_format_is_refused(write: Write, refused: Refused) -> None:
+    assert "ends in .tsv, .csv, .jsonl, .parquet" in refused(lambda: data_files(write("t.txt", "x")))

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Literal
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -33,12 +34,12 @@ def test_share_reads_a_hash_as_a_fraction() -> None:
     assert share("ff" * 32) < 1.0
 
 
-def test_the_key_is_the_prompt_and_else_the_text() -> None:
+def test_the_key_is_the_prompt_or_without_one_the_text() -> None:
     same = key(LabelledText("Good  film", 1))
     assert key(Demonstration("", "good film")) == same
     assert key(Demonstration("good film", "yes")) == same
     assert key(Comparison("good film", "yes", "no", "b")) == same
-    # Without a prompt, the two texts together: people who disagree about a pair keep it in one part.
+    # Without a prompt it is both responses in any order, so that people who disagree about a pair share a part.
     assert key(Comparison("", "good film", "no", "a")) == key(Comparison("", "no", "good film", "a"))
     assert key(Comparison("", "good film", "no", "a")) == key(Comparison("", "good film", "no", "b"))
     assert key(Comparison("", "good film", "no", "a")) != key(Comparison("", "good film", "yes", "a"))
@@ -59,18 +60,47 @@ def test_no_text_is_in_two_parts(movie_reviews: Splits) -> None:
     assert sum(map(len, texts)) == 8530
 
 
-def test_demonstrations_of_texts_pass_over_their_labels(texts: list[LabelledText]) -> None:
+def test_texts_of_both_labels_become_demonstrations(texts: list[LabelledText]) -> None:
     for part in parts(cut([*texts])):
         assert {d.prompt for d in part.demonstrations} == {""}
         assert [d.response for d in part.demonstrations] == [t.text for t in part.labelled]
         assert {t.label for t in part.labelled} == {0, 1}
 
 
-def test_the_order_of_the_file_changes_nothing(texts: list[LabelledText]) -> None:
+def test_splits_do_not_depend_on_the_order_of_records(texts: list[LabelledText]) -> None:
     records: list[Record] = [*texts, LabelledText("FILM number 7", 1), LabelledText("film number 7 ", 1)]
     shuffled = list(records)
     random.Random(0).shuffle(shuffled)
     assert cut(shuffled) == cut(records)
+
+
+def test_the_fingerprint_does_not_depend_on_order_or_name(texts: list[LabelledText]) -> None:
+    records: list[Record] = [*texts, *(comparison(i) for i in range(100))]
+    fingerprint = cut(records).fingerprint
+    shuffled = random.Random(0).sample(records, len(records))
+    assert split("another name", shuffled, [], Counter()).fingerprint == fingerprint
+    assert cut([*records, records[0]]).fingerprint == fingerprint  # a duplicate is left out
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        lambda text: LabelledText(text.text + " !", text.label),
+        lambda text: LabelledText(text.text.upper(), text.label),  # with the same hash, so in the same place
+        lambda text: LabelledText(text.text, 1 - text.label),
+    ],
+)
+def test_the_fingerprint_changes_with_one_text_or_label(
+    changed: Callable[[LabelledText], LabelledText], texts: list[LabelledText]
+) -> None:
+    assert cut([*texts[:-1], changed(texts[-1])]).fingerprint != cut([*texts]).fingerprint
+
+
+def test_the_fingerprint_changes_with_the_part_of_a_record(texts: list[LabelledText]) -> None:
+    a, b, c = texts[:3]
+    splits = Splits("x", train=Part((a, b)), prompts=Part((c,)), evaluation=Part(), dropped={})
+    moved = Splits("x", train=Part((a,)), prompts=Part((b, c)), evaluation=Part(), dropped={})
+    assert splits.fingerprint != moved.fingerprint
 
 
 def test_a_text_stays_in_its_part_when_the_file_grows(texts: list[LabelledText]) -> None:
@@ -79,11 +109,11 @@ def test_a_text_stays_in_its_part_when_the_file_grows(texts: list[LabelledText])
         assert set(before.labelled) <= set(after.labelled)
 
 
-def test_duplicates_and_contradictions_are_left_out_and_counted(texts: list[LabelledText]) -> None:
+def test_duplicates_and_contradictory_labels_are_left_out_and_counted(texts: list[LabelledText]) -> None:
     more = [
-        LabelledText("FILM  number 4", 0),  # 4 is labelled 0 already
+        LabelledText("FILM  number 4", 0),  # label 0 already
         LabelledText("film number 4", 0),
-        LabelledText("Film number 6", 1),  # 6 is labelled 0
+        LabelledText("Film number 6", 1),  # label 0 already
     ]
     splits = cut([*texts, *more])
     assert splits.dropped == {"duplicate": 2, "contradictory label": 2}
@@ -93,7 +123,7 @@ def test_duplicates_and_contradictions_are_left_out_and_counted(texts: list[Labe
     assert "film number 6" not in everything
 
 
-def test_a_held_out_split_is_the_evaluation_and_leaves_train(texts: list[LabelledText]) -> None:
+def test_a_held_out_split_is_the_evaluation_and_is_removed_from_the_rest(texts: list[LabelledText]) -> None:
     held_out: list[Record] = [LabelledText("Film number 3", 1), LabelledText("never seen", 0)]
     splits = cut([*texts], held_out)
     assert {t.text for t in splits.evaluation.labelled} == {"Film number 3", "never seen"}
@@ -107,23 +137,23 @@ def comparison(i: int, choice: Literal["a", "b", "tie"] = "a", annotator: str = 
     return Comparison(f"prompt {i}", f"first {i}", f"second {i}", choice, annotator)
 
 
-def test_comparisons_demonstrate_the_preferred_response() -> None:
+def test_preferred_responses_become_demonstrations() -> None:
     records: list[Record] = [comparison(i, "b") for i in range(100)]
     records += [comparison(i, "tie") for i in range(100, 120)]
     splits = cut(records)
-    shown = {d for p in parts(splits) for d in p.demonstrations}
-    assert shown == {Demonstration(f"prompt {i}", f"second {i}") for i in range(100)}
+    demonstrations = {d for p in parts(splits) for d in p.demonstrations}
+    assert demonstrations == {Demonstration(f"prompt {i}", f"second {i}") for i in range(100)}
     assert sum(len(p.comparisons) for p in parts(splits)) == 120
 
 
-def test_own_demonstrations_are_not_added_to(texts: list[LabelledText]) -> None:
+def test_given_demonstrations_are_the_only_ones(texts: list[LabelledText]) -> None:
     own: list[Record] = [Demonstration(f"ask {i}", f"answer {i}") for i in range(100)]
     splits = cut([*texts, *own, own[0]])
     assert {d for p in parts(splits) for d in p.demonstrations} == set(own)
     assert splits.dropped == {"duplicate": 1}
 
 
-def test_several_judges_of_one_pair_stay_together_and_all_count() -> None:
+def test_annotators_of_one_pair_share_a_part_and_all_count() -> None:
     votes = [comparison(i, "a", who) for i in range(100) for who in ("ann", "bob")]
     votes += [comparison(i, "b", "cy") for i in range(100)]
     splits = cut([*votes, votes[0]])
@@ -144,28 +174,27 @@ def test_records_of_different_kinds_may_share_a_text() -> None:
 
 def test_too_few_records_are_refused_with_their_number(refused: Refused) -> None:
     message = refused(lambda: cut([LabelledText("good", 1), LabelledText("bad", 0)]))
-    assert "2 records" in message
-    assert "more are needed" in message
+    assert "out of 2; add records" in message
 
 
-def test_a_lack_of_anything_judged_to_evaluate_on_is_refused(refused: Refused) -> None:
+def test_an_evaluation_without_labels_or_comparisons_is_refused(refused: Refused) -> None:
     records: list[Record] = [Demonstration(f"ask {i}", f"answer {i}") for i in range(100)]
     assert "evaluation" in refused(lambda: cut([*records, comparison(1)], [Demonstration("held", "out")]))
 
 
-def test_what_was_left_out_is_told_when_nothing_is_left(refused: Refused) -> None:
+def test_the_error_for_too_few_records_counts_those_left_out(refused: Refused) -> None:
     message = refused(lambda: split("x", [], [], Counter({"unlabelled": 5})))
-    assert "0 records (left out: 5 unlabelled)" in message
+    assert "out of 0 (left out: 5 unlabelled)" in message
 
 
-def test_one_class_only_is_refused(texts: list[LabelledText], refused: Refused) -> None:
+def test_equal_labels_are_refused(texts: list[LabelledText], refused: Refused) -> None:
     ones: list[Record] = [LabelledText(t.text, 1) for t in texts]
-    assert "every label to train on is 1" in refused(lambda: cut(ones))
+    assert "training labels are 1: add texts with the other label" in refused(lambda: cut(ones))
 
 
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.tuples(st.text("abAB ", min_size=1, max_size=3), st.sampled_from("ab")), max_size=40))
-def test_no_prompt_is_ever_in_two_parts(pairs: list[tuple[str, str]]) -> None:
+def test_no_prompt_is_in_two_parts(pairs: list[tuple[str, str]]) -> None:
     filler: list[Record] = [comparison(i) for i in range(60)]
     more = [Comparison(p, "yes", "no", "a" if c == "a" else "b") for p, c in pairs if p.strip()]
     keys = [{" ".join(c.prompt.lower().split()) for c in p.comparisons} for p in parts(cut([*filler, *more]))]

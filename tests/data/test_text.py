@@ -16,7 +16,7 @@ from plaudit.data.text import content_hash, distinct, normalise
         ("  \t\n ", ""),
     ],
 )
-def test_normalise_gives_the_spelling_of_rotten_tomatoes(web: str, plain: str) -> None:
+def test_normalise(web: str, plain: str) -> None:
     assert normalise(web) == plain
 
 
@@ -25,7 +25,7 @@ def test_normalising_twice_changes_nothing() -> None:
     assert normalise(once) == once
 
 
-def test_content_hash_is_sha256_of_the_folded_text() -> None:
+def test_content_hash_is_sha256_of_the_text_in_lower_case_with_single_spaces() -> None:
     # printf 'a b' | sha256sum
     expected = "c8687a08aa5d6ed2044328fa6a697ab8e96dc34291e8c2034ae8c38e6fcc6d65"
     assert content_hash("a b") == expected
@@ -33,7 +33,7 @@ def test_content_hash_is_sha256_of_the_folded_text() -> None:
     assert content_hash("ab") != expected
 
 
-def test_distinct_counts_different_grams_over_all_responses():
+def test_distinct_counts_n_grams_over_all_responses():
     assert distinct([[1, 2, 1, 2], [1, 2]], 1) == 2 / 6
     assert distinct([[1, 2, 1, 2], [1, 2]], 2) == 2 / 4  # (1,2) (2,1) (1,2) and (1,2)
     assert distinct([[1]], 2) == 0.0

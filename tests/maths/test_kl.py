@@ -9,15 +9,17 @@ P, Q = (0.5, 0.3, 0.2), (0.2, 0.2, 0.6)
 EXACT = 0.5 * math.log(0.5 / 0.2) + 0.3 * math.log(0.3 / 0.2) + 0.2 * math.log(0.2 / 0.6)  # 0.36004
 
 
-def test_full_kl_is_the_sum_over_the_vocabulary_in_the_direction_policy_to_reference():
+def test_full_kl_is_the_sum_over_the_vocabulary_of_policy_against_reference():
     p, q = torch.tensor([[P]]).log(), torch.tensor([[Q]]).log()
     assert kl_full(p, q).item() == pytest.approx(EXACT, abs=1e-6)
-    assert kl_full(p + 7.0, q - 3.0).item() == pytest.approx(EXACT, abs=1e-5)  # logits are free up to a constant
-    assert kl_full(q, p).item() != pytest.approx(EXACT, abs=0.01)  # the other direction is another number
+    assert kl_full(p + 7.0, q - 3.0).item() == pytest.approx(
+        EXACT, abs=1e-5
+    )  # a constant added to logits has no effect
+    assert kl_full(q, p).item() != pytest.approx(EXACT, abs=0.01)  # the other direction differs
 
 
 @pytest.mark.parametrize("estimator", [kl_k1, kl_k3])
-def test_estimators_are_unbiased_on_tokens_of_the_policy(estimator):
+def test_estimators_are_unbiased_on_tokens_sampled_from_the_policy(estimator):
     p, q = torch.tensor([P]).log(), torch.tensor([Q]).log()
     expectation = (torch.tensor([P]) * estimator(p, q)).sum().item()
     assert expectation == pytest.approx(EXACT, abs=1e-6)
@@ -29,8 +31,8 @@ def test_k3_is_never_negative_where_k1_is():
     assert kl_k3(p, q).min() >= 0
 
 
-def test_the_controller_follows_the_published_rule():
-    # KL 7.2 at target 6 is 20% over: one full horizon of responses multiplies by 1.2.
+def test_kl_coef_follows_the_published_rule():
+    # KL 7.2 is 20% above the target of 6, so that after one horizon of responses kl_coef is 1.2 times as large.
     assert adapt_kl_coef(0.1, 7.2, 6.0, n=10_000, horizon=10_000) == pytest.approx(0.12)
     assert adapt_kl_coef(0.1, 600.0, 6.0, n=10_000, horizon=10_000) == pytest.approx(0.12)  # clipped
     assert adapt_kl_coef(0.1, 5.4, 6.0, n=5_000, horizon=10_000) == pytest.approx(0.095)

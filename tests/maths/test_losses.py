@@ -9,7 +9,7 @@ from plaudit.maths.losses import bradley_terry_loss, causal_lm_loss, label_loss,
 MASK = torch.tensor([[True, True], [True, False]])
 
 
-def test_causal_lm_loss_weighs_every_token_the_same():
+def test_causal_lm_loss_gives_each_token_the_same_weight():
     half, quarter = [0.0, 0.0, -1e9, -1e9], [0.0, 0.0, 0.0, 0.0]
     logits = torch.tensor([[half, half, half], [quarter, quarter, quarter]])
     tokens = torch.zeros(2, 3, dtype=torch.long)
@@ -20,7 +20,7 @@ def test_causal_lm_loss_weighs_every_token_the_same():
     )
 
 
-def test_reward_losses_begin_at_ln_2_and_know_their_direction():
+def test_reward_model_losses_are_ln_2_at_zero_and_fall_with_the_gap():
     zero = torch.zeros(3)
     assert bradley_terry_loss(zero, zero, torch.tensor([1.0, 0.5, 0.0])).item() == pytest.approx(math.log(2))
     assert label_loss(zero, torch.tensor([1.0, 0.0, 1.0])).item() == pytest.approx(math.log(2))
@@ -29,7 +29,7 @@ def test_reward_losses_begin_at_ln_2_and_know_their_direction():
     assert bradley_terry_loss(down, up, torch.ones(1)).item() == pytest.approx(math.log(1 + math.exp(3)), abs=1e-6)
 
 
-def test_a_tie_is_best_explained_by_equal_scores():
+def test_a_tie_has_no_gradient_at_equal_scores():
     gap = torch.zeros(1, requires_grad=True)
     bradley_terry_loss(gap, torch.zeros(1), torch.tensor([0.5])).backward()
     assert gap.grad.item() == 0.0
@@ -49,7 +49,7 @@ def test_policy_loss_by_hand():
     assert stats["approx_kl"].item() == pytest.approx(sum(k3) / 3, abs=1e-6)
 
 
-def test_clipping_cuts_the_gradient_only_on_the_side_that_would_go_further():
+def test_clipping_stops_the_gradient_only_in_the_direction_of_the_clipped_side():
     for advantage, ratio, moves in [(1.0, 1.5, False), (1.0, 0.5, True), (-1.0, 0.5, False), (-1.0, 1.5, True)]:
         logprobs = torch.tensor([[math.log(ratio)]], requires_grad=True)
         mask = torch.ones(1, 1, dtype=torch.bool)

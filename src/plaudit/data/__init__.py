@@ -1,1 +1,1 @@
-"""Where text comes from, and how it is split."""
+"""Data sets: loading, cleaning and splitting."""

@@ -1,7 +1,7 @@
-"""Comparisons out of ratings, and how far people agree on them. Pure functions.
+"""Comparisons from ratings, and how often people and models agree on them.
 
-Two texts that the same people rated make a pair. Each person votes for the text that he or she rated higher, and
-abstains who rated them alike. The pair's choice is what more people voted for, and a tie where as many did.
+Two texts that the same people rated make a pair. Each person votes for the text that he or she rated higher; equal
+ratings are no vote. The text with more votes is the pair's choice; equal numbers of votes are a tie.
 """
 
 from __future__ import annotations
@@ -26,76 +26,76 @@ class Pair:
 
     @property
     def votes(self) -> tuple[int, int]:
-        """How many people preferred a, and how many b."""
-        both = list(zip(self.a.ratings, self.b.ratings, strict=True))
-        return sum(x > y for x, y in both), sum(x < y for x, y in both)
+        """Numbers of votes for a and for b."""
+        ratings = list(zip(self.a.ratings, self.b.ratings, strict=True))
+        return sum(a > b for a, b in ratings), sum(a < b for a, b in ratings)
 
 
 def pairs(rated: Iterable[RatedText], per_batch: int, seed: int) -> list[Pair]:
-    """At most `per_batch` random pairs within each batch, no pair twice."""
+    """At most `per_batch` distinct random pairs from each batch."""
     batches: defaultdict[int, list[RatedText]] = defaultdict(list)
-    for one in rated:
-        batches[one.batch].append(one)
+    for text in rated:
+        batches[text.batch].append(text)
     drawn = []
     for batch, texts in sorted(batches.items()):
-        every = list(itertools.combinations(texts, 2))
-        draw = rng.generator(seed, "agreement", batch, "pairs")
-        for chosen in draw.permutation(len(every))[:per_batch]:
-            first, second = every[chosen]
-            drawn.append(Pair(first, second) if draw.random() < 0.5 else Pair(second, first))
+        candidates = list(itertools.combinations(texts, 2))
+        random = rng.generator(seed, "agreement", batch, "pairs")
+        for i in random.permutation(len(candidates))[:per_batch]:
+            first, second = candidates[i]
+            drawn.append(Pair(first, second) if random.random() < 0.5 else Pair(second, first))
     return drawn
 
 
 def comparison(pair: Pair) -> Comparison:
-    """What most people preferred."""
+    """The pair with its choice."""
     a, b = pair.votes
     return Comparison("", pair.a.text, pair.b.text, "a" if a > b else "b" if b > a else "tie")
 
 
 def from_labels(labelled: Sequence[LabelledText], seed: int) -> list[Comparison]:
-    """A positive text is preferred to a negative one: random pairs of the two kinds, each text at most once."""
-    kinds = [[t for t in labelled if t.label == label] for label in (1, 0)]
-    draw = rng.generator(seed, "agreement", 0, "labels")
-    good, bad = ([kind[i].text for i in draw.permutation(len(kind))] for kind in kinds)
+    """Random pairs of a positive and a negative text, the positive one preferred; each text at most once."""
+    random = rng.generator(seed, "agreement", 0, "labels")
+    by_label = ([text.text for text in labelled if text.label == label] for label in (1, 0))
+    good, bad = ([texts[i] for i in random.permutation(len(texts))] for texts in by_label)
     return [
-        Comparison("", a, b, "a") if draw.random() < 0.5 else Comparison("", b, a, "b")
-        for a, b in zip(good, bad, strict=False)  # one kind may have more
+        Comparison("", a, b, "a") if random.random() < 0.5 else Comparison("", b, a, "b")
+        for a, b in zip(good, bad, strict=False)  # the longer list is cut
     ]
 
 
-def votes(some: Sequence[Pair]) -> np.ndarray:
-    """(N, 2) people for the first text of each pair, and for the second."""
-    return np.array([pair.votes for pair in some]).reshape(-1, 2)
+def votes(pairs: Sequence[Pair]) -> np.ndarray:
+    """(N, 2) numbers of votes for a and for b of each pair."""
+    return np.array([pair.votes for pair in pairs]).reshape(-1, 2)
 
 
-def two_people(found: np.ndarray) -> float:
-    """Chance that two people, drawn from those who voted on a pair, voted alike; `found` as `votes` gives it.
+def two_people(votes: np.ndarray) -> float:
+    """Probability that two random voters of a pair agree, from (N, 2) votes.
 
-    Every two voters of a pair count once, so that pairs on which many people voted count more.
+    Pairs are weighted by their number of couples of voters.
     """
-    n = found.sum(1)
-    return float((found * (found - 1)).sum() / (n * (n - 1)).sum())
+    n = votes.sum(1)
+    return float((votes * (votes - 1)).sum() / (n * (n - 1)).sum())
 
 
-def person_and_others(found: np.ndarray) -> float:
-    """Chance that a person voted as most of the *other* voters of the pair did; where those are divided, a half.
+def person_and_others(votes: np.ndarray) -> float:
+    """Probability that a voter agrees with the majority of the pair's *other* voters, from (N, 2) votes.
 
-    No judge can be expected to agree with single people more often: it would have to know each one's own taste. So
-    this is the ceiling of a model that is held against one person.
+    Where the others are divided equally it counts one half. This is the ceiling for a model's agreement with single
+    votes: a model does not know each person's taste.
     """
-    right = 0.0
-    for own, rest in (found.T, found[:, ::-1].T):
-        right += float((own * ((own - 1 > rest) + 0.5 * (own - 1 == rest))).sum())
-    return right / float(found.sum())
+    agreed = 0.0
+    for own, opposed in (votes.T, votes[:, ::-1].T):
+        agreed += float((own * ((own - 1 > opposed) + 0.5 * (own - 1 == opposed))).sum())
+    return agreed / float(votes.sum())
 
 
-def model_and_person(logits: np.ndarray, found: np.ndarray) -> float:
-    """Share of single votes on the side of a model's `logits` (N,), which are positive for the first text."""
-    return float(np.where(logits > 0, found[:, 0], found[:, 1]).sum() / found.sum())
+def model_and_person(logits: np.ndarray, votes: np.ndarray) -> float:
+    """Share of the (N, 2) votes that agree with a model; its (N,) `logits` are positive where it prefers a."""
+    return float(np.where(logits > 0, votes[:, 0], votes[:, 1]).sum() / votes.sum())
 
 
-def model_and_majority(logits: np.ndarray, found: np.ndarray) -> tuple[int, int]:
-    """Pairs on which the model sides with most people, of those that are no tie; both counts, for an interval."""
-    clear = found[:, 0] != found[:, 1]
-    right = (logits > 0) == (found[:, 0] > found[:, 1])
-    return int(right[clear].sum()), int(clear.sum())
+def model_and_majority(logits: np.ndarray, votes: np.ndarray) -> tuple[int, int]:
+    """(number of pairs on which a model agrees with the majority, number of pairs that are not a tie)."""
+    clear = votes[:, 0] != votes[:, 1]
+    agreed = (logits > 0) == (votes[:, 0] > votes[:, 1])
+    return int(agreed[clear].sum()), int(clear.sum())

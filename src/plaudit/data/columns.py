@@ -1,4 +1,4 @@
-"""Rows to records: what the columns of a table say about its kind."""
+"""Rows of a table to records; the names of the columns decide the kind of record."""
 
 from __future__ import annotations
 
@@ -14,12 +14,8 @@ from plaudit.records import Comparison, Demonstration, LabelledText
 
 TEXT = ("text", "sentence", "review")
 RESPONSE = ("response", "completion")
-WANTED = (
-    "text (or sentence, review) and label; prompt and response (or completion); "
-    "chosen and rejected; or response_a, response_b and choice"
-)
-UNLABELLED = "-1"  # GLUE's mark for a test text whose label is kept secret
 LABELS = {"0": 0, "negative": 0, "neg": 0, "false": 0, "1": 1, "positive": 1, "pos": 1, "true": 1}
+UNLABELLED = "-1"  # GLUE's label of test texts, whose labels are not published
 CHOICES: dict[str, Literal["a", "b", "tie"]] = {"a": "a", "b": "b", "tie": "tie"}
 
 Values = dict[str, Any]
@@ -27,30 +23,23 @@ Values = dict[str, Any]
 
 @dataclass(frozen=True)
 class Table:
-    """Rows as they came.
+    """Rows as they were read."""
 
-    Attributes:
-        name: the path, or the hub id and its split.
-        unit: what the numbers of the rows count: "line" or "row", from 1.
-        columns: the header, in lower case.
-        rows: each row's number and its values by column.
-    """
-
-    name: str
-    unit: str
-    columns: tuple[str, ...]
-    rows: Iterable[tuple[int, Values]]
+    name: str  # file path, or hub id and split
+    unit: str  # what the row numbers count, from 1: "line" or "row"
+    columns: tuple[str, ...]  # the header in lower case
+    rows: Iterable[tuple[int, Values]]  # number, and values by column
 
 
 class _Unusable(Exception):
-    """A row to leave out and count; the message is the reason."""
+    """The row is left out and counted; the message is the reason."""
 
 
 def records(tables: Iterable[Table], dropped: Counter[str]) -> list[Record]:
-    """The records of `tables`; rows that hold nothing to learn from are counted in `dropped` by reason.
+    """The records in `tables`. Rows that cannot be learned from are counted in `dropped` by reason.
 
     Raises:
-        DataError: columns of no known kind, or a value that cannot be right, with its line.
+        DataError: the columns fit no kind of record, or a value is not allowed; with table and line.
     """
     found: list[Record] = []
     for table in tables:
@@ -66,33 +55,35 @@ def records(tables: Iterable[Table], dropped: Counter[str]) -> list[Record]:
 
 
 def _reader(table: Table) -> Callable[[Values], Record]:
-    """How to read a row of `table`, by its columns."""
+    """The function that makes a record of a row of `table`."""
     columns = set(table.columns)
     text = next((c for c in TEXT if c in columns), None)
     response = next((c for c in RESPONSE if c in columns), None)
     if {"chosen", "rejected"} <= columns:
-        return _chosen
+        return lambda values: _comparison(values, "chosen", "rejected", "a")
     if {"response_a", "response_b", "choice"} <= columns:
-        return _choice
+        return lambda values: _comparison(values, "response_a", "response_b", _choice(values))
     if response and "prompt" in columns:
-        if "label" in columns:  # as in KTO's format: a bad response must not be imitated
+        if "label" in columns:  # KTO's format: responses with a negative label must not be imitated
             raise DataError(
-                f"{table.name}: has a label beside prompt and {response}, and only good responses can be imitated: "
-                "keep those and remove the column 'label'"
+                f"{table.name}: columns 'prompt' and '{response}' do not go with 'label', because SFT imitates every "
+                "response: keep the rows with good responses and remove the column 'label'"
             )
         return lambda values: _demonstration(values, response)
     if text and "label" in columns:
         return lambda values: _labelled(values, text)
     shown = ", ".join(reprlib.repr(c) for c in table.columns[:10]) + (", ..." if len(table.columns) > 10 else "")
     missing = f"no column 'label' beside '{text}'" if text else "no columns to learn from"
-    raise DataError(f"{table.name}: {missing}: found {shown or 'none'}; wanted {WANTED}")
+    raise DataError(
+        f"{table.name}: {missing}; found {shown or 'none'}; rename columns to text (or sentence, review) and label; "
+        "prompt and response (or completion); chosen and rejected; or response_a, response_b and choice"
+    )
 
 
 def _labelled(values: Values, column: str) -> LabelledText:
-    # Surrounding space carries no meaning in a whole text, and SST-2's sentences all end in one.
-    text = _text(values, column).strip()
+    text = _text(values, column).strip()  # all sentences of SST-2 end in a space
     given = values.get("label")
-    word = str(given).strip().lower().removesuffix(".0")  # pandas writes labels as 1.0 when some are missing
+    word = str(given).strip().lower().removesuffix(".0")  # pandas writes 1.0 when some labels are missing
     if word == UNLABELLED:
         raise _Unusable("unlabelled")
     if word not in LABELS:
@@ -109,15 +100,11 @@ def _demonstration(values: Values, column: str) -> Demonstration:
     return Demonstration(prompt, response)
 
 
-def _chosen(values: Values) -> Comparison:
-    return _comparison(values, "chosen", "rejected", "a")
-
-
-def _choice(values: Values) -> Comparison:
+def _choice(values: Values) -> Literal["a", "b", "tie"]:
     word = _text(values, "choice").strip().lower()
     if word not in CHOICES:
         raise DataError(f"choice {reprlib.repr(values['choice'])}: must be a, b or tie")
-    return _comparison(values, "response_a", "response_b", CHOICES[word])
+    return CHOICES[word]
 
 
 def _comparison(values: Values, a: str, b: str, choice: Literal["a", "b", "tie"]) -> Comparison:
@@ -131,22 +118,22 @@ def _comparison(values: Values, a: str, b: str, choice: Literal["a", "b", "tie"]
 
 
 def _prompt(values: Values) -> str:
-    """The prompt; empty when it is blank or the row has none."""
+    """The prompt; empty if it is blank or missing."""
     prompt = _text(values, "prompt") if "prompt" in values else ""
     return prompt if prompt.strip() else ""
 
 
 def _text(values: Values, column: str) -> str:
-    """The text in `column`; a null is an empty text."""
+    """The text in `column`; empty for null."""
     if column not in values:
         raise DataError(f"no '{column}'; found {', '.join(map(reprlib.repr, values)) or 'nothing'}")
     value = values[column]
     if value is None:
         return ""
     if not isinstance(value, str):
-        raise DataError(f"{column} is {reprlib.repr(value)}: must be text")
+        raise DataError(f"{column} {reprlib.repr(value)}: must be text")
     try:
         value.encode()
-    except UnicodeEncodeError:  # JSON can spell half of a character: "\ud800"
-        raise DataError(f"{column} holds half a surrogate pair, which is no character") from None
+    except UnicodeEncodeError:  # JSON allows "\ud800"
+        raise DataError(f"{column} has half of a surrogate pair, which is not a character: remove it") from None
     return value

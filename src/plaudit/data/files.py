@@ -1,4 +1,4 @@
-"""Tables out of files: tsv, csv, jsonl and parquet."""
+"""Tables from files: tsv, csv, jsonl and parquet."""
 
 from __future__ import annotations
 
@@ -13,36 +13,35 @@ from plaudit.data.columns import Table, Values
 from plaudit.errors import DataError
 
 SUFFIXES = (".tsv", ".csv", ".jsonl", ".parquet")
-_LONGEST_FIELD = 2**31 - 1  # the csv module refuses fields over 128 KiB unless told otherwise
+_FIELD_LIMIT = 2**31 - 1  # characters; the csv module's default is 128 Ki
 
 Lines = Iterator[tuple[int, list[str]]]
 
 
 def data_files(path: Path) -> list[Path]:
-    """`path` itself, or the data files right inside a folder, by name.
+    """`path` itself, or the data files directly in the folder `path`, sorted by name.
 
     Raises:
-        DataError: no data file there, or of a format that is not read.
+        DataError: no data file, or another format.
     """
     if not path.is_dir():
         if path.suffix.lower() not in SUFFIXES:
-            raise DataError(f"{path}: files of data end in {', '.join(SUFFIXES)}")
+            raise DataError(f"{path}: unknown format; the name of a data file ends in {', '.join(SUFFIXES)}")
         return [path]
     try:
-        inside = sorted(p for p in path.iterdir() if p.is_file() and not p.name.startswith("."))
+        found = [p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file() and p.name[0] != "."]
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from None
-    files = [p for p in inside if p.suffix.lower() in SUFFIXES]
-    if not files:
-        raise DataError(f"{path}: no data files in this folder; they end in {', '.join(SUFFIXES)}")
-    return files
+    if not found:
+        raise DataError(f"{path}: no data files in this folder; their names end in {', '.join(SUFFIXES)}")
+    return sorted(found)
 
 
 def read(path: Path) -> Table:
-    """The table in one file; its name is the path, as errors give it.
+    """The table in a file, named by its path.
 
     Raises:
-        DataError: the file cannot be read, is empty, is not UTF-8, or a line does not fit the format.
+        DataError: the file cannot be read, is empty or not UTF-8, or a line does not fit the format.
     """
     suffix = path.suffix.lower()
     if suffix == ".parquet":
@@ -52,7 +51,7 @@ def read(path: Path) -> Table:
         raise DataError(f"{path}: the file is empty")
     if suffix == ".jsonl":
         return _jsonl(path, text)
-    return _table(path, _tsv_lines(text) if suffix == ".tsv" else _csv_lines(path, text))
+    return _table(path, tsv_lines(text) if suffix == ".tsv" else _csv_lines(path, text))
 
 
 def _utf8(path: Path) -> str:
@@ -61,36 +60,34 @@ def _utf8(path: Path) -> str:
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from None
     try:
-        return raw.decode("utf-8-sig")  # spreadsheets put a byte order mark in front
+        return raw.decode("utf-8-sig")  # spreadsheets write a byte order mark
     except UnicodeDecodeError as error:
-        # error.object is what was decoded: the mark, if any, is already gone from it.
-        skipped = len(raw) - len(error.object)
-        line = raw.count(b"\n", 0, skipped + error.start) + 1
-        raise DataError(f"{path}, line {line}: byte {skipped + error.start} is not UTF-8; save it as UTF-8") from None
+        at = error.start + len(raw) - len(error.object)  # error.object lacks the byte order mark
+        line = raw.count(b"\n", 0, at) + 1
+        raise DataError(f"{path}, line {line}: byte {at} is not UTF-8; save the file as UTF-8") from None
 
 
 def _lines(text: str) -> Iterator[tuple[int, str]]:
-    """Lines that are not blank. Not splitlines: that also breaks at characters a review may well contain."""
+    """Lines that are not blank, with their numbers. str.splitlines would also split at U+0085, U+2028 and others."""
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             yield number, line.removesuffix("\r")
 
 
-def _tsv_lines(text: str) -> Lines:
+def tsv_lines(text: str) -> Lines:
     """TSV as in GLUE: a quote is an ordinary character."""
-    for number, line in _lines(text):
-        yield number, line.split("\t")
+    return ((number, line.split("\t")) for number, line in _lines(text))
 
 
 def _csv_lines(path: Path, text: str) -> Lines:
-    csv.field_size_limit(_LONGEST_FIELD)
+    csv.field_size_limit(_FIELD_LIMIT)
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     start = 1
     try:
         for cells in reader:
             if cells:
                 yield start, cells
-            start = reader.line_num + 1  # a quoted cell may run over several lines
+            start = reader.line_num + 1  # a quoted cell can span several lines
     except csv.Error as error:
         raise DataError(f"{path}, line {start}: not CSV: {error}") from None
 
@@ -98,16 +95,16 @@ def _csv_lines(path: Path, text: str) -> Lines:
 def _table(path: Path, lines: Lines) -> Table:
     _, header = next(lines)
     columns = tuple(name.strip().lower() for name in header)
-    twice = [c for c in columns if c and columns.count(c) > 1]
-    if twice:
-        raise DataError(f"{path}: two columns are named {reprlib.repr(twice[0])}")
+    repeated = [c for c in columns if c and columns.count(c) > 1]
+    if repeated:
+        raise DataError(f"{path}: two columns have the name {reprlib.repr(repeated[0])}; rename one")
     rows: list[tuple[int, Values]] = []
     for number, cells in lines:
         if len(cells) != len(columns):
-            raise DataError(f"{path}, line {number}: {len(cells)} cells where the header has {len(columns)}")
+            raise DataError(f"{path}, line {number}: {len(cells)} cells, but the header has {len(columns)}")
         rows.append((number, dict(zip(columns, cells, strict=True))))
     if not rows:
-        raise DataError(f"{path}: a header and no rows")
+        raise DataError(f"{path}: no rows below the header")
     return Table(str(path), "line", columns, rows)
 
 
@@ -125,7 +122,6 @@ def _jsonl(path: Path, text: str) -> Table:
 
 
 def _parquet(path: Path) -> Table:
-    import pyarrow
     import pyarrow.parquet
 
     try:
@@ -133,6 +129,6 @@ def _parquet(path: Path) -> Table:
     except (OSError, pyarrow.ArrowException) as error:
         raise DataError(f"{path}: cannot be read as parquet: {str(error).splitlines()[0]}") from None
     if not table.num_rows:
-        raise DataError(f"{path}: a header and no rows")
+        raise DataError(f"{path}: no rows")
     table = table.rename_columns([name.strip().lower() for name in table.column_names])
     return Table(str(path), "row", tuple(table.column_names), list(enumerate(table.to_pylist(), start=1)))

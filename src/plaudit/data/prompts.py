@@ -1,4 +1,4 @@
-"""Prompts: the beginnings of texts, for a model to continue."""
+"""Prompts: the first words of texts, for a model to continue."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from plaudit.data.text import content_hash
 
 
 def cut_prompts(part: Part, low: int, high: int, seed: int) -> list[str]:
-    """Distinct prompts from a split, in an order that does not depend on the order of the records.
+    """Distinct prompts from `part`, independent of the order of its records.
 
-    A demonstration that has a prompt gives that prompt. A bare text gives its first `low` to `high` words, as
-    many as its own hash and the seed decide, at least one word being left to continue.
+    A demonstration with a prompt gives that prompt. Without one it gives the first `low` to `high` words of its text;
+    the length is random, and at least one word is left. A text of at most `low` words gives no prompt.
     """
     prompts = []
     for d in sorted(part.demonstrations, key=lambda d: content_hash(d.prompt or d.response)):
@@ -27,6 +27,6 @@ def cut_prompts(part: Part, low: int, high: int, seed: int) -> list[str]:
 
 
 def held_out_prompts(part: Part, low: int, high: int, seed: int, seen: list[str]) -> list[str]:
-    """Prompts from the evaluation split, without those that also came up for training ("the film is")."""
-    met = {content_hash(p) for p in seen}
-    return [p for p in cut_prompts(part, low, high, seed) if content_hash(p) not in met]
+    """Prompts from the evaluation part, without those in `seen`: short ones such as "the film is" also occur there."""
+    hashes = {content_hash(prompt) for prompt in seen}
+    return [prompt for prompt in cut_prompts(part, low, high, seed) if content_hash(prompt) not in hashes]

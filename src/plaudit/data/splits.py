@@ -1,15 +1,19 @@
 """Train, prompts and evaluation: three parts that never share a prompt or a text.
 
-A record goes where the hash of its prompt (of its text, where there is no prompt) sends it. So the parts do
-not depend on the order of the file, and a record stays in its part when the file grows.
+The hash of a record's prompt (of its text, if it has no prompt) decides its part. So the parts do not depend on the
+order of a file, and a record stays in its part when the file grows.
 """
 
 from __future__ import annotations
 
 import bisect
-from collections import Counter, defaultdict
+import hashlib
+import json
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import astuple, dataclass
+from functools import cached_property
+from itertools import groupby
 from typing import TypeVar
 
 from plaudit.data.text import content_hash
@@ -19,13 +23,13 @@ from plaudit.records import Comparison, Demonstration, LabelledText
 Record = LabelledText | Demonstration | Comparison
 R = TypeVar("R", LabelledText, Demonstration, Comparison)
 
-TRAIN_SHARE, PROMPTS_SHARE = 0.8, 0.1  # evaluation has the rest
-TRAIN_SHARE_BESIDE_HELD_OUT = 0.9  # prompts have the rest
+TRAIN_SHARE, PROMPTS_SHARE = 0.8, 0.1  # evaluation gets the rest
+TRAIN_SHARE_BESIDE_HELD_OUT = 0.9  # prompts get the rest
 
 
 @dataclass(frozen=True)
 class Part:
-    """Records of each kind, sorted by the hash of their prompt or text: an order that favours no label."""
+    """Records of each kind, sorted by the hash of their prompt or text, which mixes the labels."""
 
     labelled: tuple[LabelledText, ...] = ()
     demonstrations: tuple[Demonstration, ...] = ()
@@ -37,14 +41,14 @@ class Part:
 
 @dataclass(frozen=True)
 class Splits:
-    """A data set, cut for the stages of a run.
+    """A data set in three parts.
 
     Attributes:
-        name: what the user asked for.
-        train: SFT and the reward model learn from it.
-        prompts: PPO's prompts are cut from it.
-        evaluation: held out for perplexity, reward accuracy and the prompts of the evaluation.
-        dropped: how many records were left out, by reason.
+        name: the data set's name in the settings.
+        train: for SFT and the reward model.
+        prompts: source of PPO's prompts.
+        evaluation: held out, for perplexity, preference accuracy and the prompts of the evaluation.
+        dropped: numbers of records that were left out, by reason.
     """
 
     name: str
@@ -53,15 +57,24 @@ class Splits:
     evaluation: Part
     dropped: dict[str, int]
 
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of all records with their parts; independent of the order of rows and files."""
+        digest = hashlib.sha256()
+        for title, part in (("train", self.train), ("prompts", self.prompts), ("evaluation", self.evaluation)):
+            for record in (*part.labelled, *part.demonstrations, *part.comparisons):
+                digest.update(json.dumps([title, type(record).__name__, vars(record)]).encode())
+        return digest.hexdigest()
+
 
 def split(name: str, records: Iterable[Record], held_out: Iterable[Record], dropped: Counter[str]) -> Splits:
-    """Clean `records`, derive demonstrations where there are none, and cut the three parts.
+    """Clean `records`, add demonstrations if there are none, and cut the three parts.
 
     Args:
         name: the data set's name, for errors.
-        records: what to cut train and prompts from, and evaluation too when `held_out` is empty.
-        held_out: records that come as an evaluation split of their own.
-        dropped: what was left out before, by reason; what is left out here is added.
+        records: source of train and prompts, and of evaluation if `held_out` is empty.
+        held_out: records of a separate evaluation split.
+        dropped: numbers of records left out so far, by reason.
 
     Raises:
         DataError: a part would be empty, or all training labels are the same.
@@ -76,42 +89,38 @@ def split(name: str, records: Iterable[Record], held_out: Iterable[Record], drop
         pool, held = _clean(fresh, dropped), _clean(evaluation, dropped)
         train, prompts = _cut(pool, TRAIN_SHARE_BESIDE_HELD_OUT)
     else:
-        pool = _clean(given, dropped)
-        train, prompts, held = _cut(pool, TRAIN_SHARE, TRAIN_SHARE + PROMPTS_SHARE)
+        train, prompts, held = _cut(_clean(given, dropped), TRAIN_SHARE, TRAIN_SHARE + PROMPTS_SHARE)
     splits = Splits(name, train, prompts, held, dict(+dropped))
     _check(splits, total)
     return splits
 
 
 def key(record: Record) -> str:
-    """The hash that decides a record's part: of its prompt, or of its text where the prompt is empty."""
+    """The hash that decides a record's part: of its prompt, or of its text if it has no prompt."""
     if isinstance(record, LabelledText):
         return content_hash(record.text)
     if record.prompt:
         return content_hash(record.prompt)
     if isinstance(record, Demonstration):
         return content_hash(record.response)
-    return content_hash(" ".join(sorted((record.response_a, record.response_b))))  # whoever is preferred by whom
+    # In sorted order, so that people who disagree about a pair share a part.
+    return content_hash(" ".join(sorted((record.response_a, record.response_b))))
 
 
 def share(digest: str) -> float:
-    """A hash as a number in [0, 1), evenly spread."""
+    """A hash as a number in [0, 1), uniformly distributed."""
     return int(digest[:8], 16) / 16**8
 
 
-def _preferred(comparison: Comparison) -> str:
-    return comparison.response_b if comparison.choice == "b" else comparison.response_a
-
-
 def _clean(records: Sequence[Record], dropped: Counter[str]) -> Part:
-    """Each record once, in the order of its hash; demonstrations are derived when there are none."""
+    """Distinct records in the order of their hashes; demonstrations come from the other records if there are none."""
     labelled = _consistent(_in_order(LabelledText, records), dropped)
     demonstrations = _distinct(
         _in_order(Demonstration, records),
         lambda r: (content_hash(r.prompt), content_hash(r.response)),
         dropped,
     )
-    # The annotator is part of a comparison's identity: two people who agree are two votes.
+    # With the annotator: two people who agree are two votes.
     comparisons = _distinct(
         _in_order(Comparison, records),
         lambda r: (*map(content_hash, (r.prompt, r.response_a, r.response_b)), r.choice, r.annotator),
@@ -134,59 +143,58 @@ def _distinct(records: list[R], identity: Callable[[R], Hashable], dropped: Coun
 
 
 def _consistent(texts: list[LabelledText], dropped: Counter[str]) -> list[LabelledText]:
-    """Each text once; none of the copies of a text that was labelled both ways."""
-    copies: defaultdict[str, list[LabelledText]] = defaultdict(list)
-    for text in texts:
-        copies[content_hash(text.text)].append(text)
-    kept = []
-    for same in copies.values():
-        if len({text.label for text in same}) > 1:
-            dropped["contradictory label"] += len(same)
+    """Distinct texts, without those that have both labels."""
+    distinct = []
+    for _, group in groupby(texts, key):  # they are sorted by key
+        first, *others = group
+        if any(text.label != first.label for text in others):
+            dropped["contradictory label"] += 1 + len(others)
         else:
-            dropped["duplicate"] += len(same) - 1
-            kept.append(same[0])
-    return kept
+            dropped["duplicate"] += len(others)
+            distinct.append(first)
+    return distinct
 
 
 def _derived(labelled: list[LabelledText], comparisons: list[Comparison]) -> list[Demonstration]:
-    """Demonstrations out of judged texts: every text, whatever its label, and every preferred response."""
+    """Demonstrations from other records: every text with either label, and every preferred response."""
     texts = [Demonstration("", text.text) for text in labelled]
-    responses = [Demonstration(c.prompt, _preferred(c)) for c in comparisons if c.choice != "tie"]
-    return list(dict.fromkeys(texts + responses))  # people who agree show the same response
+    responses = [
+        Demonstration(c.prompt, c.response_a if c.choice == "a" else c.response_b)
+        for c in comparisons
+        if c.choice != "tie"
+    ]
+    return list(dict.fromkeys(texts + responses))  # annotators can prefer the same response
 
 
 def _cut(pool: Part, *edges: float) -> list[Part]:
-    """`pool` cut at these shares of the range of hashes: one part more than edges."""
+    """`pool` cut at these shares of the range of hashes, into one part more than there are edges."""
 
-    def bins(records: tuple[R, ...]) -> list[tuple[R, ...]]:
-        cut: list[list[R]] = [[] for _ in range(len(edges) + 1)]
+    def cut(records: tuple[R, ...]) -> list[tuple[R, ...]]:
+        bins: list[list[R]] = [[] for _ in range(len(edges) + 1)]
         for record in records:
-            cut[bisect.bisect_right(edges, share(key(record)))].append(record)
-        return [tuple(records) for records in cut]
+            bins[bisect.bisect_right(edges, share(key(record)))].append(record)
+        return [tuple(records) for records in bins]
 
-    return [
-        Part(*kinds)
-        for kinds in zip(bins(pool.labelled), bins(pool.demonstrations), bins(pool.comparisons), strict=True)
-    ]
+    kinds = cut(pool.labelled), cut(pool.demonstrations), cut(pool.comparisons)
+    return [Part(*records) for records in zip(*kinds, strict=True)]
 
 
 def _check(splits: Splits, total: int) -> None:
-    """Every stage must find something to work on."""
+    """Every part needs demonstrations; train and evaluation need labels or comparisons, if there are any."""
     parts = {"train": splits.train, "prompts": splits.prompts, "evaluation": splits.evaluation}
-    # Prompts are never judged, so that part does without labels and comparisons.
-    judged = {n: len(p.labelled) + len(p.comparisons) for n, p in parts.items() if n != "prompts"}
-    empty = [n for n, p in parts.items() if not p.demonstrations]
-    if not empty and any(judged.values()):
-        empty = [n for n, count in judged.items() if not count]
+    empty = [name for name, part in parts.items() if not part.demonstrations]
+    if not empty:
+        counts = {name: len(parts[name].labelled + parts[name].comparisons) for name in ("train", "evaluation")}
+        empty = [name for name, count in counts.items() if not count and any(counts.values())]
     if empty:
         left_out = ", ".join(f"{count} {reason}" for reason, count in splits.dropped.items())
         raise DataError(
-            f"{splits.name}: nothing is left for {' and '.join(empty)} out of {total} records"
-            f"{f' (left out: {left_out})' if left_out else ''}: more are needed, about 100 or above"
+            f"{splits.name}: no records are left for {' and '.join(empty)} out of {total}"
+            f"{f' (left out: {left_out})' if left_out else ''}; add records: at least about 100 are needed"
         )
     labels = {text.label for text in splits.train.labelled}
     if len(labels) == 1:
         raise DataError(
-            f"{splits.name}: every label to train on is {labels.pop()} ({len(splits.train.labelled)} texts): "
-            "a reward model learns from good and bad texts alike"
+            f"{splits.name}: all {len(splits.train.labelled)} training labels are {labels.pop()}: "
+            "add texts with the other label, because a reward model learns from both"
         )

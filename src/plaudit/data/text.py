@@ -1,8 +1,8 @@
-"""Text cleaning: one spelling of a film review for every corpus we learn from.
+"""Text cleaning, content hashes and n-gram diversity.
 
-Rotten Tomatoes sentences (and SST-2, cut from them) are lower-case with detached punctuation;
-IMDb reviews are ordinary web text with HTML breaks and Windows-1252 debris. A small model learns
-one spelling faster than two, so pretraining reads IMDb in the spelling of the task.
+Rotten Tomatoes sentences, and SST-2 made from them, are lower-case with detached punctuation. IMDb reviews are web text
+with HTML breaks and Windows-1252 characters. A small model learns one spelling faster than two, so movie-gpt2 was
+pretrained on IMDb reviews in the spelling of Rotten Tomatoes.
 """
 
 from __future__ import annotations
@@ -12,51 +12,34 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
-_ODD_CHARACTERS = str.maketrans(
-    {
-        "\x84": '"',
-        "\x85": " ... ",
-        "\x91": "'",
-        "\x92": "'",
-        "\x93": '"',
-        "\x94": '"',
-        "\x96": " -- ",
-        "\x97": " -- ",
-        "´": "'",
-        "`": "'",
-        "‘": "'",
-        "’": "'",
-        "“": '"',
-        "”": '"',
-        "–": " -- ",
-        "—": " -- ",
-    }
-)
+# \x84 to \x97 are Windows-1252 characters that were decoded as Latin-1.
+_ASCII = {'"': "\x84\x93\x94“”", "'": "\x91\x92´`‘’", " -- ": "\x96\x97–—", " ... ": "\x85"}
+_TO_ASCII = str.maketrans({character: ascii for ascii, characters in _ASCII.items() for character in characters})
 
 
 def normalise(text: str) -> str:
-    """`text` in the spelling of Rotten Tomatoes: lower-case ASCII, punctuation set apart.
+    """`text` in the spelling of Rotten Tomatoes: lower-case ASCII, spaces around punctuation.
 
     >>> normalise("It's GREAT!!!<br />See it (twice) - 10/10.")
     "it's great ! see it ( twice ) - 10/10 ."
     """
-    text = re.sub(r"<br\s*/?>", " ", text.translate(_ODD_CHARACTERS))
+    text = re.sub(r"<br\s*/?>", " ", text.translate(_TO_ASCII))
     text = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
     text = re.sub(r"[*_~=^|\\]+", " ", text)
     text = re.sub(r"-{2,}", " -- ", text)
     text = re.sub(r'([.,!?;:()"\[\]])', r" \1 ", text)
-    text = re.sub(r"(?<=\d) ([.,:]) (?=\d)", r"\1", text)  # 7.5 and 1,000 and 10:30 stay whole
+    text = re.sub(r"(?<=\d) ([.,:]) (?=\d)", r"\1", text)  # 7.5, 1,000 and 10:30 stay as they are
     text = re.sub(r"\s+", " ", text)
     text = re.sub(r"([.!?])(?: \1)+", r"\1", text)
     return text.strip()
 
 
 def content_hash(text: str) -> str:
-    """SHA-256 of `text` with case and spacing folded: the identity that splits and deduplication use."""
+    """SHA-256 of `text` in lower case with single spaces: texts with equal hashes are duplicates."""
     return hashlib.sha256(" ".join(text.lower().split()).encode()).hexdigest()
 
 
 def distinct(responses: Sequence[Sequence[int]], n: int) -> float:
-    """Different n-grams of tokens as a share of all of them, over all responses. Source: Li et al. 2016."""
+    """distinct-n: different n-grams of tokens over all n-grams of all responses. Source: Li et al. 2016."""
     grams = [tuple(r[i : i + n]) for r in responses for i in range(len(r) - n + 1)]
     return len(set(grams)) / len(grams) if grams else 0.0

@@ -1,1 +1,1 @@
-"""Pure tensor mathematics: no model, no config, no device, no rank."""
+"""Pure functions of tensors: no model, no settings, no device, no process group."""

@@ -1,4 +1,4 @@
-"""From scores to per-token rewards, advantages and returns."""
+"""Per-token rewards from scores; advantages and returns from rewards."""
 
 import torch
 from jaxtyping import Bool, Float
@@ -12,10 +12,10 @@ def token_rewards(
     response_mask: Bool[Tensor, "B R"],
     kl_coef: float,
 ) -> Float[Tensor, "B R"]:
-    """r_t = -kl_coef (log p_t - log q_t) + [t is the last response token] score; 0 outside the response.
+    """-kl_coef (logprob - ref_logprob) for each token, plus the score at the last one; 0 outside the response.
 
-    Responses start at column 0, so the last token of a row is at its length minus one, wherever the row's
-    end-of-text token lies. Source: Ziegler et al. 2019, equation 2.
+    Responses start at column 0, so the last token of a row is at its length minus one, with or without an end token.
+    Source: Ziegler et al. 2019, equation 2.
     """
     rewards = (-kl_coef * (logprobs - ref_logprobs)).masked_fill(~response_mask, 0.0)
     last = response_mask.sum(1, keepdim=True) - 1
@@ -29,13 +29,13 @@ def gae(
     gamma: float,
     lam: float,
 ) -> tuple[Float[Tensor, "B R"], Float[Tensor, "B R"]]:
-    """Generalised advantage estimates, and the returns that the value head learns.
+    """Generalised advantage estimation.
 
-    delta_t = r_t + gamma V_{t+1} - V_t and A_t = delta_t + gamma lam A_{t+1}, with V and A zero after the
-    last token. Returns are A + V of these raw advantages; whitening, if any, comes after.
+    delta_t = r_t + gamma V_{t+1} - V_t and A_t = delta_t + gamma lam A_{t+1}; V and A are zero after the last token.
 
     Returns:
-        advantages, returns: both zero outside the response.
+        advantages: not whitened; zero outside the response.
+        returns: advantages + values, the targets of the value head; zero outside the response.
 
     Source: Schulman et al. 2015, equation 16.
     """

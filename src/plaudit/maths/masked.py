@@ -1,28 +1,28 @@
-"""Statistics over the True positions of a mask. What lies under False contributes exactly nothing."""
+"""Statistics over the True positions of a mask. Values at False positions have no effect, even NaN."""
 
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 
 def unflatten(x: Float[Tensor, "N"], mask: Bool[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """The N values at the True positions, in order; 0 elsewhere."""
+    """The N values in row order at the True positions; 0 elsewhere. Inverse of x[mask]."""
     return x.new_zeros(mask.shape).masked_scatter(mask, x)
 
 
 def masked_sum(x: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"]) -> Float[Tensor, ""]:
-    """Sum of x where mask is True. Selection, not multiplication: a NaN under False stays out."""
+    """Sum of x over the True positions. Not x * mask: NaN * 0 is NaN."""
     return x.masked_fill(~mask, 0.0).sum()
 
 
 def masked_mean(x: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"]) -> Float[Tensor, ""]:
-    """Mean of x over all True positions of the whole tensor, each token with the same weight.
+    """Mean of x over all True positions: each token has the same weight, whatever its row.
 
     Raises:
-        ValueError: nothing is selected.
+        ValueError: no position is True.
     """
     count = mask.sum()
     if count == 0:
-        raise ValueError("masked_mean: the mask selects nothing")
+        raise ValueError("masked_mean: the mask is False everywhere")
     return masked_sum(x, mask) / count
 
 
@@ -32,7 +32,7 @@ def masked_variance(x: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"]) ->
 
 
 def whiten(x: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """x moved and scaled to mean 0 and variance 1 over the True positions; 0 elsewhere."""
+    """x shifted and scaled to mean 0 and variance 1 over the True positions; 0 elsewhere."""
     centred = x - masked_mean(x, mask)
     return (centred / (masked_variance(x, mask) + 1e-8).sqrt()).masked_fill(~mask, 0.0)
 
@@ -40,5 +40,5 @@ def whiten(x: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"]) -> Float[Te
 def explained_variance(
     values: Float[Tensor, "*shape"], returns: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"]
 ) -> Float[Tensor, ""]:
-    """1 - Var(returns - values) / Var(returns): 1 is a perfect critic, 0 no better than a constant."""
+    """1 - Var(returns - values) / Var(returns): 1 for perfect values, 0 for values no better than a constant."""
     return 1 - masked_variance(returns - values, mask) / masked_variance(returns, mask)
