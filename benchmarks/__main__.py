@@ -34,8 +34,8 @@ def run(name: str, command: list[str], log: Path) -> dict:
     lines = done.stdout.strip().splitlines()
     if done.returncode == 0 and lines:
         return json.loads(lines[-1])
-    said = log.read_text(encoding="utf-8").strip().splitlines() or ["no output on stderr"]
-    return {"error": f"failed, exit status {done.returncode}: {said[-1]}"}
+    messages = log.read_text(encoding="utf-8").strip().splitlines() or ["no output on stderr"]
+    return {"error": f"failed, exit status {done.returncode}: {messages[-1]}"}
 
 
 def contenders(options, work: Path) -> list[dict]:
@@ -60,8 +60,8 @@ def stages(options, work: Path) -> dict:
     print("plaudit run ...", file=sys.stderr, flush=True)
     log = work / "plaudit-run.log"
     command = [sys.executable, "-m", "plaudit", "run", "--device", options.device, "--out", str(out)]
-    with log.open("w", encoding="utf-8") as said:
-        done = subprocess.run(command, cwd=ROOT, stdout=said, stderr=subprocess.STDOUT, check=False)
+    with log.open("w", encoding="utf-8") as output:
+        done = subprocess.run(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, check=False)
     if done.returncode:
         return {"error": f"failed, exit status {done.returncode}; see {log}"}
     return json.loads((out / "evaluation.json").read_text(encoding="utf-8"))["meta"]["wall_seconds"]

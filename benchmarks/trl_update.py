@@ -38,8 +38,7 @@ CHECKPOINTING = "gradient_checkpointing" if transformers.__version__ < "5" else 
 
 
 def tokenizer(eos_id: int) -> PreTrainedTokenizerFast:
-    """A tokenizer that only pads, on the left, with an id beyond the vocabulary. If eos were the pad token, it would
-    never be learned."""
+    """Pads on the left with an id beyond the vocabulary: if eos were the pad token, it would never be learned."""
     words = {str(i): i for i in range(eos_id + 1)} | {"<pad>": eos_id + 1}
     backend = Tokenizer(models.WordLevel(words))
     return PreTrainedTokenizerFast(

@@ -130,14 +130,14 @@ def saved_models(work: Workload, folder: Path) -> tuple[str, str]:
     """
     home = folder / f"{work.size}-{work.seed}"
     if not home.exists():
-        aside = home.with_name(home.name + ".partial")
-        shutil.rmtree(aside, ignore_errors=True)
+        partial = home.with_name(home.name + ".partial")
+        shutil.rmtree(partial, ignore_errors=True)
         config = GPT2Config(**SHAPES[work.size])
         torch.manual_seed(work.seed)
-        GPT2LMHeadModel(config).save_pretrained(aside / "policy")
+        GPT2LMHeadModel(config).save_pretrained(partial / "policy")
         config.num_labels, config.pad_token_id = 1, config.eos_token_id
-        GPT2ForSequenceClassification(config).save_pretrained(aside / "reward")
-        aside.rename(home)
+        GPT2ForSequenceClassification(config).save_pretrained(partial / "reward")
+        partial.rename(home)
     return str(home / "policy"), str(home / "reward")
 
 
@@ -145,13 +145,13 @@ def reward_model_above(policy: str, reward: str, train_layers: int) -> str:
     """Folder of a reward model whose top layers are its own and whose other layers are the policy's."""
     folder = Path(f"{reward}-top-{train_layers}")
     if not folder.exists():
-        trunk = GPT2LMHeadModel.from_pretrained(policy).transformer
+        backbone = GPT2LMHeadModel.from_pretrained(policy).transformer
         model = GPT2ForSequenceClassification.from_pretrained(reward)
         for name in ("wte", "wpe"):
-            setattr(model.transformer, name, getattr(trunk, name))
-        for block in range(len(trunk.h) - train_layers):
-            model.transformer.h[block] = trunk.h[block]
-        aside = folder.with_name(folder.name + ".partial")
-        model.save_pretrained(aside)
-        aside.rename(folder)
+            setattr(model.transformer, name, getattr(backbone, name))
+        for layer in range(len(backbone.h) - train_layers):
+            model.transformer.h[layer] = backbone.h[layer]
+        partial = folder.with_name(folder.name + ".partial")
+        model.save_pretrained(partial)
+        partial.rename(folder)
     return str(folder)
