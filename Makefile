@@ -5,19 +5,19 @@ RUN ?= runs/demo
 
 .PHONY: demo lab notebooks notebooks-check test check mutants format parity bench seeds frontier hacking reward-curve clean
 
-demo: $(VENV)/.user  ## the whole pipeline on the embedded model and data; stopped, it goes on where it was
+demo: $(VENV)/.user  ## install, then train and evaluate with the built-in model and data; continues a stopped run
 	$(BIN)/plaudit run --out $(RUN) --resume
 
-lab: $(VENV)/.lab  ## the three notebooks in JupyterLab
+lab: $(VENV)/.lab  ## open the three notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks
 
-notebooks: $(VENV)/.dev  ## make the notebooks from their .py sources and run them, in order; about seven minutes
+notebooks: $(VENV)/.dev  ## build the notebooks from their .py files and run them in order; about seven minutes
 	$(BIN)/python recipes/notebooks.py
 
-notebooks-check: $(VENV)/.dev  ## run them afresh elsewhere and change nothing: no complaint, in time, cells as committed
+notebooks-check: $(VENV)/.dev  ## run the notebooks in a temporary folder: no error or warning, in time, same cells as committed
 	$(BIN)/python recipes/notebooks.py --check
 
-test: $(VENV)/.dev  ## formatting, lint, types and every test
+test: $(VENV)/.dev  ## check formatting, lint and types, and run every test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -25,33 +25,33 @@ test: $(VENV)/.dev  ## formatting, lint, types and every test
 
 check: test
 
-mutants: $(VENV)/.dev  ## every known fault, done to a copy of the source: a test must notice
+mutants: $(VENV)/.dev  ## inject every known error into a copy of the source: a test must fail
 	$(BIN)/python tests/mutants.py
 
-format: $(VENV)/.dev
+format: $(VENV)/.dev  ## format the code and fix lint errors where ruff can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-parity: .venv-trl/.ready  ## the numbers of TRL that tests/parity holds ours against, made again
+parity: .venv-trl/.ready  ## compute again the numbers of TRL that tests/parity compares with
 	TRL_EXPERIMENTAL_SILENCE=1 .venv-trl/bin/python tests/parity/make_fixtures.py
 
-bench: $(VENV)/.dev .venv-trl/.ready  ## one PPO update at GPT-2's size, beside TRL's and a plain loop's; and the demo's stages
+bench: $(VENV)/.dev .venv-trl/.ready  ## time one PPO update at GPT-2's size beside TRL and a plain loop, and the stages of the demo
 	$(BIN)/python -m benchmarks
 
-# Studies: minutes to an hour each; stopped, they go on where they were. docs/experiments.md has what they said.
-seeds: $(VENV)/.user  ## the whole pipeline with ten seeds
+# Studies take minutes to an hour each and continue after a stop. Results: docs/results.md, docs/experiments.md.
+seeds: $(VENV)/.user  ## all stages with ten seeds
 	$(BIN)/plaudit seeds --n 10 --out runs/seeds --resume
 
-frontier: $(VENV)/.user  ## PPO beside best-of-n at equal KL
+frontier: $(VENV)/.user  ## compare PPO with best-of-n at equal KL
 	$(BIN)/plaudit frontier $(RUN) --draws 256
 
-hacking: $(VENV)/.user  ## no KL penalty and a long run: the warning must come
+hacking: $(VENV)/.user  ## train long without a KL penalty: the warning of reward hacking must appear
 	$(BIN)/plaudit run --ppo.kl-coef 0 --ppo.iterations 150 --out runs/hacking --resume
 
-reward-curve: $(VENV)/.user  ## the reward model's accuracy by the number of texts it learned from
+reward-curve: $(VENV)/.user  ## accuracy of the reward model by number of training texts
 	$(BIN)/python recipes/reward_curve.py $(RUN) --out build/reward-curve
 
-clean:
+clean:  ## remove environments, builds and caches
 	rm -rf $(VENV) .venv-trl build dist .mypy_cache .pytest_cache .ruff_cache
 
 $(VENV)/.user: pyproject.toml constraints.txt

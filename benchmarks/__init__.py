@@ -1,1 +1,1 @@
-"""One PPO update, timed: plaudit beside a notebook-style loop and TRL, on the same work and the same machine."""
+"""Time one PPO update of plaudit, of a notebook-style loop and of TRL, on the same work and machine."""

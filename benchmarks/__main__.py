@@ -1,6 +1,6 @@
-"""`make bench`: every contender in a process of its own, one after the other, and one table.
+"""`make bench`: run each contender in a process of its own, one after the other, and print one table.
 
-This process imports no torch: on Linux the peak memory of a child begins at that of the process that starts it.
+This process does not import torch: on Linux, the peak memory of a child starts at that of its parent.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from benchmarks.table import render
 OURS = {
     "plaudit": ["--dtype", "bfloat16"],
     "plaudit, float32": ["--dtype", "float32"],
-    "plaudit, top 2 blocks": ["--dtype", "bfloat16", "--train-layers", "2"],
+    "plaudit, top 2 layers": ["--dtype", "bfloat16", "--train-layers", "2"],
     "plaudit, LoRA 8": ["--dtype", "bfloat16", "--lora", "8"],
 }
 ROOT = Path(__file__).parent.parent
 
 
 def run(name: str, command: list[str], log: Path) -> dict:
-    """The JSON line of a subprocess, or {"error": why there is none}; what it says otherwise goes into `log`."""
+    """The JSON line that a subprocess prints last, or {"error": reason}. Its stderr goes to `log`."""
     print(f"{name} ...", file=sys.stderr, flush=True)
     try:
         with log.open("w", encoding="utf-8") as errors:
@@ -34,12 +34,12 @@ def run(name: str, command: list[str], log: Path) -> dict:
     lines = done.stdout.strip().splitlines()
     if done.returncode == 0 and lines:
         return json.loads(lines[-1])
-    said = log.read_text(encoding="utf-8").strip().splitlines() or ["it said nothing"]
-    return {"error": f"failed, exit status {done.returncode}: {said[-1]}"}
+    messages = log.read_text(encoding="utf-8").strip().splitlines() or ["no output on stderr"]
+    return {"error": f"failed, exit status {done.returncode}: {messages[-1]}"}
 
 
 def contenders(options, work: Path) -> list[dict]:
-    """A record each, of those that `--only` names."""
+    """One record for each contender that `--only` selects."""
     shared = common(options)
     plans = [(name, True, [sys.executable, "-m", "benchmarks.ours"], own) for name, own in OURS.items()]
     plans.append(("notebook-style loop", False, [sys.executable, "-m", "benchmarks.notebook_loop"], []))
@@ -60,19 +60,19 @@ def stages(options, work: Path) -> dict:
     print("plaudit run ...", file=sys.stderr, flush=True)
     log = work / "plaudit-run.log"
     command = [sys.executable, "-m", "plaudit", "run", "--device", options.device, "--out", str(out)]
-    with log.open("w", encoding="utf-8") as said:
-        done = subprocess.run(command, cwd=ROOT, stdout=said, stderr=subprocess.STDOUT, check=False)
+    with log.open("w", encoding="utf-8") as output:
+        done = subprocess.run(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, check=False)
     if done.returncode:
         return {"error": f"failed, exit status {done.returncode}; see {log}"}
     return json.loads((out / "evaluation.json").read_text(encoding="utf-8"))["meta"]["wall_seconds"]
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Measure, print the table, and leave it with its numbers in the work folder."""
-    flags = parser("One PPO update of plaudit, of a notebook-style loop and of TRL on this machine.")
-    flags.add_argument("--trl-python", default=".venv-trl/bin/python", help="Python that has TRL")
-    flags.add_argument("--only", nargs="+", metavar="WORD", help="contenders whose names hold one of these words")
-    flags.add_argument("--skip-run", action="store_true", help="without the stages of plaudit run")
+    """Measure, print the table, and write table and numbers to the work folder."""
+    flags = parser("Time one PPO update of plaudit, of a notebook-style loop and of TRL on this machine.")
+    flags.add_argument("--trl-python", default=".venv-trl/bin/python", help="Python of the environment with TRL")
+    flags.add_argument("--only", nargs="+", metavar="WORD", help="only contenders whose names contain a word")
+    flags.add_argument("--skip-run", action="store_true", help="do not time the stages of plaudit run")
     options = flags.parse_args(argv)
     work = ROOT / options.work
     work.mkdir(parents=True, exist_ok=True)

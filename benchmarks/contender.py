@@ -1,4 +1,4 @@
-"""What contenders share: the command line, the stopwatch, and the one JSON line that each prints."""
+"""Shared by all contenders: the command line, the stopwatch, and the JSON line that each one prints."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ import torch
 from benchmarks.options import parser
 from benchmarks.workload import Workload, make
 
-WARM_UP = 1  # updates before those that count: the first one allocates, and makes the optimizer's state
+WARM_UP = 1  # updates that are not counted: the first one allocates memory and creates the optimizer's state
 
 
 def start(description: str, argv: list[str] | None = None, **extra: dict) -> tuple[argparse.Namespace, Workload]:
-    """The options of the command line and the workload they ask for. `extra` adds flags: name=add_argument's words."""
+    """Parse the command line; the options and their workload. `extra` adds flags: name={arguments of add_argument}."""
     flags = parser(description)
     for name, words in extra.items():
         flags.add_argument("--" + name.replace("_", "-"), **words)
@@ -29,17 +29,17 @@ def start(description: str, argv: list[str] | None = None, **extra: dict) -> tup
 
 
 def device_of(options: argparse.Namespace) -> torch.device:
-    """Where to compute: as asked, or the first GPU if there is one."""
+    """The device of `--device`; with auto, the first GPU if there is one."""
     if options.device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return torch.device(options.device)
 
 
 class Stopwatch:
-    """Seconds of each phase, update by update; on a GPU, until the work queued on it is done.
+    """Seconds of each phase of each update. On a GPU, the queued work is waited for.
 
     Attributes:
-        updates: {phase: seconds} for each update that was started.
+        updates: {phase: seconds} of each started update.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -51,7 +51,7 @@ class Stopwatch:
         self._last = self._now()
 
     def lap(self, phase: str) -> None:
-        """What has passed since the start or the last lap was `phase`."""
+        """Add the time since the start or the last lap to `phase`."""
         now = self._now()
         self.updates[-1][phase] = self.updates[-1].get(phase, 0.0) + now - self._last
         self._last = now
@@ -63,13 +63,13 @@ class Stopwatch:
 
 
 def peak_memory() -> int:
-    """Most bytes of memory that this process has held, its libraries and models included."""
+    """Peak memory of this process in bytes, libraries and models included."""
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def record(who: str, watch: Stopwatch, work: Workload, options: argparse.Namespace, **settings: object) -> dict:
-    """What a contender prints: medians over the updates after the warm-up, and under what settings."""
+    """The record that a contender prints: medians over the updates after the warm-up, and the settings."""
     counted = watch.updates[WARM_UP:]
     phases = ("generation", "scoring", "training")
     gpu = watch.device.type == "cuda"
@@ -92,5 +92,5 @@ def record(who: str, watch: Stopwatch, work: Workload, options: argparse.Namespa
 
 
 def print_record(content: dict) -> None:
-    """The one line that the benchmark reads."""
+    """Print the JSON line that the benchmark reads."""
     print(json.dumps(content), flush=True)

@@ -1,4 +1,4 @@
-"""What this machine can do at best: matrix products and copies, measured. `python -m benchmarks.machine`."""
+"""Measure the peaks of this machine: matrix products and memory copies. `python -m benchmarks.machine`."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from pathlib import Path
 
 import torch
 
-_SECONDS = 1.0  # spent on each figure, at least one pass
-_SKINNY = (64, 768, 3072)  # GPT-2's widest layer on the tokens of a small minibatch
+_SECONDS = 1.0  # time for each figure; at least one pass
+_SKINNY = (64, 768, 3072)  # GPT-2's widest matrix, applied to the tokens of a small minibatch
 
 
 def best(action: Callable[[], object], device: torch.device, seconds: float = _SECONDS) -> float:
-    """Seconds of the fastest of several passes: what the machine can do, when nothing else runs."""
+    """Seconds of the fastest of several passes, which is least disturbed by other programs."""
 
     def once() -> float:
         began = time.perf_counter()
@@ -33,7 +33,7 @@ def best(action: Callable[[], object], device: torch.device, seconds: float = _S
 
 
 def matmul(shape: tuple[int, int, int], dtype: torch.dtype, device: torch.device, seconds: float = _SECONDS) -> float:
-    """FLOP/s of a product of (m, k) and (k, n)."""
+    """FLOP/s of a product of (m, k) and (k, n) matrices."""
     m, k, n = shape
     a, b = (torch.randn(s, device=device).to(dtype) for s in ((m, k), (k, n)))
     out = torch.empty(m, n, device=device, dtype=dtype)
@@ -41,14 +41,14 @@ def matmul(shape: tuple[int, int, int], dtype: torch.dtype, device: torch.device
 
 
 def copy(size: int, device: torch.device, seconds: float = _SECONDS) -> float:
-    """Bytes a second of a copy of `size` bytes, counted as read and as written."""
+    """Bytes per second of a copy of `size` bytes; each byte counts twice, as read and as written."""
     a = torch.ones(size // 4, device=device)
     b = torch.empty_like(a)
     return 2 * size / best(lambda: b.copy_(a), device, seconds)
 
 
 def processor() -> str:
-    """The CPU's name."""
+    """Name of the CPU."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -56,12 +56,12 @@ def processor() -> str:
 
 
 def measure(device: torch.device, side: int = 2048, copied: int = 1 << 28, seconds: float = _SECONDS) -> dict:
-    """The machine's names and peaks.
+    """Names and peaks of the machine.
 
     Args:
-        side: of the square matrices.
-        copied: bytes of the copy, which must be larger than the caches.
-        seconds: spent on each figure.
+        side: rows and columns of the square matrices.
+        copied: size of the copy in bytes; must be larger than the caches.
+        seconds: time for each figure.
     """
     shapes = {"square": (side, side, side), "skinny": _SKINNY}
     dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -86,7 +86,7 @@ def main() -> None:
     """Print the peaks as one JSON line."""
     flags = argparse.ArgumentParser(description=__doc__)
     flags.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    flags.add_argument("--seconds", type=float, default=_SECONDS, help="spent on each figure")
+    flags.add_argument("--seconds", type=float, default=_SECONDS, help="time for each figure, in seconds")
     options = flags.parse_args()
     auto = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(auto if options.device == "auto" else options.device)

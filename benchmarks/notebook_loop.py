@@ -1,8 +1,8 @@
-"""PPO as a notebook would have it: the plain baseline. `python -m benchmarks.notebook_loop`.
+"""PPO as notebooks write it: the plain baseline. `python -m benchmarks.notebook_loop`.
 
-One prompt at a time through `generate`; batches padded on the right to their longest text; logits over the whole
-vocabulary at every position, prompt and padding included; all parameters trained by Adam. What it computes is sound
-(no dropout, aligned and masked, advantages whitened), only its manner is plain.
+It generates for one prompt at a time, pads batches on the right to their longest text, computes logits over the whole
+vocabulary at every position (prompt and padding included), and trains all parameters with Adam. The computation is
+correct: no dropout, log-probabilities aligned and masked, advantages whitened.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class PolicyWithValue(nn.Module):
 
 
 def load(work: Workload, options: argparse.Namespace) -> SimpleNamespace:
-    """Policy, frozen reference and reward model, the optimizer, and where and how to compute."""
+    """Policy, frozen reference and reward model, optimizer, device and autocast context."""
     device = device_of(options)
     policy_folder, reward_folder = saved_models(work, Path(options.work))
     policy = PolicyWithValue(GPT2LMHeadModel.from_pretrained(policy_folder)).to(device).eval()
@@ -61,13 +61,13 @@ def padded(texts: list[Tensor], pad_id: int) -> tuple[Tensor, Tensor]:
 
 
 def logprobs_of(logits: Tensor, ids: Tensor) -> Tensor:
-    """(B, T - 1) log probability of each token after the first."""
+    """(B, T - 1) log-probability of each token after the first."""
     return torch.log_softmax(logits[:, :-1], dim=-1).gather(-1, ids[:, 1:, None]).squeeze(-1)
 
 
 @torch.no_grad()
 def generate(run: SimpleNamespace, work: Workload) -> list[Tensor]:
-    """Prompt and response, one prompt after the other."""
+    """Ids of prompt and response, generated one prompt at a time."""
     texts = []
     for prompt, length in zip(work.prompts, work.lengths, strict=True):
         ids = torch.tensor([prompt], device=run.device)
@@ -79,7 +79,7 @@ def generate(run: SimpleNamespace, work: Workload) -> list[Tensor]:
                 temperature=work.temperature,
                 top_k=0,
                 top_p=1.0,
-                min_new_tokens=length,  # so that no end token comes early
+                min_new_tokens=length,  # no end token before `length`
                 max_new_tokens=length,
                 pad_token_id=run.policy.lm.config.eos_token_id,
             )
@@ -89,7 +89,7 @@ def generate(run: SimpleNamespace, work: Workload) -> list[Tensor]:
 
 @torch.no_grad()
 def score(run: SimpleNamespace, work: Workload, texts: list[Tensor]) -> SimpleNamespace:
-    """Everything that learning needs of the texts. Column t of what is (B, T - 1) speaks of token t + 1."""
+    """Masks, logprobs, values, advantages, returns. Column t of a (B, T - 1) tensor belongs to token t + 1."""
     ids, attention = padded(texts, run.policy.lm.config.eos_token_id)
     columns = torch.arange(1, ids.shape[1], device=run.device)
     first = torch.tensor([len(prompt) for prompt in work.prompts], device=run.device)[:, None]
@@ -117,7 +117,7 @@ def score(run: SimpleNamespace, work: Workload, texts: list[Tensor]) -> SimpleNa
 
 
 def learn(run: SimpleNamespace, work: Workload, seen: SimpleNamespace) -> list[float]:
-    """Epochs of minibatches, each padded anew; the loss of each optimizer step."""
+    """Train for some epochs of minibatches, each padded to its longest text; the loss of each optimizer step."""
     losses = []
     for _ in range(work.epochs):
         for rows in torch.randperm(len(seen.texts)).split(work.minibatch_size):

@@ -1,4 +1,4 @@
-"""The options that the benchmark and its contenders have in common. No torch here: see `__main__.py`."""
+"""Options shared by the benchmark and its contenders. This module must not import torch: see `__main__.py`."""
 
 import argparse
 
@@ -7,21 +7,25 @@ WORK = "build/bench"
 
 
 def parser(description: str) -> argparse.ArgumentParser:
-    """A parser with the common options."""
+    """A parser with the shared options."""
     flags = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    flags.add_argument("--updates", type=int, default=5, help="updates that count, after one warm-up")
-    flags.add_argument("--size", choices=("gpt2", "tiny"), default="gpt2", help="of the models")
-    flags.add_argument("--prompts", type=int, default=32, help="prompts, and so responses, of an update")
-    flags.add_argument("--epochs", type=int, default=4, help="passes over the responses of an update")
+    flags.add_argument("--updates", type=int, default=5, help="counted updates, after one warm-up")
+    flags.add_argument("--size", choices=("gpt2", "tiny"), default="gpt2", help="size of the models")
+    flags.add_argument("--prompts", type=int, default=32, help="prompts in one update, with one response each")
+    flags.add_argument("--epochs", type=int, default=4, help="passes over the responses in one update")
     flags.add_argument("--minibatch", type=int, default=4, help="responses in one optimizer step")
-    flags.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute")
-    flags.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the forward passes")
-    flags.add_argument("--data", default=DATA, help="folder that holds gpt2-tokenizer/ and sst2/")
+    flags.add_argument(
+        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="device; auto: a GPU if present"
+    )
+    flags.add_argument(
+        "--dtype", choices=("float32", "bfloat16"), default="float32", help="format of the forward passes"
+    )
+    flags.add_argument("--data", default=DATA, help="folder with gpt2-tokenizer/ and sst2/")
     flags.add_argument("--work", default=WORK, help="folder for the random models and the results")
     return flags
 
 
 def common(options: argparse.Namespace) -> list[str]:
-    """The common options as words of a command line."""
+    """The shared options as arguments of a command line."""
     names = [action.dest for action in parser("")._actions if action.dest != "help"]
     return [word for name in names for word in (f"--{name}", str(getattr(options, name)))]

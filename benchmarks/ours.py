@@ -1,4 +1,4 @@
-"""plaudit's own PPO update on the benchmark's workload, by the library's functions as `plaudit ppo` calls them."""
+"""plaudit's PPO update on the benchmark's workload, with the functions that `plaudit ppo` calls."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from plaudit.training.run import Run
 
 
 def forced_noise(work: Workload) -> torch.Tensor:
-    """(B, R) random numbers under which every response ends at its length.
+    """(B, R) random numbers with which every response ends at its length.
 
-    A token is drawn by inverting the cumulative distribution, and the end token is the last of the vocabulary: 1 draws
-    it, and less than a half does not until the policy has made it likelier than all other tokens together.
+    A token is drawn by inverting the cumulative distribution, and the end token is the last one of the vocabulary. So 1
+    draws the end token, and a number below 0.5 does not, unless the end token is more likely than all others together.
     """
     noise = 0.5 * torch.rand(
         len(work.prompts), work.longest, dtype=torch.float64, generator=torch.Generator().manual_seed(work.seed)
@@ -38,11 +38,11 @@ def main(argv: list[str] | None = None) -> None:
     options, work = start(
         __doc__ or "",
         argv,
-        train_layers={"type": int, "default": 0, "help": "top blocks that learn; 0: all"},
-        lora={"type": int, "default": 0, "help": "rank of LoRA's matrices; 0: no LoRA"},
+        train_layers={"type": int, "default": 0, "help": "train the top layers only; 0: all"},
+        lora={"type": int, "default": 0, "help": "rank of the LoRA matrices; 0: no LoRA"},
     )
     policy, reward = saved_models(work, Path(options.work))
-    if options.train_layers:  # then the reward model was taught on the same frozen trunk
+    if options.train_layers:  # a reward model trained on the same frozen layers
         reward = reward_model_above(policy, reward, options.train_layers)
     config = build(
         {
@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> None:
             "ppo.lr": work.lr, "ppo.kl_coef": work.kl_coef, "ppo.gamma": work.gamma, "ppo.lam": work.lam,
             "ppo.clip_range": work.clip_range, "ppo.value_clip": work.value_clip,
             "ppo.value_coef": work.value_coef, "ppo.max_grad_norm": work.max_grad_norm,
-            "ppo.kl_stop": 1e9,  # every update takes all of its steps
+            "ppo.kl_stop": 1e9,  # no update stops early
         }
     )  # fmt: skip
     settings = config.ppo
@@ -77,7 +77,7 @@ def main(argv: list[str] | None = None) -> None:
         done = learn(actors.policy, optimizer, experience, settings, config.seed, update, run)
         watch.lap("training")
         assert done["optimizer_steps"] == work.optimizer_steps
-    trains = f"top {options.train_layers} blocks" if options.train_layers else "all parameters"
+    trains = f"top {options.train_layers} layers" if options.train_layers else "all parameters"
     if options.lora:
         trains = f"LoRA of rank {options.lora}"
     name = "plaudit" if trains == "all parameters" else f"plaudit, {trains}"

