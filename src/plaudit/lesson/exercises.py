@@ -1,39 +1,34 @@
-"""Exercises whose answers check themselves."""
+"""Exercises that check the reader's answer."""
 
 from __future__ import annotations
 
 import numpy as np
 
 
-def check(answer: object, right: object, tolerance: float = 5e-3) -> str:
-    """What a teacher would say of an answer: a number, some numbers, a word or yes and no.
+def check(answer: object, expected: object, tolerance: float = 5e-3) -> str:
+    """One line that says whether an answer is correct.
 
     Args:
-        answer: None as long as there is none.
-        right: what it is held against, best computed by the library.
-        tolerance: by which numbers may differ.
+        answer: a number, a list of numbers, a text or a boolean; None means that there is no answer yet.
+        expected: the correct answer.
+        tolerance: largest absolute difference between numbers.
     """
-    if answer is None or answer is ...:
-        return "No answer yet: put yours in the place of None."
-    if isinstance(right, (str, bool)):
-        said, true = (x.strip().lower() if isinstance(x, str) else x for x in (answer, right))
-        return "Right." if type(answer) is type(right) and said == true else "Not yet."
-    given, wanted = _numbers(answer), _numbers(right)
-    if given is None or wanted is None or given.shape != wanted.shape:
-        return f"Not yet: {_kind(wanted)} is asked for."
-    if np.allclose(given, wanted, rtol=0, atol=tolerance):
-        return "Right."
-    wrong = np.flatnonzero(~np.isclose(given, wanted, rtol=0, atol=tolerance).reshape(-1))
-    return "Not yet." if wanted.size == 1 else f"Not yet: number {wrong[0] + 1} is off."
-
-
-def _numbers(given: object) -> np.ndarray | None:
+    if answer is None:
+        return "No answer yet: replace None with your answer."
+    if isinstance(expected, (str, bool)):
+        return "Correct." if _plain(answer) == _plain(expected) and type(answer) is type(expected) else "Not correct."
+    wanted = np.asarray(expected, dtype=np.float64)
     try:
-        return np.asarray(given, dtype=np.float64)
+        given = np.asarray(answer, dtype=np.float64)
     except (TypeError, ValueError):
-        return None
+        given = None
+    if given is None or given.shape != wanted.shape:
+        return f"Not correct: the answer is {f'a list of {wanted.size} numbers' if wanted.ndim else 'one number'}."
+    wrong = np.flatnonzero(~np.isclose(given, wanted, rtol=0, atol=tolerance))
+    if not len(wrong):
+        return "Correct."
+    return f"Not correct: number {wrong[0] + 1} is wrong." if wanted.ndim else "Not correct."
 
 
-def _kind(wanted: np.ndarray | None) -> str:
-    assert wanted is not None, "what an answer is held against is a number"
-    return "one number" if wanted.size == 1 and not wanted.ndim else f"a list of {wanted.size} numbers"
+def _plain(answer: object) -> object:
+    return answer.strip().lower() if isinstance(answer, str) else answer

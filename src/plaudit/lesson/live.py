@@ -1,10 +1,10 @@
-"""Curves that grow while a stage trains."""
+"""Curves that are redrawn while a model trains."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,63 +12,60 @@ from IPython.display import display
 from matplotlib.ticker import MaxNLocator
 
 from plaudit.evaluation.report.figures import running_mean
-from plaudit.lesson.style import AFTER, INK, MUTED, Picture, picture, style
+from plaudit.lesson.style import AFTER, INK, MUTED, NotebookFigure, new_figure
 from plaudit.training.metrics import StepReport
 
-_EVERY = 1.0  # seconds between two drawings at least,
-_SHARE = 0.03  # and of the time at most this share for drawing
+_MIN_INTERVAL = 1.0  # seconds between two drawings
+_MAX_SHARE = 0.03  # of the time is spent on drawing
 _COLUMNS = 2
 
 
-def live(reports: Iterable[StepReport], **titles: str) -> Iterator[StepReport]:
-    """Pass on a stage's reports one by one, and draw their metrics in place as they come; the last drawing stays.
+def plot_live(reports: Iterable[StepReport], **titles: str) -> Iterator[StepReport]:
+    """Yield the reports of a training run unchanged, and draw their metrics in the cell's output as they arrive.
 
     Args:
-        titles: a metric's name in the reports, and its title with its unit: loss="loss (nats a token)".
+        titles: for each metric to draw, its title with the unit.
 
-    >>> for step in live(sft(config, run), loss="loss (nats a token)"):
+    >>> for report in plot_live(sft(config, run), loss="loss (nats per token)"):
     ...     pass
     """
     began = time.perf_counter()
     seen: list[StepReport] = []
-    handle: Any = None
-    drawn, cost = -math.inf, 0.0
+    handle, drawn, cost = None, -math.inf, 0.0
     try:
         for report in reports:
             seen.append(report)
             now = time.perf_counter()
-            if now - drawn >= max(_EVERY, cost / _SHARE):
+            if now - drawn >= max(_MIN_INTERVAL, cost / _MAX_SHARE):
                 handle = _show(curves(seen, titles, now - began), handle)
                 drawn = time.perf_counter()
                 cost = drawn - now
             yield report
-    finally:  # whoever stops the cell sees how far it came
+    finally:  # also when the reader interrupts the cell
         if seen:
             _show(curves(seen, titles, time.perf_counter() - began), handle)
 
 
-def _show(what: Picture, handle: Any) -> Any:
+def _show(figure: NotebookFigure, handle: Any) -> Any:
     if handle is None:
-        return display(what, display_id=True)
-    handle.update(what)
+        return display(figure, display_id=True)
+    handle.update(figure)
     return handle
 
 
-def curves(reports: list[StepReport], titles: dict[str, str], seconds: float | None = None) -> Picture:
-    """Metrics over the steps of a stage, one panel each: the values thin, their running mean thick.
+def curves(reports: Sequence[StepReport], titles: Mapping[str, str], seconds: float | None = None) -> NotebookFigure:
+    """Metrics over the steps, one panel each: values as a thin line, their running mean as a thick one.
 
     Args:
-        titles: as in `live`.
-        seconds: since the stage began; None says nothing of time.
+        titles: as in `plot_live`.
+        seconds: since training began; None shows no times.
     """
-    columns = min(_COLUMNS, len(titles))
+    columns, last = min(_COLUMNS, len(titles)), reports[-1]
     rows = math.ceil(len(titles) / columns)
-    last = reports[-1]
-    with style():
-        figure, panels = picture(rows, columns, height=0.55 + 1.95 * rows, squeeze=False)
+    with new_figure(rows, columns, height=0.55 + 1.95 * rows, squeeze=False) as (figure, panels):
         for axes, (key, title) in zip(panels.flat, titles.items(), strict=False):
-            steps = np.array([r.step for r in reports if math.isfinite(r.metrics.get(key, math.nan))])
-            values = np.array([v for r in reports if math.isfinite(v := r.metrics.get(key, math.nan))])
+            points = [(report.step, report.metrics.get(key, math.nan)) for report in reports]
+            steps, values = np.array([(step, value) for step, value in points if math.isfinite(value)]).reshape(-1, 2).T
             axes.set_title(title)
             axes.set_xlim(0, last.total)
             axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
@@ -78,21 +75,14 @@ def curves(reports: list[StepReport], titles: dict[str, str], seconds: float | N
                 mean = running_mean(values, max(1, len(values) // 20))
                 axes.plot(steps, values, color=AFTER, linewidth=1, alpha=0.3)
                 axes.plot(steps, mean, color=AFTER, marker="o" if len(values) == 1 else "")
-                axes.annotate(
-                    f"{mean[-1]:.3g}".replace("-", "−"),
-                    (steps[-1], mean[-1]),
-                    (-2, 7),
-                    textcoords="offset points",
-                    ha="right",
-                    color=INK,
-                    fontweight="bold",
-                    bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 1},
-                )
+                place = {"xytext": (-2, 7), "textcoords": "offset points", "ha": "right"}
+                box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 1}
+                text = f"{mean[-1]:.3g}".replace("-", "−")
+                axes.annotate(text, (steps[-1], mean[-1]), **place, color=INK, fontweight="bold", bbox=box)
         for axes in panels.flat[len(titles) :]:
             axes.set_visible(False)
-        unit = "iteration" if last.stage == "ppo" else "optimizer step"
-        for axes in panels.flat[len(titles) - columns : len(titles)]:  # the lowest of each column
-            axes.set_xlabel(unit)
+        for axes in panels.flat[len(titles) - columns : len(titles)]:  # the lowest panel of each column
+            axes.set_xlabel("iteration" if last.stage == "ppo" else "optimizer step")
         figure.suptitle(_progress(last, seconds), x=0.99, ha="right", fontsize=9.5, color=MUTED)
     return figure
 

@@ -1,4 +1,4 @@
-"""The human ratings in a notebook: there if they can be had, and quiet about where they are kept."""
+"""The human ratings, for a notebook that also works without them."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from plaudit.errors import DataError
 from plaudit.records import RatedText
 
 
-def ratings_if_any() -> list[RatedText]:
-    """The ratings; without them an empty list, and a line that says what is left out and why."""
+def ratings_if_available() -> list[RatedText]:
+    """The human ratings. Without a network: an empty list, and a printed line that says what is missing and why."""
     try:
-        with contextlib.redirect_stderr(io.StringIO()):  # in a notebook a red box looks like a failure
+        with contextlib.redirect_stderr(io.StringIO()):  # a notebook shows progress on stderr as if it were an error
             return human_ratings()
     except DataError as error:
         print(f"The human ratings are LEFT OUT of this notebook: {error}")
-        print("Everything else works; with a network run this cell again.")
+        print(
+            "The rest of the notebook works without them. To add them, run this cell again with a network connection."
+        )
         return []

@@ -1,4 +1,4 @@
-"""The notebooks that come with plaudit: inside the wheel, or beside the source that is worked on."""
+"""The notebooks that come with plaudit: in the installed package, or in a checkout of the source."""
 
 from __future__ import annotations
 
@@ -6,44 +6,44 @@ from pathlib import Path
 
 from plaudit.errors import RunError
 
-_IN_WHEEL = Path(__file__).parent / "notebooks"
-_IN_SOURCE = Path(__file__).parents[3] / "notebooks"
+_INSTALLED = Path(__file__).parent / "notebooks"
+_CHECKOUT = Path(__file__).parents[3] / "notebooks"
 
 
 def shipped() -> list[Path]:
-    """The notebooks, in the order in which to read them.
+    """The notebooks in reading order.
 
     Raises:
-        RunError: this installation has none.
+        RunError: this installation contains no notebooks.
     """
-    for folder in (_IN_WHEEL, _IN_SOURCE):
+    for folder in (_INSTALLED, _CHECKOUT):
         if found := sorted(folder.glob("[0-9]-*.ipynb")):
             return found
-    raise RunError(f"no notebooks came with this installation (looked in {_IN_WHEEL}); install plaudit again")
+    raise RunError(f"this installation contains no notebooks (looked in {_INSTALLED}); install plaudit again")
 
 
 def copy_to(directory: Path, *, overwrite: bool) -> list[Path]:
-    """Copy the notebooks into `directory`, all or none of them.
+    """Copy all notebooks into `directory`.
 
     Args:
-        overwrite: replace what has a notebook's name there.
+        overwrite: replace files that have a notebook's name.
 
     Returns:
-        where they are now.
+        paths of the copies.
 
     Raises:
-        RunError: one is there already, or the folder cannot be written.
+        RunError: a file of that name exists and `overwrite` is False, or the directory cannot be written.
     """
-    notebooks = shipped()
-    there = [directory / n.name for n in notebooks if (directory / n.name).exists()]
-    if there and not overwrite:
+    targets = [directory / notebook.name for notebook in shipped()]
+    existing = [target for target in targets if target.exists()]
+    if existing and not overwrite:
         raise RunError(
-            f"{there[0]}: is there already, and may hold your work; use --overwrite, or choose another folder"
+            f"{existing[0]}: already exists and may contain your work; use --overwrite, or choose another folder"
         )
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        for notebook in notebooks:
-            (directory / notebook.name).write_bytes(notebook.read_bytes())
+        for notebook, target in zip(shipped(), targets, strict=True):
+            target.write_bytes(notebook.read_bytes())
     except OSError as error:
-        raise RunError(f"{directory}: the notebooks cannot be written there: {error.strerror}") from None
-    return [directory / n.name for n in notebooks]
+        raise RunError(f"{directory}: cannot write the notebooks: {error.strerror}") from None
+    return targets

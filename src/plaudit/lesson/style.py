@@ -1,23 +1,23 @@
-"""How a figure in a notebook looks: one width, one set of letters, colours that colour-blind people tell apart."""
+"""The look of the notebooks' figures: size, fonts and colours."""
 
 from __future__ import annotations
 
+import contextlib
 import io
+from collections.abc import Iterator
 from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, under the names of what they stand for in all three notebooks. The report uses the same.
+# Okabe and Ito's colours, which colour-blind readers can tell apart. The report uses the same ones.
 INK, MUTED, GRID = "#1c1d21", "#5d616b", "#dedcd5"
-BLUE, ORANGE, GREEN, PURPLE, YELLOW, SKY = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"
-GREY = "#85888f"
-BEFORE, AFTER, COST = GREY, BLUE, ORANGE  # SFT; what training made of it; what it is compared with, or pays
+BLUE, ORANGE, GREEN, PURPLE, YELLOW, GREY = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#85888f"
+BEFORE, AFTER, COMPARED = GREY, BLUE, ORANGE  # the model before training; after training; what it is compared with
 
-WIDTH = 7.0  # inches: the text column of a notebook
-_SHARPNESS, _SHOWN = 144, 96  # dots an inch; of the page: letters in a picture are as large as those around it
-
-RC = {
+_WIDTH = 7.0  # inches: the text column of a notebook
+_SAVED_DPI, _SHOWN_DPI = 144, 96  # at 96 dots an inch, text in a figure is as large as the text around it
+_STYLE = {
     "font.family": "sans-serif",
     "font.size": 10.5,
     "figure.facecolor": "white",
@@ -42,39 +42,43 @@ RC = {
 }
 
 
-class Picture(Figure):
-    """A matplotlib figure that shows itself, sharply and once, as the last value of a cell or by display().
+class NotebookFigure(Figure):
+    """A matplotlib figure that a notebook shows when it is the last value of a cell.
 
-    It belongs to no backend and to no list of open figures, so that none is left over and none is drawn twice.
+    It is outside pyplot, so it needs no backend and is never shown twice.
     """
 
     def png(self) -> bytes:
-        """The picture as a PNG file."""
+        """The figure as a PNG file."""
         buffer = io.BytesIO()
-        with style():
-            self.savefig(buffer, format="png", dpi=_SHARPNESS)
+        with _style():
+            self.savefig(buffer, format="png", dpi=_SAVED_DPI)
         return buffer.getvalue()
 
     def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
-        width, height = (round(inches * _SHOWN) for inches in self.get_size_inches())
+        width, height = (round(inches * _SHOWN_DPI) for inches in self.get_size_inches())
         return self.png(), {"width": width, "height": height}
 
 
-def style() -> Any:
-    """A context with our drawing style, whatever the user's matplotlibrc says. Axes keep what they were made with."""
-    ours = {k: v for k, v in matplotlib.rcParamsDefault.items() if not k.startswith(("backend", "interactive"))}
-    return matplotlib.rc_context(ours | RC)
-
-
-def picture(rows: int = 1, columns: int = 1, height: float = 2.8, **more: Any) -> tuple[Picture, Any]:
-    """An empty picture of the notebooks' width and its axes; use it, and draw, inside `with style():`.
+@contextlib.contextmanager
+def new_figure(
+    rows: int = 1, columns: int = 1, height: float = 2.8, **options: Any
+) -> Iterator[tuple[NotebookFigure, Any]]:
+    """A figure of the notebooks' width and its axes, to be drawn on inside the `with` block.
 
     Args:
-        height: of the whole, in inches.
-        more: for `Figure.subplots`, such as sharex.
+        height: of the whole figure, in inches.
+        options: for `Figure.subplots`, such as sharex.
 
-    Returns:
-        the picture; its axes as `Figure.subplots` gives them: one, or an array.
+    Yields:
+        the figure, and its axes as `Figure.subplots` returns them.
     """
-    figure = Picture(figsize=(WIDTH, height), layout="constrained")
-    return figure, figure.subplots(rows, columns, **more)
+    with _style():
+        figure = NotebookFigure(figsize=(_WIDTH, height), layout="constrained")
+        yield figure, figure.subplots(rows, columns, **options)
+
+
+def _style() -> Any:
+    """A context with this module's style, whatever the user's matplotlibrc contains."""
+    defaults = matplotlib.rcParamsDefault.items()
+    return matplotlib.rc_context({k: v for k, v in defaults if not k.startswith(("backend", "interactive"))} | _STYLE)

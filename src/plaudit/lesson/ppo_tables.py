@@ -1,0 +1,127 @@
+"""Tables of notebook 3."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from plaudit.batches import Experience
+from plaudit.evaluation.report.words import MEASURES, bracketed, interval, written
+from plaudit.lesson.predictions import visible_tokens
+from plaudit.lesson.tables import Html, coloured_text, table
+from plaudit.models.tokenizer import Tokenizer
+
+
+def memory_table(policy: nn.Module, others: Mapping[str, nn.Module]) -> Html:
+    """Thousands of parameters in each part of the models: all, trained by PPO, and in the policy's own memory."""
+    parts = {name: parameters_by_part(model) for name, model in {"policy": policy, **others}.items()}
+    own = {p.data_ptr() for p in policy.parameters()}
+    rows = list(dict.fromkeys(row for by_part in parts.values() for row in by_part))
+    columns: dict[str, Any] = {"part": rows}
+    for name, by_part in parts.items():
+        found = [by_part.get(row, []) for row in rows]
+        columns[name] = [_thousands(ps) for ps in found]
+        if name == "policy":
+            columns["policy, trained"] = [_thousands(p for p in ps if p.requires_grad) for ps in found]
+        else:
+            columns[f"{name}, shared"] = [_thousands(p for p in ps if p.data_ptr() in own) for ps in found]
+    return table(columns, digits=1, caption="Thousands of parameters")
+
+
+def parameters_by_part(model: nn.Module) -> dict[str, list[nn.Parameter]]:
+    """A model's parameters by part, in the order of the forward pass."""
+    parts: dict[str, list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if layer := re.search(r"\.(\d+)\.", name):
+            part = f"layer {int(layer.group(1)) + 1}"
+        elif name.startswith("value_head"):
+            part = "value head"
+        elif name.startswith("score"):
+            part = "reward head"
+        else:
+            part = "final norm" if re.search(r"(ln_f|norm)\.", name) else "embeddings"
+        parts.setdefault(part, []).append(parameter)
+    return parts
+
+
+def _thousands(parameters: Iterable[nn.Parameter]) -> float:
+    return sum(p.numel() for p in parameters) / 1000 or float("nan")
+
+
+def rollout_table(
+    tokenizer: Tokenizer, experience: Experience, kl: Float[Tensor, "B R"], row: int, prompt: str
+) -> Html:
+    """One response of a rollout: its text coloured by advantage, and a table with the numbers of each token.
+
+    Args:
+        kl: exact KL at each response token, in nats.
+        row: of the response in the rollout.
+    """
+    rollout = experience.rollout
+    mask = rollout.response_mask[row]
+    ids = rollout.response_ids[row][mask].tolist()
+    columns = {
+        "log p, policy": rollout.logprobs,
+        "log p, reference": rollout.ref_logprobs,
+        "KL, sampled": rollout.logprobs - rollout.ref_logprobs,
+        "KL, exact": kl,
+        "reward": experience.rewards,
+        "value": rollout.values,
+        "return": experience.returns,
+        "advantage": experience.advantages,
+    }
+    numbers = {name: values[row][mask] for name, values in columns.items()}
+    text = coloured_text([tokenizer.hf.decode([i]) for i in ids], numbers["advantage"].tolist(), prompt)
+    return text + table({"token": visible_tokens(tokenizer, ids), **numbers}, coloured=list(numbers)[2:])
+
+
+def before_after(samples: Sequence[Mapping[str, Any]]) -> Html:
+    """Responses of the SFT model and of the policy to the same prompts, with their scores.
+
+    Args:
+        samples: lines of samples.jsonl.
+    """
+    columns = {
+        "prompt": [line["prompt"] for line in samples],
+        "SFT": [line["sft"].strip() for line in samples],
+        "score of SFT": [float(line["sft_score"]) for line in samples],
+        "PPO": [line["policy"].strip() for line in samples],
+        "score of PPO": [float(line["policy_score"]) for line in samples],
+    }
+    return table(columns, coloured={"score of SFT": 1.0, "score of PPO": 1.0})
+
+
+def metrics_table(models: Mapping[str, Mapping[str, Any]]) -> Html:
+    """The metrics of evaluation.json, one column for each model.
+
+    Args:
+        models: entries of evaluation.json by the name to show.
+    """
+    columns = {"metric": [measure.name for measure in MEASURES]}
+    for name, metrics in models.items():
+        ends = bracketed(interval(dict(metrics), "score_ci95"))
+        columns[name] = [
+            f"{written(metrics[m.key], m.form)} {ends if m.key == 'score_mean' else ''}".strip() for m in MEASURES
+        ]
+    return table({**columns, "meaning": [measure.about for measure in MEASURES]})
+
+
+def difference_table(evaluation: Mapping[str, Mapping[str, Any]]) -> Html:
+    """Policy minus SFT on the same prompts, with paired 95% intervals.
+
+    Args:
+        evaluation: content of evaluation.json.
+    """
+    rows = []
+    for name, key, ends, scale, form in (
+        ("score", "score_mean", "score_difference_ci95", 1, "{:+.2f}"),
+        ("judged positive (percentage points)", "judge_positive", "judge_difference_ci95", 100, "{:+.0f}"),
+    ):
+        low, high = (scale * end for end in evaluation["meta"][ends])
+        difference = scale * (evaluation["policy"][key] - evaluation["sft"][key])
+        rows.append((name, written(difference, form), bracketed((low, high), form)))
+    return table(dict(zip(("metric", "PPO − SFT", "95% interval"), zip(*rows, strict=True), strict=True)))
