@@ -176,7 +176,7 @@ class Run:
         settings |= flatten({stage: dataclasses.asdict(getattr(self.config, stage))})
         content: dict[str, Any] = {
             "settings": settings | {"device": str(self.device), "dtype": str(self.dtype)},  # what "auto" resolves to
-            "data": getattr(self.data, "fingerprint", ""),
+            "data": self.data.fingerprint,
             "inputs": {need: self._fingerprint(need) for need in (needs_of(stage) if needs is None else needs)},
         }
         if reward:

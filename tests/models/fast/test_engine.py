@@ -66,9 +66,21 @@ def loss_of(policy, responses):
     return (weights * logprobs).sum() + (values**2).sum()
 
 
-def tolerance(dtype):
-    # Exact in float32. bfloat16 keeps eight bits, and here sums of 16 products of weights of 0.3 are rounded differently.
-    return {"rtol": 1e-4, "atol": 1e-5} if dtype == F32 else {"rtol": 0.06, "atol": 0.06}
+def assert_near(found, plain, exact, dtype):
+    """In float32 the engines agree; in bfloat16 the fast one is about as near to float32 as the plain one."""
+    for ours, theirs, right in zip(found, plain, exact, strict=True):
+        if dtype == F32:
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+        else:
+            assert (ours - right).norm() <= 1.5 * (theirs - right).norm() + 0.01 * right.norm()
+
+
+def outside(logits, tokens, noise):
+    """How far each random number lies outside the share of [0, 1) that the logits give its token."""
+    shares = torch.softmax(logits.double(), -1)
+    upper = shares.cumsum(-1).gather(1, tokens[:, None]).squeeze(1)
+    lower = upper - shares.gather(1, tokens[:, None]).squeeze(1)
+    return torch.maximum(lower - noise, noise - upper).clamp(min=0)
 
 
 CASES = [
@@ -84,38 +96,39 @@ CASES = [
 @pytest.mark.parametrize(("family", "dtype", "train_layers", "lora", "attention"), CASES)
 def test_fast_equals_plain(family, dtype, train_layers, lora, attention, tmp_path):
     plain, fast = both(family, dtype, train_layers, lora, attention, tmp_path)
-    responses, near = some_responses(), tolerance(dtype)
+    exact, _ = both(family, F32, train_layers, lora, attention, tmp_path)
+    responses = some_responses()
     batch = (responses.ids, responses.attention_mask, responses.response_mask)
     assert supports(fast.lm)
 
     for _ in range(2):  # the second time from cached activations
         wanted = responses.attention_mask
-        states = [p.engine.hidden_states(p.lm, *batch[:2], wanted) for p in (plain, fast)]
-        torch.testing.assert_close(*states, **near)
-        found = [p(*batch, temperature=0.7) for p in (plain, fast)]
-        for ours, theirs in zip(*found, strict=True):
-            torch.testing.assert_close(ours, theirs, **near)
+        states = [[p.engine.hidden_states(p.lm, *batch[:2], wanted)] for p in (fast, plain, exact)]
+        assert_near(*states, dtype)
+        assert_near(*(p(*batch, temperature=0.7) for p in (fast, plain, exact)), dtype)
 
     gradients = []
-    for policy in (plain, fast):
+    for policy in (fast, plain, exact):
         loss_of(policy, responses).backward()
         gradients.append({n: p.grad.float() for n, p in policy.named_parameters() if p.grad is not None})
-    assert gradients[0].keys() == gradients[1].keys()
-    for name, gradient in gradients[0].items():
-        distance = (gradients[1][name] - gradient).norm()
-        assert distance <= (1e-4 if dtype == F32 else 0.05) * gradient.norm() + 1e-5, name
+    assert gradients[0].keys() == gradients[1].keys() == gradients[2].keys()
+    errors = [{name: (found[name] - right).norm() for name, right in gradients[2].items()} for found in gradients[:2]]
+    for name, right in gradients[2].items():  # of a single parameter rounding errors scatter more than of all together
+        rounding = 3 * errors[1][name] + 0.01 * right.norm() + 1e-3
+        assert errors[0][name] <= (1e-4 * right.norm() + 1e-5 if dtype == F32 else rounding), name
+    ours, theirs = (torch.stack(list(e.values())).norm() for e in errors)
+    assert ours <= 1.5 * theirs + 1e-3
 
     noise = torch.from_numpy(np.random.default_rng(0).random((6, 8)))
     prompts = responses.ids[:, :4], responses.prompt_mask
-    sampled = [p.engine.generate(p.lm, *prompts, noise, 5, 63, 0.7) for p in (plain, fast)]
+    ours, theirs = (p.engine.generate(p.lm, *prompts, noise, 5, 63, 0.7) for p in (fast, plain))
     if dtype == F32:
-        assert torch.equal(sampled[0].attention_mask, sampled[1].attention_mask)
-        mask = sampled[0].attention_mask
-        assert torch.equal(sampled[0].ids[mask], sampled[1].ids[mask])
-        assert torch.equal(sampled[0].ended, sampled[1].ended)
-    else:  # rounding may turn a draw that falls near the border of two tokens
-        same = [a == b for a, b in zip(sampled[0].tokens(), sampled[1].tokens(), strict=True)]
-        assert sum(same) >= 4
+        assert ours.tokens() == theirs.tokens()
+        assert torch.equal(ours.ended, theirs.ended)
+    mask = ours.response_mask
+    logits, _ = plain.engine.response_logits(plain.lm, ours.ids, ours.attention_mask, mask, 0.7)
+    off = outside(logits, ours.response_ids[mask], noise[:, : mask.shape[1]][mask])
+    assert off.mean() <= (1e-6 if dtype == F32 else 5e-3)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -123,7 +136,7 @@ def test_fast_equals_plain(family, dtype, train_layers, lora, attention, tmp_pat
 def test_a_frozen_reference_and_a_reward_model_use_the_policys_activations(family, dtype, tmp_path):
     responses = some_responses()
     found = []
-    for engine in (PlainEngine(dtype), FastEngine(dtype, tmp_path)):
+    for engine in (FastEngine(dtype, tmp_path), PlainEngine(dtype), PlainEngine(F32)):
         policy, reference = make_family(family), make_family(family).requires_grad_(False)
         freeze_lower_layers(policy, 1)
         with torch.no_grad():
@@ -131,7 +144,9 @@ def test_a_frozen_reference_and_a_reward_model_use_the_policys_activations(famil
                 if p.requires_grad:
                     p.mul_(1.5)
         torch.manual_seed(3)
-        classifier = AutoModelForSequenceClassification.from_config(policy.config, num_labels=1).eval()
+        config = copy.deepcopy(policy.config)
+        config.num_labels = 1
+        classifier = AutoModelForSequenceClassification.from_config(config).eval()
         classifier.base_model.load_state_dict(reference.base_model.state_dict())
         classifier.requires_grad_(False)
         engine.prepare(policy)
@@ -145,8 +160,7 @@ def test_a_frozen_reference_and_a_reward_model_use_the_policys_activations(famil
         found.append([*engine.compare(policy, reference, responses, 0.7), scores])
         if isinstance(engine, FastEngine):
             assert set(engine._caches) == {2}
-    for plain, fast in zip(*found, strict=True):
-        torch.testing.assert_close(plain, fast, **tolerance(dtype))
+    assert_near(*found, dtype)
 
 
 @pytest.mark.parametrize("dtype", [F32, BF16])
@@ -233,7 +247,7 @@ def test_a_step_and_restore_leave_the_float32_model_that_plain_training_leaves(d
     before = {n: p.detach().clone() for n, p in make_family("gpt2").named_parameters()}
     responses = some_responses()
     for policy in (plain, fast):
-        optimizer = adamw(policy, 0.01, 0.1)
+        optimizer = adamw(policy, 0.1, 0.1, eps=1.0)  # so that a gradient of zero is not scaled up
         for _ in range(3):
             loss_of(policy, responses).backward()
             step(optimizer, policy, 0.5, "here")
@@ -242,7 +256,7 @@ def test_a_step_and_restore_leave_the_float32_model_that_plain_training_leaves(d
     for (name, ours), exact in zip(fast.lm.named_parameters(), plain.lm.parameters(), strict=True):
         assert ours.dtype == F32
         moved, should = ours - before[name], exact - before[name]
-        assert (moved - should).norm() <= (1e-3 if dtype == F32 else 0.2) * should.norm() + 1e-6, name
+        assert (moved - should).norm() <= (1e-3 if dtype == F32 else 0.05) * should.norm() + 1e-6, name
 
 
 def test_a_model_of_another_family_or_attention_is_not_supported():
