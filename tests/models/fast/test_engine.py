@@ -117,7 +117,7 @@ def test_fast_equals_plain(family, dtype, train_layers, lora, attention, tmp_pat
         rounding = 3 * errors[1][name] + 0.01 * right.norm() + 1e-3
         assert errors[0][name] <= (1e-4 * right.norm() + 1e-5 if dtype == F32 else rounding), name
     ours, theirs = (torch.stack(list(e.values())).norm() for e in errors)
-    assert ours <= 1.5 * theirs + 1e-3
+    assert dtype == F32 or ours <= 1.5 * theirs
 
     noise = torch.from_numpy(np.random.default_rng(0).random((6, 8)))
     prompts = responses.ids[:, :4], responses.prompt_mask
