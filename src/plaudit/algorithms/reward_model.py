@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from plaudit import rng
-from plaudit.algorithms.calibration import summarise
 from plaudit.batches import PreferenceBatch, Sequences
 from plaudit.config import Config
 from plaudit.data.corpus import load
 from plaudit.data.splits import Part
 from plaudit.errors import DataError
 from plaudit.maths.losses import bradley_terry_loss, label_loss
+from plaudit.maths.preferences import preference_statistics
 from plaudit.models.heads import initialise_score_head, score_texts
 from plaudit.models.loading import load_reward_model, load_tokenizer, save, window
 from plaudit.models.lora import add_adapters
@@ -106,7 +106,9 @@ def reward_model(config: Config, run: Run) -> Iterator[StepReport]:
             "kind": kind,
             "records": len(train),
             "dropped": data.dropped | {"too long": too_long},
-            **summarise(logits, said, np.array([j.longer_by for j in held_out]), pairs=kind == "comparisons"),
+            **preference_statistics(
+                logits, said, np.array([j.longer_by for j in held_out]), pairs=kind == "comparisons"
+            ),
         },
     )
 

@@ -58,7 +58,7 @@ def confusion(logits: np.ndarray, labels: np.ndarray) -> Picture:
 
 
 def calibration(bins: Sequence[dict[str, Any]]) -> Picture:
-    """Share of positive texts against predicted probability; the bins of `summarise` in stages/calibration.py."""
+    """Share of positive texts against predicted probability; `calibration` of `preference_statistics`."""
     said, found, count = (np.array([b[key] for b in bins]) for key in ("confidence", "positive", "count"))
     with style():
         figure, (axes, below) = picture(2, 1, height=4.2, sharex=True, height_ratios=[3, 1])
