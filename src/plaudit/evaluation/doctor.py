@@ -321,7 +321,9 @@ def memory_needed(config: Config, lm: Any, prompt: int) -> int:
         held(sft)
         + states(sft, reward.train_layers)
         + max(batch(sft, sft.batch_size, sft.max_tokens, sft.max_tokens), copied(sft)),
-        held(reward) + states(reward) + max(batch(reward, 2 * reward.batch_size, reward.max_tokens, 0), copied(reward)),
+        held(reward)
+        + states(reward)
+        + max(batch(reward, 2 * reward.batch_size, reward.max_tokens, 0), copied(reward)),
         # The reference and the reward model have what learned a second time, and share the rest with the policy.
         # What one phase has used is rarely fit for the next: they add up.
         held(ppo) + learns(ppo) + learns(reward) + update + rollout + sampling,
