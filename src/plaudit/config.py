@@ -31,9 +31,9 @@ else:
 
 # Every algorithm: its module in plaudit.algorithms, its TOML table, its command, and one line for `plaudit --help`.
 ALGORITHMS = {
-    "sft": "supervised fine-tuning on the training texts",
-    "reward_model": "train the reward model; needs plaudit sft",
-    "ppo": "optimise the policy against the reward model; needs plaudit reward-model",
+    "sft": "Supervised fine-tuning on the training texts.",
+    "reward_model": "Train the reward model; needs plaudit sft.",
+    "ppo": "Optimise the policy; needs plaudit reward-model.",
 }
 SECTIONS = (*ALGORITHMS, "evaluation")
 PRESETS = Path(__file__).parent / "presets"

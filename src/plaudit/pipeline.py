@@ -116,7 +116,8 @@ def _without_weights(name: str, tokenizer: Tokenizer) -> Any:
         with torch.device("meta"):
             return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(tokenizer.hf.name_or_path))
     except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"{name}: cannot be opened as a language model: {str(error).splitlines()[0]}") from error
+        first = str(error).strip().partition("\n")[0]
+        raise ModelError(f"{name}: cannot be opened as a language model: {first}") from error
 
 
 def _work(

@@ -11,7 +11,6 @@ import importlib.util
 import os
 import shlex
 import sys
-from collections.abc import Callable
 from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,14 +40,12 @@ First steps:
 
 Exit codes: 0 done; 1 failed (data, model, run directory, training); 2 a wrong flag or setting; 130 stopped by Ctrl-C.
 """
-_PRECEDENCE = """
-
-A flag overrides --config, which overrides the settings of a run directory that is continued, which override --preset,
-which overrides the defaults. Dashes and underscores are the same in a flag."""
 
 
 class _Commands(click.Group):
-    def listcommands(self, ctx: click.Context) -> list[str]:
+    command_class = flags.Command
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
         """The commands in the order in which a user meets them."""
         return list(self.commands)
 
@@ -59,6 +56,8 @@ commands = _Commands(
     context_settings=flags.CONTEXT,
 )
 click.version_option(__version__, message=f"plaudit {__version__}")(commands)
+_overwrite = click.option("--overwrite", is_flag=True, help="remove what is there and start again")
+_run = click.argument("run", type=flags.PATH, help="run directory")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -91,12 +90,10 @@ def _guarded(argv: list[str]) -> int:
         return done.exit_code
     except KeyboardInterrupt:
         words = [word for word in argv if word not in ("--overwrite", "--resume")]
-        words += ["--resume"] if any(param.name == "resume" for param in commands.commands[argv[0]].params) else []
-        once = argv[0] in ("sample", "doctor", "notebooks")
-        print(
-            "plaudit: stopped" + ("" if once else f"; continue with: {shlex.join(['plaudit', *words])}"),
-            file=sys.stderr,
-        )
+        name = words[0].replace("_", "-")
+        words += ["--resume"] if any(param.name == "resume" for param in commands.commands[name].params) else []
+        again = "" if name in ("sample", "doctor", "notebooks") else f"; continue with: plaudit {shlex.join(words)}"
+        print(f"plaudit: stopped{again}", file=sys.stderr)
         return 130
     except click.ClickException as error:
         print("plaudit: error:", flags.message(error, commands, argv), file=sys.stderr)
@@ -104,18 +101,6 @@ def _guarded(argv: list[str]) -> int:
     except PlauditError as error:
         print("plaudit: error:", " ".join(str(error).split("\n")), file=sys.stderr)
         return 2 if isinstance(error, ConfigError) else 1
-
-
-def _command(name: str, about: str, *params: click.Parameter, more: str = "") -> Callable[..., None]:
-    """Make a function of the settings that were given, and of the values of `params`, a command."""
-
-    def add(function: Callable[..., int | None]) -> None:
-        settings = any(isinstance(param, flags.Setting) for param in params)
-        help = f"{about[0].upper()}{about[1:]}.{more}{_PRECEDENCE if settings else ''}"
-        callback = click.pass_obj(function)
-        commands.add_command(flags.Command(name, params=[*params], help=help, short_help=about, callback=callback))
-
-    return add
 
 
 def _settings(given: Given, directory: Path | None) -> dict[str, Any]:
@@ -163,7 +148,8 @@ def _add_training(name: str, about: str, stages: tuple[str, ...]) -> None:
     whole = len(stages) > 1
     settings = flags.settings(*(SECTIONS if whole else stages), bare=not whole)
 
-    @_command(name, about, *flags.directory("runs/default"), *settings)
+    @commands.command(name, help=about, params=[*flags.directory("runs/default"), *settings])
+    @click.pass_obj
     def train(given: Given, out: Path, resume: bool, overwrite: bool) -> None:
         settings = _settings(given, out if resume or not whole else None)
         seconds = _drive(settings, out, stages, resume=resume, overwrite=overwrite)
@@ -176,24 +162,24 @@ def _add_training(name: str, about: str, stages: tuple[str, ...]) -> None:
             console.next_command(out, stages[0])
 
 
-_add_training("run", "SFT, reward model, PPO and evaluation, one after the other", RUN_STAGES)
-for _name, _about in ALGORITHMS.items():
-    _add_training(_name.replace("_", "-"), _about, (_name,))
+_add_training("run", "SFT, reward model, PPO and evaluation, one after the other.", RUN_STAGES)
+for _stage, _about in ALGORITHMS.items():
+    _add_training(_stage.replace("_", "-"), _about, (_stage,))
 
 
-@_command(
-    "eval",
-    "compare the SFT model and the policy on held-out prompts, and show the figures",
-    flags.argument("run", "run directory"),
-    flags.switch("--json", "print evaluation.json, and nothing else, on stdout"),
-    flags.switch("--overwrite", "evaluate again"),
-    *flags.settings("evaluation", bare=True),
-)
+@commands.command("eval", params=flags.settings("evaluation", bare=True))
+@_run
+@click.option("--json", is_flag=True, help="print evaluation.json, and nothing else, on stdout")
+@_overwrite
+@click.pass_obj
 def _evaluate(given: Given, run: Path, json: bool, overwrite: bool) -> None:
+    """Compare SFT model and policy on held-out prompts.
+
+    The figures of a finished run are shown at once; they are made again if a setting of the evaluation is changed.
+    """
     _must_exist(run)
     settings, before = _settings(given, run), resolve(_saved(run))
     changed = [name for name in settings if settings[name] != before[name]]
-    # Figures that are there are shown; they are made again if others are asked for.
     again = overwrite or any(name.startswith("evaluation.") for name in changed)
     made = all((run / name).exists() for name in ("evaluation.json", "report.html"))
     if again or changed or not made:
@@ -207,16 +193,14 @@ def _evaluate(given: Given, run: Path, json: bool, overwrite: bool) -> None:
         console.headline(run)
 
 
-@_command(
-    "sample",
-    "answer a prompt with the SFT model and the policy, side by side, with scores",
-    flags.argument("run", "run directory"),
-    flags.argument("prompt", 'beginning of the text, such as "the film is"', path=False),
-    flags.count("-n --samples", 1, 4, "responses of each model"),
-    flags.count("--seed", 0, 1, "random seed; another one gives other responses"),
-    flags.count("--max-new-tokens", 1, None, "longest response [tokens; default: as in training]"),
-)
-def _sample(given: Given, run: Path, prompt: str, samples: int, seed: int, max_new_tokens: int | None) -> None:
+@commands.command("sample")
+@_run
+@click.argument("prompt", help='beginning of the text, such as "the film is"')
+@flags.count("-n", "--samples", low=1, default=4, help="responses of each model")
+@flags.count("--seed", low=0, default=1, help="random seed; another one gives other responses")
+@flags.count("--max-new-tokens", low=1, help="longest response, in tokens; as in training if it is not given")
+def _sample(run: Path, prompt: str, samples: int, seed: int, max_new_tokens: int | None) -> None:
+    """Answer a prompt with SFT model and policy, side by side."""
     _must_exist(run)
 
     from plaudit.cli import console, progress
@@ -228,13 +212,11 @@ def _sample(given: Given, run: Path, prompt: str, samples: int, seed: int, max_n
     console.samples(prompt, [dataclasses.asdict(row) for row in found])
 
 
-@_command(
-    "doctor",
-    "run the preflight checks on a run's models or, without RUN, on the base model",
-    flags.argument("run", "run directory", required=False),
-    *flags.settings(*SECTIONS, bare=False),
-)
+@commands.command("doctor", params=flags.settings(*SECTIONS, bare=False))
+@click.argument("run", type=flags.PATH, required=False, help="run directory; without it, the base model is checked")
+@click.pass_obj
 def _doctor(given: Given, run: Path | None) -> int:
+    """Run the preflight checks on a run's models."""
     if run:
         _must_exist(run)
     settings = _settings(given, run)
@@ -251,27 +233,26 @@ def _doctor(given: Given, run: Path | None) -> int:
     return 0 if all(check.ok for check in checks) else 1
 
 
-_KL_COEFS = (
-    "kl_coefs to train with, separated by commas; without a value: none "
-    "[score/nat; at least 0; default: the run's own, twice and four times it]"
+@commands.command("frontier")
+@_run
+@click.option(
+    "--kl-coefs",
+    metavar="X,X,...",
+    is_flag=False,
+    flag_value="",
+    help="kl_coefs to train with, separated by commas; without a value: none "
+    "[score/nat; at least 0; default: the run's own, twice and four times it]",
 )
+@flags.count("--draws", low=16, default=32, help="responses of the SFT model to each prompt")
+@_overwrite
+def _frontier(run: Path, kl_coefs: str | None, draws: int, overwrite: bool) -> None:
+    """Compare PPO at several kl_coef with best-of-n.
 
-
-@_command(
-    "frontier",
-    "measure best-of-n, and PPO at several kl_coef: score and judge against KL",
-    flags.argument("run", "run directory"),
-    click.Option(["--kl-coefs"], metavar="X,X,...", is_flag=False, flag_value="", help=_KL_COEFS),
-    flags.count("--draws", 16, 32, "responses of the SFT model to each prompt"),
-    flags.switch("--overwrite", "start again, trainings included"),
-    more="\n\nEach kl_coef trains PPO again, from the run's SFT and reward model. After a stop it continues.",
-)
-def _frontier(given: Given, run: Path, kl_coefs: str | None, draws: int, overwrite: bool) -> None:
+    Each kl_coef trains PPO again, from the run's SFT and reward model. After a stop it continues.
+    """
+    words = None if kl_coefs is None else kl_coefs.split(",") if kl_coefs else []
+    numbers = None if words is None else [resolve({"ppo.kl_coef": word})["ppo.kl_coef"] for word in words]
     _must_exist(run)
-    if kl_coefs is None:
-        numbers = None
-    else:
-        numbers = [resolve({"ppo.kl_coef": word})["ppo.kl_coef"] for word in kl_coefs.split(",") if word]
 
     from plaudit.cli import console, progress
 
@@ -284,14 +265,11 @@ def _frontier(given: Given, run: Path, kl_coefs: str | None, draws: int, overwri
     console.frontier(run)
 
 
-@_command(
-    "seeds",
-    "run the whole experiment with several seeds, and show means with intervals",
-    flags.count("--n", 1, 10, "number of seeds, counted up from --seed; each has a run directory DIR/seed-N"),
-    *flags.directory("runs/seeds"),
-    *flags.settings(*SECTIONS, bare=False),
-)
+@commands.command("seeds", params=[*flags.directory("runs/seeds"), *flags.settings(*SECTIONS, bare=False)])
+@flags.count("--n", low=1, default=10, help="number of seeds, counted up from --seed; each has a directory DIR/seed-N")
+@click.pass_obj
 def _seeds(given: Given, n: int, out: Path, resume: bool, overwrite: bool) -> None:
+    """Run the whole experiment with several seeds."""
     first = min(out.glob("seed-*"), key=lambda path: (len(path.name), path.name), default=out)
     config, plan = _checked(_settings(given, first if resume else None), out, RUN_STAGES)
 
@@ -315,13 +293,11 @@ def _seeds(given: Given, n: int, out: Path, resume: bool, overwrite: bool) -> No
     console.seeds(out, summarise(out, runs, stopped))
 
 
-@_command(
-    "notebooks",
-    "copy the three notebooks that teach RLHF into a folder",
-    flags.argument("directory", "folder; made if it does not exist"),
-    flags.switch("--overwrite", "replace notebooks that are there"),
-)
-def _notebooks(given: Given, directory: Path, overwrite: bool) -> None:
+@commands.command("notebooks")
+@click.argument("directory", type=flags.PATH, help="folder; made if it does not exist")
+@_overwrite
+def _notebooks(directory: Path, overwrite: bool) -> None:
+    """Copy the three notebooks that teach RLHF into a folder."""
     from plaudit.lesson.shipped import copy_to
 
     notebooks = copy_to(directory, overwrite=overwrite)

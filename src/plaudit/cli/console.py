@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
-import os
 import shlex
 import statistics
 from collections.abc import Iterable, Sequence
@@ -16,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from plaudit.cli.progress import brief, new_console, one_line
 from plaudit.config import default_settings
 from plaudit.errors import RunError
 from plaudit.evaluation.report.words import (
@@ -33,7 +32,6 @@ from plaudit.evaluation.report.words import (
 )
 from plaudit.training.metrics import read_jsonl
 
-_SHARES = {"accuracy": "{:.1%}", "eos_rate": "{:.0%}"}
 _NEXT = {"sft": "plaudit reward-model --out {}", "reward_model": "plaudit ppo --out {}"}
 _SHOWN_SAMPLES = 5
 _SEEDS = {  # figures in seeds.json: head of the column, and name
@@ -124,7 +122,9 @@ def seeds(directory: Path, found: dict[str, Any]) -> None:
         found: contents of seeds.json.
     """
     console = new_console()
-    console.print("SFT model and policy by seed; distinct pairs and length relative to SFT", style="bold")
+    console.print(
+        "Score and judge of the SFT model and the policy; distinct pairs and length relative to SFT", style="bold"
+    )
     columns = [key for key, (head, _) in _SEEDS.items() if head]
     rows = (
         (
@@ -168,18 +168,6 @@ def next_command(directory: Path, stage: str) -> None:
     new_console().print(f"next: {command}", soft_wrap=True)
 
 
-def one_line(text: str) -> str:
-    """`text` without line breaks and control characters, which a model may write and a terminal would obey."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(text.split()))
-
-
-def new_console(*, stderr: bool = False) -> Console:
-    """A console that prints text as it is: what a model wrote is neither markup nor emoji."""
-    # Under torchrun every process runs the same command; only the first one prints.
-    quiet = os.environ.get("RANK", "0") != "0"
-    return Console(stderr=stderr, highlight=False, markup=False, emoji=False, quiet=quiet)
-
-
 def result(directory: Path, stage: str) -> str:
     """One stage's result in a few words, from its files."""
 
@@ -207,17 +195,6 @@ def result(directory: Path, stage: str) -> str:
             span = f" ({' to '.join(brief('accuracy', end) for end in low_high)})" if low_high else ""
             return f"accuracy {brief('accuracy', number(figures, 'accuracy'))}{span} on held-out data"
     return "done"
-
-
-def brief(name: str, value: float | None) -> str:
-    """The figure called `name`, short and in ASCII, for a line of a log; a dash where there is none."""
-    if value is None or not math.isfinite(value):
-        return "-"
-    if name in _SHARES:
-        return _SHARES[name].format(value)
-    if "score" in name:
-        return f"{value:+.2f}"
-    return f"{value:.2f}" if abs(value) < 10 else f"{value:.1f}" if abs(value) < 1000 else f"{value:.0f}"
 
 
 def _print_files(console: Console, directory: Path) -> None:

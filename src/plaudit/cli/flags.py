@@ -21,11 +21,11 @@ CONTEXT = {
     "help_option_names": ["-h", "--help"],
     "max_content_width": 110,
 }
-_PATH = click.Path(path_type=Path)
+PATH = click.Path(path_type=Path)
 
 
 class Command(click.Command):
-    """A command whose help lists its flags in groups."""
+    """A command whose help lists its flags in groups, and says what overrides what."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write one table for each group."""
@@ -36,6 +36,15 @@ class Command(click.Command):
         for group, records in groups.items():
             with formatter.section(group):
                 formatter.write_dl(records)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write which value of a setting counts."""
+        if any(isinstance(param, Setting) for param in self.params):
+            formatter.write_paragraph()
+            formatter.write_text(
+                "A flag overrides --config, which overrides the settings of a run directory that is continued, which "
+                "override --preset, which overrides the defaults. Dashes and underscores are the same in a flag."
+            )
 
 
 class Setting(click.Option):
@@ -99,28 +108,17 @@ def directory(out: str) -> list[click.Parameter]:
 
     about = f"run directory [default {out}]"
     return [
-        click.Option(["--out"], metavar="DIR", type=_PATH, default=out, help=about, callback=_not_a_flag),
-        switch("--resume", "continue what the run directory has begun", callback=exclusive),
-        switch("--overwrite", "remove what is in the way and start again", callback=exclusive),
+        click.Option(["--out"], metavar="DIR", type=PATH, default=out, help=about, callback=_not_a_flag),
+        click.Option(["--resume"], is_flag=True, help="continue what is begun there", callback=exclusive),
+        click.Option(["--overwrite"], is_flag=True, help="remove what is there and start again", callback=exclusive),
     ]
 
 
-def argument(name: str, help: str, *, path: bool = True, required: bool = True) -> click.Argument:
-    """A value by its place."""
-    return click.Argument([name], metavar=name.upper(), help=help, type=_PATH if path else None, required=required)
-
-
-def switch(name: str, help: str, **more: Any) -> click.Option:
-    """A flag without a value."""
-    return click.Option([name], is_flag=True, help=help, **more)
-
-
-def count(names: str, low: int, default: int | None, help: str) -> click.Option:
-    """A flag whose value is a whole number, at least `low`."""
+def count(*names: str, low: int, help: str, default: int | None = None) -> Any:
+    """A decorator: a flag whose value is a whole number, at least `low`."""
     kind = click.IntRange(min=low)
     kind.name = "whole number"  # for "is not a valid ..."
-    known = "" if default is None else f" [default {default}]"
-    return click.Option(names.split(), metavar="N", type=kind, default=default, help=help + known)
+    return click.option(*names, metavar="N", type=kind, default=default, show_default=True, help=help)
 
 
 def _not_a_flag(ctx: click.Context, param: click.Parameter, value: Any) -> Any:

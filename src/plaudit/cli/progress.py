@@ -1,7 +1,12 @@
-"""What a command shows while it works, on stderr: a bar on a terminal, a line each tenth of a stage elsewhere."""
+"""What a command shows while it works, on stderr: a bar on a terminal, a line each tenth of a stage elsewhere.
+
+Imports nothing that imports torch: it is shown while torch is imported.
+"""
 
 from __future__ import annotations
 
+import math
+import os
 import statistics
 import time
 from collections import deque
@@ -15,12 +20,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
 from rich.text import Text
 
-from plaudit.cli.console import brief, new_console, one_line, result
-from plaudit.evaluation.report.words import duration
-from plaudit.training.metrics import StepReport
-
 if TYPE_CHECKING:
     from plaudit.pipeline import Plan
+    from plaudit.training.metrics import StepReport
     from plaudit.training.run import Run
 
 _SHOWN = {  # figures of a step, the most important first; a narrow terminal shows fewer
@@ -30,8 +32,32 @@ _SHOWN = {  # figures of a step, the most important first; a narrow terminal sho
     "evaluation": ("sft_score", "policy_score"),
 }
 _SHORT = {"response_length": "length", "eos_rate": "ended", "sft_score": "SFT", "policy_score": "policy"}
+_SHARES = {"accuracy": "{:.1%}", "eos_rate": "{:.0%}"}
 _BAR = 20
 _QUIET = 60.0  # seconds after which a log gets a line before the next tenth
+
+
+def one_line(text: str) -> str:
+    """`text` without line breaks and control characters, which a model may write and a terminal would obey."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(text.split()))
+
+
+def new_console(*, stderr: bool = False) -> Console:
+    """A console that prints text as it is: what a model wrote is neither markup nor emoji."""
+    # Under torchrun every process runs the same command; only the first one prints.
+    quiet = os.environ.get("RANK", "0") != "0"
+    return Console(stderr=stderr, highlight=False, markup=False, emoji=False, quiet=quiet)
+
+
+def brief(name: str, value: float | None) -> str:
+    """The figure called `name`, short and in ASCII, for a line of a log; a dash where there is none."""
+    if value is None or not math.isfinite(value):
+        return "-"
+    if name in _SHARES:
+        return _SHARES[name].format(value)
+    if "score" in name:
+        return f"{value:+.2f}"
+    return f"{value:.2f}" if abs(value) < 10 else f"{value:.1f}" if abs(value) < 1000 else f"{value:.0f}"
 
 
 def header(settings: dict[str, Any], out: Path) -> None:
@@ -43,6 +69,8 @@ def header(settings: dict[str, Any], out: Path) -> None:
 
 def outlook(plan: Plan, runs: Iterable[Run], stages: tuple[str, ...]) -> None:
     """One line about what was found, and how long the stages that are not complete will take."""
+    from plaudit.evaluation.report.words import duration
+
     millions = plan.parameters / 1e6
     size = f"{millions / 1000:.1f}B" if millions >= 1000 else f"{millions:.{0 if millions >= 100 else 1}f}M"
     rows = ", ".join(f"{count:,} {split}" for split, count in plan.records.items())
@@ -69,6 +97,8 @@ def follow(run: Run, stages: tuple[str, ...], console: Console | None = None) ->
     Returns:
         wall-clock seconds of every stage that ran, loading and saving included.
     """
+    from plaudit.cli.console import result
+    from plaudit.evaluation.report.words import duration
     from plaudit.pipeline import steps
 
     console = console or new_console(stderr=True)
@@ -95,66 +125,39 @@ def watch(reports: Iterable[StepReport], title: str, console: Console | None = N
         title: what it is called until the first report.
         console: where to show it; stderr if None.
     """
-    with _View(console or new_console(stderr=True), title) as view:
+    console = console or new_console(stderr=True)
+    lines = not _animated(console)
+    columns = (SpinnerColumn(), TextColumn("{task.description}", style="bold", markup=False), BarColumn(_BAR))
+    bar = Progress(*columns, _Figures(console), console=console, transient=True, disable=lines)
+    task = bar.add_task(f"{title}: opening the model", total=None, figures=[], until=0.0)
+    if lines:
+        console.print(f"{title}: opening the model", soft_wrap=True)
+    stage, tenth, printed, recent = "", 0, time.monotonic(), deque[float](maxlen=20)
+    with bar:
         for report in reports:
-            view.step(report)
-
-
-class _View:
-    """Progress of one stage after another: a bar that is redrawn in place, or lines."""
-
-    def __init__(self, console: Console, title: str) -> None:
-        self._console, self._lines = console, not _animated(console)
-        columns = (SpinnerColumn(), TextColumn("{task.description}", style="bold", markup=False), BarColumn(_BAR))
-        self._progress = Progress(
-            *columns, _Figures(console.width), console=console, transient=True, disable=self._lines
-        )
-        self._task = self._progress.add_task(f"{title}: opening the model", total=None, figures=[], until=0.0)
-        self._stage, self._tenth, self._printed = "", 0, time.monotonic()
-        self._recent: deque[float] = deque(maxlen=20)
-        if self._lines:
-            console.print(f"{title}: opening the model", soft_wrap=True)
-
-    def __enter__(self) -> _View:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    def step(self, report: StepReport) -> None:
-        """Show one step, and print its warnings and now and then its sample."""
-        title = _title(report.stage)
-        if report.stage != self._stage:
-            if self._stage:
-                self._progress.reset(self._task)
-            self._stage, self._tenth = report.stage, 10 * (report.step - 1) // report.total
-            self._recent.clear()
-        self._recent.append(report.timing["seconds"])
-        left = statistics.fmean(self._recent) * (report.total - report.step)
-        metrics = report.metrics
-        names = [name for name in _SHOWN.get(report.stage, ()) if name in metrics] or list(metrics)[:3]
-        figures = [f"{_SHORT.get(name, name)} {brief(name, metrics[name])}" for name in names]
-        self._progress.update(
-            self._task,
-            description=title if report.step < report.total else f"{title}: saving",
-            total=report.total,
-            completed=report.step,
-            figures=figures,
-            until=time.monotonic() + left,
-        )
-        for warning in report.warnings:
-            self._console.print(f"{title}: WARNING: {warning}", style="bold red", soft_wrap=True)
-        tenth, now = 10 * report.step // report.total, time.monotonic()
-        if self._lines and (tenth > self._tenth or now > self._printed + _QUIET):
-            share = f"{title}: {100 * report.step // report.total:3}%  step {report.step} of {report.total}"
-            self._console.print("  ".join([share, *figures, f"{duration(left)} left"]), soft_wrap=True)
-            self._printed = now
-        if tenth > self._tenth and report.sample[1]:
-            prompt, response = map(one_line, report.sample)
-            text = Text.assemble("  sample: ", prompt, (f" | {response}", "italic"))
-            self._console.print(text, no_wrap=True, overflow="ellipsis")
-        self._tenth = tenth
+            step, total, metrics = report.step, report.total, report.metrics
+            if report.stage != stage:
+                if stage:
+                    bar.reset(task)
+                stage, title, tenth = report.stage, _title(report.stage), 10 * (step - 1) // total
+                recent.clear()
+            recent.append(report.timing["seconds"])
+            left, now = statistics.fmean(recent) * (total - step), time.monotonic()
+            names = [name for name in _SHOWN.get(stage, ()) if name in metrics] or list(metrics)[:3]
+            figures = [f"{_SHORT.get(name, name)} {brief(name, metrics[name])}" for name in names]
+            what = title if step < total else f"{title}: saving"
+            bar.update(task, description=what, total=total, completed=step, figures=figures, until=now + left)
+            for warning in report.warnings:
+                console.print(f"{title}: WARNING: {warning}", style="bold red", soft_wrap=True)
+            new_tenth, tenth = 10 * step // total > tenth, 10 * step // total
+            if lines and (new_tenth or now > printed + _QUIET):
+                share = f"{title}: {100 * step // total:3}%  step {step} of {total}"
+                console.print("  ".join([share, *figures, f"{_clock(left)} left"]), soft_wrap=True)
+                printed = now
+            if new_tenth and report.sample[1]:
+                prompt, response = map(one_line, report.sample)
+                text = Text.assemble("  sample: ", prompt, (f" | {response}", "italic"))
+                console.print(text, no_wrap=True, overflow="ellipsis")
 
 
 class _Figures(ProgressColumn):
@@ -163,16 +166,16 @@ class _Figures(ProgressColumn):
     The time left counts down between steps, and disappears when a step takes longer than expected.
     """
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, console: Console) -> None:
         super().__init__()
-        self._width = width
+        self._console = console
 
     def render(self, task: Task) -> Text:
         """The text for one bar."""
         left = task.fields["until"] - time.monotonic()
         text = f"{task.percentage:3.0f}%  " if task.total else ""
         text += _clock(task.elapsed or 0.0) + (f", {_clock(left)} left" if left > 0 else "")
-        room = self._width - len(f"* {task.description} ") - _BAR - 1
+        room = self._console.width - len(f"* {task.description} ") - _BAR - 1
         for figure in task.fields["figures"]:
             if len(text) + 2 + len(figure) > room:
                 break
