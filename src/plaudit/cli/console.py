@@ -174,26 +174,22 @@ def result(directory: Path, stage: str) -> str:
     def change(name: str, before: float | None, after: float | None) -> str:
         return f"{name} {brief(name, before)} -> {brief(name, after)}"
 
-    if stage == "ppo":
-        steps = read_jsonl(directory / "ppo" / "metrics.jsonl")
-        scores = [score for step in steps if (score := number(step, "score")) is not None]
-        if scores:
-            scored = change("score", scores[0], statistics.fmean(scores[-10:]))
-            return f"{scored} in training, KL {brief('kl', number(steps[-1], 'kl'))} nats per response"
-    elif stage == "evaluation":
+    if stage == "evaluation":
         figures = _read(directory / "evaluation.json")
-        ends = [number(figures.get(model), "score_mean") for model in ("sft", "policy")]
-        if None not in ends:
-            return f"{change('score', *ends)} on held-out prompts"
-    else:
-        figures = _read(directory / stage / "summary.json")
-        if "perplexity" in figures:
-            before, after = number(figures, "perplexity_before"), number(figures, "perplexity")
-            return f"{change('perplexity', before, after)} on held-out texts"
-        if "accuracy" in figures:
-            low_high = interval(figures, "accuracy_ci95")
-            span = f" ({' to '.join(brief('accuracy', end) for end in low_high)})" if low_high else ""
-            return f"accuracy {brief('accuracy', number(figures, 'accuracy'))}{span} on held-out data"
+        means = [number(figures.get(model), "score_mean") for model in ("sft", "policy")]
+        return "done" if None in means else f"{change('score', *means)} on held-out prompts"
+    figures, steps = _read(directory / stage / "summary.json"), read_jsonl(directory / stage / "metrics.jsonl")
+    if "perplexity" in figures:
+        before, after = number(figures, "perplexity_before"), number(figures, "perplexity")
+        return f"{change('perplexity', before, after)} on held-out texts"
+    if "accuracy" in figures:
+        ends = interval(figures, "accuracy_ci95")
+        span = f" ({' to '.join(brief('accuracy', end) for end in ends)})" if ends else ""
+        return f"accuracy {brief('accuracy', number(figures, 'accuracy'))}{span} on held-out data"
+    scores = [score for step in steps if (score := number(step, "score")) is not None]
+    if scores:
+        scored = change("score", scores[0], statistics.fmean(scores[-10:]))
+        return f"{scored} in training, KL {brief('kl', number(steps[-1], 'kl'))} nats per response"
     return "done"
 
 
@@ -208,25 +204,23 @@ def _print_files(console: Console, directory: Path) -> None:
 
 def _print_samples(console: Console, rows: list[dict[str, Any]], *more: str) -> None:
     """A table of responses with their scores, after columns with these keys of the rows."""
+
+    def scored(row: dict[str, Any], model: str) -> Text:
+        score = brief("score", number(row, f"{model}_score"))
+        return Text.assemble((score, "bold"), " ", one_line(str(row.get(model, ""))))
+
     table = Table(*more, "SFT", "policy", box=box.SIMPLE_HEAD, leading=1, pad_edge=False)
-    for column in table.columns[-2:]:
-        column.ratio = 1
+    table.columns[-2].ratio = table.columns[-1].ratio = 1
     for row in rows:
-        scored = (
-            Text.assemble(
-                (brief("score", number(row, f"{model}_score")), "bold"), " ", one_line(str(row.get(model, "")))
-            )
-            for model in ("sft", "policy")
-        )
-        table.add_row(*(one_line(str(row[key])) for key in more), *scored)
+        table.add_row(*(one_line(str(row[key])) for key in more), scored(row, "sft"), scored(row, "policy"))
     console.print(table)
 
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> Table:
     """A table in which only the last column may wrap."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for i, head in enumerate(heads):
-        table.add_column(head, no_wrap=i + 1 < len(heads))
+    table = Table(*heads, box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for column in table.columns[:-1]:
+        column.no_wrap = True
     for row in rows:
         table.add_row(*row)
     return table
