@@ -34,7 +34,7 @@ Ids = tuple[list[int], list[int]]
 
 @dataclass(frozen=True)
 class Config:
-    """Reward model: train a score for texts on labels or on comparisons."""
+    """A score for texts, trained on labels or on comparisons."""
 
     epochs: int = setting(2, "passes over the training data; raise it while held-out accuracy still rises", low=1)
     batch_size: int = setting(32, "texts or comparisons in one optimizer step", unit="records", low=1)
