@@ -42,7 +42,6 @@ import torch
 from IPython.display import display
 from torch.testing import assert_close
 
-from plaudit.algorithms.calibration import wilson
 from plaudit.algorithms.reward_model import reward_model
 from plaudit.config import build
 from plaudit.data import agreement
@@ -57,6 +56,7 @@ from plaudit.lesson.predictions import reward_logits
 from plaudit.lesson.ratings import ratings_if_available
 from plaudit.lesson.tables import table
 from plaudit.maths.losses import bradley_terry_loss, label_loss
+from plaudit.maths.preferences import wilson
 from plaudit.models.heads import score_texts
 from plaudit.models.loading import load_reward_model, load_tokenizer
 from plaudit.models.tokenizer import collate
