@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -17,6 +17,7 @@ from plaudit.errors import RewardError
 TextReward = Callable[[list[str], list[str]], Sequence[float]]  # from prompts and responses to a number for each
 
 
+@runtime_checkable
 class Reward(Protocol):
     """What training and evaluation ask of a reward.
 
