@@ -1,6 +1,10 @@
-"""Shapes in signatures are checked here and only here; a tiny model stands in for the shipped one."""
+"""Fixtures for all tests. Shapes in signatures are checked while tests run, and only then."""
 
 import dataclasses
+import os
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # more threads only wait for each other when models are this small
 
 from jaxtyping import install_import_hook
 
@@ -19,14 +23,9 @@ from plaudit.models.tokenizer import Tokenizer  # noqa: E402
 from plaudit.training.run import STAGES, Run  # noqa: E402
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _two_threads():
-    torch.set_num_threads(2)
-
-
 @pytest.fixture(scope="session")
 def tiny_tokenizer() -> Tokenizer:
-    """Byte-level BPE of 300 tokens, end-of-text as id 0, no padding token: GPT-2's own situation."""
+    """Byte-level BPE of 300 tokens with end-of-text as id 0 and, like GPT-2, no padding token."""
     backend = Backend(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
@@ -48,7 +47,7 @@ def tiny_lm() -> GPT2LMHeadModel:
 
 @pytest.fixture(scope="session")
 def tiny_model_folder(tmp_path_factory, tiny_tokenizer) -> str:
-    """A folder with a tiny model as transformers saves it."""
+    """A folder with a tiny GPT-2 and its tokenizer, saved by transformers."""
     folder = tmp_path_factory.mktemp("tiny-gpt2")
     torch.manual_seed(0)
     GPT2LMHeadModel(GPT2Config(vocab_size=300, n_positions=64, n_embd=32, n_layer=2, n_head=2,
@@ -59,9 +58,9 @@ def tiny_model_folder(tmp_path_factory, tiny_tokenizer) -> str:
 
 @pytest.fixture(scope="session")
 def tiny_data_folder(tmp_path_factory) -> str:
-    """Labelled texts in a tsv: good and bad sentences, each with a number in front that makes it distinct."""
+    """A TSV file of labelled texts: good and bad sentences, each with a number that makes it distinct."""
     folder = tmp_path_factory.mktemp("tiny-data")
-    texts = [(text, label) for label, some in ((1, GOOD), (0, BAD)) for text in some]
+    texts = [(text, 1) for text in GOOD] + [(text, 0) for text in BAD]
     rows = [f"film {i} {text}\t{label}" for i, (text, label) in enumerate(texts * 50)]
     (folder / "train.tsv").write_text("sentence\tlabel\n" + "\n".join(rows) + "\n")
     return str(folder)
@@ -69,13 +68,14 @@ def tiny_data_folder(tmp_path_factory) -> str:
 
 @pytest.fixture(scope="session")
 def tiny_config(tiny_model_folder, tiny_data_folder) -> Config:
-    """Settings under which the whole pipeline takes seconds."""
+    """Settings with which the whole pipeline takes seconds."""
     return build(
         {
             "model": tiny_model_folder, "data": tiny_data_folder, "device": "cpu", "dtype": "float32",
             "prompt_max": 3, "prompt_min": 2,
             "sft.epochs": 3, "sft.lr": 1e-2, "sft.batch_size": 16, "sft.save_every": 10,
-            "reward_model.lr": 5e-3, "reward_model.epochs": 2, "reward_model.batch_size": 16, "reward_model.save_every": 5,
+            "reward_model.lr": 5e-3, "reward_model.epochs": 2, "reward_model.batch_size": 16,
+            "reward_model.save_every": 5,
             "ppo.iterations": 4, "ppo.batch_size": 16, "ppo.minibatch_size": 8, "ppo.epochs": 2,
             "ppo.max_new_tokens": 16, "ppo.save_every": 2, "ppo.lr": 1e-3, "evaluation.prompts": 16,
         }
@@ -84,40 +84,43 @@ def tiny_config(tiny_model_folder, tiny_data_folder) -> Config:
 
 @pytest.fixture
 def cpu_run(tmp_path, tiny_config) -> Run:
-    """An empty run directory on the CPU in float32."""
+    """An empty run directory, with settings for the CPU in float32."""
     return Run.open(tmp_path / "run", tiny_config, resume=False, overwrite=False, stages=("sft",))
 
 
 @pytest.fixture(scope="session")
-def finished_run(tmp_path_factory, tiny_config):
-    """The whole pipeline at its tiniest, run once for all tests that only read its results."""
+def finished_run(tmp_path_factory, tiny_config) -> Path:
+    """A run directory in which the whole pipeline has finished. It is shared: tests may only read it."""
     from plaudit.pipeline import steps
 
     path = tmp_path_factory.mktemp("runs") / "finished"
-    run = Run.open(path, tiny_config, resume=False, overwrite=False, stages=("sft", "reward_model", "ppo", "evaluation"))
-    for _ in steps(tiny_config, run):
+    run = Run.open(path, tiny_config, resume=False, overwrite=False, stages=STAGES)
+    for _ in steps(run):
         pass
     return path
 
 
 @pytest.fixture
 def bare_run(tmp_path, tiny_config, tiny_tokenizer):
-    """bare_run(**PPO settings): a run with random models in the place of trained ones, which ask for 10% dropout.
+    """A function that makes a run whose SFT and reward models are random. Their config files ask for dropout of 10%.
 
-    With `reward_on_sft` the reward model is SFT's but for the second block and the head.
+    Its keyword arguments are PPO settings, and:
+        folder: name of the run directory.
+        reward_on_sft: the reward model has the SFT model's weights except in the second layer and the head.
+        layers: of both models.
     """
 
-    def make(folder="bare", reward_on_sft=False, layers=2, **settings):
+    def make(folder="bare", reward_on_sft=False, layers=2, **settings) -> Run:
         config = dataclasses.replace(tiny_config, ppo=dataclasses.replace(tiny_config.ppo, **settings))
         run = Run.open(tmp_path / folder, config, resume=False, overwrite=False, stages=STAGES)
+        sft = make_lm(layers=layers)
         reward_model = GPT2ForSequenceClassification(make_lm(seed=1, layers=layers).config)
         if reward_on_sft:
-            trunk = make_lm(layers=layers).transformer.state_dict()
-            shared = {name: p for name, p in trunk.items() if not name.startswith("h.1.")}
+            shared = {n: p for n, p in sft.transformer.state_dict().items() if not n.startswith("h.1.")}
             reward_model.transformer.load_state_dict(shared, strict=False)
         reward_model.score = torch.nn.Linear(32, 1, bias=False)
         reward_model.config.num_labels = 1
-        for stage, model in (("sft", make_lm(layers=layers)), ("reward_model", reward_model)):
+        for stage, model in (("sft", sft), ("reward_model", reward_model)):
             save(model, tiny_tokenizer, run.folder(stage))
             run.finish(stage, {})
         return run
