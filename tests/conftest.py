@@ -1,7 +1,10 @@
 """Fixtures for all tests. Shapes in signatures are checked while tests run, and only then."""
 
 import dataclasses
+import os
 from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # more threads only wait for each other when models are this small
 
 from jaxtyping import install_import_hook
 
@@ -18,11 +21,6 @@ from plaudit.config import Config, build  # noqa: E402
 from plaudit.models.loading import save  # noqa: E402
 from plaudit.models.tokenizer import Tokenizer  # noqa: E402
 from plaudit.training.run import STAGES, Run  # noqa: E402
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _two_threads():
-    torch.set_num_threads(2)
 
 
 @pytest.fixture(scope="session")
@@ -76,7 +74,8 @@ def tiny_config(tiny_model_folder, tiny_data_folder) -> Config:
             "model": tiny_model_folder, "data": tiny_data_folder, "device": "cpu", "dtype": "float32",
             "prompt_max": 3, "prompt_min": 2,
             "sft.epochs": 3, "sft.lr": 1e-2, "sft.batch_size": 16, "sft.save_every": 10,
-            "reward_model.lr": 5e-3, "reward_model.epochs": 2, "reward_model.batch_size": 16, "reward_model.save_every": 5,
+            "reward_model.lr": 5e-3, "reward_model.epochs": 2, "reward_model.batch_size": 16,
+            "reward_model.save_every": 5,
             "ppo.iterations": 4, "ppo.batch_size": 16, "ppo.minibatch_size": 8, "ppo.epochs": 2,
             "ppo.max_new_tokens": 16, "ppo.save_every": 2, "ppo.lr": 1e-3, "evaluation.prompts": 16,
         }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, TypeAlias
 
 import torch
 from jaxtyping import Float
@@ -17,36 +17,14 @@ from plaudit.errors import RewardError
 TextReward = Callable[[list[str], list[str]], Sequence[float]]  # from prompts and responses to a number for each
 
 
-@runtime_checkable
-class Reward(Protocol):
-    """What training and evaluation ask of a reward.
-
-    Attributes:
-        name: how reports call it.
-        score_range: ends of the scale of `shown`; None where there is none.
-    """
-
-    @property
-    def name(self) -> str: ...  # noqa: D102
-
-    @property
-    def score_range(self) -> tuple[float, float] | None: ...  # noqa: D102
-
-    def __call__(self, responses: Responses) -> Float[Tensor, B]:
-        """(B,) the raw score of each response."""
-        ...
-
-    def shown(self, raw: Float[Tensor, B]) -> Float[Tensor, B]:
-        """(B,) raw scores as reports show them."""
-        ...
-
-
 @dataclass(frozen=True)
 class ModelReward:
     """The logit of a reward model for prompt and response, by their token ids. Shown as 2 sigmoid(logit) - 1.
 
     Attributes:
         model: a `RewardModel`.
+        name: how reports call the reward.
+        score_range: ends of the scale of shown scores; None where there is none.
     """
 
     model: Any
@@ -101,3 +79,6 @@ class FunctionReward:
     def shown(self, raw: Float[Tensor, B]) -> Float[Tensor, B]:
         """(B,) as they are."""
         return raw
+
+
+Reward: TypeAlias = ModelReward | FunctionReward

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from plaudit import __version__, cli, pipeline
+from plaudit.cli import plan as plans
+from plaudit.cli.plan import Plan
 from plaudit.config import Config, build, read_toml, to_toml
 from plaudit.errors import DataError, RunError
-from plaudit.pipeline import Plan
 from plaudit.training.metrics import StepReport
 
 FIGURES = {
@@ -51,7 +52,8 @@ def stages(monkeypatch, tmp_path) -> Pipeline:
     fake = Pipeline()
     monkeypatch.setattr(pipeline, "steps", fake.steps)
     plan = Plan("m", 4_240_896, "d", {"train": 6806, "evaluation": 885}, "cpu", "float32", {"sft": 1e6}, {"sft": 1e12})
-    monkeypatch.setattr(pipeline, "check", lambda config, path, stages: plan)
+    monkeypatch.setattr(pipeline, "check", lambda config, path, stages: None)
+    monkeypatch.setattr(plans, "plan", lambda config, path, stages: plan)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "100")
     for name in ("FORCE_COLOR", "RANK"):

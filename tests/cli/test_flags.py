@@ -6,7 +6,6 @@ import pytest
 from plaudit.algorithms.ppo import Config as PPOConfig
 from plaudit.cli import commands, flags
 from plaudit.config import ALGORITHMS, SECTIONS, default_settings
-from plaudit.errors import ConfigError
 
 
 def parse(*argv: str) -> click.Context:
@@ -142,16 +141,6 @@ def test_a_wrong_word_is_refused_in_one_line(argv, line):
     message = refusal(*argv.split())
     assert message.startswith(line)
     assert "\n" not in message
-
-
-def test_a_preset_and_a_file_are_read_as_they_are_given(tmp_path):
-    path = tmp_path / "mine.toml"
-    path.write_text("[ppo]\nlr = 0.5\n")
-    found = parse("run", "--preset", "gpt2-sst2", "--config", str(path)).obj
-    assert found["config"] == {"ppo.lr": 0.5}
-    assert found["preset"]["model"] == "openai-community/gpt2"
-    with pytest.raises(ConfigError, match="no preset 'tiny'"):
-        parse("run", "--preset", "tiny")
 
 
 def test_sample_s_defaults_and_a_prompt_that_looks_like_a_flag():

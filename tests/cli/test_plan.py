@@ -6,15 +6,17 @@ import pytest
 import torch
 
 from plaudit import pipeline
+from plaudit.cli.plan import Plan
+from plaudit.cli.plan import plan as plan_of
 from plaudit.errors import ModelError
 from plaudit.models.loading import load_causal_lm
-from plaudit.pipeline import STAGES, Plan, check
+from plaudit.training.run import STAGES
 
 NOWHERE = Path("no such run")
 
 
 def test_the_plan_counts_parameters_texts_tokens_and_operations(tiny_config):
-    plan = check(tiny_config, NOWHERE, STAGES)
+    plan = plan_of(tiny_config, NOWHERE, STAGES)
     model = load_causal_lm(tiny_config.model)
     parameters = sum(p.numel() for p in model.parameters())
     assert plan.parameters == parameters
@@ -28,7 +30,7 @@ def test_the_plan_counts_parameters_texts_tokens_and_operations(tiny_config):
 
 def test_frozen_layers_take_fewer_operations(tiny_config):
     frozen = dataclasses.replace(tiny_config, sft=dataclasses.replace(tiny_config.sft, train_layers=1))
-    assert check(frozen, NOWHERE, ("sft",)).flops["sft"] < check(tiny_config, NOWHERE, ("sft",)).flops["sft"]
+    assert plan_of(frozen, NOWHERE, ("sft",)).flops["sft"] < plan_of(tiny_config, NOWHERE, ("sft",)).flops["sft"]
 
 
 def test_the_expected_time_is_of_the_stages_asked_for_at_the_measured_speed(monkeypatch):
@@ -49,7 +51,7 @@ def test_only_config_and_tokenizer_are_opened(tiny_config, tmp_path):
     shutil.copytree(tiny_config.model, tmp_path / "model")
     (tmp_path / "model" / "model.safetensors").unlink()
     config = dataclasses.replace(tiny_config, model=str(tmp_path / "model"))
-    assert check(config, NOWHERE, STAGES).parameters > 0
+    assert plan_of(config, NOWHERE, STAGES).parameters > 0
     (tmp_path / "model" / "config.json").write_text('{"model_type": "vit"}')
     with pytest.raises(ModelError, match="cannot be opened as a language model"):
-        check(config, NOWHERE, STAGES)
+        plan_of(config, NOWHERE, STAGES)

@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from plaudit import pipeline
+from plaudit.cli import plan as plans
 from plaudit.cli import progress
 from plaudit.training.metrics import StepReport
 
@@ -279,7 +280,7 @@ def test_progress_is_on_stderr(capsys):
 
 
 def test_the_outlook_has_parameters_texts_device_and_the_time_of_what_is_left(tmp_path, capsys):
-    class Plan(pipeline.Plan):
+    class Plan(plans.Plan):
         def seconds(self, stages):
             return 100.0 * len(list(stages))
 

@@ -19,13 +19,13 @@ import click
 
 from plaudit import __version__
 from plaudit.cli import flags
-from plaudit.config import ALGORITHMS, SECTIONS, Config, build, read_toml, resolve
+from plaudit.config import ALGORITHMS, SECTIONS, Config, build, preset, read_toml, resolve
 from plaudit.errors import ConfigError, PlauditError, RunError, TrainingError
 
 if TYPE_CHECKING:
     from plaudit.cli.plan import Plan
 
-Given = dict[str, dict[str, Any]]  # settings by full name, by where they come from: "preset", "config", "flags"
+Given = dict[str, Any]  # "flags": settings by full name; "config" and "preset": a path and a name, None if not given
 RUN_STAGES = ("sft", "reward_model", "ppo", "evaluation")
 
 _EPILOG = """\b
@@ -105,7 +105,9 @@ def _guarded(argv: list[str]) -> int:
 
 def _settings(given: Given, directory: Path | None) -> dict[str, Any]:
     """Every setting: default < preset < the settings of `directory`, if given < --config < flags."""
-    return resolve(given.get("preset", {}), _saved(directory), given.get("config", {}), given["flags"])
+    layers = [preset(given["preset"]) if given["preset"] else {}, _saved(directory)]
+    layers.append(read_toml(Path(given["config"])) if given["config"] else {})
+    return resolve(*layers, given["flags"])
 
 
 def _saved(directory: Path | None) -> dict[str, Any]:

@@ -122,9 +122,7 @@ def seeds(directory: Path, found: dict[str, Any]) -> None:
         found: contents of seeds.json.
     """
     console = new_console()
-    console.print(
-        "Score and judge of the SFT model and the policy; distinct pairs and length relative to SFT", style="bold"
-    )
+    console.print("SFT model and policy: score and judge; pairs and length relative to SFT", style="bold")
     columns = [key for key, (head, _) in _SEEDS.items() if head]
     rows = (
         (

@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-from plaudit.config import allowed, nearest, preset, preset_names, read_toml, section_class
+from plaudit.config import allowed, nearest, preset_names, section_class
 
 CONTEXT = {
     "token_normalize_func": lambda word: word.replace("_", "-"),
@@ -80,21 +80,15 @@ def settings(*sections: str, bare: bool) -> list[click.Parameter]:
         bare: whether a flag may leave out its section.
     """
 
-    def layer(name: str, metavar: str, help: str, read: Any) -> click.Option:
-        def keep(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
-            if _not_a_flag(ctx, param, value) is not None:
-                ctx.obj[name] = read(value)
+    def keep(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
+        ctx.obj[param.name] = _not_a_flag(ctx, param, value)
 
-        return click.Option([f"--{name}"], metavar=metavar, help=help, expose_value=False, callback=keep)
-
+    presets = f"built-in settings: {', '.join(preset_names())}"
+    layers = (("--config", "FILE", "settings from a TOML file"), ("--preset", "NAME", presets))
+    own = ((section, field) for section in ("", *sections) for field in fields(section_class(section)))
     return [
-        layer("config", "FILE", "settings from a TOML file", lambda value: read_toml(Path(value))),
-        layer("preset", "NAME", f"built-in settings: {', '.join(preset_names())}", preset),
-        *(
-            Setting(section, field, bare=bare)
-            for section in ("", *sections)
-            for field in fields(section_class(section))
-        ),
+        *(click.Option([n], metavar=m, help=h, expose_value=False, callback=keep) for n, m, h in layers),
+        *(Setting(section, field, bare=bare) for section, field in own),
     ]
 
 

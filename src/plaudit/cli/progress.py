@@ -138,7 +138,7 @@ def watch(reports: Iterable[StepReport], title: str, console: Console | None = N
             step, total, metrics = report.step, report.total, report.metrics
             if report.stage != stage:
                 if stage:
-                    bar.reset(task)
+                    bar.reset(task, description=_title(report.stage))
                 stage, title, tenth = report.stage, _title(report.stage), 10 * (step - 1) // total
                 recent.clear()
             recent.append(report.timing["seconds"])

@@ -219,7 +219,9 @@ def test_frozen_layers_run_once_for_a_text_that_is_read_again(tmp_path, monkeypa
     layer = policy.lm.model.layers[0]
     layer.register_forward_hook(lambda *_: runs.append(1))
     responses = some_responses()
-    policy.engine.remember(policy.lm, [row[mask].tolist() for row, mask in zip(responses.ids, responses.attention_mask)])
+    policy.engine.remember(
+        policy.lm, [row[mask].tolist() for row, mask in zip(responses.ids, responses.attention_mask)]
+    )
     for _ in range(3):
         loss_of(policy, responses)
     assert len(runs) == 1
