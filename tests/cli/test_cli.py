@@ -43,7 +43,7 @@ class Pipeline:
                 (run.path / "evaluation.json").write_text(json.dumps(EVALUATION))
                 (run.path / "report.html").write_text("<html>")
             else:
-                run.folder(stage).mkdir(exist_ok=True)
+                run.checkpoints(stage)  # leaves the stage's inputs
                 run.finish(stage, {"perplexity_before": 55.0, "perplexity": 21.0})
 
 
@@ -269,7 +269,7 @@ def test_notebooks_are_copied_and_the_next_step_is_named(stages, capsys, monkeyp
     assert rest == [*first, "next: jupyter lab 'my lessons/1-SFT.ipynb'"]
     assert err == ""
     _, err = printed(capsys, "notebooks", "my lessons", code=1)
-    assert "1-SFT.ipynb: is there already" in err
+    assert "1-SFT.ipynb: already exists" in err
     printed(capsys, "notebooks", "my lessons", "--overwrite")
 
 
