@@ -189,6 +189,8 @@ def test_the_frontier_runs_without_a_reward_model(rewarded):
     assert content["ppo"][-1]["score_mean"] < 0  # minus a number of characters
     *path, own = content["ppo"]
     assert path[-1] == own  # trained again with the same settings and the same reward
+    inputs = json.loads((next(run.path.glob("frontier/kl_coef-*")) / "ppo" / "inputs.json").read_text())
+    assert (inputs["reward"], list(inputs["inputs"])) == ("shortness", ["sft"])
 
 
 def test_preflight_checks_run_without_a_reward_model(run):
