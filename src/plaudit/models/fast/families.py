@@ -4,6 +4,7 @@ In these families attention is the only place where tokens meet, so a mask can k
 is not so for a recurrent or convolutional model, nor for one whose attention has a sliding window.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -138,7 +139,7 @@ def _own(module: nn.Module, lm: Any) -> list[nn.Parameter]:
     return [] if module is last_norm else list(module.parameters())
 
 
-def _same(some: list[nn.Parameter], others: list[nn.Parameter]) -> bool:
+def _same(some: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
     return len(some) == len(others) and all(a is b for a, b in zip(some, others, strict=True))
 
 
