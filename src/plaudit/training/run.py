@@ -175,7 +175,8 @@ class Run:
         settings = {k: v for k, v in dataclasses.asdict(self.config).items() if not isinstance(v, dict)}
         settings |= flatten({stage: dataclasses.asdict(getattr(self.config, stage))})
         content: dict[str, Any] = {
-            "settings": settings | {"device": str(self.device), "dtype": str(self.dtype)},  # what "auto" resolves to
+            # What "auto" resolves to, by the names of the settings.
+            "settings": settings | {"device": self.device.type, "dtype": _name(self.dtype)},
             "data": self.data.fingerprint,
             "inputs": {need: self._fingerprint(need) for need in (needs_of(stage) if needs is None else needs)},
         }
@@ -204,10 +205,8 @@ class Run:
         remedy = "choose another --out, or use --overwrite"
         for name, value in made["settings"].items():
             if value != now["settings"].get(name):
-                asked = now["settings"].get(name)
-                raise RunError(
-                    f"{self.path}: its {stage} was made with {name} = {value!r}, not {asked!r}; keep that value, {remedy}"
-                )
+                difference = f"{name} = {value!r}, not {now['settings'].get(name)!r}"
+                raise RunError(f"{self.path}: its {stage} was made with {difference}; keep that value, {remedy}")
         if made["data"] != now["data"]:
             raise RunError(f"{self.path}: its {stage} was made before {self.config.data} was changed; {remedy}")
         for name, fingerprint in made["inputs"].items():
@@ -245,8 +244,7 @@ class Run:
 
     def resolved(self, config: Config) -> Config:
         """These settings, with this run's number format for dtype = "auto"."""
-        name = str(self.dtype).removeprefix("torch.")
-        return dataclasses.replace(config, dtype=name) if config.dtype == "auto" else config
+        return dataclasses.replace(config, dtype=_name(self.dtype)) if config.dtype == "auto" else config
 
 
 def needs_of(stage: str) -> tuple[str, ...]:
@@ -290,6 +288,10 @@ def versions() -> dict[str, str]:
         "python": platform.python_version(),
         **{name: version(name) for name in libraries},
     }
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _link(source: str, target: str) -> None:
