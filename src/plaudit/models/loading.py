@@ -49,6 +49,16 @@ def load_causal_lm(name: str) -> Any:
     return _own(model)
 
 
+def model_without_weights(name: str) -> Any:
+    """A causal language model on torch's meta device: its shapes, without its weights.
+
+    Raises:
+        ModelError: not found, or not a causal language model.
+    """
+    with _explained(name), torch.device("meta"):
+        return AutoModelForCausalLM.from_config(_config(_location(name)))
+
+
 def load_reward_model(name: str, pad_id: int) -> Any:
     """A sequence classifier with one label on the backbone in folder `name`, in float32.
 

@@ -205,8 +205,10 @@ class Run:
         remedy = "choose another --out, or use --overwrite"
         for name, value in made["settings"].items():
             if value != now["settings"].get(name):
-                difference = f"{name} = {value!r}, not {now['settings'].get(name)!r}"
-                raise RunError(f"{self.path}: its {stage} was made with {difference}; keep that value, {remedy}")
+                raise RunError(
+                    f"{self.path}: its {stage} was made with {name} = {value!r}, not {now['settings'].get(name)!r}; "
+                    f"keep that value, {remedy}"
+                )
         if made["data"] != now["data"]:
             raise RunError(f"{self.path}: its {stage} was made before {self.config.data} was changed; {remedy}")
         for name, fingerprint in made["inputs"].items():

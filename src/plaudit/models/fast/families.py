@@ -123,7 +123,8 @@ def common_depth(lm: Any, other: Any) -> int:
     """How many of the lowest layers have the same parameters in memory; 0 if the embeddings are not the same."""
     if type(lm.base_model) is not type(other.base_model) or len(layers(lm)) != len(layers(other)):
         return 0
-    if not _same(*([m.weight for m in x.base_model.children() if isinstance(m, nn.Embedding)] for x in (lm, other))):
+    embeddings = [[m.weight for m in x.base_model.children() if isinstance(m, nn.Embedding)] for x in (lm, other)]
+    if not _same(*embeddings):
         return 0
     depth = 0
     for layer, other_layer in zip(layers(lm), layers(other), strict=True):
