@@ -530,10 +530,7 @@ for report in reports:
 # At which tokens does the policy differ from the reference? Look at one response, token by token:
 
 # %%
-from safetensors.torch import load_file
-
 trained = Models.load(run, "ppo", stage="ppo", value_head=True)
-trained.policy.value_head.load_state_dict(load_file(run.folder("ppo") / "value_head.safetensors"))
 scale = ScoreScale(**run.summary("ppo")["scale"])
 responses = generate(trained.policy, prompts, noise, tokenizer, settings.temperature)
 logits = ModelReward(trained.reward_model)(responses)
