@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -11,16 +12,17 @@ from plaudit.algorithms.ppo import ppo
 from plaudit.algorithms.sft import sft
 from plaudit.config import Config
 from plaudit.data.prompts import cut_prompts
+from plaudit.errors import RunError
 from plaudit.evaluation.doctor import with_preflight_checks
 from plaudit.evaluation.evaluate import POLICIES, evaluate, policy_stage
 from plaudit.evaluation.hacking import detect_reward_hacking
 from plaudit.models.layers import number_of_frozen_layers
 from plaudit.models.loading import load_tokenizer, model_without_weights, window
 from plaudit.models.lora import FOLDER, check_installed
-from plaudit.rewards import TextReward
+from plaudit.rewards import TextReward, reward_name
 from plaudit.training.metrics import StepReport
 from plaudit.training.rollouts import check_window
-from plaudit.training.run import STAGES, Run, needs_of
+from plaudit.training.run import INPUTS_FILE, STAGES, Run, needs_of
 
 
 def check(config: Config, path: Path, stages: tuple[str, ...], reward: TextReward | None = None) -> None:
@@ -62,14 +64,29 @@ def steps(run: Run, stages: tuple[str, ...] = STAGES, reward: TextReward | None 
     Args:
         reward: what policies are trained for and measured by, from prompts and responses to a number for each; None for
             the run's reward model.
+
+    Raises:
+        RunError: a policy of these stages has been trained for another reward.
     """
     worked = False
     for stage in stages:
         alone = stages == (stage,) and stage == "evaluation"
         if run.complete(stage) and not alone and not (stage == "evaluation" and worked):
+            if stage in POLICIES:
+                _check_reward(run, stage, reward_name(reward))
             continue
         worked = True
         yield from _reports(run, stage, reward)
+
+
+def _check_reward(run: Run, stage: str, reward: str) -> None:
+    """Refuse a finished policy that was trained for another reward."""
+    path = run.folder(stage) / INPUTS_FILE
+    made = json.loads(path.read_text(encoding="utf-8")).get("reward", "") if path.exists() else reward
+    if made != reward:
+        before, now = (f"the reward '{name}'" if name else "the reward model" for name in (made, reward))
+        remedy = "choose another --out, or use --overwrite"
+        raise RunError(f"{run.path}: its {stage} was trained for {before}, not for {now}; {remedy}")
 
 
 def _reports(run: Run, stage: str, reward: TextReward | None) -> Iterator[StepReport]:

@@ -15,6 +15,11 @@ from plaudit.errors import RewardError
 TextReward = Callable[[list[str], list[str]], Sequence[float]]  # from prompts and responses to a number for each
 
 
+def reward_name(reward: TextReward | None) -> str:
+    """The name of a reward function; empty for None, the run's reward model."""
+    return "" if reward is None else getattr(reward, "__name__", type(reward).__name__)
+
+
 @dataclass(frozen=True)
 class ModelReward:
     """The logit of a reward model for prompt and response, by their token ids. Shown as 2 sigmoid(logit) - 1.
@@ -55,7 +60,7 @@ class FunctionReward:
     @property
     def name(self) -> str:
         """The function's name."""
-        return getattr(self.function, "__name__", type(self.function).__name__)
+        return reward_name(self.function)
 
     def __call__(self, responses: Responses) -> Float[Tensor, "B"]:
         """(B,) what the function returns.
