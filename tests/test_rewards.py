@@ -170,6 +170,13 @@ def test_the_pipeline_runs_without_a_reward_model(rewarded):
     assert list(steps(run, WITHOUT_REWARD_MODEL, shortness)) == []  # finished
 
 
+@pytest.mark.parametrize(("reward", "name"), [(length, "the reward 'length'"), (None, "the reward model")])
+def test_a_policy_that_was_trained_for_another_reward_is_refused(rewarded, reward, name):
+    run, _ = rewarded
+    with pytest.raises(RunError, match=f"its ppo was trained for the reward 'shortness', not for {name}"):
+        list(steps(run, ("sft", "ppo"), reward))
+
+
 def test_evaluation_says_which_reward_and_on_what_scale(finished_run, tmp_path):
     meta = json.loads((finished_run / "evaluation.json").read_text())["meta"]
     assert (meta["reward"], meta["score_range"]) == ("reward model", [-1, 1])
