@@ -11,11 +11,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from plaudit.algorithms.rollout import ScoreScale
 from plaudit.maths.advantages import gae, token_rewards
 from plaudit.maths.logprobs import token_logprobs
 from plaudit.maths.losses import policy_loss, value_loss
 from plaudit.maths.masked import whiten
+from plaudit.training.rollouts import ScoreScale
 
 HERE = Path(__file__).parent
 FIXTURE = json.loads((HERE / "trl-1.12.json").read_text(encoding="utf-8"))
@@ -49,6 +49,12 @@ def ours(case: SimpleNamespace, mask: torch.Tensor) -> tuple[torch.Tensor, torch
     s = case.settings
     rewards = token_rewards(case.scores, case.logprobs, case.ref_logprobs, mask, s.kl_coef)
     return rewards, *gae(rewards, case.values, mask, s.gamma, s.lam)
+
+
+def mean(loss: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    """The mean of a loss (sum, count)."""
+    total, count = loss
+    return total / count
 
 
 def same(actual: torch.Tensor, expected: torch.Tensor):
@@ -112,16 +118,16 @@ def test_whitening_up_to_the_variance_with_n_or_n_minus_1(name):
 def test_policy_loss(case, step):
     logprobs, advantages, mask = (x[step.rows] for x in (case.logprobs, case.advantages, case.mask))
     loss, _ = policy_loss(step.new_logprobs, logprobs, advantages, mask, case.settings.cliprange)
-    same(loss, step.pg_loss)
+    same(mean(loss), step.pg_loss)
     unclipped, _ = policy_loss(step.new_logprobs, logprobs, advantages, mask, 1e9)
-    assert (unclipped - step.pg_loss).abs() > 1e-3 or step.pg_clipfrac == 0  # where TRL's clip bites, ours has to
+    assert (mean(unclipped) - step.pg_loss).abs() > 1e-3 or step.pg_clipfrac == 0  # where TRL's clip bites, ours has to
 
 
 @pytest.mark.parametrize(("case", "step"), [p for p in of_steps(*OWN_PAD) if p.values[0].full[p.values[1].rows].all()])
 def test_value_loss_of_rows_that_fill_the_cap(case, step):
     values, returns, mask = (x[step.rows] for x in (case.values, case.returns, case.mask))
-    same(value_loss(step.vpred, values, returns, mask, case.settings.cliprange_value), step.vf_loss)
-    unclipped = value_loss(step.vpred, values, returns, mask, 1e9)
+    same(mean(value_loss(step.vpred, values, returns, mask, case.settings.cliprange_value)), step.vf_loss)
+    unclipped = mean(value_loss(step.vpred, values, returns, mask, 1e9))
     assert (unclipped - step.vf_loss).abs() > 1e-3 or step.vf_clipfrac == 0
 
 
@@ -190,7 +196,7 @@ def test_the_longer_mask_is_the_whole_difference(name):
 @pytest.mark.parametrize(("case", "step"), of_steps("early", "unusual"))
 def test_value_loss_with_the_longer_mask(case, step):
     values, returns, mask = (x[step.rows] for x in (case.values, case.returns, case.one_past))
-    same(value_loss(step.vpred, values, returns, mask, case.settings.cliprange_value), step.vf_loss)
+    same(mean(value_loss(step.vpred, values, returns, mask, case.settings.cliprange_value)), step.vf_loss)
 
 
 def test_one_past_in_figures():
@@ -250,13 +256,13 @@ def test_pad_is_eos_never_learns_to_end():
         logprobs, advantages, without = (x[step.rows] for x in (case.logprobs, case.advantages, case.without_eos))
         mask = case.mask[step.rows]
         loss, _ = policy_loss(step.new_logprobs, logprobs, advantages, without, case.settings.cliprange)
-        same(loss, step.pg_loss)
+        same(mean(loss), step.pg_loss)
         whole, _ = policy_loss(step.new_logprobs, logprobs, advantages, mask, case.settings.cliprange)
-        same(whole * mask.sum(), loss * without.sum())  # the same sum, over fewer tokens
-        assert mask.sum() > without.sum()
+        same(whole[0], loss[0])  # the same sum, over fewer tokens
+        assert whole[1] > loss[1]
         # The value head does learn at the eos: there the one column more is the right one.
         values, returns = case.values[step.rows], case.returns[step.rows]
-        same(value_loss(step.vpred, values, returns, mask, case.settings.cliprange_value), step.vf_loss)
+        same(mean(value_loss(step.vpred, values, returns, mask, case.settings.cliprange_value)), step.vf_loss)
 
 
 # Where the two merely measure or choose another thing.
@@ -269,16 +275,16 @@ def test_what_is_watched_is_defined_otherwise(case, step):
     _, stats = policy_loss(step.new_logprobs, logprobs, advantages, mask, s.cliprange)
     n, everything = mask.sum(), mask.numel()
     # Ratio: TRL's mean counts the columns after the response, where the ratio is 1.
-    same((stats["ratio_mean"] * n + (everything - n)) / everything, step.ratio_mean)
+    same((stats["ratio_mean"] + (everything - n)) / everything, step.ratio_mean)
     # Approximate KL: TRL has k2 and counts those columns too, where it is 0; ours is k3.
     log_ratio = (step.new_logprobs - logprobs)[mask].double()
     same((log_ratio**2).sum().float() / 2 / everything, step.approxkl)
-    same((log_ratio.exp() - 1 - log_ratio).mean().float(), stats["approx_kl"])
+    same((log_ratio.exp() - 1 - log_ratio).mean().float(), stats["approx_kl"] / n)
     # Clip fraction: TRL counts tokens whose loss the clip changes, we count all whose ratio is outside.
     outside = (log_ratio.exp() - 1).abs() > s.cliprange
     pushed_on = (log_ratio * advantages[mask]) > 0
     same((outside & pushed_on).float().mean(), step.pg_clipfrac)
-    same(outside.float().mean(), stats["clip_fraction"])
+    same(outside.float().mean(), stats["clip_fraction"] / n)
 
 
 def test_a_response_without_eos_scores_a_fixed_value_and_trl_subtracts():

@@ -1,7 +1,5 @@
 """Proximal policy optimisation with a KL penalty against the SFT model."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -114,7 +112,7 @@ def ppo(run: Run, reward: TextReward | None = None, models: Models | None = None
 
 
 @torch.no_grad()
-def fit_critic(policy: Policy, responses: Responses, scores: Float[Tensor, B]) -> None:
+def fit_critic(policy: Policy, responses: Responses, scores: Float[Tensor, "B"]) -> None:
     """Fit the value head to the scores of the reference's responses, before the policy is trained."""
     mask = responses.response_mask
     wanted = predicting(mask, responses.ids.shape[1])

@@ -1,7 +1,5 @@
 """REINFORCE with a leave-one-out baseline and a KL penalty against the SFT model. There is no critic."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -43,7 +41,7 @@ class ReinforceBatch:
     """A rollout with the advantage (B,) of each whole response."""
 
     rollout: Rollout
-    advantages: Float[Tensor, B]
+    advantages: Float[Tensor, "B"]
 
 
 def reinforce(run: Run, reward: TextReward | None = None) -> Iterator[StepReport]:
@@ -75,7 +73,7 @@ def reinforce(run: Run, reward: TextReward | None = None) -> Iterator[StepReport
     loop.finish()
 
 
-def leave_one_out(rollout: Rollout, kl_coef: float) -> Float[Tensor, B]:
+def leave_one_out(rollout: Rollout, kl_coef: float) -> Float[Tensor, "B"]:
     """(B,) reward of each response, KL penalty included, minus the mean reward of all other responses."""
     kl = (rollout.logprobs - rollout.ref_logprobs).sum(1)
     rewards = rollout.scores - kl_coef * kl

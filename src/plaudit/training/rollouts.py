@@ -1,7 +1,5 @@
 """The rollout loop that algorithms share: sample responses, score them, update on minibatches, log and save."""
 
-from __future__ import annotations
-
 import dataclasses
 import time
 from collections.abc import Callable, Iterator
@@ -50,11 +48,11 @@ class ScoreScale:
     missing_eos: float
 
     @staticmethod
-    def measured(raw: Float[Tensor, B], missing_eos: float) -> ScoreScale:
+    def measured(raw: Float[Tensor, "B"], missing_eos: float) -> "ScoreScale":
         """The scale at which these raw scores of reference responses have mean 0 and standard deviation 1."""
         return ScoreScale(raw.mean().item(), max(raw.std().item(), 1e-6), missing_eos)
 
-    def scores(self, raw: Float[Tensor, B], ended: Bool[Tensor, B]) -> Float[Tensor, B]:
+    def scores(self, raw: Float[Tensor, "B"], ended: Bool[Tensor, "B"]) -> Float[Tensor, "B"]:
         """(B,) normalised scores."""
         return ((raw - self.mean) / self.std).masked_fill(~ended, self.missing_eos)
 
@@ -80,7 +78,7 @@ def generate(
 
 
 def score_rollout(
-    policy: Policy, reference: Any, responses: Responses, raw: Float[Tensor, B], scale: ScoreScale, temperature: float
+    policy: Policy, reference: Any, responses: Responses, raw: Float[Tensor, "B"], scale: ScoreScale, temperature: float
 ) -> tuple[Rollout, Float[Tensor, "N D"]]:
     """What policy and reference say about the responses, in one pass each and without gradients.
 
