@@ -121,6 +121,7 @@ def work(mutant: Mutant | None, tests: tuple[str, ...], folder: Path) -> None:
         mutant.inject()
     recorder = Recorder()
     options = ["-x", "--tb=short", "-p", "no:cacheprovider", f"--rootdir={ROOT}", f"--basetemp={folder}/tests"]
+    options += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # this process has imported some plugins already
     status = pytest.main([*options, *(f"{ROOT}/tests/{test}" for test in tests)], plugins=[recorder])
     if status in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
         (folder / "failure.json").write_text(json.dumps(recorder.failure))
