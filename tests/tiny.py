@@ -3,13 +3,20 @@
 import torch
 from transformers import (
     AutoModelForCausalLM,
+    BloomConfig,
+    Gemma2Config,
     GPT2Config,
     GPT2LMHeadModel,
     GPTNeoXConfig,
     LlamaConfig,
+    MambaConfig,
+    MistralConfig,
+    OPTConfig,
     Qwen2Config,
     Qwen3Config,
 )
+
+from plaudit.batches import Responses
 
 GOOD = ["a warm and moving film", "the cast is wonderful", "funny , clever and kind", "a joy to watch"]
 BAD = ["a dull and tired film", "the cast is dreadful", "slow , stupid and loud", "a chore to watch"]
@@ -21,13 +28,31 @@ SMALL = {
     "num_attention_heads": 2,
     "initializer_range": 0.3,
 }
+OPT = SMALL | {"ffn_dim": 32, "max_position_embeddings": 64}
 LLAMA_LIKE = SMALL | {"intermediate_size": 32, "num_key_value_heads": 1, "max_position_embeddings": 256}
+# The families that the fast engine runs.
 FAMILIES = {
     "gpt2": lambda: GPT2Config(vocab_size=64, n_embd=16, n_layer=3, n_head=2, initializer_range=0.3),
     "llama": lambda: LlamaConfig(**LLAMA_LIKE),
     "qwen2": lambda: Qwen2Config(**LLAMA_LIKE),
     "qwen3": lambda: Qwen3Config(**LLAMA_LIKE, head_dim=8),
     "gpt_neox": lambda: GPTNeoXConfig(**SMALL, intermediate_size=32),
+}
+# Models that it does not run, each for another reason.
+OTHER_FAMILIES = {
+    "opt": lambda: OPTConfig(**OPT, word_embed_proj_dim=16),
+    "opt, narrow embedding": lambda: OPTConfig(**OPT, word_embed_proj_dim=8, do_layer_norm_before=False),
+    "bloom": lambda: BloomConfig(vocab_size=64, hidden_size=16, n_layer=3, n_head=2, initializer_range=0.3),
+    "mamba": lambda: MambaConfig(
+        vocab_size=64, hidden_size=16, state_size=4, num_hidden_layers=3, initializer_range=0.3
+    ),
+    "gemma2, softcapped logits": lambda: Gemma2Config(
+        **LLAMA_LIKE, head_dim=8, sliding_window=4, final_logit_softcapping=2.0, attn_implementation="eager"
+    ),
+    "mistral, sliding window": lambda: MistralConfig(**LLAMA_LIKE, sliding_window=4),
+    "qwen2, sliding window": lambda: Qwen2Config(
+        **LLAMA_LIKE, use_sliding_window=True, sliding_window=4, max_window_layers=1
+    ),
 }
 
 
@@ -44,7 +69,7 @@ def make_lm(vocab: int = 300, layers: int = 2, width: int = 32, window: int = 64
 def make_family(name: str, seed: int = 0):
     """A random causal model of a family: 64 tokens, 3 layers of width 16."""
     torch.manual_seed(seed)
-    return AutoModelForCausalLM.from_config(FAMILIES[name]()).eval()
+    return AutoModelForCausalLM.from_config((FAMILIES | OTHER_FAMILIES)[name]()).eval()
 
 
 def padded_texts(lengths, left=()):
@@ -56,3 +81,13 @@ def padded_texts(lengths, left=()):
     for row in left:
         mask[row] = columns >= width - lengths[row]
     return ids, mask
+
+
+def some_responses() -> Responses:
+    """Six prompts of 1 to 4 tokens padded on the left, with responses of 1 to 6 tokens padded on the right."""
+    ids, prompt_mask = padded_texts((4, 3, 1, 2, 4, 3), left=range(6))
+    columns = torch.arange(6)
+    response_mask = columns < torch.tensor([6, 2, 4, 1, 3, 5])[:, None]
+    response_ids = torch.randint(64, (6, 6), generator=torch.Generator().manual_seed(1)).masked_fill(~response_mask, 63)
+    mask = torch.cat([prompt_mask, response_mask], dim=1)
+    return Responses(torch.cat([ids, response_ids], dim=1), mask, response_mask, torch.ones(6, dtype=torch.bool))

@@ -103,18 +103,6 @@ def load_adapters(model: Any, folder: Path) -> None:
             model.score.weight.copy_(tensors["score.weight"])
 
 
-def share_weights(owner: nn.Module, other: nn.Module) -> None:
-    """Let `other` use the parameters of `owner` that learn in neither and are equal in both."""
-    theirs = {name.replace(".base_layer.", "."): p for name, p in owner.named_parameters(remove_duplicate=False)}
-    for full, own in list(other.named_parameters(remove_duplicate=False)):
-        shared = theirs.get(full.replace(".base_layer.", "."))
-        if shared is None or shared.requires_grad or own.requires_grad or shared.shape != own.shape:
-            continue
-        if torch.equal(shared, own):
-            parent, _, last = full.rpartition(".")
-            setattr(other.get_submodule(parent), last, shared)
-
-
 def _linear(model: Any) -> Iterator[tuple[str, Any]]:
     trunk = {id(module) for module in model.base_model.modules()}  # neither the vocabulary's head nor the score's
     for name, module in model.named_modules():

@@ -26,7 +26,9 @@ class Policy(nn.Module):
     def __init__(self, lm: Any, engine: Any, *, value_head: bool = True) -> None:
         super().__init__()
         self.lm, self.engine = lm, engine
-        self.value_head = nn.Linear(lm.config.hidden_size, 1) if value_head else None
+        head = lm.get_output_embeddings()
+        width = lm.config.hidden_size if head is None else head.weight.shape[1]  # OPT-350M's states are narrower
+        self.value_head = nn.Linear(width, 1) if value_head else None
         if self.value_head is not None:
             nn.init.zeros_(self.value_head.weight)
             nn.init.zeros_(self.value_head.bias)

@@ -5,11 +5,10 @@ import copy
 import numpy as np
 import pytest
 import torch
-from tiny import FAMILIES, make_family, padded_texts
+from tiny import FAMILIES, make_family, some_responses
 from torch.nn.parallel import DistributedDataParallel
 from transformers import AutoModelForSequenceClassification
 
-from plaudit.batches import Responses
 from plaudit.maths.logprobs import predicting
 from plaudit.models.fast.engine import FastEngine
 from plaudit.models.fast.families import supports
@@ -20,21 +19,10 @@ from plaudit.models.policy import Policy, RewardModel
 from plaudit.training.optimizer import adamw, step
 
 BF16, F32 = torch.bfloat16, torch.float32
-LEFT = (2, 3, 5)  # these rows are padded on the left too, as prompts are
 
 
 class Lora:
     lora_rank, lora_alpha = 2, 4
-
-
-def some_responses():
-    """Six prompts of 1 to 4 tokens padded on the left, with responses of 1 to 6 tokens padded on the right."""
-    ids, prompt_mask = padded_texts((4, 3, 1, 2, 4, 3), left=range(6))
-    columns = torch.arange(6)
-    response_mask = columns < torch.tensor([6, 2, 4, 1, 3, 5])[:, None]
-    response_ids = torch.randint(64, (6, 6), generator=torch.Generator().manual_seed(1)).masked_fill(~response_mask, 63)
-    mask = torch.cat([prompt_mask, response_mask], dim=1)
-    return Responses(torch.cat([ids, response_ids], dim=1), mask, response_mask, torch.ones(6, dtype=torch.bool))
 
 
 def both(family, dtype, train_layers, lora, attention, tmp_path):
@@ -219,7 +207,9 @@ def test_frozen_layers_run_once_for_a_text_that_is_read_again(tmp_path, monkeypa
     layer = policy.lm.model.layers[0]
     layer.register_forward_hook(lambda *_: runs.append(1))
     responses = some_responses()
-    policy.engine.remember(policy.lm, [row[mask].tolist() for row, mask in zip(responses.ids, responses.attention_mask)])
+    policy.engine.remember(
+        policy.lm, [row[mask].tolist() for row, mask in zip(responses.ids, responses.attention_mask)]
+    )
     for _ in range(3):
         loss_of(policy, responses)
     assert len(runs) == 1
