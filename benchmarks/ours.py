@@ -10,12 +10,14 @@ import torch
 
 from benchmarks.contender import WARM_UP, Stopwatch, device_of, print_record, record, start
 from benchmarks.workload import Workload, reward_model_above, saved_models
-from plaudit.algorithms.actors import Actors
-from plaudit.algorithms.ppo import learn
-from plaudit.algorithms.rollout import ScoreScale, collect, estimate, respond, score_responses
+from plaudit import rng
+from plaudit.algorithms.ppo import compute_advantages, number_of_tokens, ppo_loss, rollout_values
 from plaudit.config import build
 from plaudit.models.tokenizer import Tokenizer
-from plaudit.training import optimizer as optim
+from plaudit.rewards import ModelReward
+from plaudit.training.models import Models
+from plaudit.training.optimizer import adamw
+from plaudit.training.rollouts import ScoreScale, generate, score_rollout, update
 from plaudit.training.run import Run
 
 
@@ -40,48 +42,64 @@ def main(argv: list[str] | None = None) -> None:
         argv,
         train_layers={"type": int, "default": 0, "help": "train the top layers only; 0: all"},
         lora={"type": int, "default": 0, "help": "rank of the LoRA matrices; 0: no LoRA"},
+        engine={"choices": ("auto", "plain", "fast"), "default": "auto", "help": "how plaudit runs the models"},
     )
     policy, reward = saved_models(work, Path(options.work))
     if options.train_layers:  # a reward model trained on the same frozen layers
         reward = reward_model_above(policy, reward, options.train_layers)
     config = build(
         {
-            "device": options.device, "dtype": options.dtype, "seed": work.seed,
+            "device": options.device, "dtype": options.dtype, "engine": options.engine, "seed": work.seed,
             "ppo.train_layers": options.train_layers, "ppo.lora_rank": options.lora,
             "ppo.batch_size": len(work.prompts), "ppo.minibatch_size": work.minibatch_size,
             "ppo.epochs": work.epochs, "ppo.max_new_tokens": work.longest, "ppo.temperature": work.temperature,
             "ppo.lr": work.lr, "ppo.kl_coef": work.kl_coef, "ppo.gamma": work.gamma, "ppo.lam": work.lam,
             "ppo.clip_range": work.clip_range, "ppo.value_clip": work.value_clip,
             "ppo.value_coef": work.value_coef, "ppo.max_grad_norm": work.max_grad_norm,
-            "ppo.kl_stop": 1e9,  # no update stops early
         }
     )  # fmt: skip
     settings = config.ppo
     run = Run(Path(options.work) / "ours", config)
     eos = 50256 if work.size == "gpt2" else 299
-    actors = Actors.of(policy, policy, reward, Tokenizer(None, None, eos, 0), run)
-    optimizer = optim.adamw(actors.policy, settings.lr, eps=1e-5)
+    models = Models.of(run, "ppo", policy, policy, reward, Tokenizer(None, None, eos, 0), value_head=True)
+    learner = models.policy
+    optimizer = adamw(learner, settings.lr, eps=1e-5)
     noise, prompts = forced_noise(work), [list(p) for p in work.prompts]
     watch = Stopwatch(device_of(options))
-    for update in range(WARM_UP + options.updates):
+    for number in range(WARM_UP + options.updates):
         watch.start()
-        sampling = (noise, actors.tokenizer, settings.temperature, run, *actors.depths)
-        responses = respond(actors.policy.lm, prompts, *sampling)
+        responses = generate(learner, prompts, noise, models.tokenizer, settings.temperature)
         watch.lap("generation")
         assert responses.response_mask.sum(1).tolist() == list(work.lengths), "a response ended early: fewer updates"
-        logits = score_responses(actors.reward_model, responses, run)
-        scale = ScoreScale.measured(logits, settings.missing_eos_score)
-        rollout = collect(actors.policy, actors.reference, logits, responses, scale, settings.temperature, run)[0]
-        experience = estimate(rollout, settings.kl_coef, settings.gamma, settings.lam)
+        raw = ModelReward(models.reward_model)(responses)
+        scale = ScoreScale.measured(raw, settings.missing_eos_score)
+        rollout, states = score_rollout(learner, models.reference, responses, raw, scale, settings.temperature)
+        values = rollout_values(learner, states, rollout)
+        batch = compute_advantages(rollout, values, settings.kl_coef, settings.gamma, settings.lam)
         watch.lap("scoring")
-        done = learn(actors.policy, optimizer, experience, settings, config.seed, update, run)
+        epochs = range(number * settings.epochs, (number + 1) * settings.epochs)
+        stats = update(
+            learner,
+            optimizer,
+            batch,
+            loss=lambda minibatch: ppo_loss(learner, minibatch, settings),
+            count=number_of_tokens,
+            settings=settings,
+            orders=[rng.permutation(settings.batch_size, config.seed, "ppo", epoch) for epoch in epochs],
+            where=f"update {number + 1}",
+        )
         watch.lap("training")
-        assert done["optimizer_steps"] == work.optimizer_steps
+        assert stats["optimizer_steps"] == work.optimizer_steps
     trains = f"top {options.train_layers} layers" if options.train_layers else "all parameters"
     if options.lora:
         trains = f"LoRA of rank {options.lora}"
     name = "plaudit" if trains == "all parameters" else f"plaudit, {trains}"
-    print_record(record(f"{name}, {options.dtype}", watch, work, options, optimizer="AdamW, fused", trains=trains))
+    name += ", plain engine" if options.engine == "plain" else ""
+    print_record(
+        record(
+            f"{name}, {options.dtype}", watch, work, options, optimizer="AdamW", engine=options.engine, trains=trains
+        )
+    )
     shutil.rmtree(run.path, ignore_errors=True)
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import statistics
 
 HEAD = (
-    "who", "seconds an update", "generation / scoring / training", "tokens/s", "peak memory",
-    "time, times plaudit's", "plaudit's memory, of its",
+    "name", "seconds an update", "generation / scoring / training", "tokens/s", "peak memory",
+    "time vs plaudit", "plaudit's memory vs this",
 )  # fmt: skip
 
 
@@ -46,9 +46,9 @@ def memory(record: dict) -> int:
 def stages(found: dict) -> str:
     """Seconds of each stage of `plaudit run` with the built-in model and data."""
     if "error" in found:
-        return f"`plaudit run` on the embedded model and data: {found['error']}"
+        return f"`plaudit run` with the built-in model and data: {found['error']}"
     seconds = {**found, "all": sum(found.values())}
-    return "`plaudit run` on the embedded model and data:\n\n" + table(
+    return "`plaudit run` with the built-in model and data:\n\n" + table(
         ("stage", "seconds"), [[name, f"{value:.1f}"] for name, value in seconds.items()]
     )
 
@@ -80,7 +80,7 @@ def settings(records: list[dict]) -> str:
         if own:
             lines.append(f"- {r['who']}: {_listed(own)}")
     counted = ", ".join(sorted({str(len(r["seconds"])) for r in ran}))
-    what = "peak GPU memory" if any("peak_gpu_memory" in r for r in ran) else "the process's peak, its libraries too"
+    what = "peak GPU memory" if any("peak_gpu_memory" in r for r in ran) else "the peak of the process"
     return f"Medians of {counted} updates (fastest-slowest) after a warm-up; memory is {what}.\n\n" + "\n".join(lines)
 
 

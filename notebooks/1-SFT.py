@@ -205,11 +205,15 @@ table(
 # $$L = -\frac{1}{N}\sum_{t=1}^{N} \log p(x_t \mid x_1 \ldots x_{t-1})$$
 #
 # $e^L$ is called the **perplexity**. A perplexity of 50 means: on average, the model is as uncertain as if it had to
-# choose between 50 equally likely tokens. plaudit must give the same loss as our computation:
+# choose between 50 equally likely tokens. plaudit must give the same loss as our computation. Its loss functions return
+# the sum over the tokens and their number, and take a mask, because training uses batches with padding:
 
 # %%
 loss = token_losses.mean()
-assert_close(loss, causal_lm_loss(token_logprobs(logits[:-1], torch.tensor(ids[1:]))))
+targets = torch.tensor([ids[1:]])  # a batch of one sentence
+mask = torch.ones_like(targets, dtype=torch.bool)  # without padding
+total, count = causal_lm_loss(token_logprobs(logits[None, :-1], targets), mask)
+assert_close(loss, total / count)
 print(f"loss {loss:.3f} nats per token, perplexity {math.exp(loss):.1f} of {base.config.vocab_size:,} tokens")
 
 # %% [markdown]
@@ -221,9 +225,10 @@ print(f"loss {loss:.3f} nats per token, perplexity {math.exp(loss):.1f} of {base
 # %%
 student = load_causal_lm(MODEL).eval()  # eval() only switches dropout off; the parameters still learn
 optimizer = torch.optim.AdamW(student.parameters(), lr=config.sft.lr / 10)
-targets = torch.tensor(ids[1:])
 for step in range(4):
-    loss = causal_lm_loss(token_logprobs(student(input_ids=torch.tensor([ids])).logits[0, :-1], targets))
+    logits = student(input_ids=torch.tensor([ids])).logits[:, :-1]
+    total, count = causal_lm_loss(token_logprobs(logits, targets), mask)
+    loss = total / count
     print(f"after {step} steps: loss {loss.item():.3f}")
     optimizer.zero_grad()
     loss.backward()
@@ -247,7 +252,7 @@ run = Run.open(RUN, config, resume=False, overwrite=True, stages=("sft",))
 settings = config.sft
 print(f"{settings.epochs} epochs, {settings.batch_size} sentences per step, peak learning rate {settings.lr:g}")
 
-for report in plot_live(sft(config, run), loss="loss (nats per token)", grad_norm="gradient norm, before clipping"):
+for report in plot_live(sft(run), loss="loss (nats per token)", grad_norm="gradient norm, before clipping"):
     pass
 
 # %% [markdown]
@@ -331,9 +336,10 @@ print(f"It calls {share:.0%} of the responses after SFT positive.")
 your_loss = None
 your_perplexity = None
 
-three_tokens = torch.tensor([1 / 2, 1 / 4, 1 / 8])
-print(check(your_loss, causal_lm_loss(three_tokens.log())))
-print(check(your_perplexity, causal_lm_loss(three_tokens.log()).exp(), tolerance=0.05))
+three_tokens = torch.tensor([[1 / 2, 1 / 4, 1 / 8]])
+total, count = causal_lm_loss(three_tokens.log(), torch.ones(1, 3, dtype=torch.bool))
+print(check(your_loss, total / count))
+print(check(your_perplexity, (total / count).exp(), tolerance=0.05))
 
 # %% [markdown]
 # <details><summary>Answer</summary>

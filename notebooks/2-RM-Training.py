@@ -35,14 +35,12 @@ RUN = Path("runs/notebooks")  # all three notebooks save their results here
 import dataclasses
 import json
 import math
-import shutil
 
 import numpy as np
 import torch
 from IPython.display import display
 from torch.testing import assert_close
 
-from plaudit.algorithms.calibration import wilson
 from plaudit.algorithms.reward_model import reward_model
 from plaudit.config import build
 from plaudit.data import agreement
@@ -57,8 +55,10 @@ from plaudit.lesson.predictions import reward_logits
 from plaudit.lesson.ratings import ratings_if_available
 from plaudit.lesson.tables import table
 from plaudit.maths.losses import bradley_terry_loss, label_loss
-from plaudit.models.heads import score_texts
+from plaudit.maths.preferences import wilson
 from plaudit.models.loading import load_reward_model, load_tokenizer
+from plaudit.models.plain import PlainEngine
+from plaudit.models.policy import RewardModel
 from plaudit.models.tokenizer import collate
 from plaudit.training.run import Run
 
@@ -151,11 +151,12 @@ if rated:
 # %%
 example = data.evaluation.labelled[0]
 untrained = load_reward_model(run.model("sft"), tokenizer.pad_id).eval()  # SFT's layers with a new reward head
+score = RewardModel(untrained, PlainEngine())
 batch = collate([tokenizer.demonstration("", example.text)], tokenizer.pad_id)
 with torch.no_grad():
     hidden = untrained.base_model(input_ids=batch.ids).last_hidden_state  # (1, T, width)
     by_hand = (hidden[0, -1] * untrained.score.weight[0]).sum()  # at the last token, which is eos
-    assert_close(by_hand, score_texts(untrained, batch.ids, batch.attention_mask)[0])
+    assert_close(by_hand, score(batch.ids, batch.attention_mask)[0])
 print(f"{batch.ids.shape[1]} tokens, hidden states of {hidden.shape[-1]} numbers, score {by_hand:+.3f}")
 
 # %% [markdown]
@@ -166,7 +167,7 @@ print(f"{batch.ids.shape[1]} tokens, hidden states of {hidden.shape[-1]} numbers
 longer = max(data.evaluation.labelled[:20], key=lambda t: len(t.text))
 both = collate([tokenizer.demonstration("", t.text) for t in (example, longer)], tokenizer.pad_id)
 with torch.no_grad():
-    assert_close(score_texts(untrained, both.ids, both.attention_mask)[0], by_hand, atol=1e-4, rtol=1e-4)
+    assert_close(score(both.ids, both.attention_mask)[0], by_hand, atol=1e-4, rtol=1e-4)
 print(f"padded from {batch.ids.shape[1]} to {both.ids.shape[1]} tokens: the same score")
 
 # %% [markdown]
@@ -177,14 +178,15 @@ print(f"padded from {batch.ids.shape[1]} to {both.ids.shape[1]} tokens: the same
 # $$p = \sigma(s) = \frac{1}{1 + e^{-s}}$$
 #
 # As in notebook 1, the loss is minus the log of the probability of what we observed: $-\log p$ for a positive label,
-# and $-\log(1 - p)$ for a negative one.
+# and $-\log(1 - p)$ for a negative one. plaudit returns the sum over the texts and their number.
 
 # %%
 scores = torch.tensor([2.0, -1.0, 0.5])
 labels = torch.tensor([1.0, 0.0, 0.0])
 p = 1 / (1 + (-scores).exp())
 losses = torch.where(labels == 1, -p.log(), -(1 - p).log())
-assert_close(losses.mean(), label_loss(scores, labels))
+total, count = label_loss(scores, labels)
+assert_close(losses.mean(), total / count)
 table(
     {
         "text": ["positive, model is right", "negative, model is right", "negative, model is wrong"],
@@ -218,8 +220,10 @@ votes_for_a = torch.tensor([1.0, 1.0, 0.5])  # as a share: A chosen, A chosen, a
 strength_a, strength_b = score_a.exp(), score_b.exp()
 p_a = strength_a / (strength_a + strength_b)
 losses = -votes_for_a * p_a.log() - (1 - votes_for_a) * (1 - p_a).log()
-assert_close(losses.mean(), bradley_terry_loss(score_a, score_b, votes_for_a))
-assert_close(losses.mean(), bradley_terry_loss(score_a + 100, score_b + 100, votes_for_a))  # the same differences
+total, count = bradley_terry_loss(score_a, score_b, votes_for_a)
+assert_close(losses.mean(), total / count)
+total, count = bradley_terry_loss(score_a + 100, score_b + 100, votes_for_a)  # the same differences
+assert_close(losses.mean(), total / count)
 table(
     {
         "pair": ["A chosen, model is right", "A chosen, model is wrong", "tie"],
@@ -250,7 +254,7 @@ settings = config.reward_model
 print(f"{settings.epochs} epochs, {settings.batch_size} sentences per step, peak learning rate {settings.lr:g}")
 
 titles = {"loss": "loss (nats per sentence)", "accuracy": "accuracy on the batch (share)"}
-for report in plot_live(reward_model(config, run), **titles):
+for report in plot_live(reward_model(run), **titles):
     pass
 
 # %% [markdown]
@@ -402,16 +406,15 @@ ties = sum(record.choice == "tie" for record in train)
 print(f"{len(train):,} comparisons for training, {ties} of them ties; {len(test):,} for testing")
 
 # %% [markdown]
-# `reward_model` sees that these are comparisons and uses the Bradley-Terry loss. It starts from the same SFT model, so
-# we copy that model into the new run directory.
+# `reward_model` sees that these are comparisons and uses the Bradley-Terry loss. It starts from the same SFT model:
+# `branch` makes a new run directory that shares this model.
 
 # %%
 config_2 = build({"model": MODEL, "data": str(comparisons)})
-run_2 = Run.open(Path("runs/comparisons"), config_2, resume=False, overwrite=True, stages=("sft", "reward_model"))
-shutil.copytree(run.folder("sft"), run_2.folder("sft"), dirs_exist_ok=True)
+run_2 = run.branch(Path("runs/comparisons"), config_2, stages=("sft",), overwrite=True)
 
 titles = {"loss": "loss (nats per pair)", "accuracy": "accuracy on the batch (share of pairs)"}
-for report in plot_live(reward_model(config_2, run_2), **titles):
+for report in plot_live(reward_model(run_2), **titles):
     pass
 
 # %%
@@ -505,7 +508,7 @@ lowest_loss = None
 best_difference = None
 
 zero = torch.zeros(1)
-print(check(lowest_loss, bradley_terry_loss(zero, zero, torch.tensor([0.5]))))
+print(check(lowest_loss, bradley_terry_loss(zero, zero, torch.tensor([0.5]))[0]))
 print(check(best_difference, 0.0))
 
 # %% [markdown]

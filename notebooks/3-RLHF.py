@@ -43,10 +43,7 @@ import torch
 from torch.testing import assert_close
 
 from plaudit import rng
-from plaudit.algorithms.actors import Actors
 from plaudit.config import build
-from plaudit.data.corpus import load
-from plaudit.data.prompts import cut_prompts
 from plaudit.errors import RunError
 from plaudit.lesson import ppo_figures as figures
 from plaudit.lesson import ppo_tables as tables
@@ -55,6 +52,7 @@ from plaudit.lesson.live import plot_live
 from plaudit.lesson.predictions import visible_tokens
 from plaudit.lesson.tables import table
 from plaudit.training.metrics import read_jsonl
+from plaudit.training.models import Models
 from plaudit.training.run import Run
 
 config = build({"model": MODEL, "data": DATA})
@@ -66,7 +64,7 @@ if (RUN / "ppo").exists():
 
 run = Run.open(RUN, config, resume=False, overwrite=True, stages=("ppo",))
 settings = config.ppo
-models = Actors.load(run)
+models = Models.load(run, "ppo", value_head=True)
 tokenizer = models.tokenizer
 
 # %% [markdown]
@@ -99,17 +97,17 @@ tables.memory_table(models.policy, {"reference": models.reference, "reward model
 # each response.
 
 # %%
-from plaudit.algorithms.ppo import answer, fit_critic
-from plaudit.algorithms.rollout import ScoreScale, collect, estimate
+from plaudit.rewards import ModelReward
+from plaudit.training.rollouts import generate, tokenised_prompts
 
-texts = cut_prompts(load(DATA).prompts, config.prompt_min, config.prompt_max, config.seed)[:256]
-prompts = [tokenizer.prompt(text) for text in texts]
+prompts = tokenised_prompts(run, tokenizer)[:256]
 noise = rng.uniforms(range(len(prompts)), settings.max_new_tokens, config.seed, "notebook", 0, "responses")
-responses, logits = answer(models, prompts, noise, settings.temperature, run)
+responses = generate(models.policy, prompts, noise, tokenizer, settings.temperature)
+reward = ModelReward(models.reward_model)
+logits = reward(responses)
 
-for i in range(5):
-    ids = responses.response_ids[i][responses.response_mask[i]].tolist()
-    print(f"logit {logits[i]:+5.2f}   {texts[i]} |{tokenizer.continuation(prompts[i], ids)}")
+for prompt, response, logit in zip(prompts[:5], responses.tokens(), logits, strict=False):
+    print(f"logit {logit:+5.2f}   {tokenizer.text(prompt)} |{tokenizer.continuation(prompt, response)}")
 
 # %% [markdown]
 # The prompt is before the bar and the response after it. `noise` holds random numbers between 0 and 1 that depend only
@@ -120,6 +118,8 @@ for i in range(5):
 # low score instead. Otherwise the policy could learn never to stop.
 
 # %%
+from plaudit.training.rollouts import ScoreScale
+
 scale = ScoreScale.measured(logits, settings.missing_eos_score)
 scores = scale.scores(logits, responses.ended)
 
@@ -131,20 +131,25 @@ print(f"{int((~responses.ended).sum())} of {len(logits)} responses were cut off"
 # %% [markdown]
 # The weights of the value head start at zero, so at first it predicts 0 everywhere. plaudit does not spend the first
 # PPO iterations on this. It fits the value head once, by ridge regression, to predict the final score from the hidden
-# state before each token. Then the policy and the reference compute the log-probabilities of every response token, and
-# `estimate` computes rewards, advantages and returns. The next sections explain how.
+# state before each token. Then the policy and the reference compute the log-probabilities of every response token, the
+# value head its predictions, and `compute_advantages` computes rewards, advantages and returns. The next sections
+# explain how.
 
 # %%
-fit_critic(models.policy, responses, scores, run)
-rollout, kl, _ = collect(models.policy, models.reference, logits, responses, scale, settings.temperature, run)
-experience = estimate(rollout, settings.kl_coef, settings.gamma, settings.lam)
+from plaudit.algorithms.ppo import compute_advantages, fit_critic, rollout_values
+from plaudit.training.rollouts import score_rollout
+
+fit_critic(models.policy, responses, scores)
+rollout, states = score_rollout(models.policy, models.reference, responses, logits, scale, settings.temperature)
+values = rollout_values(models.policy, states, rollout)
+batch = compute_advantages(rollout, values, settings.kl_coef, settings.gamma, settings.lam)
 
 # %%
-lengths = rollout.response_mask.sum(1)
+lengths = responses.response_mask.sum(1)
 mean_logprob = rollout.logprobs.sum(1) / lengths
 suitable = (scores > 0.5) & (lengths >= 10) & (lengths <= 16)  # a good score, and short enough for a table
 row = int(mean_logprob.masked_fill(~suitable, -torch.inf).argmax())
-tables.rollout_table(tokenizer, experience, kl, row, prompt=texts[row])
+tables.rollout_table(tokenizer, batch, row)
 
 # %% [markdown]
 # Each row is a token (␣ is a space; the last token is eos). The columns from left to right:
@@ -161,7 +166,7 @@ tables.rollout_table(tokenizer, experience, kl, row, prompt=texts[row])
 
 # %%
 assert_close(rollout.logprobs, rollout.ref_logprobs, atol=1e-5, rtol=0)
-assert kl.abs().max() < 1e-5
+assert rollout.kl.abs().max() < 1e-5
 
 # %% [markdown]
 # ## KL by hand
@@ -406,10 +411,10 @@ from plaudit.maths.losses import policy_loss
 
 
 def loss_of(ratio, advantage):
-    """plaudit's policy loss for one token, and its gradient with respect to log p."""
+    """plaudit's policy loss of one token, and its gradient with respect to log p."""
     logprob = torch.tensor([[ratio]], dtype=torch.float64).log().requires_grad_()
     one = torch.ones_like(logprob)
-    loss, _ = policy_loss(logprob, 0 * one.detach(), advantage * one, one.bool(), clip_range=0.2)
+    (loss, count), stats = policy_loss(logprob, 0 * one, advantage * one, one.bool(), clip_range=0.2)
     return loss.detach(), torch.autograd.grad(loss, logprob)[0]
 
 
@@ -435,23 +440,36 @@ for advantage, ratio, by_hand, has_gradient in [
 # matters.
 
 # %%
-mask = rollout.response_mask
-loss, _ = policy_loss(rollout.logprobs, rollout.logprobs, experience.advantages, mask, settings.clip_range)
-assert abs(loss) < 1e-5
-print(f"policy loss before the first step: {abs(loss):.5f}")
+mask = responses.response_mask
+(total, count), stats = policy_loss(rollout.logprobs, rollout.logprobs, batch.advantages, mask, settings.clip_range)
+assert abs(total / count) < 1e-5
+print(f"policy loss before the first step: {abs(total / count):.5f}")
+
+# %% [markdown]
+# `update` goes through the rollout in minibatches, `epochs` times and each time in another order. `ppo_loss` adds the
+# policy loss and the loss of the value head.
 
 # %%
-from plaudit.algorithms.ppo import learn
-from plaudit.training import optimizer as optim
+from plaudit.algorithms.ppo import number_of_tokens, ppo_loss
+from plaudit.training.optimizer import adamw
+from plaudit.training.rollouts import update
 
-optimizer = optim.adamw(models.policy, settings.lr, eps=1e-5)
-update = learn(models.policy, optimizer, experience, settings, config.seed, 0, run)
-after, kl, _ = collect(models.policy, models.reference, logits, responses, scale, settings.temperature, run)
+stats = update(
+    models.policy,
+    adamw(models.policy, settings.lr, eps=1e-5),
+    batch,
+    loss=lambda minibatch: ppo_loss(models.policy, minibatch, settings),
+    count=number_of_tokens,
+    settings=settings,
+    orders=[rng.permutation(len(prompts), config.seed, "notebook", epoch) for epoch in range(settings.epochs)],
+    where="notebook 3",
+)
+after, _ = score_rollout(models.policy, models.reference, responses, logits, scale, settings.temperature)
 ratio = (after.logprobs - rollout.logprobs).exp()
 
-print(f"{update['optimizer_steps']} optimizer steps, clip fraction {update['clip_fraction']:.1%}")
-print(f"KL from the reference: {kl.sum(1).mean():.3f} nats per response")
-figures.update_scatter(experience.advantages[mask], ratio[mask], settings.clip_range)
+print(f"{stats['optimizer_steps']} optimizer steps, clip fraction {stats['clip_fraction']:.1%}")
+print(f"KL from the reference: {after.kl.sum(1).mean():.3f} nats per response")
+figures.update_scatter(batch.advantages[mask], ratio[mask], settings.clip_range)
 
 # %% [markdown]
 # Each point is a token. On average, tokens with a higher advantage have become more likely. Single tokens can differ,
@@ -462,12 +480,12 @@ figures.update_scatter(experience.advantages[mask], ratio[mask], settings.clip_r
 # Here is the response from above again:
 
 # %%
-shown = rollout.response_mask[row]
+shown = mask[row]
 p_before, p_after = rollout.logprobs[row][shown].exp(), after.logprobs[row][shown].exp()
 table(
     {
-        "token": visible_tokens(tokenizer, rollout.response_ids[row][shown].tolist()),
-        "advantage": experience.advantages[row][shown],
+        "token": visible_tokens(tokenizer, responses.tokens()[row]),
+        "advantage": batch.advantages[row][shown],
         "p before": p_before,
         "p after": p_after,
         "ratio": p_after / p_before,
@@ -481,15 +499,15 @@ table(
 # ## Training
 #
 # PPO repeats these steps with new prompts: sample, score, compute advantages, update. Training starts again from the
-# SFT model. `watch` lets the independent judge read the responses during training. It warns if the score rises while
-# another measure gets worse. PPO itself does not see the judge.
+# SFT model. `detect_reward_hacking` lets the independent judge read the responses during training. It warns if the
+# score rises while another measure gets worse. PPO itself does not see the judge.
 
 # %%
 from plaudit.algorithms.ppo import ppo
-from plaudit.evaluation.hacking import watch
+from plaudit.evaluation.hacking import detect_reward_hacking
 
 reports = plot_live(
-    watch(run, ppo(config, run)),
+    detect_reward_hacking(run, "ppo", ppo(run)),
     score="score (−1 to 1)",
     kl="KL from SFT (nats per response)",
     distinct_2="distinct pairs of tokens (share)",
@@ -513,18 +531,20 @@ for report in reports:
 # %%
 from safetensors.torch import load_file
 
-trained = Actors.load(run, "ppo")
+trained = Models.load(run, "ppo", stage="ppo", value_head=True)
 trained.policy.value_head.load_state_dict(load_file(run.folder("ppo") / "value_head.safetensors"))
 scale = ScoreScale(**run.summary("ppo")["scale"])
-responses, logits = answer(trained, prompts, noise, settings.temperature, run)
-rollout, kl, _ = collect(trained.policy, trained.reference, logits, responses, scale, settings.temperature, run)
-experience = estimate(rollout, settings.kl_coef, settings.gamma, settings.lam)
+responses = generate(trained.policy, prompts, noise, tokenizer, settings.temperature)
+logits = ModelReward(trained.reward_model)(responses)
+rollout, states = score_rollout(trained.policy, trained.reference, responses, logits, scale, settings.temperature)
+values = rollout_values(trained.policy, states, rollout)
+batch = compute_advantages(rollout, values, settings.kl_coef, settings.gamma, settings.lam)
 
-lengths = rollout.response_mask.sum(1)
+lengths = responses.response_mask.sum(1)
 mean_logprob = rollout.logprobs.sum(1) / lengths
-suitable = responses.ended & (kl.sum(1) > 3) & (lengths >= 10) & (lengths <= 16)
+suitable = responses.ended & (rollout.kl.sum(1) > 3) & (lengths >= 10) & (lengths <= 16)
 row = int(mean_logprob.masked_fill(~suitable, -torch.inf).argmax())
-tables.rollout_table(tokenizer, experience, kl, row, prompt=texts[row])
+tables.rollout_table(tokenizer, batch, row)
 
 # %% [markdown]
 # *KL, exact* is large where several words are possible and the policy prefers other ones than the reference. It is
@@ -539,7 +559,7 @@ tables.rollout_table(tokenizer, experience, kl, row, prompt=texts[row])
 # %%
 from plaudit.evaluation.evaluate import evaluate
 
-for _ in evaluate(config, run):
+for _ in evaluate(run):
     pass
 tables.before_after(read_jsonl(RUN / "samples.jsonl"))
 
@@ -598,7 +618,7 @@ from plaudit.evaluation.hacking import windows_of
 for _ in frontier(run, kl_coefs=[], draws=32):
     pass
 content = json.loads((RUN / "frontier.json").read_text())
-figures.frontier_figure(content, read_jsonl(run.folder("ppo") / "metrics.jsonl"), windows_of(run))
+figures.frontier_figure(content, read_jsonl(run.folder("ppo") / "metrics.jsonl"), windows_of(run, "ppo"))
 
 # %%
 end, last = content["ppo"][-1], content["best_of_n"][-1]
@@ -628,10 +648,11 @@ for measure, mean in (("score", "score_mean"), ("judge", "judge_positive")):
 
 # %%
 free_config = build({"model": MODEL, "data": DATA, "ppo.kl_coef": 0.0, "ppo.lr": 5e-4, "ppo.iterations": 40})
-free_run = run.branch(RUN.with_name("notebooks-no-kl-penalty"), free_config, overwrite=True)
+stages = ("sft", "reward_model")  # the models that both runs share
+free_run = run.branch(RUN.with_name("notebooks-no-kl-penalty"), free_config, stages, overwrite=True)
 
 reports = plot_live(
-    watch(free_run, ppo(free_config, free_run)),
+    detect_reward_hacking(free_run, "ppo", ppo(free_run)),
     score="score (−1 to 1)",
     kl="KL from SFT (nats per response)",
 )
@@ -640,18 +661,18 @@ for report in reports:
         print(warning)
 
 # %%
-from plaudit.evaluation.hacking import hacking_signs
+from plaudit.evaluation.hacking import hacking_warnings
 
 figures.training_comparison(
     {
         f"kl_coef {settings.kl_coef:g}": read_jsonl(run.folder("ppo") / "metrics.jsonl"),
         "kl_coef 0": read_jsonl(free_run.folder("ppo") / "metrics.jsonl"),
     },
-    {f"warning: {sign.name}": sign.now.step for sign in hacking_signs(windows_of(free_run))},
+    {f"warning: {warning.name}": warning.now.step for warning in hacking_warnings(windows_of(free_run, "ppo"))},
 )
 
 # %%
-for _ in evaluate(free_config, free_run):
+for _ in evaluate(free_run):
     pass
 free = json.loads((free_run.path / "evaluation.json").read_text())
 tables.metrics_table({"SFT": evaluation["sft"], "PPO": evaluation["policy"], "PPO, kl_coef 0": free["policy"]})

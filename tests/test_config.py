@@ -1,11 +1,25 @@
 import dataclasses
+import importlib
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plaudit.algorithms.ppo import Config as PPOConfig
-from plaudit.config import PRESETS, Config, build, default_settings, flatten, preset, read_toml, to_toml
+from plaudit.config import (
+    PRESETS,
+    SECTIONS,
+    Config,
+    build,
+    default_settings,
+    flatten,
+    known_settings,
+    preset,
+    read_toml,
+    resolve,
+    section_class,
+    to_toml,
+)
 from plaudit.errors import ConfigError
 
 
@@ -20,7 +34,7 @@ def test_without_layers_every_setting_has_its_default():
     assert build().ppo.kl_coef == PPOConfig().kl_coef
 
 
-def test_a_later_layer_beats_an_earlier_one_and_leaves_the_rest():
+def test_a_later_layer_overrides_an_earlier_one_and_leaves_the_rest():
     config = build({"seed": 3, "ppo.lr": 0.01}, {"ppo.lr": 0.02})
     assert (config.seed, config.ppo.lr, config.sft.lr) == (3, 0.02, 1e-3)
 
@@ -51,7 +65,7 @@ def test_a_large_whole_number_is_not_rounded(seed):
         ("ppo.lr", {"x": 1}, "ppo.lr = {'x': 1}: must be a number from 0 to 1"),
         ("ppo.missing_eos_score", "low", "ppo.missing_eos_score = 'low': must be a number"),
         ("model", 3, "model = 3: must be text"),
-        ("device", "cdua", "device = 'cdua' (did you mean 'cuda'?): must be one of auto, cpu, cuda"),
+        ("device", "cdua", "device = 'cdua' (did you mean 'cuda'?): must be one of auto, cpu, cuda, mps"),
     ],
 )
 def test_an_impossible_value_is_refused_with_what_is_possible(name, value, line):
@@ -88,13 +102,13 @@ def test_settings_that_are_impossible_together_are_refused():
     )
 
 
-def test_a_contradiction_in_one_layer_may_be_mended_by_the_next():
+def test_a_contradiction_in_one_layer_may_be_resolved_by_the_next():
     assert build({"ppo.batch_size": 8}, {"ppo.minibatch_size": 4}).ppo.batch_size == 8
 
 
 def test_a_file_s_error_names_the_file(tmp_path):
     path = tmp_path / "mine.toml"
-    for text, said in (
+    for text, message in (
         ("[ppo]\nkl_coeff = 1\n", f"{path}: unknown setting 'ppo.kl_coeff' (did you mean 'ppo.kl_coef'?)"),
         ("[ppo]\nlr = 2\n", f"{path}: ppo.lr = 2.0: must be from 0 to 1"),
         ("ppo = 3\n", f"{path}: unknown setting 'ppo'"),
@@ -103,7 +117,7 @@ def test_a_file_s_error_names_the_file(tmp_path):
         path.write_text(text)
         with pytest.raises(ConfigError) as caught:
             read_toml(path)
-        assert str(caught.value).startswith(said)
+        assert str(caught.value).startswith(message)
 
 
 def test_a_missing_file_and_a_folder_are_named(tmp_path):
@@ -136,6 +150,28 @@ def test_any_value_survives_a_file(tmp_path_factory, text, number, whole):
     assert build(read_toml(path)) == config
 
 
+@pytest.mark.parametrize("section", SECTIONS)
+def test_the_settings_in_a_module_s_source_are_those_of_the_module(section):
+    module = "plaudit.evaluation.evaluate" if section == "evaluation" else f"plaudit.algorithms.{section}"
+    real, read = importlib.import_module(module).Config, section_class(section)
+    described = [[(f.name, f.type, f.default, dict(f.metadata)) for f in dataclasses.fields(c)] for c in (real, read)]
+    assert described[0] == described[1]
+    assert real.__doc__ == read.__doc__
+    assert type(getattr(Config(), section)) is real
+
+
+def test_settings_of_one_section_are_replaced_with_dataclasses_replace():
+    config = dataclasses.replace(Config(), ppo=dataclasses.replace(Config().ppo, kl_coef=0.5))
+    assert config.ppo.kl_coef == 0.5
+    assert config == build({"ppo.kl_coef": 0.5}) != Config()
+    assert dataclasses.asdict(config)["ppo"]["kl_coef"] == 0.5
+
+
+def test_resolve_gives_every_setting_checked_and_converted():
+    settings = resolve({"seed": "3"}, {"ppo.lr": "1e-4"})
+    assert settings == default_settings() | {"seed": 3, "ppo.lr": 1e-4}
+
+
 def test_every_preset_is_possible():
     names = [path.stem for path in PRESETS.glob("*.toml")]
     assert "gpt2-sst2" in names
@@ -144,7 +180,7 @@ def test_every_preset_is_possible():
     assert build(preset("gpt2-sst2")).data == "stanfordnlp/sst2"
 
 
-def test_a_built_in_model_brings_settings_that_every_layer_beats():
+def test_a_built_in_model_has_settings_that_every_layer_overrides():
     brought = build({"model": "smollm2"})
     assert brought == build(preset("smollm2")) != build()
     assert build({"model": "smollm2", "ppo.lr": 0.5}) == build(preset("smollm2"), {"ppo.lr": 0.5})
@@ -162,5 +198,5 @@ def test_every_setting_says_what_it_is_and_its_default_is_possible():
     names = default_settings()
     assert len(names) > 40
     build(names)
-    for cls in (Config, *(type(getattr(Config(), s)) for s in ("sft", "reward_model", "ppo", "evaluation"))):
-        assert all(f.metadata["help"] for f in dataclasses.fields(cls) if f.metadata)
+    assert all(described.metadata["help"] for described in known_settings().values())
+    assert {f"{s}.microbatch_size" for s in ("sft", "reward_model", "ppo")} | {"engine"} <= set(names)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from plaudit import config
-from plaudit.cli.flags import STAGE_OF, parse, settings_of
+from plaudit.cli import commands as cli
+from plaudit.config import resolve
 from plaudit.data.corpus import load
 
 ROOT = Path(__file__).parent.parent
@@ -39,15 +39,12 @@ def test_the_readme_shows_commands():
 
 @pytest.mark.parametrize("command", [c for c in commands("plaudit") if "COMMAND" not in c])
 def test_every_command_and_its_settings_are_valid(command):
-    words = shlex.split(command)[1:]
-    if len(words) == 1:  # a command's name in the text, without the arguments that it needs
-        with pytest.raises(SystemExit, match="0"):
-            parse([*words, "--help"])
-        return
-    args = parse(words)
-    if args.command in ("run", "seeds", "doctor", *STAGE_OF):
-        preset = [config.preset(args.preset)] if getattr(args, "preset", None) else []
-        config.build(*preset, settings_of(args))
+    name, *words = shlex.split(command)[1:]
+    group = cli.make_context("plaudit", [name], obj={"flags": {}})
+    if words:  # otherwise a command's name in the text, without the arguments that it needs
+        cli.commands[name].make_context(name, words, parent=group)
+        resolve(group.obj["flags"])
+    assert name in cli.commands
 
 
 @pytest.mark.parametrize("command", commands("make"))

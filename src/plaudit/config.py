@@ -17,6 +17,7 @@ import importlib
 import math
 import sys
 from dataclasses import dataclass, field, fields
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +32,9 @@ else:
 
 # Every algorithm: its module in plaudit.algorithms, its TOML table, its command, and one line for `plaudit --help`.
 ALGORITHMS = {
-    "sft": "supervised fine-tuning on the training texts",
-    "reward_model": "train the reward model; needs plaudit sft",
-    "ppo": "optimise the policy against the reward model; needs plaudit reward-model",
+    "sft": "Supervised fine-tuning on the training texts.",
+    "reward_model": "Train the reward model; needs plaudit sft.",
+    "ppo": "Optimise the policy; needs plaudit reward-model.",
     "reinforce": "REINFORCE with a leave-one-out baseline, without a critic; needs plaudit reward-model",
 }
 SECTIONS = (*ALGORITHMS, "evaluation")
@@ -65,8 +66,7 @@ def setting(
         default: an int, a float or a str; values must have this type.
         help: what the setting does and when to change it.
         unit: of the value.
-        low: smallest value allowed.
-        high: largest value allowed.
+        low, high: the smallest and the largest value allowed.
         choices: the only values allowed.
     """
     return field(default=default, metadata={"help": help, "unit": unit, "low": low, "high": high, "choices": choices})
@@ -183,7 +183,7 @@ def section_class(section: str) -> type:
     """The settings class of a section ("" for the general settings), for its names, defaults and help texts.
 
     Importing the section's module takes seconds, because it imports torch; `--help` and a wrong flag must not. So only
-    the class is taken from the module's source. It may use what this module defines, and nothing else.
+    the class is taken from the module's source, unless it uses a name that this module does not have.
     """
     if not section:
         return General
@@ -191,7 +191,10 @@ def section_class(section: str) -> type:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     tree.body = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Config"]
     names = dict(globals())
-    exec(compile(tree, str(path), "exec"), names)
+    try:
+        exec(compile(tree, str(path), "exec"), names)
+    except NameError:
+        return importlib.import_module(_module(section)).Config
     return names["Config"]
 
 
@@ -314,7 +317,7 @@ def _check(name: str, value: Any, described: dataclasses.Field[Any]) -> Any:
         value = _whole(value) if kind is int else kind(value)
         if kind is float and not math.isfinite(value):
             raise ValueError
-    except (TypeError, ValueError, OverflowError):
+    except (TypeError, ValueError, ArithmeticError):
         word = {int: "a whole number", float: "a number", str: "text"}[kind]
         raise ConfigError(f"{name} = {value!r}: must be {' '.join([word, allowed(about)]).strip()}") from None
     if (low is not None and value < low) or (high is not None and value > high):
@@ -325,15 +328,10 @@ def _check(name: str, value: Any, described: dataclasses.Field[Any]) -> Any:
 
 
 def _whole(value: Any) -> int:
-    """An int from an int, 1e3 or text; not through float where that would round, as for a large seed."""
-    if isinstance(value, str):
-        try:
-            return int(value)
-        except ValueError:
-            value = float(value)
-    if value != int(value):
+    number = Decimal(str(value))  # exact where float would round, as for a large seed; reads 1e3 too
+    if number != int(number):
         raise ValueError
-    return int(value)
+    return int(number)
 
 
 def allowed(about: Any) -> str:

@@ -15,7 +15,7 @@ from plaudit.evaluation.doctor import with_preflight_checks
 from plaudit.evaluation.evaluate import POLICIES, evaluate
 from plaudit.evaluation.hacking import detect_reward_hacking
 from plaudit.models.layers import number_of_frozen_layers
-from plaudit.models.loading import load_causal_lm, load_tokenizer, window
+from plaudit.models.loading import load_tokenizer, model_without_weights, window
 from plaudit.models.lora import FOLDER, check_installed
 from plaudit.rewards import TextReward
 from plaudit.training.metrics import StepReport
@@ -25,6 +25,8 @@ from plaudit.training.run import STAGES, Run, needs_of
 
 def check(config: Config, path: Path, stages: tuple[str, ...], reward: TextReward | None = None) -> None:
     """Refuse, before anything is written or removed, what would stop a stage later.
+
+    Only the model's config and tokenizer are opened, not its weights.
 
     Raises:
         RunError: a stage that these are made from has not finished.
@@ -39,9 +41,8 @@ def check(config: Config, path: Path, stages: tuple[str, ...], reward: TextRewar
     if (adapted and "ppo" in stages) or any(getattr(getattr(config, s), "lora_rank", 0) for s in stages):
         check_installed()
     data = run.data
-    if "sft" not in stages:
-        return
-    tokenizer, model = load_tokenizer(config.model), load_causal_lm(config.model)
+    name = config.model if "sft" in stages else run.model("sft")
+    tokenizer, model = load_tokenizer(name), model_without_weights(name)
     for stage in stages:
         number_of_frozen_layers(model, getattr(getattr(config, stage), "train_layers", 0), f"{stage}.train_layers")
     if "ppo" in stages:

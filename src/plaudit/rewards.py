@@ -1,9 +1,11 @@
 """What a policy is trained for: a number for each response, from a reward model or from a function of the texts."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, TypeAlias
 
 import torch
 from jaxtyping import Float
@@ -15,36 +17,14 @@ from plaudit.errors import RewardError
 TextReward = Callable[[list[str], list[str]], Sequence[float]]  # from prompts and responses to a number for each
 
 
-@runtime_checkable
-class Reward(Protocol):
-    """What training and evaluation ask of a reward.
-
-    Attributes:
-        name: how reports call it.
-        score_range: ends of the scale of `shown`; None where there is none.
-    """
-
-    @property
-    def name(self) -> str: ...  # noqa: D102
-
-    @property
-    def score_range(self) -> tuple[float, float] | None: ...  # noqa: D102
-
-    def __call__(self, responses: Responses) -> Float[Tensor, "B"]:
-        """(B,) the raw score of each response."""
-        ...
-
-    def shown(self, raw: Float[Tensor, "B"]) -> Float[Tensor, "B"]:
-        """(B,) raw scores as reports show them."""
-        ...
-
-
 @dataclass(frozen=True)
 class ModelReward:
     """The logit of a reward model for prompt and response, by their token ids. Shown as 2 sigmoid(logit) - 1.
 
     Attributes:
         model: a `RewardModel`.
+        name: how reports call the reward.
+        score_range: ends of the scale of shown scores; None where there is none.
     """
 
     model: Any
@@ -52,11 +32,11 @@ class ModelReward:
     score_range = (-1.0, 1.0)
 
     @torch.no_grad()
-    def __call__(self, responses: Responses) -> Float[Tensor, "B"]:
+    def __call__(self, responses: Responses) -> Float[Tensor, B]:
         """(B,) logits."""
         return self.model(responses.ids, responses.attention_mask).float()
 
-    def shown(self, raw: Float[Tensor, "B"]) -> Float[Tensor, "B"]:
+    def shown(self, raw: Float[Tensor, B]) -> Float[Tensor, B]:
         """(B,) in [-1, 1]: -1 is surely bad, 1 surely good."""
         return 2 * torch.sigmoid(raw) - 1
 
@@ -79,7 +59,7 @@ class FunctionReward:
         """The function's name."""
         return getattr(self.function, "__name__", type(self.function).__name__)
 
-    def __call__(self, responses: Responses) -> Float[Tensor, "B"]:
+    def __call__(self, responses: Responses) -> Float[Tensor, B]:
         """(B,) what the function returns.
 
         Raises:
@@ -96,6 +76,9 @@ class FunctionReward:
                 raise RewardError(f"reward '{self.name}': returned {number} for the response {text!r} to {prompt!r}")
         return torch.tensor(numbers, device=responses.ids.device)
 
-    def shown(self, raw: Float[Tensor, "B"]) -> Float[Tensor, "B"]:
+    def shown(self, raw: Float[Tensor, B]) -> Float[Tensor, B]:
         """(B,) as they are."""
         return raw
+
+
+Reward: TypeAlias = ModelReward | FunctionReward

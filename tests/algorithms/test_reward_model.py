@@ -1,5 +1,4 @@
 import json
-import math
 from contextlib import nullcontext
 
 import numpy as np
@@ -7,7 +6,6 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
 
-from plaudit.algorithms.calibration import summarise, wilson
 from plaudit.algorithms.reward_model import batch_of, judgements
 from plaudit.algorithms.sft import sft
 from plaudit.config import build
@@ -74,43 +72,3 @@ def test_a_reward_model_learns_from_comparisons(tmp_path, tiny_config, tiny_mode
     summary = run.summary("reward_model")
     assert summary["kind"] == "comparisons"
     assert summary["accuracy"] > 0.9
-
-
-def test_wilson_interval_matches_published_values():
-    # Newcombe 1998, table I: 81 of 263 gives 0.2553 to 0.3662; 0 of 20 gives 0 to 0.1611.
-    assert wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
-    assert wilson(0, 20) == pytest.approx((0.0, 0.1611), abs=5e-5)
-
-
-def test_calibration_by_hand():
-    def logit(p):
-        return math.log(p / (1 - p))
-
-    logits = np.array([logit(0.75)] * 4 + [logit(0.05)] * 4)
-    weights = np.array([1, 1, 1, 0, 0, 0, 0, 1.0])  # 3 of 4 and 1 of 4 are positive
-    figures = summarise(logits, weights, np.arange(8), pairs=False)
-    assert figures["ece"] == pytest.approx(0.5 * abs(0.75 - 0.75) + 0.5 * abs(0.05 - 0.25))
-    assert figures["accuracy"] == 6 / 8
-    assert [b["count"] for b in figures["calibration"]] == [4, 4]
-
-
-def test_ties_do_not_count_as_right_or_wrong():
-    figures = summarise(np.array([2.0, -2.0, 3.0]), np.array([1.0, 0.0, 0.5]), np.array([3, 4, 5]), pairs=False)
-    assert figures["held_out"] == 2
-    assert figures["accuracy"] == 1.0
-
-
-def test_calibration_of_comparisons_does_not_depend_on_which_text_came_first():
-    def logit(p):
-        return math.log(p / (1 - p))
-
-    # Of 20 pairs at 0.75 the model is right about 15: perfectly calibrated, though the data names the preferred
-    # text first every time.
-    logits = np.array([logit(0.75)] * 15 + [logit(0.25)] * 5)
-    figures = summarise(logits, np.ones(20), np.arange(20), pairs=True)
-    assert figures["ece"] == pytest.approx(0, abs=1e-9)
-    assert figures["accuracy"] == 0.75
-
-
-def test_nothing_but_ties_has_no_accuracy():
-    assert summarise(np.array([1.0, 2.0]), np.array([0.5, 0.5]), np.array([1, 2]), pairs=True) == {"held_out": 0}

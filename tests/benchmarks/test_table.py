@@ -29,14 +29,14 @@ RESULTS = {
 
 def test_the_table_of_these_numbers():
     assert render(RESULTS) == (
-        "| who | seconds an update | generation / scoring / training | tokens/s | peak memory | time, times plaudit's "
-        "| plaudit's memory, of its |\n"
+        "| name | seconds an update | generation / scoring / training | tokens/s | peak memory | time vs plaudit "
+        "| plaudit's memory vs this |\n"
         "| --- | --- | --- | --- | --- | --- | --- |\n"
         "| plaudit | 10.00 (9.00-30.00) | 1.00 / 2.00 / 7.00 | 32.0 | 3.00 GiB | 1.00 | 100% |\n"
         "| TRL | 41.00 (40.00-42.00) | 5.00 / 6.00 / 30.00 | 7.8 | 6.00 GiB | 4.10 | 50% |\n"
         "| plain | failed: a\\|b |  |  |  |  |  |\n"
         "\n"
-        "`plaudit run` on the embedded model and data:\n"
+        "`plaudit run` with the built-in model and data:\n"
         "\n"
         "| stage | seconds |\n"
         "| --- | --- |\n"
@@ -54,7 +54,7 @@ def test_the_table_of_these_numbers():
         "| matrix product 64 x 768 x 3072, bfloat16 | 20 GFLOP/s |\n"
         "| copy, read and written | 12.3 GB/s |\n"
         "\n"
-        "Medians of 3 updates (fastest-slowest) after a warm-up; memory is the process's peak, its libraries too.\n"
+        "Medians of 3 updates (fastest-slowest) after a warm-up; memory is the peak of the process.\n"
         "\n"
         "- all: prompts 32\n"
         "- plaudit: trains all\n"

@@ -3,8 +3,8 @@ import json
 import pytest
 
 from plaudit.algorithms.ppo import Config as PPOConfig
-from plaudit.cli import console
-from plaudit.config import Config, build
+from plaudit.cli import console, progress
+from plaudit.config import resolve
 from plaudit.errors import RunError
 
 SFT = {
@@ -28,7 +28,7 @@ def _plain_environment(monkeypatch):
 
 def finished(path, policy=POLICY, samples=8, **meta):
     meta = {"prompts": 512, "seed": 1, "wall_seconds": WALLS} | meta
-    (path / "evaluation.json").write_text(json.dumps({"sft": SFT, "policy": policy, "meta": meta}))
+    (path / "evaluation.json").write_text(json.dumps({"sft": SFT, "ppo": policy, "policy": policy, "meta": meta}))
     (path / "samples.jsonl").write_text("".join(json.dumps(SAMPLE) + "\n" for _ in range(samples)))
     return path
 
@@ -66,7 +66,7 @@ def test_the_headline_sets_sft_beside_policy(tmp_path, capsys):
 @pytest.mark.parametrize("width", [80, 120])
 def test_tables_and_prose_fit_the_width(tmp_path, capsys, monkeypatch, width):
     monkeypatch.setenv("COLUMNS", str(width))
-    console.summary(finished(tmp_path), Config(), {})
+    console.summary(finished(tmp_path), resolve(), {})
     lines = capsys.readouterr().out.splitlines()
     end = next(i for i, line in enumerate(lines) if line.startswith("Time:"))
     assert end > 30
@@ -88,12 +88,12 @@ def test_a_score_that_rises_while_the_judge_falls_is_called_out(tmp_path, capsys
 
 def test_the_summary_shows_samples_times_report_and_what_next(tmp_path, capsys):
     run = finished(tmp_path)
-    console.summary(run, Config(), {})
+    console.summary(run, resolve(), {})
     out = capsys.readouterr().out
     assert "-0.52 a [bold]dull[/bold]" in words(out)  # what a model writes is no markup
     assert ":smile:" in out
     assert f"3 more in {run / 'samples.jsonl'}" in out
-    assert "Time: sft 1 min 23 s, reward 40 s, ppo 12 min 05 s, evaluation 50 s; together 14 min 58 s" in out
+    assert "Time: sft 1 min 23 s, reward_model 40 s, ppo 12 min 05 s, evaluation 50 s; together 14 min 58 s" in out
     assert f"Report: {run / 'report.html'}" in out
     assert f'plaudit sample {run} "the film is"' in out
     assert f"plaudit run --seed 2 --out {run.parent / 'seed-2'}" in out
@@ -105,19 +105,19 @@ def test_the_summary_shows_samples_times_report_and_what_next(tmp_path, capsys):
 
 def test_what_next_keeps_the_run_s_own_settings(tmp_path, capsys):
     run = finished(tmp_path)
-    console.summary(run, build({"seed": 7, "ppo.kl_coef": 0}), {})
+    console.summary(run, resolve({"seed": 7, "ppo.kl_coef": 0}), {})
     out = capsys.readouterr().out
     assert f"plaudit run --config {run / 'config.toml'} --seed 8 --out" in out
     assert "--ppo.kl-coef 0.05 " in out  # twice nothing would be nothing
 
 
 def test_times_on_record_beat_those_of_this_process(tmp_path, capsys):
-    console.summary(finished(tmp_path, wall_seconds={"sft": 90}), Config(), {"evaluation": 4.0, "sft": 1.0})
+    console.summary(finished(tmp_path, wall_seconds={"sft": 90}), resolve(), {"evaluation": 4.0, "sft": 1.0})
     assert "Time: sft 1 min 30 s, evaluation 4.0 s; together 1 min 34 s" in capsys.readouterr().out
 
 
 def test_without_samples_the_rest_is_shown(tmp_path, capsys):
-    console.summary(finished(tmp_path, samples=0, wall_seconds=None), Config(), {})
+    console.summary(finished(tmp_path, samples=0, wall_seconds=None), resolve(), {})
     out = capsys.readouterr().out
     assert "Judged positive" in out
     assert "Time:" not in out
@@ -132,8 +132,43 @@ def test_samples_are_side_by_side_with_their_scores(capsys):
     assert "+0.75 lovely" in row(out, "-0.50")
 
 
+def test_scores_of_a_custom_reward_may_have_any_size(tmp_path, capsys):
+    run = finished(tmp_path, POLICY | {"score_mean": 1234.5, "score_ci95": [1200.0, 1300.0]})
+    console.headline(run)
+    assert " 1234.50 " in row(capsys.readouterr().out, "Score")
+    console.samples("the film is", [{"sft": "dull", "sft_score": -87.5, "policy": "lovely", "policy_score": 1234.5}])
+    assert "+1234.50 lovely" in row(capsys.readouterr().out, "-87.50 dull")
+
+
+def test_seeds_are_shown_one_a_row_with_means_and_those_that_diverged(tmp_path, capsys):
+    figures = {"sft_score": -0.1, "score": 0.8, "sft_judge": 0.5, "judge": 0.9, "kl": 4.0, "reward_accuracy": 0.79,
+               "distinct_2_ratio": 0.8, "length_ratio": 1.1, "duplicate_rate": 0.01}  # fmt: skip
+    rows = [{"seed": 1, **figures, "diverged": ""}, {"seed": 2, "diverged": "a figure is not finite"}]
+    means = {"score_difference": {"mean": 0.9, "ci95": [0.8, 1.0]}, "kl": {"mean": 4.0, "ci95": None}}
+    console.seeds(tmp_path, {"seeds": rows, "means": means, "diverged": 1})
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines()[:8])) <= 80
+    assert row(out, "1 ").split() == [
+        "1",
+        "0.79",
+        "−0.10",
+        "0.80",
+        "0.50",
+        "0.90",
+        "4.00",
+        "0.80",
+        "1.10",
+        "0.01",
+        "no",
+    ]
+    assert row(out, "2 ").split() == ["2", *["–"] * 9, "yes"]
+    assert "score, policy minus SFT: 0.90 [0.80, 1.00]" in out
+    assert "KL, nats: 4.00" in out
+    assert "seed 2: a figure is not finite" in out
+
+
 def test_a_terminal_does_not_obey_what_a_model_writes():
-    assert console.one_line("a\n film\t\x1b[2Jis\x07 good\u202e") == "a film \ufffd[2Jis\ufffd good\ufffd"
+    assert progress.one_line("a\n film\t\x1b[2Jis\x07 good\u202e") == "a film \ufffd[2Jis\ufffd good\ufffd"
 
 
 @pytest.mark.parametrize(
@@ -150,7 +185,7 @@ def test_a_terminal_does_not_obey_what_a_model_writes():
     ],
 )
 def test_brief_figures(name, value, text):
-    assert console.brief(name, value) == text
+    assert progress.brief(name, value) == text
 
 
 @pytest.mark.parametrize(
@@ -163,7 +198,7 @@ def test_the_next_command_can_be_copied(tmp_path, capsys, stage, following):
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (None, "missing; make it with plaudit eval"),
         ("{", "is not JSON"),
@@ -171,9 +206,9 @@ def test_the_next_command_can_be_copied(tmp_path, capsys, stage, following):
         ('{"sft": {}, "policy": {}}', "has no 'meta'"),
     ],
 )
-def test_a_damaged_evaluation_is_named(tmp_path, content, said):
+def test_a_damaged_evaluation_is_named(tmp_path, content, message):
     if content is not None:
         (tmp_path / "evaluation.json").write_text(content)
     with pytest.raises(RunError) as caught:
-        console.evaluation_text(tmp_path)
-    assert str(caught.value).startswith(f"{tmp_path / 'evaluation.json'}: {said}")
+        console.evaluation(tmp_path)
+    assert str(caught.value).startswith(f"{tmp_path / 'evaluation.json'}: {message}")

@@ -2,10 +2,13 @@ import dataclasses
 import io
 import json
 import re
+import time
 
 import pytest
 from rich.console import Console
 
+from plaudit import pipeline
+from plaudit.cli import plan as plans
 from plaudit.cli import progress
 from plaudit.training.metrics import StepReport
 
@@ -27,163 +30,264 @@ def report(stage: str, step: int, total: int, seconds: float = 2.0, **metrics: f
     return StepReport(stage, step, total, metrics, {"seconds": seconds, "tokens_per_second": 100.0})
 
 
-def lines_of(reports, directory, stages) -> list[str]:
-    file = io.StringIO()
-    console = Console(file=file, markup=False, highlight=False)
-    progress.follow(iter(reports), directory, stages, console)
-    assert "\x1b" not in file.getvalue()
-    assert "\r" not in file.getvalue()
-    return file.getvalue().splitlines()
+class Run:
+    """Stands in for a run directory."""
+
+    def __init__(self, path, complete=()):
+        self.path, self.config, self._complete = path, None, complete
+
+    def complete(self, stage):
+        return stage in self._complete
 
 
-def test_elsewhere_than_on_a_terminal_there_is_a_line_a_tenth(tmp_path):
-    lines = lines_of([report("sft", i, 200, loss=3.14159) for i in range(1, 201)], tmp_path, ("sft",))
-    assert lines[0] == "sft:  10%  step 20 of 200  loss 3.14  6 min 00 s left"  # 180 steps of 2 s
-    assert lines[9] == "sft: 100%  step 200 of 200  loss 3.14  0.0 s left"
-    assert lines[10].startswith("sft: done [")
-    assert len(lines) == 11
+def plain_console(width=120) -> Console:
+    return Console(file=io.StringIO(), markup=False, highlight=False, width=width)
 
 
-def test_a_stage_of_few_steps_has_no_line_twice(tmp_path):
-    lines = lines_of([report("sft", i, 3, loss=1.0) for i in (1, 2, 3)], tmp_path, ("sft",))
-    assert [line[:9] for line in lines[:3]] == ["sft:  33%", "sft:  66%", "sft: 100%"]
-    assert len(lines) == 4
+def lines_of(reports) -> list[str]:
+    console = plain_console()
+    progress.watch(iter(reports), "sft", console)
+    text = console.file.getvalue()
+    assert "\x1b" not in text
+    assert "\r" not in text
+    first, *lines = text.splitlines()
+    assert first == "sft: opening the model"
+    return lines
 
 
-def test_a_resumed_stage_does_not_tell_again_what_was_done_before(tmp_path):
-    lines = lines_of([report("sft", i, 100, loss=1.0) for i in range(56, 101)], tmp_path, ("sft",))
+@pytest.fixture
+def follow(tmp_path, monkeypatch):
+    """follow(work, stages, complete): the lines of a run whose stages do `work[stage]`."""
+
+    def make(work, stages, complete=()):
+        monkeypatch.setattr(pipeline, "steps", lambda config, run, stages: work[stages[0]])
+        console = plain_console()
+        make.seconds = progress.follow(Run(tmp_path, complete), stages, console)
+        return console.file.getvalue().splitlines()
+
+    return make
+
+
+def test_elsewhere_than_on_a_terminal_there_is_a_line_a_tenth():
+    lines = lines_of([report("sft", i, 200, loss=3.14159) for i in range(1, 201)])
+    assert lines[0] == "sft:  10%  step 20 of 200  loss 3.14  06:00 left"  # 180 steps of 2 s
+    assert lines[9] == "sft: 100%  step 200 of 200  loss 3.14  00:00 left"
+    assert len(lines) == 10
+
+
+def test_a_log_is_not_silent_for_more_than_a_minute(monkeypatch):
+    clock = iter(range(0, 100_000, 25))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: float(next(clock)))
+    lines = lines_of([report("sft", i, 1000) for i in range(1, 11)])
+    assert 3 <= len(lines) < 10
+
+
+def test_a_stage_of_few_steps_has_no_line_twice():
+    lines = lines_of([report("sft", i, 3, loss=1.0) for i in (1, 2, 3)])
+    assert [line[:9] for line in lines] == ["sft:  33%", "sft:  66%", "sft: 100%"]
+
+
+def test_a_resumed_stage_does_not_repeat_earlier_lines():
+    lines = lines_of([report("sft", i, 100, loss=1.0) for i in range(56, 101)])
     assert lines[0].startswith("sft:  60%")
-    assert len(lines) == 6
+    assert len(lines) == 5
 
 
-def test_a_warning_is_a_line_of_its_own_on_the_step_that_it_came_with(tmp_path):
+def test_a_warning_is_a_line_of_its_own_on_the_step_that_it_came_with():
     reports = [report("ppo", i, 20, score=0.5) for i in range(1, 21)]
     reports[10] = dataclasses.replace(reports[10], warnings=("the [score] is no success",))
-    lines = lines_of(reports, tmp_path, ("ppo",))
+    lines = lines_of(reports)
     assert lines[4].startswith("ppo:  50%  step 10")
     assert lines[5] == "ppo: WARNING: the [score] is no success"
     assert lines[6].startswith("ppo:  60%  step 12")
 
 
-def test_time_left_comes_from_recent_steps(tmp_path):
+@pytest.mark.parametrize("terminal", [False, True])
+def test_at_most_ten_samples_a_stage_are_shown_in_one_line_that_fits(terminal):
+    file = Terminal() if terminal else io.StringIO()
+    console = Console(file=file, force_terminal=terminal or None, width=80, markup=False, highlight=False)
+    reports = [report("ppo", i, 40, score=0.5) for i in range(1, 41)]
+    sample = ("the film\nis", "a [bold] and\x1b[2J moving " + 9 * "very long " + "film")
+    progress.watch((dataclasses.replace(r, sample=sample) for r in reports), "ppo", console)
+    text = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", file.getvalue())
+    samples = [line for line in re.split(r"[\r\n]+", text) if line.startswith("  sample:")]
+    assert len(samples) == 10
+    assert samples[0].startswith("  sample: the film is | a [bold] and\ufffd[2J moving very long")
+    assert len(samples[0]) <= 80
+
+
+def test_time_left_comes_from_recent_steps():
     slow_start = [report("ppo", 1, 30, seconds=1000.0), *(report("ppo", i, 30, seconds=1.0) for i in range(2, 31))]
-    lines = lines_of(slow_start, tmp_path, ("ppo",))
-    assert lines[7].split("  ")[-1] == "6.0 s left"  # step 24: the slow one is more than 20 steps ago
+    lines = lines_of(slow_start)
+    assert lines[7].split("  ")[-1] == "00:06 left"  # step 24: the slow one is more than 20 steps ago
 
 
-def test_each_stage_shows_its_own_figures(tmp_path):
-    reports = [
-        report("reward_model", 1, 1, loss=0.693147, accuracy=0.5, lr=0.1),
-        report("ppo", 1, 1, entropy=3.0, score=-0.456, kl=1e-9, response_length=17.25, eos_rate=0.98),
-        report("evaluation", 1, 1, sft_score=0.1, policy_score=float("nan")),
-    ]
-    lines = lines_of(reports, tmp_path, ("reward_model", "ppo", "evaluation"))
-    assert lines[0] == "reward: 100%  step 1 of 1  loss 0.69  accuracy 50.0%  0.0 s left"
-    assert lines[2] == "ppo: 100%  step 1 of 1  score -0.46  kl 0.00  length 17.2  ended 98%  0.0 s left"
-    assert lines[4] == "evaluation: 100%  step 1 of 1  SFT +0.10  policy -  0.0 s left"
-
-
-def test_a_stage_s_result_is_read_after_the_stage_has_saved_it(tmp_path):
-    def stages():
-        yield report("sft", 1, 1, loss=1.0)
-        (tmp_path / "sft").mkdir()
-        (tmp_path / "sft" / "summary.json").write_text('{"perplexity_before": 55.06, "perplexity": 21.34}')
-        yield report("reward_model", 1, 1, loss=1.0, accuracy=1.0)
-        (tmp_path / "reward_model").mkdir()
-        (tmp_path / "reward_model" / "summary.json").write_text('{"accuracy": 0.781, "accuracy_ci95": [0.76, 0.8]}')
-
-    lines = lines_of(stages(), tmp_path, ("sft", "reward_model"))
-    assert lines[1].startswith("sft: perplexity 55.1 -> 21.3 on held-out texts [")
-    assert lines[3].startswith("reward: accuracy 78.1% (76.0% to 80.0%) on held-out data [")
-
-
-def test_stages_that_were_complete_are_named_in_their_place(tmp_path):
-    (tmp_path / "ppo").mkdir()
-    scores = [-0.5, *[0.4] * 10]
-    rows = [json.dumps({"step": i, "score": s, "kl": 5.5}) for i, s in enumerate(scores)]
-    (tmp_path / "ppo" / "metrics.jsonl").write_text("\n".join(rows) + "\n")
-    lines = lines_of([report("reward_model", 1, 1, loss=1.0)], tmp_path, ("sft", "reward_model", "ppo"))
-    assert lines[0] == "sft: done [was complete]"
-    assert lines[1].startswith("reward: 100%")
-    assert lines[3] == "ppo: score -0.50 -> +0.40 in training, KL 5.50 nats per response [was complete]"
-
-
-def test_seconds_are_wall_clock_from_one_stage_s_last_step_to_the_next_s(tmp_path, monkeypatch):
-    ticks = iter([0.0, 5.0, 6.0, 9.0, 11.0])  # start, sft 1, sft 2, reward 1, end
-    monkeypatch.setattr(progress.time, "monotonic", lambda: next(ticks))
-    reports = [report("sft", 1, 2), report("sft", 2, 2), report("reward_model", 1, 1)]
-    seconds = progress.follow(iter(reports), tmp_path, ("sft", "reward_model"), Console(file=io.StringIO()))
-    assert seconds == {"sft": 6.0, "reward_model": 5.0}
-
-
-@pytest.mark.parametrize("width", [80, 120])
 @pytest.mark.parametrize(
     ("stage", "figures", "shown"),
     [
         (
-            "ppo",
-            {"score": 0.5, "kl": 13.0, "response_length": 20.0, "eos_rate": 0.987},
-            "score +0.50  kl 13.0  length 20.0  ended 99%",
+            "reward_model",
+            {"loss": 0.693147, "accuracy": 0.5, "lr": 0.1},
+            "reward model: 100%  step 1 of 1  loss 0.69  accuracy 50.0%",
         ),
-        ("evaluation", {"sft_score": 0.1, "policy_score": 0.6}, "SFT +0.10  policy +0.60"),
-        ("reward_model", {"loss": 0.5, "accuracy": 1.0}, "loss 0.50  accuracy 100.0%"),
+        (
+            "ppo",
+            {"entropy": 3.0, "score": -0.456, "kl": 1e-9, "response_length": 17.25, "eos_rate": 0.98},
+            "ppo: 100%  step 1 of 1  score -0.46  kl 0.00  length 17.2  ended 98%",
+        ),
+        (
+            "evaluation",
+            {"sft_score": 0.1, "policy_score": float("nan")},
+            "evaluation: 100%  step 1 of 1  SFT +0.10  policy -",
+        ),
+        ("dpo", {"margin": 0.5}, "dpo: 100%  step 1 of 1  margin 0.50"),  # of an algorithm without a list
     ],
 )
-def test_a_terminal_gets_a_bar_and_keeps_the_result(tmp_path, width, stage, figures, shown):
+def test_each_stage_shows_its_own_figures(stage, figures, shown):
+    assert lines_of([report(stage, 1, 1, **figures)]) == [f"{shown}  00:00 left"]
+
+
+def test_stages_are_numbered_and_a_result_is_read_after_the_stage_has_saved_it(follow, tmp_path):
+    def sft():
+        yield report("sft", 1, 1, loss=1.0)
+        (tmp_path / "sft").mkdir()
+        (tmp_path / "sft" / "summary.json").write_text('{"perplexity_before": 55.06, "perplexity": 21.34}')
+
+    def reward_model():
+        yield report("reward_model", 1, 1, loss=1.0, accuracy=1.0)
+        (tmp_path / "reward_model").mkdir()
+        (tmp_path / "reward_model" / "summary.json").write_text('{"accuracy": 0.781, "accuracy_ci95": [0.76, 0.8]}')
+
+    lines = follow({"sft": sft(), "reward_model": reward_model()}, ("sft", "reward_model"))
+    assert lines[:2] == ["stage 1 of 2: sft", "sft: opening the model"]
+    assert lines[3].startswith("sft: perplexity 55.1 -> 21.3 on held-out texts [")
+    assert lines[4:6] == ["stage 2 of 2: reward model", "reward model: opening the model"]
+    assert lines[7].startswith("reward model: accuracy 78.1% (76.0% to 80.0%) on held-out data [")
+    assert list(follow.seconds) == ["sft", "reward_model"]
+
+
+def test_stages_that_are_complete_are_named_in_their_place(follow, tmp_path):
+    (tmp_path / "ppo").mkdir()
+    scores = [-0.5, *[0.4] * 10]
+    rows = [json.dumps({"step": i, "score": s, "kl": 5.5}) for i, s in enumerate(scores)]
+    (tmp_path / "ppo" / "metrics.jsonl").write_text("\n".join(rows) + "\n")
+    stages = ("sft", "reward_model", "ppo")
+    lines = follow({"reward_model": [report("reward_model", 1, 1, loss=1.0)]}, stages, complete=("sft", "ppo"))
+    assert lines[0] == "sft: done [was complete]"
+    assert lines[1] == "stage 2 of 3: reward model"
+    assert lines[-1] == "ppo: score -0.50 -> +0.40 in training, KL 5.50 nats per response [was complete]"
+
+
+@pytest.mark.parametrize(
+    ("stages", "complete", "again"),
+    [
+        (("ppo", "evaluation"), ("ppo", "evaluation"), False),
+        (("ppo", "evaluation"), ("evaluation",), True),  # of another policy
+        (("evaluation",), ("evaluation",), True),  # asked for
+    ],
+)
+def test_the_evaluation_is_made_again_after_a_stage_that_ran_and_alone(follow, stages, complete, again):
+    follow({stage: [report(stage, 1, 1)] for stage in stages}, stages, complete)
+    assert ("evaluation" in follow.seconds) == again
+
+
+def test_seconds_are_wall_clock_with_loading_and_saving(follow):
+    def slow():
+        time.sleep(0.05)
+        yield report("sft", 1, 1, seconds=0.001)
+        time.sleep(0.05)
+
+    follow({"sft": slow()}, ("sft",))
+    assert follow.seconds["sft"] >= 0.1
+
+
+@pytest.mark.parametrize("width", [80, 120])
+@pytest.mark.parametrize(
+    ("stage", "figures", "at_80", "at_120"),
+    [
+        (
+            "ppo",
+            {"score": 0.5, "kl": 13.0, "response_length": 20.0, "eos_rate": 0.987},
+            "score +0.50  kl 13.0",
+            "score +0.50  kl 13.0  length 20.0  ended 99%",
+        ),
+        ("evaluation", {"sft_score": 0.1, "policy_score": 0.6}, "SFT +0.10", "SFT +0.10  policy +0.60"),
+        ("reward_model", {"loss": 0.5, "accuracy": 1.0}, "loss 0.50", "loss 0.50  accuracy 100.0%"),
+    ],
+)
+def test_on_a_terminal_the_bar_has_20_cells_and_the_line_fits(width, stage, figures, at_80, at_120):
     file = Terminal()
     console = Console(file=file, force_terminal=True, width=width, markup=False, highlight=False)
-    reports = [report(stage, i, 4, seconds=20.0, **figures) for i in range(1, 3)]
-    progress.follow(iter(reports), tmp_path, (stage,), console)
-    frames = re.sub(r"\x1b\[[\d;?]*m", "", file.getvalue())
-    bar = next(line for line in re.split(r"[\r\n]", frames) if " 50% " in line)
-    assert "━" in bar
-    assert "0:00, 0:40 left" in bar  # two steps of 20 s
-    assert shown in bar  # whole, at the usual width too
-    assert frames.rindex(f"{stage}: done [") > frames.index("━")
-    assert "\x1b[2K" in frames[frames.rindex("━") :]  # the bar is wiped away
-    assert "\x1b[?25h" in frames  # the cursor is back
+    progress.watch((report(stage, i, 4, seconds=2000.0, **figures) for i in range(1, 3)), stage, console)
+    frames = re.split(r"[\r\n]+", re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", file.getvalue()))
+    bar = next(line for line in frames if " 50% " in line)
+    assert len(re.findall("[━╸╺]", bar)) == 20
+    assert "00:00, 1:06:40 left" in bar  # two steps of 2000 s
+    assert bar.rstrip().endswith(at_80 if width == 80 else at_120)
+    assert max(map(len, frames)) <= width
+    assert f"{stage}: opening the model" in file.getvalue()
+    assert "\x1b[2K" in file.getvalue()  # the bar is wiped away
+    assert "\x1b[?25h" in file.getvalue()  # the cursor is back
 
 
-def test_an_overdue_stage_promises_nothing(tmp_path):
+def test_the_spinner_moves_while_a_model_is_opened():
+    def slow():
+        time.sleep(0.6)
+        yield report("sft", 1, 1)
+
+    file = Terminal()
+    progress.watch(slow(), "sft", Console(file=file, force_terminal=True, width=80))
+    assert len(set(re.findall("([⠀-⣿])\x1b\\[0m \x1b\\[1msft: opening", file.getvalue()))) >= 3
+
+
+def test_an_overdue_stage_promises_nothing():
     file = Terminal()
     console = Console(file=file, force_terminal=True, width=80)
-    progress.follow(iter([report("sft", 1, 2, seconds=0.0, loss=1.0)]), tmp_path, ("sft",), console)
+    progress.watch(iter([report("sft", 1, 2, seconds=0.0, loss=1.0)]), "sft", console)
     assert "50%" in file.getvalue()
     assert " left" not in file.getvalue()
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(0.4, "0:00"), (185, "3:05"), (59.6, "1:00"), (3785, "1:03:05")])
-def test_the_clock(seconds, text):
-    assert progress._clock(float(seconds)) == text
-
-
-def test_the_cursor_comes_back_when_a_stage_fails(tmp_path):
+def test_the_cursor_comes_back_when_a_stage_fails():
     def failing():
         yield report("ppo", 1, 4)
         raise ValueError("a bug")
 
     file = Terminal()
     with pytest.raises(ValueError, match="a bug"):
-        progress.follow(failing(), tmp_path, ("ppo",), Console(file=file, force_terminal=True))
+        progress.watch(failing(), "ppo", Console(file=file, force_terminal=True))
     assert "\x1b[?25h" in file.getvalue()
 
 
-def test_colour_forced_into_a_log_brings_no_bars(tmp_path):
+def test_colour_forced_into_a_log_brings_no_bars():
     file = io.StringIO()
-    progress.follow(iter([report("sft", 1, 1, loss=1.0)]), tmp_path, ("sft",), Console(file=file, force_terminal=True))
+    progress.watch(iter([report("sft", 1, 1, loss=1.0)]), "sft", Console(file=file, force_terminal=True))
     assert "━" not in file.getvalue()
     assert "\x1b[?25" not in file.getvalue()
 
 
-def test_only_the_first_process_speaks(tmp_path, monkeypatch, capsys):
+def test_only_the_first_process_prints(monkeypatch, capsys):
     monkeypatch.setenv("RANK", "1")
-    seconds = progress.follow(iter([report("sft", 1, 1, loss=1.0)]), tmp_path, ("sft",))
-    assert list(seconds) == ["sft"]
+    progress.watch(iter([report("sft", 1, 1, loss=1.0)]), "sft")
     assert capsys.readouterr() == ("", "")
 
 
-def test_progress_is_on_stderr(tmp_path, capsys):
-    progress.follow(iter([report("sft", 1, 1, loss=1.0)]), tmp_path, ("sft",))
+def test_progress_is_on_stderr(capsys):
+    progress.watch(iter([report("sft", 1, 1, loss=1.0)]), "sft")
     out, err = capsys.readouterr()
     assert out == ""
     assert "100%" in err
+
+
+def test_the_outlook_has_parameters_texts_device_and_the_time_of_what_is_left(tmp_path, capsys):
+    class Plan(plans.Plan):
+        def seconds(self, stages):
+            return 100.0 * len(list(stages))
+
+    plan = Plan("m", 134_515_008, "d", {"train": 6806, "evaluation": 885}, "cuda:0", "bfloat16", {}, {})
+    progress.outlook(plan, [Run(tmp_path, ("sft",)), Run(tmp_path)], ("sft", "ppo"))
+    assert capsys.readouterr().err == (
+        "135M parameters; texts: 6,806 train, 885 evaluation; cuda:0, bfloat16; expected time 5 min 00 s\n"
+    )
+    progress.outlook(plan, [Run(tmp_path, ("sft", "ppo"))], ("sft", "ppo"))
+    assert "expected" not in capsys.readouterr().err

@@ -11,19 +11,19 @@ PRAISE = ["a wonderful film", "a wonderful joy", "wonderful !", "a film"] * 10
 BLAME = ["a dull film", "dull , a bore", "dull , dull", "no film"] * 10
 
 
-def test_it_is_right_on_reviews_and_on_sentences_that_it_has_not_seen():
+def test_the_judge_is_accurate_on_unseen_reviews_and_sentences():
     judge = imdb_judge()
     assert judge.accuracy_imdb > 0.87
     assert judge.accuracy(rotten_tomatoes()) > 0.70
 
 
-def test_it_tells_plain_praise_from_plain_blame():
+def test_clear_praise_scores_high_and_clear_blame_low():
     good, bad = imdb_judge().positive(["A wonderful, moving film; superb.", "a dull , terrible waste of time ."])
     assert good > 0.8
     assert bad < 0.2
 
 
-def test_the_shipped_one_is_what_its_recipe_trains(tmp_path):
+def test_the_recipe_trains_the_judge_in_the_package(tmp_path):
     texts = [r.text for r in rotten_tomatoes()]
     shipped, trained = imdb_judge(), train()
     assert shipped.positive(texts) == pytest.approx(trained.positive(texts), abs=1e-3)
@@ -32,13 +32,13 @@ def test_the_shipped_one_is_what_its_recipe_trains(tmp_path):
     assert (Judge.load(tmp_path / "judge").positive(texts) == trained.positive(texts)).all()
 
 
-def test_its_probabilities_are_those_of_the_pipeline_that_it_was_trained_as():
+def test_probabilities_equal_those_of_the_sklearn_pipeline():
     tfidf, regression = vectorizer(), LogisticRegression()
     texts, labels = PRAISE + BLAME, [1] * len(PRAISE) + [0] * len(BLAME)
     pipeline = make_pipeline(tfidf, regression).fit(texts, labels)
     judge = Judge(
         tfidf.get_feature_names_out().tolist(), tfidf.idf_, regression.coef_[0], float(regression.intercept_[0])
     )
-    unseen = ["a wonderful bore", "dull !", "nothing that it knows", ""]
+    unseen = ["a wonderful bore", "dull !", "unknown words only", ""]
     assert judge.positive(unseen) == pytest.approx(pipeline.predict_proba(unseen)[:, 1], abs=1e-6)
     assert np.ptp(judge.positive(unseen)) > 0.3

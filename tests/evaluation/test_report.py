@@ -14,7 +14,7 @@ from plaudit.algorithms.ppo import Config as PPOConfig
 from plaudit.config import build, to_toml
 from plaudit.errors import ConfigError, RunError
 from plaudit.evaluation.report import write_report
-from plaudit.evaluation.report.figures import running_mean, wilson
+from plaudit.evaluation.report.figures import running_mean
 from plaudit.evaluation.report.words import duration, on_or_above, verdict, warnings
 
 PROMPTS = ("the film is", "this movie", "the story", "the acting is", "it's a", "the director has", "a comedy that")
@@ -75,7 +75,7 @@ def policy_line(step: int, share: float, draw: np.random.Generator) -> dict:
 
 
 def make_run(directory: Path, iterations: int = 60, prompts: int = 512) -> Path:
-    """A whole, plausible run directory."""
+    """Write a complete, plausible run directory."""
     draw = np.random.default_rng(7)
     make_config(directory, **{"ppo.kl_coef": 0.08, "seed": 3})
     falling = [
@@ -233,7 +233,7 @@ def page(directory: Path) -> str:
     return write_report(directory).read_text(encoding="utf-8")
 
 
-def test_page_needs_nothing_but_itself(page: str) -> None:
+def test_page_loads_nothing_and_runs_no_script(page: str) -> None:
     assert "http://" not in page
     assert "https://" not in page
     assert "url(" not in page.replace("url(#", "")
@@ -246,7 +246,7 @@ def test_page_needs_nothing_but_itself(page: str) -> None:
     assert len(page) < 1_500_000
 
 
-def test_ids_are_unique_and_references_are_met(page: str) -> None:
+def test_ids_are_unique_and_references_resolve(page: str) -> None:
     ids = re.findall(r'\bid="([^"]*)"', page)
     assert ids
     assert len(ids) == len(set(ids))
@@ -260,16 +260,18 @@ def test_figures_take_their_colours_from_the_page(page: str) -> None:
     assert "font-family" not in drawings
 
 
-def test_headline_figures_are_there(page: str) -> None:
+def test_page_shows_the_figures_of_the_run(page: str) -> None:
     text = Tags(page).text
     assert "PPO raised the mean score from 0.02 to 0.84 [0.81, 0.86] at 9.1 nats of KL." in text
     assert "calls 88 % of the responses positive, 51 % before" in text
-    assert "They are 27 tokens long, 23 before." in text
+    assert "The responses are 27 tokens long, 23 before." in text
+    assert "the reward model gives a response: −1 is certainly negative" in text
     assert "76.3 % [73.7 %, 78.8 %]" in text
     assert "from 92.4 to 41.7" in text
     assert "left out: too long 118" in text
-    assert "0.08 score/nat" in text  # the setting that is not its default, ...
-    assert f"(default: {PPOConfig().kl_coef})" in text  # ... and what the default is
+    assert "0.08 score/nat" in text  # a setting that is not its default ...
+    assert f"(default: {PPOConfig().kl_coef})" in text  # ... and the default
+    assert text.count("(default: ") == 2  # kl_coef and seed
     assert "judge.accuracy_imdb 0.902" in text
     assert "10 min 42 s" in text  # 160.2 + 100 + 360 + 21.5 seconds
     assert "Look closer." not in text
@@ -288,15 +290,18 @@ def test_hostile_text_stays_text(tmp_path: Path) -> None:
     row = {"prompt": hostile, "sft": hostile, "policy": hostile, "sft_score": -0.5, "policy_score": 0.5}
     write_lines(directory / "samples.jsonl", [row])
     write_lines(directory / "responses.jsonl", [row | {"sft_judge": 0.1, "policy_judge": 0.9}])
-    spiked = evaluation()
-    spiked["meta"] |= {"device": hostile, hostile: {hostile: hostile}, "prompts": hostile}
-    write_object(directory / "evaluation.json", spiked)
+    figures = evaluation()
+    figures["meta"] |= {"device": hostile, hostile: {hostile: hostile}, "prompts": hostile, "reward": hostile}
+    figures["meta"]["warnings"] = [hostile]
+    write_object(directory / "evaluation.json", figures)
+    write_object(directory / "frontier.json", {"said": [hostile], "ppo": [{"kl_coef": hostile, "iteration": hostile}]})
+    write_lines(directory / "ppo/timing.jsonl", [{"seconds": hostile, "tokens_per_second": hostile}])
     write_object(directory / "sft/summary.json", {"dropped": {hostile: hostile}, "perplexity": hostile})
     write_object(directory / "reward_model/summary.json", {"calibration": [{"confidence": hostile}], "kind": hostile})
     written = write_report(directory).read_text(encoding="utf-8")
     tags = Tags(written)
     assert not {"script", "img"} & {tag for tag, _ in tags.tags}
-    assert html.escape("</p><script>alert(1)</script>") in written
+    assert written.count(html.escape("</p><script>alert(1)</script>")) > 15
     assert "\x00" not in written
     assert [a for _, a in tags.tags if any(name.startswith("on") for name in a)] == []
 
@@ -312,7 +317,7 @@ def test_long_text_is_cut(tmp_path: Path) -> None:
 PARTS = ("sft", "reward_model", "ppo", "evaluation.json", "samples.jsonl", "responses.jsonl")
 
 
-def said_missing(page: str) -> str:
+def missing_files(page: str) -> str:
     return re.findall(r"Not in this run directory \(yet\): ([^<]*)<", page)[0]
 
 
@@ -322,42 +327,123 @@ def test_any_part_may_stand_alone(tmp_path: Path, part: str) -> None:
     for other in PARTS:
         if other != part:
             (tmp_path / other).rename(tmp_path / f"gone-{other}")
-    named = said_missing(write_report(tmp_path).read_text(encoding="utf-8"))
-    assert [p for p in PARTS if p in named] == [p for p in PARTS if p != part]
+    named = missing_files(write_report(tmp_path).read_text(encoding="utf-8"))
+    expected = [p for p in PARTS if p != part]
+    if part == "ppo":  # PPO that began without a reward model has another reward
+        expected.remove("reward_model")
+    assert [p for p in PARTS if p in named] == expected
 
 
-def test_parts_may_be_missing_in_the_middle(tmp_path: Path) -> None:
+def test_some_files_of_the_parts_may_be_missing(tmp_path: Path) -> None:
     make_run(tmp_path, iterations=3, prompts=12)
     for part in ("ppo/metrics.jsonl", "reward_model/summary.json", "evaluation.json"):
         (tmp_path / part).unlink()
     page = write_report(tmp_path).read_text(encoding="utf-8")
-    assert said_missing(page) == "reward_model/summary.json, ppo/metrics.jsonl, evaluation.json."
+    assert missing_files(page) == "reward_model/summary.json, ppo/metrics.jsonl, evaluation.json."
     assert "Held-out scores, before and after" in page
 
 
 def test_a_run_with_settings_only(tmp_path: Path) -> None:
     make_config(tmp_path)
     text = Tags(write_report(tmp_path).read_text(encoding="utf-8")).text
-    assert "There are no figures of PPO yet." in text
+    assert "PPO has no results yet." in text
     assert "ppo.kl_coef" in text
 
 
-def test_a_run_in_progress_says_how_far_it_is(tmp_path: Path) -> None:
+def test_a_run_in_progress_shows_how_far_it_is(tmp_path: Path) -> None:
     make_config(tmp_path, **{"ppo.iterations": 40})
     lines = [{"step": 1, "score": -0.04, "kl": 0.0}, {"step": 2, "score": 0.31, "kl": 1.26}]
     write_lines(tmp_path / "ppo/metrics.jsonl", lines)
     text = Tags(write_report(tmp_path).read_text(encoding="utf-8")).text
-    said = "At iteration 2 of 40 the sampled responses score 0.31 at 1.3 nats of KL; the first scored −0.04."
-    assert said in text
+    expected = (
+        "At iteration 2 of 40 the mean score of the sampled responses is 0.31 at 1.3 nats of KL; at the first it was "
+        "−0.04."
+    )
+    assert expected in text
 
 
-def test_broken_parts_are_named_and_left_out(tmp_path: Path) -> None:
+def custom_reward_run(directory: Path) -> Path:
+    """Write a run trained with a Python function from 0 to 40 as the reward, on data that no judge fits."""
+    make_run(directory, iterations=6, prompts=40)
+    shutil.rmtree(directory / "reward_model")
+    figures = evaluation()
+    figures["meta"] |= {"reward": "rewards.py:count_<vowels>", "score_range": None}
+    figures["sft"] |= {"score_mean": 10.0, "score_ci95": [9.0, 11.0], "judge_positive": None}
+    figures["policy"] |= {"score_mean": 30.0, "score_ci95": [29.0, 31.0], "judge_positive": None}
+    write_object(directory / "evaluation.json", figures)
+    rows = [
+        {"prompt": "p", "sft": "a", "policy": "b", "sft_score": i / 2, "policy_score": 20 + i / 2, "sft_judge": None}
+        for i in range(41)
+    ]
+    for name in ("responses.jsonl", "samples.jsonl"):
+        write_lines(directory / name, rows)
+    write_lines(directory / "ppo/metrics.jsonl", [{"step": i, "score": 10.0 + i, "kl": i / 2} for i in range(1, 7)])
+    return directory
+
+
+def test_a_run_with_a_custom_reward_has_its_own_scale(tmp_path: Path) -> None:
+    page = write_report(custom_reward_run(tmp_path)).read_text(encoding="utf-8")
+    text = Tags(page).text
+    assert "reward: rewards.py:count_<vowels>" in text
+    assert "Mean score that the reward rewards.py:count_<vowels> gives a response; higher is better." in text
+    assert "Not in this run directory" not in text  # there is no reward model to miss
+    assert "The reward model" not in text
+    assert "−1 to 1" not in text
+    assert "the judge disagrees" not in text
+    assert 'class="before" style="left:25.0%"' in page  # 10 on the scale of the data, 0 to 40
+    assert 'class="after" style="left:75.0%"' in page
+    histogram = re.findall(r"<svg[^>]*distribution of the scores.*?</svg>", page, flags=re.S)[0]
+    assert [tick for tick in ("0", "10", "20", "30", "40") if f">{tick}<" in histogram] == ["0", "10", "20", "30", "40"]
+
+
+def test_without_a_judge_there_is_a_dash_and_nothing_drawn(tmp_path: Path) -> None:
+    directory = custom_reward_run(tmp_path)
+    point = {"kl_mean": 1.0, "score_mean": 5.0, "score_ci95": [4.0, 6.0], "judge_positive": None, "judge_ci95": None}
+    write_object(directory / "frontier.json", {"best_of_n": [{"n": 4} | point], "ppo": [{"kl_coef": 0.1} | point]})
+    page = write_report(directory).read_text(encoding="utf-8")
+    tile = re.findall(r"<h3>Judged positive</h3>.*?</section>", page, flags=re.S)[0]
+    assert "– → <b>–</b>" in tile
+    assert "track" not in tile
+    assert "judge:" not in page
+    assert "An independent judge calls" not in page.partition('<div class="tiles">')[0]
+    assert 'aria-label="mean score against KL' in page
+    assert "share judged positive" not in page
+
+
+def test_before_the_evaluation_ppo_without_a_reward_model_has_a_custom_reward(tmp_path: Path) -> None:
+    (custom_reward_run(tmp_path) / "evaluation.json").unlink()
+    page = write_report(tmp_path).read_text(encoding="utf-8")
+    assert missing_files(page) == "evaluation.json."
+    assert "−1 to 1" not in page
+    assert "What the custom reward gives a whole response." in page
+
+
+def test_a_reward_with_other_bounds_is_drawn_within_them(tmp_path: Path) -> None:
+    figures = evaluation()
+    figures["meta"] |= {"reward": "tests pass", "score_range": [0, 1]}
+    make_config(tmp_path)
+    write_object(tmp_path / "evaluation.json", figures)
+    page = write_report(tmp_path).read_text(encoding="utf-8")
+    assert "Mean score that the reward tests pass gives a response, from 0 to 1." in page
+    assert 'class="after" style="left:83.7%"' in page
+
+
+@pytest.mark.parametrize("bounds", [[1, 1], [1, -1], ["0", 1], 7, [0, 1e999]])
+def test_a_malformed_score_range_is_none(tmp_path: Path, bounds: object) -> None:
+    figures = evaluation()
+    figures["meta"]["score_range"] = bounds
+    make_config(tmp_path)
+    write_object(tmp_path / "evaluation.json", figures)
+    assert "−1 to 1" not in write_report(tmp_path).read_text(encoding="utf-8")
+
+
+def test_broken_files_are_named_and_left_out(tmp_path: Path) -> None:
     directory = make_run(tmp_path / "run", iterations=3, prompts=12)
     with (directory / "ppo/metrics.jsonl").open("a") as file:
         file.write('{"step": 4, "sco')
     (directory / "evaluation.json").write_text("[1, 2]")
     text = Tags(write_report(directory).read_text(encoding="utf-8")).text
-    assert "Left out, because unreadable: ppo/metrics.jsonl, evaluation.json." in text
+    assert "Left out because they cannot be read: ppo/metrics.jsonl, evaluation.json." in text
     assert "Health of the updates" not in text  # drawn from ppo/metrics.jsonl alone
 
 
@@ -372,7 +458,13 @@ def test_null_and_missing_figures(tmp_path: Path) -> None:
     write_lines(tmp_path / "ppo/metrics.jsonl", lines)
     write_lines(tmp_path / "sft/metrics.jsonl", [{"step": 1, "loss": None, "lr": None, "grad_norm": None}])
     write_object(
-        tmp_path / "reward_model/summary.json", {"accuracy": None, "accuracy_ci95": [None, None], "calibration": None}
+        tmp_path / "reward_model/summary.json",
+        {
+            "accuracy": None,
+            "accuracy_ci95": [None, None],
+            "calibration": None,
+            "accuracy_by_margin": [{"margin": None, "accuracy": 2, "count": 3}, {"accuracy": 0.5, "count": 1e999}],
+        },
     )
     empty = dict.fromkeys(evaluation()["sft"])
     write_object(tmp_path / "evaluation.json", {"sft": empty, "policy": evaluation()["policy"], "meta": None})
@@ -391,7 +483,7 @@ def test_a_long_run_gives_a_small_page(tmp_path: Path) -> None:
     assert "iteration 2000" in Tags(page).text  # the last point is among those that are drawn
 
 
-def test_no_settings_no_report(tmp_path: Path) -> None:
+def test_without_settings_there_is_no_report(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"config\.toml: no such settings file"):
         write_report(tmp_path)
 
@@ -404,17 +496,17 @@ def test_a_page_that_cannot_be_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("ends", "said"),
+    ("ends", "expected"),
     [
         ([0.77, 0.86], "PPO raised the mean score from 0.02 to 0.84"),
         ([-0.01, 0.86], "PPO did not clearly change the mean score: from 0.02 to 0.84"),
         ([-0.5, -0.1], "PPO lowered the mean score from 0.02 to 0.84"),
     ],
 )
-def test_verdict_follows_the_interval_of_the_paired_difference(ends: list[float], said: str) -> None:
+def test_verdict_follows_the_interval_of_the_paired_difference(ends: list[float], expected: str) -> None:
     figures = evaluation()
     figures["meta"]["score_difference_ci95"] = ends
-    assert verdict(figures, [], 60).startswith(said)
+    assert verdict(figures, [], 60).startswith(expected)
 
 
 def test_verdict_without_paired_difference_uses_the_policys_own_interval() -> None:
@@ -425,9 +517,9 @@ def test_verdict_without_paired_difference_uses_the_policys_own_interval() -> No
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "said"),
+    ("key", "value", "expected"),
     [
-        ("judge_positive", 0.4, "gaming the reward model"),
+        ("judge_positive", 0.4, "reward hacking"),
         ("distinct_2", 0.47, "become alike"),  # 0.68 * 0.7 = 0.476
         ("duplicate_rate", 0.06, "copies"),
         ("length_mean", 35.0, "length"),  # 23.2 * 1.5 = 34.8
@@ -435,18 +527,18 @@ def test_verdict_without_paired_difference_uses_the_policys_own_interval() -> No
         ("eos_rate", 0.83, "end token"),
     ],
 )
-def test_what_should_be_doubted_is_said(key: str, value: float, said: str) -> None:
+def test_each_reason_to_doubt_the_score_gives_a_warning(key: str, value: float, expected: str) -> None:
     figures = evaluation()
     assert warnings(figures) == []
     figures["policy"][key] = value
-    assert [said in w for w in warnings(figures)] == [True]
+    assert [expected in w for w in warnings(figures)] == [True]
 
 
-def test_what_was_seen_in_training_is_said_first() -> None:
+def test_warnings_of_training_come_first() -> None:
     figures = evaluation()
-    figures["meta"]["warnings"] = ["the score is no success", 3]
+    figures["meta"]["warnings"] = ["do not trust the score", 3]
     figures["policy"]["judge_positive"] = 0.4
-    assert warnings(figures)[0] == "the score is no success"
+    assert warnings(figures)[0] == "do not trust the score"
     assert len(warnings(figures)) == 2
     for broken in ("x", 3, None):
         figures["meta"]["warnings"] = broken
@@ -458,7 +550,7 @@ def frontier_point(kl: float, beyond: bool, low: float, high: float) -> dict:
     return {"kl_mean": kl, "score_above_best_of_n": above, "judge_above_best_of_n": above}
 
 
-def test_where_ppo_lies_beside_best_of_n_is_said() -> None:
+def test_ppo_is_compared_with_best_of_n_at_equal_kl() -> None:
     points = [
         frontier_point(0.2, False, 0.01, 0.05),
         frontier_point(0.5, False, -0.02, 0.03),
@@ -468,43 +560,37 @@ def test_where_ppo_lies_beside_best_of_n_is_said() -> None:
         frontier_point(7.0, True, 0.1, 0.2),
     ]
     assert on_or_above(points, "score", 32) == (
-        "PPO's score beside best-of-n's at equal KL, by paired 95% intervals: above it with 2 of 6 policies (0.2 to "
-        "0.9 nats), level with it with 1 of 6 policies (0.5 to 0.5 nats), below it with 2 of 6 policies (1.4 to 6.0 "
-        "nats); 1 went beyond the KL of best-of-32, where there is nothing to compare them with."
+        "PPO's score against best-of-n at equal KL, by paired 95% intervals: above it for 2 of 6 policies (0.2 to "
+        "0.9 nats), level with it for 1 of 6 policies (0.5 to 0.5 nats), below it for 2 of 6 policies (1.4 to 6.0 "
+        "nats); 1 beyond the KL of best-of-32, where there is no comparison."
     )
-    assert "below it with 1 of 6" in on_or_above(points, "judge", 32)  # beyond best-of-32 the judge may fall again
-    assert "2 went beyond" in on_or_above(points, "judge", 32)
+    assert "below it for 1 of 6" in on_or_above(points, "judge", 32)  # beyond best-of-32 the judge's share may fall
+    assert "2 beyond the KL" in on_or_above(points, "judge", 32)
     assert on_or_above(points[-1:], "score", 32).startswith("PPO's score cannot be compared")
+    without_judge = [point | {"judge_above_best_of_n": None} for point in points]
+    assert "cannot be compared" in on_or_above(without_judge, "judge", 32)
 
 
 @pytest.mark.parametrize(
     "point", [{}, {"n": 1}, {"kl_coef": "x", "kl_mean": 1.0, "score_ci95": [None, 1]}, {"n": None}]
 )
-def test_a_frontier_with_holes_is_drawn_without_them(directory: Path, tmp_path: Path, point: dict) -> None:
-    shutil.copytree(directory, tmp_path / "run")
+def test_incomplete_points_of_the_frontier_are_not_drawn(tmp_path: Path, point: dict) -> None:
+    make_config(tmp_path)
     whole = {"score_mean": 0.5, "score_ci95": [0.4, 0.6], "judge_positive": 0.7, "judge_ci95": [0.6, 0.8], "kl_mean": 1}
-    write_object(
-        tmp_path / "run/frontier.json", {"best_of_n": [{"n": 4} | whole, point], "ppo": [point], "said": ["<"]}
-    )
-    page = write_report(tmp_path / "run").read_text(encoding="utf-8")
+    write_object(tmp_path / "frontier.json", {"best_of_n": [{"n": 4} | whole, point], "ppo": [point], "said": ["<"]})
+    page = write_report(tmp_path).read_text(encoding="utf-8")
     assert "<td>best of 4</td>" in page
-    assert "trained. &lt;" in page
-    Tags(page)
+    assert page.count('aria-label="mean score (−1 to 1) against KL') == 1
+    assert "nothing is trained. <" in Tags(page).text
 
 
-def test_running_mean_makes_nothing_up_at_the_ends() -> None:
-    mean = running_mean(np.array([3.0, 0.0, 6.0, 9.0]), 1)
-    assert mean.tolist() == [1.5, 3.0, 5.0, 7.5]
-
-
-def test_wilson_against_a_published_interval() -> None:
-    low, high = wilson(np.array([81 / 263, 0.0]), np.array([263, 20]))  # Newcombe 1998, table I
-    assert low.round(4).tolist() == [0.2553, 0.0]
-    assert high.round(4).tolist() == [0.3662, 0.1611]
+def test_running_mean_uses_fewer_neighbours_at_the_ends() -> None:
+    assert running_mean(np.array([3.0, 0.0, 6.0, 9.0]), 1).tolist() == [1.5, 3.0, 5.0, 7.5]
+    assert running_mean(np.array([3.0, 5.0]), 4).tolist() == [4.0, 4.0]
 
 
 @pytest.mark.parametrize(
-    ("seconds", "said"), [(0.44, "0.4 s"), (42, "42 s"), (185, "3 min 05 s"), (7830, "2 h 10 min")]
+    ("seconds", "expected"), [(0.44, "0.4 s"), (42, "42 s"), (185, "3 min 05 s"), (7830, "2 h 10 min")]
 )
-def test_durations(seconds: float, said: str) -> None:
-    assert duration(seconds) == said
+def test_durations(seconds: float, expected: str) -> None:
+    assert duration(seconds) == expected

@@ -5,9 +5,11 @@ import numpy as np
 import pytest
 
 from plaudit import cli, pipeline
+from plaudit.config import build
 from plaudit.errors import TrainingError
-from plaudit.evaluation.seeds import diverged
+from plaudit.evaluation.seeds import diverged, summarise
 from plaudit.training.metrics import StepReport
+from plaudit.training.run import Run
 
 FIGURES = {"score_mean": 0.1, "judge_positive": 0.5, "kl_mean": 4.0, "distinct_2": 0.8, "length_mean": 20.0,
            "duplicate_rate": 0.0}  # fmt: skip
@@ -19,31 +21,46 @@ def evaluation(**policy) -> dict:
 
 
 @pytest.mark.parametrize(
-    ("policy", "last", "says"),
+    ("policy", "last", "expected"),
     [
         ({}, {}, ""),
         ({"kl_mean": 49.0}, {}, ""),
         ({"kl_mean": 51.0}, {}, "KL of 51 nats"),
         ({"score_mean": 0.05}, {}, "score 0.05 below SFT's 0.10"),
-        ({"kl_mean": None}, {}, "a figure is not finite"),
-        ({}, {"score": None}, "a figure is not finite"),
+        ({"kl_mean": None}, {}, "a metric is not finite"),
+        ({}, {"score": None}, "a metric is not finite"),
         ({}, {"kl_k1": -5.0}, ""),  # a mean of 2.2 over the last ten
-        ({}, {"kl_k1": -33.0}, ""),  # a mean of -0.6, by one iteration: that is noise
+        ({}, {"kl_k1": -33.0}, ""),  # a mean of -0.6 due to one iteration: noise
     ],
 )
-def test_divergence_is_defined(policy, last, says):
-    assert diverged(evaluation(**policy), [*STEADY, STEADY[-1] | last]) == says
+def test_reasons_for_divergence(policy, last, expected):
+    assert diverged(evaluation(**policy), [*STEADY, STEADY[-1] | last]) == expected
 
 
-def test_a_kl_that_is_negative_beyond_noise_is_divergence():
+def test_a_significantly_negative_kl_is_divergence():
     negative = [row | {"kl_k1": row["kl_k1"] - 4.0} for row in STEADY]
     assert diverged(evaluation(), negative) == "negative KL (k1) of -1.00 nats"
-    assert diverged(evaluation(), [*negative[:20], *STEADY[20:]]) == ""  # it was early on
+    assert diverged(evaluation(), [*negative[:20], *STEADY[20:]]) == ""  # only in early iterations
+
+
+def test_a_run_without_judge_and_reward_model_has_no_figures_of_them(tmp_path):
+    run = Run(tmp_path / "seed-1", build({"seed": 1}))
+    (run.path / "ppo").mkdir(parents=True)
+    no_judge = {"judge_positive": None}
+    content = {"sft": FIGURES | no_judge, "policy": FIGURES | no_judge}
+    (run.path / "evaluation.json").write_text(json.dumps(content))
+    lines = [{"sft_score": 1.0, "policy_score": 1.5 + i, "sft_judge": None, "policy_judge": None} for i in range(2)]
+    (run.path / "responses.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    found = summarise(tmp_path, [run], {})
+    assert found == json.loads((tmp_path / "seeds.json").read_text())
+    assert found["seeds"][0]["reward_accuracy"] is found["seeds"][0]["judge"] is None
+    assert found["means"]["score_difference"]["mean"] == 1.0
+    assert not {"judge_difference", "reward_accuracy"} & set(found["means"])
 
 
 @pytest.fixture
 def stages(monkeypatch, tmp_path):
-    """Stands for the stages: seed k raises the score of two prompts by k/10 and by 0; notes the work of each seed."""
+    """Replace the stages: seed k raises the score of two prompts by k/10 and by 0. Records which seeds ran."""
     worked: list[int] = []
     fails: dict[int, BaseException] = {}
 
@@ -76,13 +93,13 @@ def stages(monkeypatch, tmp_path):
     return worked, fails
 
 
-def said(capsys, *argv: str, code: int = 0) -> tuple[str, str]:
+def output_of(capsys, *argv: str, code: int = 0) -> tuple[str, str]:
     assert cli.main(["seeds", *argv]) == code
     return capsys.readouterr()
 
 
-def test_every_seed_is_run_and_shown_and_the_means_are_of_paired_differences(stages, tmp_path, capsys):
-    out, err = said(capsys, "--n", "3", "--seed", "2", "--out", "many")
+def test_each_seed_is_shown_and_the_means_are_of_paired_differences(stages, tmp_path, capsys):
+    out, err = output_of(capsys, "--n", "3", "--seed", "2", "--out", "many")
     assert [line for line in err.splitlines() if line.startswith("seed ")] == ["seed 2", "seed 3", "seed 4"]
     rows = [line.split() for line in out.splitlines() if line.strip().startswith(("2 ", "3 ", "4 "))]
     assert [row[:4] for row in rows] == [
@@ -105,9 +122,9 @@ def test_every_seed_is_run_and_shown_and_the_means_are_of_paired_differences(sta
     assert f"score, policy minus SFT: 0.15 [{low:.2f}, {high:.2f}]" in out
 
 
-def test_a_run_of_the_pipeline_is_read_as_it_is(tmp_path, finished_run, capsys):
+def test_figures_are_those_of_the_run_directories(tmp_path, finished_run, capsys):
     shutil.copytree(finished_run, tmp_path / "many" / "seed-1")
-    _, err = said(capsys, "--n", "1", "--resume", "--out", str(tmp_path / "many"))
+    _, err = output_of(capsys, "--n", "1", "--resume", "--out", str(tmp_path / "many"))
     assert err.count("[was complete]") == 4
     found = json.loads((tmp_path / "many" / "seeds.json").read_text())
     evaluation = json.loads((finished_run / "evaluation.json").read_text())
@@ -118,34 +135,35 @@ def test_a_run_of_the_pipeline_is_read_as_it_is(tmp_path, finished_run, capsys):
     accuracy = json.loads((finished_run / "reward_model" / "summary.json").read_text())["accuracy"]
     assert found["seeds"][0]["reward_accuracy"] == accuracy
     assert found["seeds"][0]["kl"] == evaluation["policy"]["kl_mean"]
-    assert found["means"]["kl"] == {"mean": evaluation["policy"]["kl_mean"], "ci95": None}  # one figure has no spread
+    assert found["means"]["kl"] == {"mean": evaluation["policy"]["kl_mean"], "ci95": None}  # one seed has no interval
     assert found["diverged"] == sum(bool(row["diverged"]) for row in found["seeds"])
 
 
-def test_a_file_in_the_way_is_one_line(stages, tmp_path, capsys):
+def test_a_file_in_place_of_the_folder_is_a_one_line_error(stages, tmp_path, capsys):
     (tmp_path / "many").write_text("")
-    _, err = said(capsys, "--out", "many", code=1)
-    assert err == "plaudit: error: many/seed-1: cannot be made: Not a directory\n"
+    _, err = output_of(capsys, "--out", "many", code=1)
+    assert err.startswith("plaudit: error: many/seed-1: ")
+    assert err.count("\n") == 1
 
 
-def test_stopped_it_goes_on_and_keeps_what_is_finished_and_its_settings(stages, capsys):
+def test_resume_keeps_finished_seeds_and_settings(stages, capsys):
     worked, fails = stages
     fails[2] = KeyboardInterrupt()
     argv = ("--n", "2", "--ppo.kl-coef", "0.5", "--out", "many")
-    _, err = said(capsys, *argv, code=130)
-    assert err.splitlines()[-1] == "plaudit: stopped; go on with: plaudit seeds --resume --out many --n 2"
-    _, err = said(capsys, *argv, code=1)
-    assert err.startswith("plaudit: error: many/seed-1: already holds sft, reward, ppo; use --resume")
+    _, err = output_of(capsys, *argv, code=130)
+    assert err.splitlines()[-1].endswith("plaudit seeds --resume --out many --n 2")
+    _, err = output_of(capsys, *argv, code=1)
+    assert err.startswith("plaudit: error: many/seed-1: already holds")
     fails.clear()
     worked.clear()
-    out, _ = said(capsys, "--resume", "--out", "many", "--n", "2")
+    out, _ = output_of(capsys, "--resume", "--out", "many", "--n", "2")
     assert worked == [2, 2, 2, 2]
     assert "0 of 2 diverged" in out
 
 
-def test_a_seed_whose_training_breaks_is_counted_and_the_others_go_on(stages, capsys):
+def test_a_failed_seed_counts_as_diverged_and_the_others_continue(stages, capsys):
     stages[1][1] = TrainingError("ppo iteration 7: the loss is not finite")
-    out, _ = said(capsys, "--n", "2", "--out", "many")
+    out, _ = output_of(capsys, "--n", "2", "--out", "many")
     assert "1 of 2 diverged" in out
     assert "seed 1: ppo iteration 7: the loss is not finite\n" in out
     assert "score, policy minus SFT: 0.10" in out  # of seed 2 alone

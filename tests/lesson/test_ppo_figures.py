@@ -76,7 +76,7 @@ def test_frontier_shows_best_of_n_and_ppo_against_kl():
         "ppo": [point(1.0, 0.2, 0.6), point(4.0, 0.9, 0.9)],
     }
     metrics = [{"step": i + 1, "kl": float(i), "score": i / 10} for i in range(10)]
-    windows = [Window(4, 640, 0.1, 0.6, 0.7, 14.0), Window(9, 800, 0.5, 0.8, 0.6, 14.0)]
+    windows = [Window(4, 640, 0.1, 0.5, 0.6, 0.7, 14.0), Window(9, 800, 0.5, 0.5, 0.8, 0.6, 14.0)]
     score, judge = ppo_figures.frontier_figure(frontier, metrics, windows).axes
     for axes, kl, values, best in (
         (score, range(10), np.arange(10) / 10, (0, 0.3, 0.6)),

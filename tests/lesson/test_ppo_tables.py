@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from plaudit import rng
-from plaudit.algorithms.actors import Actors
-from plaudit.algorithms.ppo import answer
-from plaudit.algorithms.rollout import ScoreScale, collect, estimate
+from plaudit.algorithms.ppo import compute_advantages, rollout_values
 from plaudit.lesson import ppo_tables
+from plaudit.rewards import ModelReward
+from plaudit.training.models import Models
+from plaudit.training.rollouts import ScoreScale, generate, score_rollout
 
 
 def columns_of(html):
@@ -26,7 +27,7 @@ def columns_of(html):
 
 
 def test_every_parameter_belongs_to_one_part(bare_run):
-    models = Actors.load(bare_run())
+    models = Models.load(bare_run(), "ppo", value_head=True)
     parts = ppo_tables.parameters_by_part(models.policy)
     assert list(parts) == ["embeddings", "layer 1", "layer 2", "final norm", "value head"]
     assert sum(map(len, parts.values())) == len(list(models.policy.parameters()))
@@ -37,7 +38,7 @@ def test_every_parameter_belongs_to_one_part(bare_run):
 @pytest.mark.parametrize("common", [True, False])
 def test_memory_table_counts_trained_and_shared_parameters(bare_run, common):
     """Only the second layer of the policy is trained. The reward model has the first one in common, or nothing."""
-    models = Actors.load(bare_run(train_layers=1, reward_on_sft=common))
+    models = Models.load(bare_run(train_layers=1, reward_on_sft=common), "ppo", value_head=True)
     others = {"reference": models.reference, "reward model": models.reward_model}
     columns = columns_of(ppo_tables.memory_table(models.policy, others).text)
     parts = columns.pop("part")
@@ -57,40 +58,42 @@ def test_memory_table_counts_trained_and_shared_parameters(bare_run, common):
 
 @pytest.fixture
 def rollout(bare_run, tiny_tokenizer):
-    """A tokenizer, and the experience and exact KL of three responses to prompts of different lengths."""
-    run = bare_run()
-    models = Actors.load(run)
+    """A tokenizer, and PPO's batch of three responses to prompts of different lengths."""
+    models = Models.load(bare_run(), "ppo", value_head=True)
     with torch.no_grad():  # a policy that differs from the reference, and a value head that is not zero
         models.policy.lm.transformer.h[1].mlp.c_proj.weight.mul_(1.5)
         models.policy.value_head.weight.fill_(0.05)
     prompts = [tiny_tokenizer.prompt(text) for text in ("a joy", "a warm film", "the")]
-    responses, logits = answer(models, prompts, rng.uniforms(range(3), 8, 1, "test", 0, "rollout"), 1.0, run)
-    rollout, kl, _ = collect(models.policy, models.reference, logits, responses, ScoreScale(0, 1, -1), 1.0, run)
-    return tiny_tokenizer, estimate(rollout, 0.1, 1.0, 0.95), kl
+    noise = rng.uniforms(range(3), 8, 1, "test", 0, "rollout")
+    responses = generate(models.policy, prompts, noise, tiny_tokenizer, 1.0)
+    logits = ModelReward(models.reward_model)(responses)
+    rollout, states = score_rollout(models.policy, models.reference, responses, logits, ScoreScale(0, 1, -1), 1.0)
+    values = rollout_values(models.policy, states, rollout)
+    return tiny_tokenizer, compute_advantages(rollout, values, 0.1, 1.0, 0.95)
 
 
 @pytest.mark.parametrize("row", [0, 1, 2])
 def test_rollout_table_has_the_numbers_of_one_response(rollout, row):
-    tokenizer, experience, kl = rollout
-    rollout = experience.rollout
-    length = int(rollout.response_mask[row].sum())
-    page = ppo_tables.rollout_table(tokenizer, experience, kl, row, "a prompt").text
+    tokenizer, batch = rollout
+    rollout = batch.rollout
+    length = int(rollout.responses.response_mask[row].sum())
+    page = ppo_tables.rollout_table(tokenizer, batch, row).text
     columns = columns_of(page)
     expected = {
         "log p, policy": rollout.logprobs,
         "log p, reference": rollout.ref_logprobs,
         "KL, sampled": rollout.logprobs - rollout.ref_logprobs,
-        "KL, exact": kl,
-        "reward": experience.rewards,
-        "value": rollout.values,
-        "return": experience.returns,
-        "advantage": experience.advantages,
+        "KL, exact": rollout.kl,
+        "reward": batch.rewards,
+        "value": batch.values,
+        "return": batch.returns,
+        "advantage": batch.advantages,
     }
     assert list(columns) == ["token", *expected]
     for name, values in expected.items():
         assert columns[name] == pytest.approx(values[row, :length].tolist(), abs=5.1e-3), name
     assert any(abs(value) > 0.01 for value in columns["KL, exact"])
-    assert page.startswith("<p><i>a prompt</i>")
+    assert page.startswith(f"<p><i>{('a joy', 'a warm film', 'the')[row]}</i>")
     assert page.partition("</p>")[0].count("<span") == length
 
 

@@ -1,6 +1,6 @@
-"""Every response of a language model with four tokens and a cap of three: sums over all 40 of them, in float64.
+"""Every response of a language model with four tokens and at most three of them: sums over all 40 of them, in float64.
 
-Plain numpy and not a line of the library: this is what the library's results are held against. A model is a table
+In plain numpy, without the library: the reference for the library's results. A model is a table
 (STATES, VOCABULARY) of next-token logits; a distribution over responses is an array (40,) in the order of RESPONSES.
 """
 
@@ -8,20 +8,20 @@ import numpy as np
 
 VOCABULARY, EOS, CAP = 4, 0, 3
 STATES = 2 * VOCABULARY**CAP
-MISSING_EOS = -0.8  # the score of a response that the cap cut off
+MISSING_EOS = -0.8  # the score of a response that the length limit cut off
 
 
 def state_of(tokens):
-    """The row of a table for what has been said so far: its digits in base 4 behind a leading 1."""
+    """The row of a table for the tokens so far: the number with these digits in base 4 after a leading 1."""
     state = 1
     for token in tokens:
         state = VOCABULARY * state + token
     return state
 
 
-def _continued(said):
+def _continued(tokens):
     for token in range(VOCABULARY):
-        whole = (*said, token)
+        whole = (*tokens, token)
         if token == EOS or len(whole) == CAP:
             yield whole
         else:
@@ -32,7 +32,7 @@ RESPONSES = tuple(_continued(()))
 
 
 def scores_of(logits):
-    """(40,) score of every response: its logit, or the fixed score where the cap cut it off."""
+    """(40,) score of every response: its logit, or the fixed score where the length limit cut it off."""
     return np.array([logits[y] if y[-1] == EOS else MISSING_EOS for y in RESPONSES])
 
 
@@ -60,9 +60,9 @@ def objective(table, reference, scores, beta):
 def gradient(table, reference, scores, beta):
     """(STATES, VOCABULARY) gradient of the objective: E[(score - beta log p/q) grad log p], all terms summed."""
     p = probabilities(table)
-    worth = scores - beta * np.log(p / probabilities(reference))
+    rewards = scores - beta * np.log(p / probabilities(reference))
     out = np.zeros_like(table)
-    for y, weight in zip(RESPONSES, p * worth, strict=True):
+    for y, weight in zip(RESPONSES, p * rewards, strict=True):
         for t in range(len(y)):
             state = state_of(y[:t])
             out[state] -= weight * _softmax(table[state])

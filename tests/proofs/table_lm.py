@@ -1,6 +1,5 @@
-"""The enumerable language model as the library sees it: tables behind the adapter that Hugging Face models have."""
+"""The enumerable language model as a model of transformers' interface, so that the library runs it unchanged."""
 
-from pathlib import Path
 from types import SimpleNamespace
 
 import torch
@@ -9,53 +8,44 @@ from proofs.enumerable import CAP, EOS, MISSING_EOS, STATES, VOCABULARY, state_o
 from torch import nn
 
 from plaudit import rng
-from plaudit.algorithms.rollout import ScoreScale, respond, score_responses
-from plaudit.config import build
+from plaudit.models.plain import PlainEngine
+from plaudit.models.policy import Policy, RewardModel
 from plaudit.models.tokenizer import Tokenizer
-from plaudit.training.run import Run
+from plaudit.rewards import ModelReward
+from plaudit.training.rollouts import ScoreScale, generate
 
 PROMPT = [3]
 SCALE = ScoreScale(mean=0.0, std=1.0, missing_eos=MISSING_EOS)
-RUN = Run(Path("nowhere"), build({"device": "cpu", "dtype": "float32"}))
-TOKENIZER = Tokenizer(hf=None, bos_id=None, eos_id=EOS, pad_id=EOS)  # pad = eos: masks must not care
-
-
-class Cache:
-    """All that a table needs of the past: the state of each row."""
-
-    def __init__(self, state):
-        self.state = state
-
-    def batch_select_indices(self, indices):
-        self.state = self.state[indices]
-
-
-class Trunk(nn.Module):
-    """Hidden state: one-hot of the state. The first attended token is the prompt and says nothing."""
-
-    def forward(self, input_ids, attention_mask, position_ids, past_key_values=None, use_cache=False):
-        n = input_ids.shape[1]
-        state = torch.zeros(len(input_ids), dtype=torch.long) if past_key_values is None else past_key_values.state
-        seen = []
-        for t in range(n):
-            read = torch.where(state == 0, 1, VOCABULARY * state + input_ids[:, t])
-            state = torch.where(attention_mask[:, t - n].bool(), read, state)
-            seen.append(state)
-        hidden = F.one_hot(torch.stack(seen, 1), STATES).float()
-        return SimpleNamespace(last_hidden_state=hidden, past_key_values=Cache(state))
-
-
+ENGINE = PlainEngine()
+TOKENIZER = Tokenizer(hf=None, bos_id=None, eos_id=EOS, pad_id=EOS)  # pad = eos: masks must not depend on it
 CONFIG = SimpleNamespace(hidden_size=STATES, vocab_size=VOCABULARY, model_type="table")
 
 
+class Backbone(nn.Module):
+    """Hidden state: one-hot of the state. The first attended token is the prompt, which decides nothing."""
+
+    def forward(self, input_ids, attention_mask=None, past_key_values=None, use_cache=False):
+        rows, n = input_ids.shape
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        state = torch.zeros(rows, dtype=torch.long) if past_key_values is None else past_key_values
+        states = []
+        for t in range(n):
+            read = torch.where(state == 0, 1, VOCABULARY * state + input_ids[:, t])
+            state = torch.where(attention_mask[:, t - n].bool(), read, state)
+            states.append(state)
+        hidden = F.one_hot(torch.stack(states, 1) % STATES, STATES).float()
+        return SimpleNamespace(last_hidden_state=hidden, past_key_values=state)
+
+
 class TableLM(nn.Module):
-    """Next-token logits straight from a table (STATES, VOCABULARY)."""
+    """A language model whose next-token logits are the rows of a table (STATES, VOCABULARY)."""
 
     config = CONFIG
 
     def __init__(self, table):
         super().__init__()
-        self.base_model = Trunk()
+        self.base_model = Backbone()
         self.head = nn.Linear(STATES, VOCABULARY, bias=False)
         with torch.no_grad():
             self.head.weight.copy_(torch.from_numpy(table.T))
@@ -63,28 +53,41 @@ class TableLM(nn.Module):
     def get_output_embeddings(self):
         return self.head
 
+    def forward(self, input_ids, attention_mask=None, past_key_values=None, use_cache=False):
+        output = self.base_model(input_ids, attention_mask, past_key_values)
+        output.logits = self.head(output.last_hidden_state)
+        return output
+
     @property
     def table(self):
         return self.head.weight.detach().double().numpy().T.copy()
 
 
-class TableReward(nn.Module):
-    """A reward model whose logit of each whole response stands in a table."""
+class TableClassifier(nn.Module):
+    """A sequence classifier whose logits of whole responses are given."""
 
     config = CONFIG
 
-    def __init__(self, scores):
+    def __init__(self, logits):
         super().__init__()
-        self.base_model = Trunk()
+        self.base_model = Backbone()
         self.score = nn.Linear(STATES, 1, bias=False)
         with torch.no_grad():
             self.score.weight.zero_()
-            for response, score in scores.items():
-                self.score.weight[0, state_of(response)] = score
+            for response, logit in logits.items():
+                self.score.weight[0, state_of(response)] = logit
 
 
-def sampled(lm, reward_model, rows, *purpose):
-    """`rows` responses of `lm` and their reward-model logits, by the library's own path."""
+def policy_of(table, value_head=True):
+    return Policy(TableLM(table), ENGINE, value_head=value_head)
+
+
+def reward_of(logits):
+    return ModelReward(RewardModel(TableClassifier(logits), ENGINE))
+
+
+def sampled(policy, reward, rows, *purpose):
+    """`rows` responses of the policy and their raw scores."""
     noise = rng.uniforms(range(rows), CAP, 0, "proof", 0, "/".join(map(str, purpose)))
-    responses = respond(lm, [PROMPT] * rows, noise, TOKENIZER, 1.0, RUN)
-    return responses, score_responses(reward_model, responses, RUN)
+    responses = generate(policy, [PROMPT] * rows, noise, TOKENIZER, 1.0)
+    return responses, reward(responses)

@@ -1,4 +1,4 @@
-"""Best-of-n from the reference: its exact distribution, and the bound on its KL that people quote as its KL."""
+"""Best-of-n from the reference: its exact distribution, and the bound on its KL that is often quoted as its KL."""
 
 import itertools
 import math
@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 from proofs.enumerable import RESPONSES, divergence, probabilities, scores_of, tables
-from proofs.table_lm import SCALE, TableLM, TableReward, sampled
+from proofs.table_lm import SCALE, policy_of, reward_of, sampled
 
 _, REFERENCE, LOGITS = tables()
 Q, SCORES = probabilities(REFERENCE), scores_of(LOGITS)
@@ -16,7 +16,7 @@ def best_of_n(q, scores, n):
     """(40,) probability that each response is the best of n; among equal scores the first drawn wins.
 
     All n draws score at most s with probability F(s)^n; the share of the responses that score exactly s is then
-    divided as q divides it, because equal scores are won by whoever came first.
+    divided as q divides it, because among equal scores the first drawn wins.
     """
     at_most = np.array([q[scores <= s].sum() for s in scores])
     exactly = np.array([q[scores == s].sum() for s in scores])
@@ -32,28 +32,28 @@ def test_the_formula_equals_the_enumeration_of_all_draws(n):
 
 
 @pytest.mark.parametrize("n", [1, 2, 4, 8, 16, 64, 1000])
-def test_its_kl_is_at_most_log_n_less_n_minus_1_over_n(n):
+def test_its_kl_is_at_most_log_n_minus_n_minus_1_over_n(n):
     p = best_of_n(Q, SCORES, n)
-    seen = p > 0
+    positive = p > 0
     assert p.sum() == pytest.approx(1, abs=1e-9)
-    assert divergence(p[seen], Q[seen]) <= math.log(n) - (n - 1) / n + 1e-12
+    assert divergence(p[positive], Q[positive]) <= math.log(n) - (n - 1) / n + 1e-12
     assert p @ SCORES >= Q @ SCORES - 1e-12
 
 
-def test_the_bound_is_reached_when_no_two_responses_tie_and_none_is_likely():
+def test_the_bound_is_the_kl_when_no_two_responses_tie_and_none_is_likely():
     """With 5,000 equally likely responses of different scores the formula is the KL."""
     p = best_of_n(np.full(5000, 1 / 5000), np.arange(5000.0), 4)
     assert np.sum(p * np.log(p * 5000)) == pytest.approx(math.log(4) - 3 / 4, abs=1e-3)
 
 
 @pytest.mark.parametrize("n", [2, 4])
-def test_sampled_and_scored_by_the_library_the_best_has_that_distribution(n):
+def test_the_best_of_n_sampled_by_the_library_has_that_distribution(n):
     groups = 4000
-    responses, logits = sampled(TableLM(REFERENCE), TableReward(LOGITS), groups * n, "best of", n)
-    scores = SCALE.scores(logits, responses.ended).view(groups, n).numpy()
+    responses, raw = sampled(policy_of(REFERENCE), reward_of(LOGITS), groups * n, "best of", n)
+    scores = SCALE.scores(raw, responses.ended).view(groups, n).numpy()
     winners = scores.argmax(1) + n * np.arange(groups)
-    ids, lengths = responses.response_ids, responses.response_mask.sum(1)
-    won = [RESPONSES.index(tuple(ids[i, : lengths[i]].tolist())) for i in winners]
+    tokens = responses.tokens()
+    won = [RESPONSES.index(tuple(tokens[i])) for i in winners]
     counts, p = np.bincount(won, minlength=len(RESPONSES)), best_of_n(Q, SCORES, n)
     likely = groups * p > 5
     z = (counts - groups * p)[likely] / np.sqrt(groups * p * (1 - p))[likely]

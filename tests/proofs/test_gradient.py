@@ -1,19 +1,18 @@
-"""The gradient that our code samples is the gradient of E[score] - beta KL, term by term of a full enumeration."""
+"""The gradients of the algorithms are, on average, the gradient of E[score] - beta KL, which a full enumeration gives."""
 
 import numpy as np
 import pytest
 import torch
 from proofs.enumerable import RESPONSES, gradient, objective, probabilities, scores_of, tables
-from proofs.table_lm import RUN, SCALE, TableLM, TableReward, sampled
+from proofs.table_lm import SCALE, TableLM, policy_of, reward_of, sampled
 
-from plaudit.algorithms.rollout import collect
+from plaudit.algorithms.ppo import rollout_values
 from plaudit.maths.advantages import gae, token_rewards
 from plaudit.maths.losses import policy_loss
-from plaudit.maths.masked import unflatten
-from plaudit.models.heads import Policy, logprobs_of
+from plaudit.training.rollouts import score_rollout
 
 
-def test_the_oracle_knows_every_response_and_its_own_slope():
+def test_the_enumeration_is_complete_and_its_gradient_is_that_of_finite_differences():
     policy, reference, logits = tables()
     assert len(RESPONSES) == len(set(RESPONSES)) == 1 + 3 + 9 * 4
     assert probabilities(policy).sum() == pytest.approx(1, abs=1e-12)
@@ -27,41 +26,40 @@ def test_the_oracle_knows_every_response_and_its_own_slope():
         assert slope == pytest.approx(exact[place], abs=1e-9)
 
 
-def _sampled_gradient(policy, reference, reward_model, beta, rows, part):
+def _sampled_gradient(policy, reference, reward, beta, rows, part):
     """Ascent direction from one batch of `rows` responses: rewards, raw GAE, policy loss at ratio 1."""
-    responses, logits = sampled(policy.lm, reward_model, rows, "gradient", part)
-    rollout, _, _ = collect(policy, reference, logits, responses, SCALE, 1.0, RUN)
-    mask = rollout.response_mask
+    responses, raw = sampled(policy, reward, rows, "gradient", part)
+    rollout, states = score_rollout(policy, reference, responses, raw, SCALE, 1.0)
+    mask = responses.response_mask
     rewards = token_rewards(rollout.scores, rollout.logprobs, rollout.ref_logprobs, mask, beta)
-    advantages, _ = gae(rewards, rollout.values, mask, gamma=1.0, lam=1.0)
-    states, _ = policy(rollout.ids, rollout.attention_mask, mask)
-    logprobs = unflatten(logprobs_of(policy.lm, states, rollout.response_ids[mask]), mask)
-    loss, _ = policy_loss(logprobs, rollout.logprobs, advantages, mask, clip_range=0.2)
+    advantages, _ = gae(rewards, rollout_values(policy, states, rollout), mask, gamma=1.0, lam=1.0)
+    logprobs, _ = policy(responses.ids, responses.attention_mask, mask)
+    (loss, _), _ = policy_loss(logprobs, rollout.logprobs, advantages, mask, clip_range=0.2)
     policy.zero_grad()
-    (-loss * mask.sum() / rows).backward()  # the loss is a mean over tokens; the objective is one over responses
+    (-loss / rows).backward()  # the loss is a sum over tokens; the objective is a mean over responses
     return policy.lm.head.weight.grad.double().numpy().T.copy()
 
 
 @pytest.mark.parametrize("baseline", [0.0, 0.5])
 @pytest.mark.parametrize(("beta", "scored"), [(0.0, 1.0), (0.7, 0.0), (0.7, 1.0)])
-def test_the_mean_sampled_gradient_is_the_exact_one(beta, scored, baseline):
+def test_the_mean_sampled_gradient_of_ppo_is_the_exact_one(beta, scored, baseline):
     table, reference, logits = tables()
     logits = {y: scored * x for y, x in logits.items()}
-    policy = Policy(TableLM(table))
+    policy = policy_of(table)
     torch.nn.init.normal_(
         policy.value_head.weight, std=baseline, generator=torch.Generator().manual_seed(0)
     )  # lam = 1: any baseline is unbiased
     parts = np.stack(
         [
-            _sampled_gradient(policy, TableLM(reference), TableReward(logits), beta, 250, part) for part in range(40)
+            _sampled_gradient(policy, TableLM(reference), reward_of(logits), beta, 250, part) for part in range(40)
         ]  # 10,000 responses
     )
     exact = gradient(table, reference, scores_of(logits), beta)
     mean, error = parts.mean(0), parts.std(0, ddof=1) / np.sqrt(len(parts))
-    reached = error > 0  # states after an end have no gradient, sampled or exact
+    reached = error > 0  # states after an end token have no gradient
     assert (exact[~reached] == 0).all()
     z = (mean - exact)[reached] / error[reached]
     assert reached.sum() == 13 * 4
     assert abs(z).max() < 4.5
     assert (z**2).mean() < 2  # 1 expected; a bias of one standard error everywhere would give 2
-    assert np.linalg.norm(mean - exact) < 0.1 * np.linalg.norm(exact)  # and the test has the power to see a fault
+    assert np.linalg.norm(mean - exact) < 0.1 * np.linalg.norm(exact)  # so small an error that a fault would show

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from plaudit import rng
-from plaudit.algorithms.calibration import summarise
 from plaudit.batches import LabelledBatch, PreferenceBatch, number_of_rows, to_device
 from plaudit.config import LORA_ALPHA, LORA_RANK, MICROBATCH_SIZE, setting
 from plaudit.data.splits import Part
 from plaudit.errors import DataError
 from plaudit.maths.losses import Loss, bradley_terry_loss, label_loss
+from plaudit.maths.preferences import preference_statistics
 from plaudit.models.layers import freeze_lower_layers
 from plaudit.models.loading import load_reward_model, load_tokenizer, save, window
 from plaudit.models.lora import add_adapters
@@ -34,7 +34,7 @@ Ids = tuple[list[int], list[int]]
 
 @dataclass(frozen=True)
 class Config:
-    """Reward model: train a score for texts on labels or on comparisons."""
+    """A score for texts, trained on labels or on comparisons."""
 
     epochs: int = setting(2, "passes over the training data; raise it while held-out accuracy still rises", low=1)
     batch_size: int = setting(32, "texts or comparisons in one optimizer step", unit="records", low=1)
@@ -125,7 +125,7 @@ def reward_model(run: Run) -> Iterator[StepReport]:
         "kind": "comparisons" if pairs else "labels",
         "records": len(train),
         "dropped": data.dropped | {"too long": too_long},
-        **summarise(logits, weights, differences, pairs=pairs),
+        **preference_statistics(logits, weights, differences, pairs=pairs),
     }
     run.finish("reward_model", summary)
 

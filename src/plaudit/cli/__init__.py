@@ -1,7 +1,7 @@
 """The command line: thin commands over the pipeline.
 
 torch and transformers take seconds to import, so the modules that need them are imported inside the commands:
-`plaudit --help` and a mistyped flag answer at once.
+help texts, wrong flags and wrong settings are answered at once.
 """
 
 from __future__ import annotations
@@ -11,15 +11,53 @@ import importlib.util
 import os
 import shlex
 import sys
-from argparse import Namespace
+from json import dumps
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from plaudit import config as settings
-from plaudit.cli.flags import STAGE_OF, parse, settings_of
-from plaudit.config import Config
+import click
+
+from plaudit import __version__
+from plaudit.cli import flags
+from plaudit.config import ALGORITHMS, SECTIONS, Config, build, preset, read_toml, resolve
 from plaudit.errors import ConfigError, PlauditError, RunError, TrainingError
 
-ALL_STAGES = ("sft", "reward_model", "ppo", "evaluation")
+if TYPE_CHECKING:
+    from plaudit.cli.plan import Plan
+
+Given = dict[str, Any]  # "flags": settings by full name; "config" and "preset": a path and a name, None if not given
+RUN_STAGES = ("sft", "reward_model", "ppo", "evaluation")
+
+_EPILOG = """\b
+First steps:
+  plaudit run                                      the whole experiment, into runs/default
+  plaudit doctor                                   check in seconds that model, data and machine can do it
+  plaudit run --resume                             continue after a stop
+  plaudit sample runs/default "the film is"        responses of the SFT model and the policy, side by side
+  plaudit run --ppo.kl-coef 0.1 --out runs/kl-0.1  the same with one setting changed
+  plaudit notebooks lessons                        copy the three notebooks that teach all this into lessons/
+  plaudit COMMAND --help                           every flag and setting: meaning, unit, range, default
+
+Exit codes: 0 done; 1 failed (data, model, run directory, training); 2 a wrong flag or setting; 130 stopped by Ctrl-C.
+"""
+
+
+class _Commands(click.Group):
+    command_class = flags.Command
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The commands in the order in which a user meets them."""
+        return list(self.commands)
+
+
+commands = _Commands(
+    help="RLHF that people can read, run on a laptop, and trust: SFT, reward model, PPO.",
+    epilog=_EPILOG,
+    context_settings=flags.CONTEXT,
+)
+click.version_option(__version__, message=f"plaudit {__version__}")(commands)
+_overwrite = click.option("--overwrite", is_flag=True, help="remove what is there and start again")
+_run = click.argument("run", type=flags.PATH, help="run directory")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -29,176 +67,52 @@ def main(argv: list[str] | None = None) -> int:
         argv: the words after `plaudit`; those of this process if None.
 
     Returns:
-        the exit code: 0 done, 1 it could not be done, 2 a wrong flag or setting, 130 stopped by Ctrl-C.
+        the exit code: 0 done, 1 failed, 2 a wrong flag or setting, 130 stopped by Ctrl-C.
     """
+    words = sys.argv[1:] if argv is None else argv
     if hasattr(sys.stdout, "reconfigure"):  # a terminal that cannot show a character gets '?', not a traceback
         sys.stdout.reconfigure(errors="replace")
     try:
-        code = _guarded(sys.argv[1:] if argv is None else argv)
+        code = _guarded(words)
         sys.stdout.flush()
     except BrokenPipeError:
-        # The reader, such as `head`, has gone; without this Python would complain once more on its way out.
+        # The reader, such as `head`, has gone; without this Python would complain once more when it exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
     return code
 
 
 def _guarded(argv: list[str]) -> int:
-    args = None
     try:
-        args = parse(argv)
-        commands = {
-            "run": _run,
-            "sample": _sample,
-            "doctor": _doctor,
-            "frontier": _frontier,
-            "seeds": _seeds,
-            "notebooks": _notebooks,
-        }
-        code = commands.get(args.command, _stage)(args)
-    except SystemExit as stop:  # argparse, after --help or --version
-        return int(stop.code or 0)
+        with commands.make_context("plaudit", argv or ["--help"], obj={"flags": {}}) as context:
+            return commands.invoke(context) or 0
+    except click.exceptions.Exit as done:  # after --help or --version
+        return done.exit_code
     except KeyboardInterrupt:
-        print(f"plaudit: stopped{_how_to_go_on(args)}", file=sys.stderr)
+        words = [word for word in argv if word not in ("--overwrite", "--resume")]
+        name = words[0].replace("_", "-")
+        words += ["--resume"] if any(param.name == "resume" for param in commands.commands[name].params) else []
+        again = "" if name in ("sample", "doctor", "notebooks") else f"; continue with: plaudit {shlex.join(words)}"
+        print(f"plaudit: stopped{again}", file=sys.stderr)
         return 130
+    except click.ClickException as error:
+        print("plaudit: error:", flags.message(error, commands, argv), file=sys.stderr)
+        return 2
     except PlauditError as error:
         print("plaudit: error:", " ".join(str(error).split("\n")), file=sys.stderr)
         return 2 if isinstance(error, ConfigError) else 1
-    return code or 0
 
 
-def _run(args: Namespace) -> None:
-    config = _config(args, args.out if args.resume else None)
-    seconds = _drive(args, config, ALL_STAGES, resume=args.resume, overwrite=args.overwrite)
-
-    from plaudit.cli import console
-
-    console.summary(args.out, config, seconds)
+def _settings(given: Given, directory: Path | None) -> dict[str, Any]:
+    """Every setting: default < preset < the settings of `directory`, if given < --config < flags."""
+    layers = [preset(given["preset"]) if given["preset"] else {}, _saved(directory)]
+    layers.append(read_toml(Path(given["config"])) if given["config"] else {})
+    return resolve(*layers, given["flags"])
 
 
-def _stage(args: Namespace) -> None:
-    stage = STAGE_OF[args.command]
-    if stage != "evaluation":
-        config = _config(args, args.out)
-        _drive(args, config, (stage,), resume=args.resume, overwrite=args.overwrite)
-
-        from plaudit.cli import console
-
-        console.next_command(args.out, stage)
-        return
-
-    _must_exist(args.out)
-    config, before = _config(args, args.out), settings.build(_saved(args.out))
-    # Asking for the figures again shows them; asking for others makes them anew.
-    anew = args.overwrite or config.evaluation != before.evaluation
-    if anew or config != before or not _evaluated(args.out):
-        _drive(args, config, (stage,), resume=not anew, overwrite=anew)
-
-    from plaudit.cli import console
-
-    if args.json:
-        print(console.evaluation_text(args.out), end="")
-    else:
-        console.headline(args.out)
-
-
-def _sample(args: Namespace) -> None:
-    _must_exist(args.out)
-
-    from plaudit.cli import console, progress
-    from plaudit.evaluation.sample import sample
-
-    with progress.waiting("opening the models"):
-        answers = sample(args.out, args.prompt, args.samples, args.seed, args.max_new_tokens)
-    console.samples(args.prompt, [dataclasses.asdict(answer) for answer in answers])
-
-
-def _doctor(args: Namespace) -> int:
-    if args.out:
-        _must_exist(args.out)
-    config = _config(args, args.out)
-
-    from plaudit.cli import console, progress
-
-    with progress.waiting("looking"):
-        from plaudit.evaluation.doctor import doctor
-        from plaudit.training.run import Run
-
-        run = Run(args.out or Path(os.devnull), config)
-        checks = doctor(run, "ppo" if run.complete("reward_model") else "sft")
-    console.checks([(check.mark, check.line) for check in checks])
-    return 0 if all(check.ok for check in checks) else 1
-
-
-def _frontier(args: Namespace) -> None:
-    _must_exist(args.out)
-
-    from plaudit.cli import console, progress
-
-    with progress.waiting("starting"):
-        from plaudit.evaluation.frontier import frontier
-        from plaudit.training.run import Run
-
-        reports = frontier(Run.existing(args.out), args.kl_coefs, args.draws, overwrite=args.overwrite)
-    progress.follow(reports, args.out, ())
-    console.frontier(args.out)
-
-
-def _seeds(args: Namespace) -> None:
-    first = min(args.out.glob("seed-*"), key=lambda p: (len(p.name), p.name), default=args.out)
-    config = _config(args, first if args.resume else None)
-
-    from plaudit.cli import console, progress
-
-    with progress.waiting("starting"):
-        from plaudit.evaluation.seeds import summarise
-        from plaudit.pipeline import check, steps
-        from plaudit.training.run import Run
-
-        check(config, args.out, ALL_STAGES)
-        runs = [
-            Run.open(
-                args.out / f"seed-{seed}",
-                dataclasses.replace(config, seed=seed),
-                resume=args.resume,
-                overwrite=args.overwrite,
-                stages=ALL_STAGES,
-            )
-            for seed in range(config.seed, config.seed + args.n)
-        ]
-    stopped = {}
-    for run in runs:
-        print(f"seed {run.config.seed}", file=sys.stderr)
-        try:
-            progress.follow(steps(run, ALL_STAGES), run.path, ALL_STAGES)
-        except TrainingError as error:
-            stopped[run.config.seed] = str(error)
-    console.seeds(args.out, summarise(args.out, runs, stopped))
-
-
-def _notebooks(args: Namespace) -> None:
-    from plaudit.lesson.shipped import copy_to
-
-    notebooks = copy_to(args.out, overwrite=args.overwrite)
-    print(f"{args.out}: {', '.join(n.name for n in notebooks)}")
-    if importlib.util.find_spec("jupyterlab") is None:
-        print("first: pip install 'plaudit[notebooks]'")
-    print(f"next: jupyter lab {shlex.quote(str(notebooks[0]))}")
-
-
-def _config(args: Namespace, known: Path | None) -> Config:
-    """The settings of default < preset < the run directory (if `known`) < --config < flags, checked."""
-    layers = [settings.preset(args.preset)] if getattr(args, "preset", None) else []
-    if known:
-        layers.append(_saved(known))
-    if args.config:
-        layers.append(settings.read_toml(args.config))
-    return settings.build(*layers, settings_of(args))
-
-
-def _saved(directory: Path) -> dict[str, object]:
-    path = directory / "config.toml"
-    return settings.read_toml(path) if path.exists() else {}
+def _saved(directory: Path | None) -> dict[str, Any]:
+    path = (directory or Path()) / "config.toml"
+    return read_toml(path) if directory and path.exists() else {}
 
 
 def _must_exist(directory: Path) -> None:
@@ -207,36 +121,191 @@ def _must_exist(directory: Path) -> None:
         raise RunError(f"{directory}: no run here (config.toml is missing); make one with {make}")
 
 
-def _evaluated(directory: Path) -> bool:
-    return all((directory / name).exists() for name in ("evaluation.json", "report.html"))
-
-
-def _drive(
-    args: Namespace, config: Config, stages: tuple[str, ...], *, resume: bool, overwrite: bool
-) -> dict[str, float]:
-    """Run the stages with their progress on stderr; seconds by stage of those that had something to do."""
+def _checked(settings: dict[str, Any], out: Path, stages: tuple[str, ...]) -> tuple[Config, Plan]:
+    """The settings as a Config, and what they come to, after a line about them."""
     from plaudit.cli import progress
 
+    progress.header(settings, out)
     with progress.waiting("starting"):
-        from plaudit.pipeline import check, steps
+        from plaudit.cli.plan import plan
+        from plaudit.pipeline import check
+
+        config = build(settings)
+        check(config, out, stages)
+        return config, plan(config, out, stages)
+
+
+def _drive(settings: dict[str, Any], out: Path, stages: tuple[str, ...], **how: bool) -> dict[str, float]:
+    """Run the stages with their progress on stderr; wall-clock seconds by stage of those that ran."""
+    config, plan = _checked(settings, out, stages)
+
+    from plaudit.cli import progress
+    from plaudit.training.run import Run
+
+    run = Run.open(out, config, stages=stages, **how)
+    progress.outlook(plan, [run], stages)
+    return progress.follow(run, stages)
+
+
+def _add_training(name: str, about: str, stages: tuple[str, ...]) -> None:
+    """Add a command that trains: the whole run, or one algorithm."""
+    whole = len(stages) > 1
+    settings = flags.settings(*(SECTIONS if whole else stages), bare=not whole)
+
+    @commands.command(name, help=about, params=[*flags.directory("runs/default"), *settings])
+    @click.pass_obj
+    def train(given: Given, out: Path, resume: bool, overwrite: bool) -> None:
+        settings = _settings(given, out if resume or not whole else None)
+        seconds = _drive(settings, out, stages, resume=resume, overwrite=overwrite)
+
+        from plaudit.cli import console
+
+        if whole:
+            console.summary(out, settings, seconds)
+        else:
+            console.next_command(out, stages[0])
+
+
+_add_training("run", "SFT, reward model, PPO and evaluation, one after the other.", RUN_STAGES)
+for _stage, _about in ALGORITHMS.items():
+    _add_training(_stage.replace("_", "-"), _about, (_stage,))
+
+
+@commands.command("eval", params=flags.settings("evaluation", bare=True))
+@_run
+@click.option("--json", is_flag=True, help="print evaluation.json, and nothing else, on stdout")
+@_overwrite
+@click.pass_obj
+def _evaluate(given: Given, run: Path, json: bool, overwrite: bool) -> None:
+    """Compare SFT model and policy on held-out prompts.
+
+    The figures of a finished run are shown at once; they are made again if a setting of the evaluation is changed.
+    """
+    _must_exist(run)
+    settings, before = _settings(given, run), resolve(_saved(run))
+    changed = [name for name in settings if settings[name] != before[name]]
+    again = overwrite or any(name.startswith("evaluation.") for name in changed)
+    made = all((run / name).exists() for name in ("evaluation.json", "report.html"))
+    if again or changed or not made:
+        _drive(settings, run, ("evaluation",), resume=not again, overwrite=again)
+
+    from plaudit.cli import console
+
+    if json:
+        print(dumps(console.evaluation(run), indent=2))
+    else:
+        console.headline(run)
+
+
+@commands.command("sample")
+@_run
+@click.argument("prompt", help='beginning of the text, such as "the film is"')
+@flags.count("-n", "--samples", low=1, default=4, help="responses of each model")
+@flags.count("--seed", low=0, default=1, help="random seed; another one gives other responses")
+@flags.count("--max-new-tokens", low=1, help="longest response, in tokens; as in training if it is not given")
+def _sample(run: Path, prompt: str, samples: int, seed: int, max_new_tokens: int | None) -> None:
+    """Answer a prompt with SFT model and policy, side by side."""
+    _must_exist(run)
+
+    from plaudit.cli import console, progress
+
+    with progress.waiting("opening the models"):
+        from plaudit.evaluation.sample import sample
+
+        found = sample(run, prompt, samples, seed, max_new_tokens)
+    console.samples(prompt, [dataclasses.asdict(row) for row in found])
+
+
+@commands.command("doctor", params=flags.settings(*SECTIONS, bare=False))
+@click.argument("run", type=flags.PATH, required=False, help="run directory; without it, the base model is checked")
+@click.pass_obj
+def _doctor(given: Given, run: Path | None) -> int:
+    """Run the preflight checks on a run's models."""
+    if run:
+        _must_exist(run)
+    settings = _settings(given, run)
+
+    from plaudit.cli import console, progress
+
+    with progress.waiting("preflight checks"):
+        from plaudit.evaluation.doctor import doctor
         from plaudit.training.run import Run
 
-        check(config, args.out, stages)
-        run = Run.open(args.out, config, resume=resume, overwrite=overwrite, stages=stages)
-    return progress.follow(steps(run, stages), args.out, stages)
+        opened = Run(run or Path(os.devnull), build(settings))
+        checks = doctor(opened, "ppo" if opened.complete("reward_model") else "sft")
+    console.checks([(check.mark, check.line) for check in checks])
+    return 0 if all(check.ok for check in checks) else 1
 
 
-def _how_to_go_on(args: Namespace | None) -> str:
-    if args is None or args.command in ("sample", "doctor", "notebooks"):
-        return ""
-    out = shlex.quote(str(args.out))
-    go_on = f"plaudit {args.command} --resume --out {out}"
-    if args.command in ("eval", "frontier"):
-        go_on = f"plaudit {args.command} {out}"
-    if args.command == "frontier" and args.kl_coefs is not None:
-        go_on += " ".join([" --kl-coefs", *(f"{k:g}" for k in args.kl_coefs)])
-    if args.command == "frontier" and args.draws != 32:
-        go_on += f" --draws {args.draws}"
-    if args.command == "seeds":
-        go_on += f" --n {args.n}"
-    return f"; go on with: {go_on}"
+@commands.command("frontier")
+@_run
+@click.option(
+    "--kl-coefs",
+    metavar="X,X,...",
+    is_flag=False,
+    flag_value="",
+    help="kl_coefs to train with, separated by commas; without a value: none "
+    "[score/nat; at least 0; default: the run's own, twice and four times it]",
+)
+@flags.count("--draws", low=16, default=32, help="responses of the SFT model to each prompt")
+@_overwrite
+def _frontier(run: Path, kl_coefs: str | None, draws: int, overwrite: bool) -> None:
+    """Compare PPO at several kl_coef with best-of-n.
+
+    Each kl_coef trains PPO again, from the run's SFT and reward model. After a stop it continues.
+    """
+    words = None if kl_coefs is None else kl_coefs.split(",") if kl_coefs else []
+    numbers = None if words is None else [resolve({"ppo.kl_coef": word})["ppo.kl_coef"] for word in words]
+    _must_exist(run)
+
+    from plaudit.cli import console, progress
+
+    with progress.waiting("starting"):
+        from plaudit.evaluation.frontier import frontier
+        from plaudit.training.run import Run
+
+        reports = frontier(Run.existing(run), numbers, draws, overwrite=overwrite)
+    progress.watch(reports, "frontier")
+    console.frontier(run)
+
+
+@commands.command("seeds", params=[*flags.directory("runs/seeds"), *flags.settings(*SECTIONS, bare=False)])
+@flags.count("--n", low=1, default=10, help="number of seeds, counted up from --seed; each has a directory DIR/seed-N")
+@click.pass_obj
+def _seeds(given: Given, n: int, out: Path, resume: bool, overwrite: bool) -> None:
+    """Run the whole experiment with several seeds."""
+    first = min(out.glob("seed-*"), key=lambda path: (len(path.name), path.name), default=out)
+    config, plan = _checked(_settings(given, first if resume else None), out, RUN_STAGES)
+
+    from plaudit.cli import console, progress
+    from plaudit.evaluation.seeds import summarise
+    from plaudit.training.run import Run
+
+    runs = []
+    for seed in range(config.seed, config.seed + n):
+        own = dataclasses.replace(config, seed=seed)
+        path = out / f"seed-{seed}"
+        runs.append(Run.open(path, own, resume=resume, overwrite=overwrite, stages=RUN_STAGES))
+    progress.outlook(plan, runs, RUN_STAGES)
+    stopped = {}
+    for run in runs:
+        print(f"seed {run.config.seed}", file=sys.stderr)
+        try:
+            progress.follow(run, RUN_STAGES)
+        except TrainingError as error:
+            stopped[run.config.seed] = str(error)
+    console.seeds(out, summarise(out, runs, stopped))
+
+
+@commands.command("notebooks")
+@click.argument("directory", type=flags.PATH, help="folder; made if it does not exist")
+@_overwrite
+def _notebooks(directory: Path, overwrite: bool) -> None:
+    """Copy the three notebooks that teach RLHF into a folder."""
+    from plaudit.lesson.shipped import copy_to
+
+    notebooks = copy_to(directory, overwrite=overwrite)
+    print(f"{directory}: {', '.join(notebook.name for notebook in notebooks)}")
+    if importlib.util.find_spec("jupyterlab") is None:
+        print("first: pip install 'plaudit[notebooks]'")
+    print(f"next: jupyter lab {shlex.quote(str(notebooks[0]))}")

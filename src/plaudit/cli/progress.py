@@ -1,78 +1,83 @@
-"""Progress of the stages, on stderr: a bar and colour on a terminal, a line a tenth of a stage elsewhere."""
+"""What a command shows while it works, on stderr: a bar on a terminal, a line each tenth of a stage elsewhere.
+
+Imports nothing that imports torch: it is shown while torch is imported.
+"""
 
 from __future__ import annotations
 
+import math
+import os
 import statistics
 import time
 from collections import deque
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TaskProgressColumn, TextColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
 from rich.text import Text
 
-from plaudit.cli.console import brief, new_console, result
-from plaudit.evaluation.report.words import duration
-from plaudit.training.metrics import StepReport
+if TYPE_CHECKING:
+    from plaudit.cli.plan import Plan
+    from plaudit.training.metrics import StepReport
+    from plaudit.training.run import Run
 
-_LIVE = {
+_SHOWN = {  # figures of a step, the most important first; a narrow terminal shows fewer
     "sft": ("loss",),
     "reward_model": ("loss", "accuracy"),
     "ppo": ("score", "kl", "response_length", "eos_rate"),
     "evaluation": ("sft_score", "policy_score"),
 }
 _SHORT = {"response_length": "length", "eos_rate": "ended", "sft_score": "SFT", "policy_score": "policy"}
+_SHARES = {"accuracy": "{:.1%}", "eos_rate": "{:.0%}"}
+_BAR = 20
+_QUIET = 60.0  # seconds after which a log gets a line before the next tenth
 
 
-def follow(
-    reports: Iterable[StepReport], directory: Path, stages: tuple[str, ...], console: Console | None = None
-) -> dict[str, float]:
-    """Do the stages' work by asking for their reports, and show how it goes; a line with its result stays of each.
+def one_line(text: str) -> str:
+    """`text` without line breaks and control characters, which a model may write and a terminal would obey."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(text.split()))
 
-    Args:
-        reports: of one or more of `stages`, in order; a stage that was complete before has none.
-        directory: the run directory, where the results are read.
-        console: where to show it; stderr if None.
 
-    Returns:
-        wall-clock seconds of every stage that had something to do, loading and saving included.
-    """
-    console = console or new_console(stderr=True)
-    seconds: dict[str, float] = {}
-    recent: deque[float] = deque(maxlen=20)
-    ahead = list(stages)
-    stage, mark = "", time.monotonic()
+def new_console(*, stderr: bool = False) -> Console:
+    """A console that prints text as it is: what a model wrote is neither markup nor emoji."""
+    # Under torchrun every process runs the same command; only the first one prints.
+    quiet = os.environ.get("RANK", "0") != "0"
+    return Console(stderr=stderr, highlight=False, markup=False, emoji=False, quiet=quiet)
 
-    def end() -> None:
-        console.print(f"{stage}: {result(directory, stage)} [{duration(seconds[stage])}]", style="bold", soft_wrap=True)
 
-    with _Bars(console) if _animated(console) else _Lines(console) as view:
-        for report in reports:
-            now = time.monotonic()
-            if report.stage != stage:
-                if stage:
-                    end()
-                while ahead and ahead[0] != report.stage:
-                    _say_complete(directory, ahead.pop(0), console)
-                del ahead[:1]
-                stage = report.stage
-                recent.clear()
-                view.begin(report)
-            seconds[stage] = seconds.get(stage, 0.0) + now - mark
-            mark = now
-            recent.append(report.timing["seconds"])
-            for warning in report.warnings:
-                console.print(f"{stage}: WARNING: {warning}", style="bold red", soft_wrap=True)
-            view.step(report, left=statistics.fmean(recent) * (report.total - report.step))
-        if stage:
-            seconds[stage] += time.monotonic() - mark
-            end()
-        for complete in ahead:
-            _say_complete(directory, complete, console)
-    return seconds
+def brief(name: str, value: float | None) -> str:
+    """The figure called `name`, short and in ASCII, for a line of a log; a dash where there is none."""
+    if value is None or not math.isfinite(value):
+        return "-"
+    if name in _SHARES:
+        return _SHARES[name].format(value)
+    if "score" in name:
+        return f"{value:+.2f}"
+    return f"{value:.2f}" if abs(value) < 10 else f"{value:.1f}" if abs(value) < 1000 else f"{value:.0f}"
+
+
+def header(settings: dict[str, Any], out: Path) -> None:
+    """One line about what is asked for, before anything is imported or opened."""
+    names = (settings[name] for name in ("model", "data", "device", "dtype"))
+    text = "plaudit: {} on {}; device {}, dtype {}; run directory {}".format(*names, out)
+    new_console(stderr=True).print(text, style="bold", soft_wrap=True)
+
+
+def outlook(plan: Plan, runs: Iterable[Run], stages: tuple[str, ...]) -> None:
+    """One line about what was found, and how long the stages that are not complete will take."""
+    from plaudit.evaluation.report.words import duration
+
+    millions = plan.parameters / 1e6
+    size = f"{millions / 1000:.1f}B" if millions >= 1000 else f"{millions:.{0 if millions >= 100 else 1}f}M"
+    rows = ", ".join(f"{count:,} {split}" for split, count in plan.records.items())
+    parts = [f"{size} parameters", f"texts: {rows}", f"{plan.device}, {plan.dtype}"]
+    if seconds := plan.seconds(stage for run in runs for stage in stages if not run.complete(stage)):
+        parts.append(f"expected time {duration(seconds)}")
+    new_console(stderr=True).print("; ".join(parts), soft_wrap=True)
 
 
 def waiting(what: str) -> AbstractContextManager[Any]:
@@ -81,96 +86,112 @@ def waiting(what: str) -> AbstractContextManager[Any]:
     return console.status(Text(what)) if _animated(console) else nullcontext()
 
 
-class _Clock(ProgressColumn):
-    """Time since the stage began, and the time left, which counts down between steps and goes when overdue."""
+def follow(run: Run, stages: tuple[str, ...], console: Console | None = None) -> dict[str, float]:
+    """Run the stages in order and show how they proceed; one line with the result of each remains.
+
+    A stage that is complete is skipped. The evaluation is made again after a stage that ran, and when it is alone.
+
+    Args:
+        console: where to show it; stderr if None.
+
+    Returns:
+        wall-clock seconds of every stage that ran, loading and saving included.
+    """
+    from plaudit.cli.console import result
+    from plaudit.evaluation.report.words import duration
+    from plaudit.pipeline import steps
+
+    console = console or new_console(stderr=True)
+    seconds: dict[str, float] = {}
+    for number, stage in enumerate(stages, start=1):
+        title, again = _title(stage), stage == "evaluation" and (bool(seconds) or len(stages) == 1)
+        if run.complete(stage) and not again:
+            console.print(f"{title}: {result(run.path, stage)} [was complete]", soft_wrap=True)
+            continue
+        if len(stages) > 1:
+            console.print(f"stage {number} of {len(stages)}: {title}")
+        began = time.monotonic()
+        watch(steps(run, (stage,)), title, console)
+        seconds[stage] = time.monotonic() - began
+        line = f"{title}: {result(run.path, stage)} [{duration(seconds[stage])}]"
+        console.print(line, style="bold", soft_wrap=True)
+    return seconds
+
+
+def watch(reports: Iterable[StepReport], title: str, console: Console | None = None) -> None:
+    """Do the work behind `reports` by asking for them, and show how it proceeds.
+
+    Args:
+        title: what it is called until the first report.
+        console: where to show it; stderr if None.
+    """
+    console = console or new_console(stderr=True)
+    lines = not _animated(console)
+    columns = (SpinnerColumn(), TextColumn("{task.description}", style="bold", markup=False), BarColumn(_BAR))
+    bar = Progress(*columns, _Figures(console), console=console, transient=True, disable=lines)
+    task = bar.add_task(f"{title}: opening the model", total=None, figures=[], until=0.0)
+    if lines:
+        console.print(f"{title}: opening the model", soft_wrap=True)
+    stage, tenth, printed, recent = "", 0, time.monotonic(), deque[float](maxlen=20)
+    with bar:
+        for report in reports:
+            step, total, metrics = report.step, report.total, report.metrics
+            if report.stage != stage:
+                if stage:
+                    bar.reset(task, description=_title(report.stage))
+                stage, title, tenth = report.stage, _title(report.stage), 10 * (step - 1) // total
+                recent.clear()
+            recent.append(report.timing["seconds"])
+            left, now = statistics.fmean(recent) * (total - step), time.monotonic()
+            names = [name for name in _SHOWN.get(stage, ()) if name in metrics] or list(metrics)[:3]
+            figures = [f"{_SHORT.get(name, name)} {brief(name, metrics[name])}" for name in names]
+            what = title if step < total else f"{title}: saving"
+            bar.update(task, description=what, total=total, completed=step, figures=figures, until=now + left)
+            for warning in report.warnings:
+                console.print(f"{title}: WARNING: {warning}", style="bold red", soft_wrap=True)
+            new_tenth, tenth = 10 * step // total > tenth, 10 * step // total
+            if lines and (new_tenth or now > printed + _QUIET):
+                share = f"{title}: {100 * step // total:3}%  step {step} of {total}"
+                console.print("  ".join([share, *figures, f"{_clock(left)} left"]), soft_wrap=True)
+                printed = now
+            if new_tenth and report.sample[1]:
+                prompt, response = map(one_line, report.sample)
+                text = Text.assemble("  sample: ", prompt, (f" | {response}", "italic"))
+                console.print(text, no_wrap=True, overflow="ellipsis")
+
+
+class _Figures(ProgressColumn):
+    """Percentage, time since the beginning, time left, and as many figures of the step as the width has room for.
+
+    The time left counts down between steps, and disappears when a step takes longer than expected.
+    """
+
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self._console = console
 
     def render(self, task: Task) -> Text:
         """The text for one bar."""
-        text, left = _clock(task.elapsed or 0.0), task.fields["until"] - time.monotonic()
-        return Text(f"{text}, {_clock(left)} left" if left > 0 else text)
+        left = task.fields["until"] - time.monotonic()
+        text = f"{task.percentage:3.0f}%  " if task.total else ""
+        text += _clock(task.elapsed or 0.0) + (f", {_clock(left)} left" if left > 0 else "")
+        room = self._console.width - len(f"* {task.description} ") - _BAR - 1
+        for figure in task.fields["figures"]:
+            if len(text) + 2 + len(figure) > room:
+                break
+            text += f"  {figure}"
+        return Text(text)
 
 
-class _Bars:
-    """A bar for the stage at work, redrawn in place."""
-
-    def __init__(self, console: Console) -> None:
-        self._progress = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}", style="bold", markup=False),
-            BarColumn(bar_width=20 if console.width >= 100 else 6),
-            TaskProgressColumn(),
-            _Clock(),
-            TextColumn("{task.fields[figures]}", markup=False),
-            console=console,
-            transient=True,
-            refresh_per_second=4,
-        )
-        self._task = self._progress.add_task("starting", total=None, figures="", until=0.0)
-
-    def __enter__(self) -> _Bars:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    def begin(self, report: StepReport) -> None:
-        """A new stage, whose earlier steps were done before it was resumed."""
-        self._progress.remove_task(self._task)
-        self._task = self._progress.add_task(
-            report.stage, total=report.total, completed=report.step - 1, figures="", until=0.0
-        )
-
-    def step(self, report: StepReport, left: float) -> None:
-        """Draw one step; `left` in seconds."""
-        until = time.monotonic() + left
-        self._progress.update(self._task, completed=report.step, figures="  ".join(_figures(report)), until=until)
-
-
-class _Lines:
-    """A plain line whenever a stage has passed another tenth."""
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._tenth = 0
-
-    def __enter__(self) -> _Lines:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def begin(self, report: StepReport) -> None:
-        """A new stage; what was done before it was resumed is not told again."""
-        self._tenth = 10 * (report.step - 1) // report.total
-
-    def step(self, report: StepReport, left: float) -> None:
-        """Say one step if it is time; `left` in seconds."""
-        tenth = 10 * report.step // report.total
-        if tenth > self._tenth:
-            self._tenth = tenth
-            share = f"{100 * report.step // report.total:3}%  step {report.step} of {report.total}"
-            parts = [f"{report.stage}: {share}", *_figures(report), f"{duration(left)} left"]
-            self._console.print("  ".join(parts), soft_wrap=True)
+def _title(stage: str) -> str:
+    return "reward model" if stage == "reward_model" else stage
 
 
 def _animated(console: Console) -> bool:
-    # rich takes FORCE_COLOR for a terminal; colour in a log is a wish, a bar in it is a mess.
+    # rich takes FORCE_COLOR for a terminal; colour is welcome in a log, a bar is not.
     return console.is_interactive and console.file.isatty() and not console.quiet
 
 
-def _say_complete(directory: Path, stage: str, console: Console) -> None:
-    console.print(f"{stage}: {result(directory, stage)} [was complete]", soft_wrap=True)
-
-
-def _figures(report: StepReport) -> list[str]:
-    metrics = report.metrics
-    names = [name for name in _LIVE.get(report.stage, ()) if name in metrics] or list(metrics)[:3]
-    return [f"{_SHORT.get(name, name)} {brief(name, metrics[name])}" for name in names]
-
-
 def _clock(seconds: float) -> str:
-    """3:05, or 1:03:05."""
-    minutes, second = divmod(round(seconds), 60)
-    hours, minute = divmod(minutes, 60)
-    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
+    """03:05, or 1:03:05."""
+    return str(timedelta(seconds=round(seconds))).removeprefix("0:")

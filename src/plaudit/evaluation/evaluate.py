@@ -46,7 +46,7 @@ SHOWN_PROMPTS = (
 
 @dataclass(frozen=True)
 class Config:
-    """Evaluation: the SFT model and the policy on the same held-out prompts with the same random numbers."""
+    """SFT model and policy on the same held-out prompts, with the same random numbers."""
 
     prompts: int = setting(256, "held-out prompts to answer; more give narrower intervals", unit="prompts", low=2)
     batch_size: int = setting(128, "prompts answered at once; lower it when memory runs out", unit="prompts", low=1)

@@ -1,4 +1,4 @@
-"""The independent judge: other data, another architecture, never shown to training."""
+"""The independent judge: a sentiment classifier of another kind, trained on other data; training never uses it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import save_file
+from scipy.special import expit
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from plaudit.data.text import normalise
@@ -19,12 +20,12 @@ IMDB_JUDGE = Path(__file__).with_name("imdb_judge.safetensors")
 
 @lru_cache(maxsize=1)
 def imdb_judge() -> Judge:
-    """The judge that recipes/imdb_judge.py trained on IMDb reviews."""
+    """The judge in this package, which recipes/imdb_judge.py trains on IMDb reviews."""
     return Judge.load(IMDB_JUDGE)
 
 
 def vectorizer(terms: Sequence[str] | None = None) -> TfidfVectorizer:
-    """TF-IDF of words and word pairs: of these, or of those that ten texts or more will have."""
+    """TF-IDF of words and word pairs: of `terms`, or by default of those that occur in ten texts or more."""
     return TfidfVectorizer(
         token_pattern=r"[a-z0-9'-]+|[!?]",
         ngram_range=(1, 2),
@@ -36,16 +37,16 @@ def vectorizer(terms: Sequence[str] | None = None) -> TfidfVectorizer:
 
 
 class Judge:
-    """TF-IDF of words and word pairs with logistic regression.
+    """Logistic regression on TF-IDF of words and word pairs.
 
     Attributes:
-        accuracy_imdb: share of held-out IMDb reviews that it labels as their authors did.
+        accuracy_imdb: share of held-out IMDb reviews whose label it predicts.
     """
 
     def __init__(
         self, terms: Sequence[str], idf: np.ndarray, weights: np.ndarray, bias: float, accuracy_imdb: float = np.nan
     ) -> None:
-        """A judge of V words and word pairs, with their (V,) inverse document frequencies and (V,) weights."""
+        """A judge of V words and word pairs, with their inverse document frequencies (V,) and weights (V,)."""
         self._terms, self._weights, self._bias = terms, weights, bias
         self._tfidf = vectorizer(terms)
         self._tfidf.idf_ = idf
@@ -53,15 +54,15 @@ class Judge:
 
     @classmethod
     def load(cls, path: Path) -> Judge:
-        """The judge that `save` left."""
+        """Read a judge that `save` wrote."""
         with safe_open(path, "numpy") as file:
             terms = file.get_tensor("terms").tobytes().decode().split("\n")
             idf, weights = file.get_tensor("idf"), file.get_tensor("weights")
-            known = file.metadata()
-        return cls(terms, idf, weights, float(known["bias"]), float(known["accuracy_imdb"]))
+            metadata = file.metadata()
+        return cls(terms, idf, weights, float(metadata["bias"]), float(metadata["accuracy_imdb"]))
 
     def save(self, path: Path) -> None:
-        """Write it as numbers and plain text."""
+        """Write the judge as one safetensors file."""
         tensors = {
             "terms": np.frombuffer("\n".join(self._terms).encode(), np.uint8),
             "idf": self._tfidf.idf_,
@@ -71,10 +72,9 @@ class Judge:
 
     def positive(self, texts: Sequence[str]) -> np.ndarray:
         """(N,) probability that each text is positive."""
-        logits = self._tfidf.transform([normalise(t) for t in texts]) @ self._weights + self._bias
-        return 1 / (1 + np.exp(-logits))
+        return expit(self._tfidf.transform([normalise(t) for t in texts]) @ self._weights + self._bias)
 
     def accuracy(self, texts: Sequence[LabelledText]) -> float:
-        """Share of labelled texts on which it agrees with the label."""
+        """Share of labelled texts whose label it predicts."""
         labels = np.array([t.label for t in texts])
         return float(((self.positive([t.text for t in texts]) > 0.5) == labels).mean())

@@ -1,4 +1,4 @@
-"""Figures of a set of responses."""
+"""Statistics of a set of responses, and their 95% confidence intervals."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
+from scipy.stats import bootstrap
 
 from plaudit import rng
 
@@ -13,47 +14,52 @@ _RESAMPLES = 2000
 
 
 def distinct_without(responses: Sequence[Sequence[int]], n: int) -> np.ndarray:
-    """(N,) `distinct` of all responses but one, for each one: what `jackknife_ci95` needs."""
+    """(N,) distinct-n of the other N - 1 responses, for each response: the input of `jackknife_ci95`."""
     own = [Counter(tuple(r[i : i + n]) for i in range(len(r) - n + 1)) for r in responses]
-    everyone = Counter(gram for grams in own for gram in grams.elements())
-    lost = [sum(everyone[gram] == k for gram, k in grams.items()) for grams in own]
-    left = [max(everyone.total() - grams.total(), 1) for grams in own]
-    return (len(everyone) - np.array(lost)) / np.array(left)
+    total = Counter(gram for grams in own for gram in grams.elements())
+    only_here = [sum(total[gram] == k for gram, k in grams.items()) for grams in own]
+    others = [max(total.total() - grams.total(), 1) for grams in own]
+    return (len(total) - np.array(only_here)) / np.array(others)
 
 
 def duplicate_rate(texts: Sequence[str]) -> float:
-    """Share of texts that repeat an earlier one."""
+    """Share of texts that repeat an earlier text."""
     return 1 - len(set(texts)) / len(texts)
 
 
 def bootstrap_ci95(values: np.ndarray, seed: int) -> tuple[float, float]:
-    """95% percentile interval of the mean of `values` (N,), resampling prompts."""
-    draws = rng.generator(seed, "evaluation", 0, "bootstrap").integers(len(values), size=(_RESAMPLES, len(values)))
-    low, high = np.quantile(values[draws].mean(axis=1), [0.025, 0.975])
-    return float(low), float(high)
+    """95% percentile interval of the mean of `values` (N,), one per prompt (two or more), resampling prompts."""
+    draw = rng.generator(seed, "evaluation", 0, "bootstrap")
+    found = bootstrap((values,), np.mean, n_resamples=_RESAMPLES, method="percentile", rng=draw)
+    return float(found.confidence_interval.low), float(found.confidence_interval.high)
 
 
 def jackknife_ci95(value: float, without: np.ndarray) -> tuple[float, float]:
-    """95% normal interval of a figure of N responses, from what it is `without` (N,) each. Source: Efron, Stein 1981.
+    """95% normal interval of a statistic of N responses. Source: Efron and Stein 1981.
 
-    For figures that count repetitions: drawing responses with replacement would add some.
+    Use it for statistics that count repetitions: a bootstrap draws responses twice, which adds repetitions.
+
+    Args:
+        value: the statistic of all N responses.
+        without: (N,) the statistic without each response.
     """
     half = 1.959964 * np.sqrt((len(without) - 1) * without.var())
     return float(value - half), float(value + half)
 
 
 def resamples(n: int, seed: int) -> np.ndarray:
-    """(resamples, n) weights of n prompts in each resample of them; the rows sum to 1."""
+    """(resamples, n) weights of n prompts in the resamples that `bootstrap_ci95` draws; each row sums to 1."""
     draws = rng.generator(seed, "evaluation", 0, "bootstrap").integers(n, size=(_RESAMPLES, n))
     return np.stack([np.bincount(row, minlength=n) for row in draws]) / n
 
 
 def hierarchical_ci95(groups: Sequence[np.ndarray], seed: int) -> tuple[float, float]:
-    """95% percentile interval of the mean of the groups' means, resampling groups, then values within each.
+    """95% percentile interval of the mean of the groups' means, resampling groups and then values within each group.
 
     Args:
-        groups: the values of each seed (N,), one a prompt; a seed counts the same however many it has.
+        groups: one per seed, (N,) values, one per prompt. Each seed counts the same, whatever its N.
     """
+    # Not scipy.stats.bootstrap: it resamples on one level only.
     draw = rng.generator(seed, "evaluation", 0, "hierarchical bootstrap")
     means = np.empty((_RESAMPLES, len(groups)))
     for row in means:

@@ -1,4 +1,4 @@
-"""What several seeds of one experiment come to: every seed, the means, and how sure they are."""
+"""Results of one experiment over several seeds: each seed, the means, and their confidence intervals."""
 
 from __future__ import annotations
 
@@ -13,51 +13,39 @@ from plaudit.evaluation.report.words import number
 from plaudit.training.metrics import read_jsonl
 from plaudit.training.run import Run, write_json
 
-MOST_KL = 50.0  # nats a response: by then nothing is left of the SFT model
-_LAST = 10  # iterations
+MOST_KL = 50.0  # nats per response; a policy so far from the SFT model has lost its language
+_LAST = 10  # iterations over which the sampled KL is averaged
+_ONE_PER_SEED = ("reward_accuracy", "kl", "distinct_2_ratio", "length_ratio", "duplicate_rate")
 
 
 def summarise(directory: Path, runs: list[Run], stopped: dict[int, str]) -> dict[str, Any]:
-    """Leave `seeds.json` of these finished runs in `directory`.
+    """Write `seeds.json` of these finished runs into `directory`.
 
     Args:
-        stopped: why a seed's training could not go on, by seed.
+        directory: the folder that holds the run directories.
+        runs: one per seed.
+        stopped: by seed, why its training failed.
 
     Returns:
-        what seeds.json holds: a row for every seed; the means over those that finished, of policy minus SFT on the
-        same prompt where there are two, with 95% intervals over seeds and prompts; and how many diverged.
+        The contents of seeds.json: a row for each seed; the means over the seeds that finished (of score and judge:
+        policy minus SFT on the same prompt) with 95% intervals over seeds and prompts; the number that diverged.
     """
-    rows, scores, judged = [], [], []
+    rows: list[dict[str, Any]] = []
+    groups: dict[str, list[np.ndarray]] = {"score_difference": [], "judge_difference": []}
     for run in runs:
         seed = run.config.seed
         if seed in stopped:
             rows.append({"seed": seed, "diverged": stopped[seed]})
             continue
-        evaluation = json.loads((run.path / "evaluation.json").read_text(encoding="utf-8"))
-        sft, policy = evaluation["sft"], evaluation["policy"]
-        rows.append(
-            {
-                "seed": seed,
-                "reward_accuracy": run.summary("reward_model").get("accuracy"),
-                "sft_score": sft["score_mean"],
-                "score": policy["score_mean"],
-                "sft_judge": sft["judge_positive"],
-                "judge": policy["judge_positive"],
-                "kl": policy["kl_mean"],
-                "distinct_2_ratio": policy["distinct_2"] / sft["distinct_2"],
-                "length_ratio": policy["length_mean"] / sft["length_mean"],
-                "duplicate_rate": policy["duplicate_rate"],
-                "diverged": diverged(evaluation, read_jsonl(run.folder("ppo") / "metrics.jsonl")),
-            }
-        )
+        rows.append({"seed": seed, **_row(run)})
         lines = read_jsonl(run.path / "responses.jsonl")
-        scores.append(np.array([line["policy_score"] - line["sft_score"] for line in lines]))
-        judged.append(np.array([(line["policy_judge"] > 0.5) - float(line["sft_judge"] > 0.5) for line in lines]))
-    groups = {"score_difference": scores, "judge_difference": judged}
-    finished = [row for row in rows if "score" in row]
-    for name in ("reward_accuracy", "kl", "distinct_2_ratio", "length_ratio", "duplicate_rate"):
-        figures = [row[name] for row in finished if row[name] is not None]
-        groups[name] = [np.array([figure]) for figure in figures]  # one a seed: resampled over seeds alone
+        groups["score_difference"].append(np.array([line["policy_score"] - line["sft_score"] for line in lines]))
+        judged = [[number(line, f"{model}_judge") for model in ("policy", "sft")] for line in lines]
+        if judged and not any(None in pair for pair in judged):
+            policy, sft = (np.array(judged) > 0.5).T.astype(float)
+            groups["judge_difference"].append(policy - sft)
+    for name in _ONE_PER_SEED:
+        groups[name] = [np.array([row[name]]) for row in rows if row.get(name) is not None]
     content = {
         "seeds": rows,
         "means": {
@@ -77,19 +65,17 @@ def summarise(directory: Path, runs: list[Run], stopped: dict[int, str]) -> dict
 def diverged(evaluation: dict[str, Any], iterations: list[dict[str, Any]]) -> str:
     """Why a finished run counts as diverged; "" if it does not.
 
-    A figure of PPO is not finite, the policy ended more than 50 nats from SFT or scores less than SFT does, or the
-    sampled KL (k1) of the last ten iterations is negative beyond noise, which the true one cannot be.
+    A run has diverged if a metric of PPO is not finite, if the policy is more than 50 nats from SFT or scores lower
+    than SFT, or if the sampled KL (k1) over the last ten iterations is significantly negative: the true KL never is.
 
     Args:
         evaluation: contents of evaluation.json.
         iterations: lines of ppo/metrics.jsonl.
     """
-    kl, before, after = (
-        number(evaluation[who], key)
-        for who, key in (("policy", "kl_mean"), ("sft", "score_mean"), ("policy", "score_mean"))
-    )
+    kl, after = (number(evaluation["policy"], key) for key in ("kl_mean", "score_mean"))
+    before = number(evaluation["sft"], "score_mean")
     if kl is None or before is None or after is None or any(v is None for line in iterations for v in line.values()):
-        return "a figure is not finite"
+        return "a metric is not finite"
     if kl > MOST_KL:
         return f"KL of {kl:.0f} nats"
     k1 = np.array([line["kl_k1"] for line in iterations[-_LAST:]])
@@ -98,3 +84,22 @@ def diverged(evaluation: dict[str, Any], iterations: list[dict[str, Any]]) -> st
     if after < before:
         return f"score {after:.2f} below SFT's {before:.2f}"
     return ""
+
+
+def _row(run: Run) -> dict[str, Any]:
+    """The figures of one finished run. The judge's are None where no judge fits the data."""
+    evaluation = json.loads((run.path / "evaluation.json").read_text(encoding="utf-8"))
+    sft, policy = evaluation["sft"], evaluation["policy"]
+    trained = run.complete("reward_model")  # a run with another reward has no reward model
+    return {
+        "reward_accuracy": run.summary("reward_model").get("accuracy") if trained else None,
+        "sft_score": sft["score_mean"],
+        "score": policy["score_mean"],
+        "sft_judge": sft["judge_positive"],
+        "judge": policy["judge_positive"],
+        "kl": policy["kl_mean"],
+        "distinct_2_ratio": policy["distinct_2"] / sft["distinct_2"],
+        "length_ratio": policy["length_mean"] / sft["length_mean"],
+        "duplicate_rate": policy["duplicate_rate"],
+        "diverged": diverged(evaluation, read_jsonl(run.folder("ppo") / "metrics.jsonl")),
+    }

@@ -26,7 +26,7 @@ def plot_live(reports: Iterable[StepReport], **titles: str) -> Iterator[StepRepo
     Args:
         titles: for each metric to draw, its title with the unit.
 
-    >>> for report in plot_live(sft(config, run), loss="loss (nats per token)"):
+    >>> for report in plot_live(sft(run), loss="loss (nats per token)"):
     ...     pass
     """
     began = time.perf_counter()
@@ -82,7 +82,7 @@ def curves(reports: Sequence[StepReport], titles: Mapping[str, str], seconds: fl
         for axes in panels.flat[len(titles) :]:
             axes.set_visible(False)
         for axes in panels.flat[len(titles) - columns : len(titles)]:  # the lowest panel of each column
-            axes.set_xlabel("iteration" if last.stage == "ppo" else "optimizer step")
+            axes.set_xlabel("optimizer step" if last.stage in ("sft", "reward_model") else "iteration")
         figure.suptitle(_progress(last, seconds), x=0.99, ha="right", fontsize=9.5, color=MUTED)
     return figure
 

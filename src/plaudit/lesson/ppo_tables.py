@@ -6,10 +6,9 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
-from plaudit.batches import Experience
+from plaudit.algorithms.ppo import PPOBatch
 from plaudit.evaluation.report.words import MEASURES, bracketed, interval, written
 from plaudit.lesson.predictions import visible_tokens
 from plaudit.lesson.tables import Html, coloured_text, table
@@ -38,9 +37,9 @@ def parameters_by_part(model: nn.Module) -> dict[str, list[nn.Parameter]]:
     for name, parameter in model.named_parameters():
         if layer := re.search(r"\.(\d+)\.", name):
             part = f"layer {int(layer.group(1)) + 1}"
-        elif name.startswith("value_head"):
+        elif "value_head." in name:
             part = "value head"
-        elif name.startswith("score"):
+        elif "score." in name:
             part = "reward head"
         else:
             part = "final norm" if re.search(r"(ln_f|norm)\.", name) else "embeddings"
@@ -52,30 +51,27 @@ def _thousands(parameters: Iterable[nn.Parameter]) -> float:
     return sum(p.numel() for p in parameters) / 1000 or float("nan")
 
 
-def rollout_table(
-    tokenizer: Tokenizer, experience: Experience, kl: Float[Tensor, "B R"], row: int, prompt: str
-) -> Html:
+def rollout_table(tokenizer: Tokenizer, batch: PPOBatch, row: int) -> Html:
     """One response of a rollout: its text coloured by advantage, and a table with the numbers of each token.
 
     Args:
-        kl: exact KL at each response token, in nats.
         row: of the response in the rollout.
     """
-    rollout = experience.rollout
-    mask = rollout.response_mask[row]
-    ids = rollout.response_ids[row][mask].tolist()
+    rollout, mask = batch.rollout, batch.rollout.responses.response_mask[row]
+    prompt, ids = rollout.responses.prompts()[row], rollout.responses.tokens()[row]
     columns = {
         "log p, policy": rollout.logprobs,
         "log p, reference": rollout.ref_logprobs,
         "KL, sampled": rollout.logprobs - rollout.ref_logprobs,
-        "KL, exact": kl,
-        "reward": experience.rewards,
-        "value": rollout.values,
-        "return": experience.returns,
-        "advantage": experience.advantages,
+        "KL, exact": rollout.kl,
+        "reward": batch.rewards,
+        "value": batch.values,
+        "return": batch.returns,
+        "advantage": batch.advantages,
     }
     numbers = {name: values[row][mask] for name, values in columns.items()}
-    text = coloured_text([tokenizer.hf.decode([i]) for i in ids], numbers["advantage"].tolist(), prompt)
+    pieces = [tokenizer.hf.decode([i]) for i in ids]
+    text = coloured_text(pieces, numbers["advantage"].tolist(), prompt=tokenizer.text(prompt))
     return text + table({"token": visible_tokens(tokenizer, ids), **numbers}, coloured=list(numbers)[2:])
 
 

@@ -39,7 +39,7 @@ def load_causal_lm(name: str) -> Any:
     """A causal language model in float32.
 
     Raises:
-        ModelError: it is not found, or is not a causal language model.
+        ModelError: not found, or not a causal language model.
     """
     with _explained(name):
         where = _location(name)
@@ -47,6 +47,16 @@ def load_causal_lm(name: str) -> Any:
             where, config=_config(where), dtype=torch.float32, use_safetensors=True
         )
     return _own(model)
+
+
+def model_without_weights(name: str) -> Any:
+    """A causal language model on torch's meta device: its shapes, without its weights.
+
+    Raises:
+        ModelError: not found, or not a causal language model.
+    """
+    with _explained(name), torch.device("meta"):
+        return AutoModelForCausalLM.from_config(_config(_location(name)))
 
 
 def load_reward_model(name: str, pad_id: int) -> Any:

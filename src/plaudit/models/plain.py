@@ -6,10 +6,9 @@ families that it knows; tests hold the two equal.
 """
 
 import inspect
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, NamedTuple
-from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Bool, Float, Float64, Int
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 
 from plaudit.batches import Responses
 from plaudit.maths.kl import kl_of_logprobs
-from plaudit.maths.logprobs import entropy_of_logprobs, predicting
+from plaudit.maths.logprobs import entropy_of_logprobs
 from plaudit.models.sampling import sample_tokens
 
 _ROWS = 16  # rows whose logits over the vocabulary exist together where no gradient is needed
@@ -49,7 +48,6 @@ class PlainEngine:
 
     def __init__(self, dtype: torch.dtype = torch.float32) -> None:
         self.dtype = dtype
-        self._plain_heads: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
 
     def prepare(self, *models: Any) -> None:
         """Nothing: the models run as they are."""
@@ -147,7 +145,7 @@ class PlainEngine:
             inputs = _inputs(lm, ids if cache is None else ids[:, -1:], mask)
             if _takes(lm, "past_key_values"):  # otherwise the model reads the whole text again for each token
                 inputs |= {"past_key_values": cache, "use_cache": True}
-            with self.autocast(lm):
+            with self.autocast(lm), _float32_output(lm, self.dtype):
                 output = lm(**inputs)
             cache = getattr(output, "past_key_values", None)
             logits = output.logits[:, -1].float() / temperature
@@ -161,26 +159,17 @@ class PlainEngine:
     def response_logits(
         self, lm: Any, ids: Tensor, attention_mask: Tensor, response_mask: Tensor, temperature: float
     ) -> tuple[Float[Tensor, "N V"], Float[Tensor, "N D"]]:
-        """Logits of the N response tokens divided by the temperature, and the states that predict them, in float32."""
-        wanted = predicting(response_mask, ids.shape[1])
-        if self._has_plain_head(lm):
-            # In float32 also where the layers run in bfloat16: there a logit of 80 is off by up to a quarter.
-            states = self.hidden_states(lm, ids, attention_mask, wanted)
-            return lm.get_output_embeddings()(states).float() / temperature, states
-        with self.autocast(lm):
-            output = lm(**_inputs(lm, ids, attention_mask), output_hidden_states=True)
-        return output.logits[wanted].float() / temperature, output.hidden_states[-1][wanted].float()
+        """Logits of the N response tokens divided by the temperature, and the states that predict them, in float32.
 
-    @torch.no_grad()
-    def _has_plain_head(self, lm: Any) -> bool:
-        """Whether the logits of this model are its output embedding times its last hidden state, and nothing else."""
-        if lm not in self._plain_heads:
-            ids = torch.arange(4, device=next(lm.parameters()).device)[None] % lm.config.vocab_size
-            head = lm.get_output_embeddings()
-            hidden = lm.base_model(input_ids=ids).last_hidden_state
-            same = head is not None and hidden.shape[-1] == head.weight.shape[-1]
-            self._plain_heads[lm] = same and torch.allclose(head(hidden), lm(input_ids=ids).logits, atol=1e-4)
-        return self._plain_heads[lm]
+        A causal model's state at position t has read tokens 0..t and predicts token t + 1.
+        """
+        inputs, positions = _inputs(lm, ids, attention_mask), response_mask.shape[1] + 1
+        if _takes(lm, "logits_to_keep"):
+            inputs["logits_to_keep"] = positions
+        with self.autocast(lm), _float32_output(lm, self.dtype):
+            output = lm(**inputs, output_hidden_states=True)
+        logits, states = (x[:, -positions:-1][response_mask].float() for x in (output.logits, output.hidden_states[-1]))
+        return logits / temperature, states
 
 
 def compare_logits(
@@ -201,6 +190,24 @@ def last_token(attention_mask: Bool[Tensor, "B T"]) -> Bool[Tensor, "B T"]:
 def position_ids(attention_mask: Bool[Tensor, "B T"]) -> Int[Tensor, "B T"]:
     """(B, T) position of each token among the attended ones, so that left padding does not shift positions."""
     return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
+
+
+@contextmanager
+def _float32_output(lm: Any, dtype: torch.dtype) -> Iterator[None]:
+    """Compute the output embedding in float32 where the layers run in bfloat16: there a logit of 80 is off by 0.25."""
+    if dtype == torch.float32:
+        yield
+        return
+
+    def recompute(head: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
+        with torch.autocast(output.device.type, enabled=False):
+            return nn.functional.linear(inputs[0].float(), head.weight.float(), head.bias)
+
+    hook = lm.get_output_embeddings().register_forward_hook(recompute)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def _inputs(model: Any, ids: Tensor, attention_mask: Tensor) -> dict[str, Any]:

@@ -204,9 +204,9 @@ class Run:
         remedy = "choose another --out, or use --overwrite"
         for name, value in made["settings"].items():
             if value != now["settings"].get(name):
-                asked = now["settings"].get(name)
                 raise RunError(
-                    f"{self.path}: its {stage} was made with {name} = {value!r}, not {asked!r}; keep that value, {remedy}"
+                    f"{self.path}: its {stage} was made with {name} = {value!r}, not {now['settings'].get(name)!r}; "
+                    f"keep that value, {remedy}"
                 )
         if made["data"] != now["data"]:
             raise RunError(f"{self.path}: its {stage} was made before {self.config.data} was changed; {remedy}")

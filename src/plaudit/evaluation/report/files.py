@@ -1,4 +1,4 @@
-"""What a run directory holds, as far as a report is concerned."""
+"""The contents of a run directory, as far as the report shows them."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from plaudit.config import read_toml
-from plaudit.evaluation.report.words import number
+from plaudit.evaluation.report.words import REWARD_MODEL, number
 from plaudit.training.metrics import read_jsonl
 
 if sys.version_info >= (3, 11):
@@ -17,82 +18,86 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-FOLDERS = ("sft", "reward_model", "ppo")
-_PARTS = (
-    *(f"{folder}/{name}" for folder in FOLDERS for name in ("metrics.jsonl", "timing.jsonl", "summary.json")),
-    "evaluation.json",
-    "samples.jsonl",
-    "responses.jsonl",
+_FOLDERS = ("sft", "reward_model", "ppo")
+_FILES = (
+    *(f"{folder}/{name}" for folder in _FOLDERS for name in ("metrics.jsonl", "timing.jsonl", "summary.json")),
+    *("evaluation.json", "samples.jsonl", "responses.jsonl", "frontier.json"),
 )
-_EXTRA = "frontier.json"  # of those who ask for it: nobody else misses it
 
 
 @dataclass(frozen=True)
 class RunFiles:
-    """The contents of a run directory.
+    """The contents of a run directory. What is missing or malformed reads as empty."""
 
-    Attributes:
-        name: of the directory.
-        settings: by full name, such as `ppo.kl_coef`.
-        versions: that made the run.
-        parts: contents by path within the directory.
-        missing: paths of the parts that are not there.
-        broken: paths of the parts that cannot be read.
-    """
-
-    name: str
-    settings: dict[str, Any]
+    name: str  # of the directory
+    settings: dict[str, Any]  # by full name, such as `ppo.kl_coef`
     versions: dict[str, Any]
-    parts: dict[str, Any]
-    missing: list[str]
-    broken: list[str]
+    contents: dict[str, Any]  # of the files that can be read, by path within the directory
+    missing: list[str]  # paths of the files that a finished run has and this one has not
+    broken: list[str]  # paths of the files that cannot be read
+    meta: dict[str, Any]  # of evaluation.json; always with `reward`, the name of what the policy is trained for
 
     def lines(self, path: str) -> list[dict[str, Any]]:
-        """The objects of a jsonl part; none when it is missing or broken."""
-        return self.parts.get(path, [])
+        """The objects of a jsonl file."""
+        return self.contents.get(path, [])
 
-    def table(self, path: str) -> dict[str, Any]:
-        """The object of a json part; empty when it is missing or broken."""
-        return self.parts.get(path, {})
+    def table(self, path: str, *keys: str) -> dict[str, Any]:
+        """The object of a json file, or an object in it."""
+        found = self.contents.get(path, {})
+        for key in keys:
+            found = _table(found.get(key))
+        return found
+
+    def tables(self, path: str, key: str) -> list[dict[str, Any]]:
+        """The objects of a list in a json file."""
+        found = self.table(path).get(key)
+        return [v for v in found if isinstance(v, dict)] if isinstance(found, list) else []
 
     def seconds(self) -> dict[str, float]:
-        """Wall-clock seconds by stage: as the evaluation says, and before it as the stages have logged so far."""
-        said = as_table(as_table(self.table("evaluation.json").get("meta")).get("wall_seconds"))
-        if not said:
-            said = {f: sum(number(r, "seconds") or 0 for r in self.lines(f"{f}/timing.jsonl")) for f in FOLDERS}
-        return {stage: value for stage in said if (value := number(said, stage))}
+        """Wall-clock seconds by stage: from evaluation.json, or before it from the steps so far."""
+        times = self.table("evaluation.json", "meta", "wall_seconds")
+        if not times:
+            times = {f: sum(number(r, "seconds") or 0 for r in self.lines(f"{f}/timing.jsonl")) for f in _FOLDERS}
+        return {stage: value for stage in times if (value := number(times, stage))}
+
+    def speed(self, stage: str) -> float | None:
+        """Tokens per second of the median step."""
+        speeds = [number(line, "tokens_per_second") for line in self.lines(f"{stage}/timing.jsonl")]
+        known = [speed for speed in speeds if speed is not None]
+        return median(known) if known else None
 
 
 def read_run(directory: Path) -> RunFiles:
-    """Read a run directory. A part that is missing or malformed is left out and named, never an error.
+    """Read a run directory. A file that is missing or malformed is named; it is not an error.
 
     Raises:
         ConfigError: `config.toml` is missing or is not TOML.
     """
     path = directory / "config.toml"
     settings = read_toml(path)
-    versions = as_table(tomllib.loads(path.read_text(encoding="utf-8")).get("versions"))
-    parts: dict[str, Any] = {}
+    versions = _table(tomllib.loads(path.read_text(encoding="utf-8-sig")).get("versions"))
+    contents: dict[str, Any] = {}
     missing, broken = [], []
-    for part in (*_PARTS, _EXTRA):
-        if not (directory / part).exists():
-            missing += [part] if part != _EXTRA else []
+    for name in _FILES:
+        if not (directory / name).exists():
+            missing.append(name)
             continue
         try:
-            parts[part] = _read(directory / part)
+            contents[name] = _read(directory / name)
         except (OSError, ValueError):
-            broken.append(part)
-    return RunFiles(directory.resolve().name, settings, versions, parts, missing, broken)
+            broken.append(name)
+    meta = _table(contents.get("evaluation.json", {}).get("meta"))
+    has_model, has_ppo = ((directory / folder).exists() for folder in ("reward_model", "ppo"))
+    # PPO that began without a reward model has another reward, which evaluation.json will name.
+    default = "custom reward" if has_ppo and not has_model else REWARD_MODEL
+    meta = meta | {"reward": str(meta.get("reward") or default)}
+    optional = ("frontier.json",) if has_model or meta["reward"] == REWARD_MODEL else ("frontier.json", "reward_model/")
+    missing = [name for name in missing if not name.startswith(optional)]
+    return RunFiles(directory.resolve().name, settings, versions, contents, missing, broken, meta)
 
 
-def as_table(value: Any) -> dict[str, Any]:
-    """`value` if it is a table, otherwise an empty one."""
+def _table(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
-
-
-def as_tables(value: Any) -> list[dict[str, Any]]:
-    """The tables in `value` if it is a list, otherwise none."""
-    return [v for v in value if isinstance(v, dict)] if isinstance(value, list) else []
 
 
 def _read(path: Path) -> Any:

@@ -4,6 +4,7 @@ In these families attention is the only place where tokens meet, so a mask can k
 is not so for a recurrent or convolutional model, nor for one whose attention has a sliding window.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -122,7 +123,8 @@ def common_depth(lm: Any, other: Any) -> int:
     """How many of the lowest layers have the same parameters in memory; 0 if the embeddings are not the same."""
     if type(lm.base_model) is not type(other.base_model) or len(layers(lm)) != len(layers(other)):
         return 0
-    if not _same(*([m.weight for m in x.base_model.children() if isinstance(m, nn.Embedding)] for x in (lm, other))):
+    embeddings = [[m.weight for m in x.base_model.children() if isinstance(m, nn.Embedding)] for x in (lm, other)]
+    if not _same(*embeddings):
         return 0
     depth = 0
     for layer, other_layer in zip(layers(lm), layers(other), strict=True):
@@ -138,7 +140,7 @@ def _own(module: nn.Module, lm: Any) -> list[nn.Parameter]:
     return [] if module is last_norm else list(module.parameters())
 
 
-def _same(some: list[nn.Parameter], others: list[nn.Parameter]) -> bool:
+def _same(some: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
     return len(some) == len(others) and all(a is b for a, b in zip(some, others, strict=True))
 
 

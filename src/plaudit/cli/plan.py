@@ -1,0 +1,124 @@
+"""What a run will work on, and how long it will take on this machine."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from plaudit.config import Config
+from plaudit.data.prompts import cut_prompts
+from plaudit.data.splits import Splits
+from plaudit.models.loading import load_tokenizer, model_without_weights
+from plaudit.models.tokenizer import Tokenizer
+from plaudit.training.run import Run
+
+# Fitted to the default run and to smollm2 on two cores: training reaches this share of the speed of one large product,
+# and a stage spends this long on opening models, preflight checks and saving.
+_EFFICIENCY, _STAGE_SECONDS = 0.5, 6.0
+_MEASURED_TEXTS = 200
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What stages will work on, before they begin.
+
+    Attributes:
+        model, data: names, as in the settings.
+        parameters: of the model.
+        records: demonstrations by split.
+        device, dtype: as resolved from the settings.
+        tokens: trained on or sampled, by stage; an estimate, without stages that have none.
+        flops: floating point operations, by stage; an estimate, as `tokens`.
+    """
+
+    model: str
+    parameters: int
+    data: str
+    records: dict[str, int]
+    device: str
+    dtype: str
+    tokens: dict[str, float]
+    flops: dict[str, float]
+
+    def seconds(self, stages: Iterable[str]) -> float:
+        """Expected time of these stages on this machine, good to a factor of two; it measures for 0.1 seconds."""
+        speed = _EFFICIENCY * _flops_per_second(torch.device(self.device), getattr(torch, self.dtype))
+        return sum(self.flops[stage] / speed + _STAGE_SECONDS for stage in stages if stage in self.flops)
+
+
+def plan(config: Config, path: Path, stages: tuple[str, ...]) -> Plan:
+    """What these stages will work on, from the data and the model's config."""
+    run = Run(path, config)
+    data = run.data
+    name = config.model if "sft" in stages else run.model("sft")
+    tokenizer, model = load_tokenizer(name), model_without_weights(name)
+    cut = (config.prompt_min, config.prompt_max, config.seed)
+    prompts = [tokenizer.prompt(text) for text in cut_prompts(data.prompts, *cut)]
+    tokens, flops = _work(config, stages, model, data, tokenizer, prompts)
+    return Plan(
+        model=config.model,
+        parameters=sum(p.numel() for p in model.parameters()),
+        data=config.data,
+        records={part: len(getattr(data, part).demonstrations) for part in ("train", "prompts", "evaluation")},
+        device=str(run.device),
+        dtype=str(run.dtype).removeprefix("torch."),
+        tokens=tokens,
+        flops=flops,
+    )
+
+
+def _work(
+    config: Config, stages: tuple[str, ...], model: Any, data: Splits, tokenizer: Tokenizer, prompts: list[list[int]]
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Tokens and floating point operations by stage.
+
+    A token takes 2 operations a weight in a forward pass, and 4 more in a backward pass. Layers that do not learn run
+    once, because their activations are cached.
+    """
+    head = model.get_output_embeddings().weight.numel()
+    body = sum(p.numel() for p in model.base_model.parameters()) - model.get_input_embeddings().weight.numel()
+    some = data.train.demonstrations[:_MEASURED_TEXTS]
+    text = statistics.fmean(sum(map(len, tokenizer.demonstration(d.prompt, d.response))) for d in some)
+    prompt = statistics.fmean(map(len, prompts or [[]]))
+    answered = prompt + min(config.ppo.max_new_tokens, max(text - prompt, 1))
+
+    def learning(part: Any) -> float:
+        """Operations of one token in all epochs, without the head."""
+        share = part.train_layers / model.config.num_hidden_layers if part.train_layers else 1.0
+        return body * (2 * (1 - share) + 6 * share * part.epochs)
+
+    sampled = 2 * (body + head) + 3 * 2 * body + 2 * 2 * head  # then log-probabilities, the reference's, and a score
+    judged = len(data.train.labelled) + 2 * len(data.train.comparisons)
+    sft, ppo, evaluation = config.sft, config.ppo, config.evaluation
+    work = {
+        "sft": (len(data.train.demonstrations) * text, learning(sft) + 6 * head * sft.epochs),
+        "reward_model": (judged * text, learning(config.reward_model)),
+        "ppo": (ppo.iterations * ppo.batch_size * answered, sampled + learning(ppo) + 6 * head * ppo.epochs),
+        "evaluation": (2 * evaluation.prompts * answered, sampled),
+    }
+    work = {stage: each for stage, each in work.items() if stage in stages}
+    return {s: tokens for s, (tokens, _) in work.items()}, {s: tokens * each for s, (tokens, each) in work.items()}
+
+
+def _flops_per_second(device: torch.device, dtype: torch.dtype) -> float:
+    """Speed of the fastest of many matrix products in 0.1 seconds, of a size that training has."""
+    rows, width = (256, 512) if device.type == "cpu" else (4096, 4096)
+    left, right = (torch.ones(size, width, dtype=dtype, device=device) for size in (rows, width))
+    # One thread, because two that wait for each other on a busy machine can measure a tenth of the speed.
+    threads, shortest, end = torch.get_num_threads(), math.inf, time.perf_counter() + 0.1
+    torch.set_num_threads(1)
+    try:
+        while time.perf_counter() < end:
+            began = time.perf_counter()
+            torch.mm(left, right)[0, 0].item()  # .item() waits for a GPU
+            shortest = min(shortest, time.perf_counter() - began)
+    finally:
+        torch.set_num_threads(threads)
+    return 2 * rows * width * width / shortest * (threads if device.type == "cpu" else 1)
