@@ -414,7 +414,7 @@ def loss_of(ratio, advantage):
     """plaudit's policy loss of one token, and its gradient with respect to log p."""
     logprob = torch.tensor([[ratio]], dtype=torch.float64).log().requires_grad_()
     one = torch.ones_like(logprob)
-    (loss, count), stats = policy_loss(logprob, 0 * one, advantage * one, one.bool(), clip_range=0.2)
+    (loss, _), _ = policy_loss(logprob, 0 * one, advantage * one, one.bool(), clip_range=0.2)
     return loss.detach(), torch.autograd.grad(loss, logprob)[0]
 
 

@@ -199,7 +199,7 @@ def _float32_output(lm: Any, dtype: torch.dtype) -> Iterator[None]:
         yield
         return
 
-    def recompute(head: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
+    def recompute(head: Any, inputs: tuple[Tensor], output: Tensor) -> Tensor:
         with torch.autocast(output.device.type, enabled=False):
             return nn.functional.linear(inputs[0].float(), head.weight.float(), head.bias)
 
