@@ -50,14 +50,25 @@ def arguments(**changes: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 def result(change: Callable[..., Any]) -> Callable[[Any], Any]:
-    """Builds a replacement that changes the original's result; `change` gets the result and the arguments."""
-    return lambda original: lambda *args, **kwargs: change(original(*args, **kwargs), *args, **kwargs)
+    """Builds a replacement that changes the original's result; `change` gets the result and all arguments in order."""
+
+    def build(original):
+        signature = inspect.signature(original)
+
+        def replacement(*args, **kwargs):
+            bound = signature.bind(*args, **kwargs)
+            bound.apply_defaults()
+            return change(original(*args, **kwargs), *bound.args, *bound.kwargs.values())
+
+        return replacement
+
+    return build
 
 
-def _and(change: Callable[..., Any]) -> Callable[[Any], Any]:
-    """Builds a replacement that also does something to the original's result."""
+def effect(change: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Builds a replacement that changes the object that the original returns."""
 
-    def changed(found, *args, **kwargs):
+    def changed(found, *_):
         change(found)
         return found
 
@@ -76,7 +87,10 @@ SCALE = "training.rollouts.ScoreScale"
 LOAD_MODELS = "training.models.Models.of"
 MEASUREMENT = "evaluation.evaluate.Measurement"
 
-ENGINE = "models/fast/test_engine.py"
+ENGINE = "models/fast/test_engine.py::test_fast_equals_plain"
+STEP = "models/fast/test_engine.py::test_a_step_and_restore_leave_the_float32_model_that_plain_training_leaves"
+TIED = "models/fast/test_engine.py::test_a_tied_embedding_gets_its_gradient_from_values_alone"
+EVERY_GRADIENT = "models/fast/test_engine.py::test_every_tool_of_torch_sees_every_gradient"
 FIRST = "proofs/test_first_minibatch.py"
 LATER = "proofs/test_first_minibatch.py"
 EQUALITIES = "proofs/test_equalities.py"
@@ -110,7 +124,7 @@ fault(3, "no end token after a response", "models/test_tokenizer.py", "models.to
 @fault(
     3,
     "pad is eos, and masked out of the loss",
-    "algorithms/test_sft.py",
+    "models/test_tokenizer.py",
     "models.tokenizer._padding_id",
     "models.tokenizer.collate",
 )
@@ -131,9 +145,12 @@ fault(4, "a random length limit for each rollout", PPO, "training.rollouts.gener
     arguments(noise=lambda noise: noise[:, : 1 + int(noise[0, 0] * noise.shape[1])])
 )
 fault(4, "no penalty for a missing end token", ROLLOUTS, f"{SCALE}.scores")(arguments(ended=torch.ones_like))
-fault(4, "a response that was cut off counts as ended", "models/fast/test_generation.py", *GENERATE)(
-    result(lambda responses, *_, **__: replace(responses, ended=torch.ones_like(responses.ended)))
-)
+fault(
+    4,
+    "a response that was cut off counts as ended",
+    "models/test_plain.py::test_generation_draws_what_a_loop_without_a_cache_draws",
+    *GENERATE,
+)(result(lambda responses, *_: replace(responses, ended=torch.ones_like(responses.ended))))
 
 
 # 5. The value head starts at zero.
@@ -151,9 +168,12 @@ def _(init):
 fault(6, "sigmoid inside the loss as well", "maths/test_losses.py", "maths.losses.label_loss")(
     arguments(logits=torch.sigmoid)
 )
-fault(6, "sigmoid inside the model", EQUALITIES, "models.policy.RewardModel.forward")(
-    result(lambda logits, *_: torch.sigmoid(logits))
-)
+fault(
+    6,
+    "sigmoid inside the model",
+    "models/test_policy.py::test_scores_equal_what_transformers_reads_from_the_same_padded_batch",
+    "models.policy.RewardModel.forward",
+)(result(lambda logits, *_: torch.sigmoid(logits)))
 fault(6, "a saturated probability as the score", ROLLOUTS, f"{SCALE}.scores")(
     lambda scores: lambda self, raw, ended: torch.sigmoid(raw).masked_fill(~ended, self.missing_eos)
 )
@@ -228,7 +248,7 @@ fault(9, "the clipping of gradients is computed and not applied", "training/test
 )
 
 
-@fault(9, "the gradient norm leaves out bfloat16", "models/fast/test_optimizer.py", f"{SLICED}.gradient_norm")
+@fault(9, "the gradient norm leaves out bfloat16", STEP, f"{SLICED}.gradient_norm")
 def _(gradient_norm):
     def replacement(self):
         gradients = [p.grad.flatten() for p in self.parameters() if p.grad is not None]
@@ -345,9 +365,13 @@ fault(12, "temperature left out of learning", FIRST, "algorithms.ppo.ppo_loss")(
 fault(12, "temperature left out of learning in REINFORCE", REINFORCE, "algorithms.reinforce.reinforce_loss")(
     arguments(temperature=lambda temperature: 1.0)
 )
-fault(12, "temperature left out of all scoring", EQUALITIES, *LOGPROBS, *COMPARE)(
-    arguments(temperature=lambda temperature: 1.0)
-)
+fault(
+    12,
+    "temperature left out of all scoring",
+    "models/test_policy.py::test_the_temperature_divides_the_logits",
+    *LOGPROBS,
+    *COMPARE,
+)(arguments(temperature=lambda temperature: 1.0))
 
 
 @fault(12, "temperature left out of the gradient under a frozen head", ENGINE, f"{HEAD_LOGPROBS}.backward")
@@ -363,9 +387,12 @@ def _(backward):
 fault(12, "temperature left out of scoring in bfloat16", "models/fast/test_head.py", "models.fast.head.Head.logits")(
     lambda logits: lambda self, states, temperature: logits(self, states, 1.0 if self.rounded else temperature)
 )
-fault(12, "temperature left out of sampling", "models/fast/test_generation.py", *GENERATE)(
-    arguments(temperature=lambda temperature: 1.0)
-)
+fault(
+    12,
+    "temperature left out of sampling",
+    "models/test_plain.py::test_generation_draws_what_a_loop_without_a_cache_draws",
+    *GENERATE,
+)(arguments(temperature=lambda temperature: 1.0))
 fault(12, "rollouts are sampled at temperature 1", PPO, "training.rollouts.generate")(
     arguments(temperature=lambda temperature: 1.0)
 )
@@ -374,22 +401,30 @@ fault(12, "top-k in sampling", "models/test_sampling.py", "models.sampling.sampl
 )
 
 # 13. No dropout.
-fault(13, "dropout in rollouts", FIRST, LOAD_MODELS)(_and(lambda models: models.policy.train()))
-fault(13, "dropout in the reference", FIRST, LOAD_MODELS)(_and(lambda models: models.reference.train()))
+fault(13, "dropout in rollouts", FIRST, LOAD_MODELS)(effect(lambda models: models.policy.train()))
+fault(13, "dropout in the reference", FIRST, LOAD_MODELS)(effect(lambda models: models.reference.train()))
 fault(13, "dropout between old and new logprobs", FIRST, "training.rollouts.update")(
     arguments(policy=lambda policy: policy.train())
 )
 
 # 14. Padding, positions, and which state belongs to which token.
-fault(14, "positions count the padding", EQUALITIES, "models.plain.position_ids")(
-    lambda position_ids: lambda mask: torch.arange(mask.shape[1]).expand(mask.shape)
-)
+fault(
+    14,
+    "positions count the padding",
+    "models/test_policy.py::test_left_and_right_padding_agree",
+    "models.plain.position_ids",
+)(lambda position_ids: lambda mask: torch.arange(mask.shape[1]).expand(mask.shape))
 fault(14, "positions after the prompt are one too high", ENGINE, "models.fast.decoder.embed")(
     lambda embed: lambda lm, ids, positions: embed(lm, ids, positions + (ids.shape[1] == 1))
 )
 
 
-@fault(14, "positions after the prompt are one too high in the plain engine", ENGINE, "models.plain._inputs")
+@fault(
+    14,
+    "positions after the prompt are one too high in the plain engine",
+    "models/test_plain.py::test_generation_draws_what_a_loop_without_a_cache_draws",
+    "models.plain._inputs",
+)
 def _(inputs):
     def replacement(model, ids, attention_mask):
         found = inputs(model, ids, attention_mask)
@@ -400,10 +435,12 @@ def _(inputs):
     return replacement
 
 
-fault(14, "the reward model reads one token of padding", EQUALITIES, *SCORE)(
+fault(14, "the reward model reads one token of padding", "models/test_policy.py", *SCORE)(
     arguments(attention_mask=lambda mask: mask | F.pad(mask, (1, -1)))
 )
-fault(14, "the reward model reads all padding", EQUALITIES, *SCORE)(arguments(attention_mask=torch.ones_like))
+fault(14, "the reward model reads all padding", "models/test_policy.py", *SCORE)(
+    arguments(attention_mask=torch.ones_like)
+)
 
 
 @fault(14, "the score lands one past an early end token", "maths/test_advantages.py", "maths.advantages.token_rewards")
@@ -427,7 +464,12 @@ fault(
 )(arguments(mask=lambda mask: torch.ones_like(mask).tril(mask.shape[3] - mask.shape[2])))
 
 
-@fault(14, "rows that go on take the places of those that have left", EQUALITIES, DECODE)
+@fault(
+    14,
+    "rows that go on take the places of those that have left",
+    "models/fast/test_engine.py::test_fast_equals_plain",
+    DECODE,
+)
 def _(generate):
     def replacement(*args, **kwargs):
         responses, outputs = generate(*args, **kwargs)
@@ -440,14 +482,17 @@ def _(generate):
     return replacement
 
 
-fault(14, "rows that go on take the cache of those that have left", EQUALITIES, "models.fast.decoder.Decoder.select")(
-    arguments(rows=lambda rows: torch.arange(len(rows)))
-)
+fault(
+    14,
+    "rows that go on take the cache of those that have left",
+    "models/fast/test_engine.py::test_fast_equals_plain",
+    "models.fast.decoder.Decoder.select",
+)(arguments(rows=lambda rows: torch.arange(len(rows))))
 
 
 def _outputs(change):
     """Builds a replacement of the fast `generate` that changes the kept outputs (B, T, D) of each depth."""
-    return result(lambda found, *_, **__: (found[0], [change(states.clone(), found[0]) for states in found[1]]))
+    return result(lambda found, *_: (found[0], [change(states.clone(), found[0]) for states in found[1]]))
 
 
 def _one_column_early(states, responses):
@@ -487,7 +532,7 @@ fault(14, "activations of layers that learn are kept", ENGINE, "models.fast.fami
 fault(
     14,
     "a reward model with other layers reads the policy's activations",
-    "training/test_models.py",
+    "models/fast/test_engine.py::test_a_frozen_reference_and_a_reward_model_use_the_policys_activations",
     "models.fast.families.common_depth",
 )(lambda common_depth: lambda lm, other: len(layers(lm)))
 fault(14, "minibatches mix the rows of texts and of advantages", "test_batches.py", "batches.select_rows")(
@@ -594,7 +639,7 @@ fault(17, "the sampled gradient a tenth too small", "proofs/test_gradient.py", "
 
 # 18. The reference does not move.
 fault(18, "the reference is the policy", LATER, LOAD_MODELS)(
-    result(lambda models, *_, **__: replace(models, reference=models.policy.lm))
+    result(lambda models, *_: replace(models, reference=models.policy.lm))
 )
 fault(18, "tied embeddings learn under frozen layers", "models/test_layers.py", "models.layers.freeze_lower_layers")(
     result(
@@ -602,7 +647,7 @@ fault(18, "tied embeddings learn under frozen layers", "models/test_layers.py", 
     )
 )
 fault(18, "the reference shares the policy's trainable embeddings", LATER, LOAD_MODELS)(
-    _and(lambda models: models.reference.set_input_embeddings(models.policy.lm.get_input_embeddings()))
+    effect(lambda models: models.reference.set_input_embeddings(models.policy.lm.get_input_embeddings()))
 )
 fault(18, "the frozen layers learn", "models/test_layers.py", "models.layers.freeze_lower_layers")(
     result(lambda _, lm, *rest: layers(lm).requires_grad_(True) and None)
@@ -610,7 +655,7 @@ fault(18, "the frozen layers learn", "models/test_layers.py", "models.layers.fre
 fault(
     18,
     "a policy is compared by layers that it does not share",
-    "training/test_models.py",
+    "models/fast/test_engine.py::test_a_frozen_reference_and_a_reward_model_use_the_policys_activations",
     "models.fast.families.common_depth",
 )(lambda common_depth: lambda lm, other: len(layers(lm)))
 
@@ -628,15 +673,15 @@ def _(share_weights):
 
 
 # 20. Gradients are at p.grad, and master weights are what is saved.
-fault(20, "the gradient of a tied embedding from its input is lost", ENGINE, "models.fast.families.embed")(
+fault(20, "the gradient of a tied embedding from its input is lost", TIED, "models.fast.families.embed")(
     lambda embed: torch.no_grad()(embed)
 )
-fault(20, "the gradient of the output embedding is not at p.grad", ENGINE, f"{HEAD_LOGPROBS}.backward")(
+fault(20, "the gradient of the output embedding is not at p.grad", EVERY_GRADIENT, f"{HEAD_LOGPROBS}.backward")(
     result(lambda gradients, ctx, gradient: (gradients[0], None, *gradients[2:]))
 )
 
 
-@fault(20, "master weights are not updated", ENGINE, f"{SLICED}.step")
+@fault(20, "master weights are not updated", STEP, f"{SLICED}.step")
 def _(step):
     def replacement(self, closure=None, scale=1.0):
         masters = [state["master"] for state in self.state.values() if "master" in state]
@@ -648,7 +693,7 @@ def _(step):
     return replacement
 
 
-@fault(20, "rounded weights are saved in place of master weights", ENGINE, "models.fast.engine.FastEngine.restore")
+@fault(20, "rounded weights are saved in place of master weights", STEP, "models.fast.engine.FastEngine.restore")
 def _(restore):
     @torch.no_grad()
     def replacement(self, model, optimizer, source):
