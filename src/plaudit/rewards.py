@@ -1,7 +1,5 @@
 """What a policy is trained for: a number for each response, from a reward model or from a function of the texts."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -32,11 +30,11 @@ class ModelReward:
     score_range = (-1.0, 1.0)
 
     @torch.no_grad()
-    def __call__(self, responses: Responses) -> Float[Tensor, B]:
+    def __call__(self, responses: Responses) -> Float[Tensor, "B"]:
         """(B,) logits."""
         return self.model(responses.ids, responses.attention_mask).float()
 
-    def shown(self, raw: Float[Tensor, B]) -> Float[Tensor, B]:
+    def shown(self, raw: Float[Tensor, "B"]) -> Float[Tensor, "B"]:
         """(B,) in [-1, 1]: -1 is surely bad, 1 surely good."""
         return 2 * torch.sigmoid(raw) - 1
 
@@ -59,7 +57,7 @@ class FunctionReward:
         """The function's name."""
         return getattr(self.function, "__name__", type(self.function).__name__)
 
-    def __call__(self, responses: Responses) -> Float[Tensor, B]:
+    def __call__(self, responses: Responses) -> Float[Tensor, "B"]:
         """(B,) what the function returns.
 
         Raises:
@@ -76,7 +74,7 @@ class FunctionReward:
                 raise RewardError(f"reward '{self.name}': returned {number} for the response {text!r} to {prompt!r}")
         return torch.tensor(numbers, device=responses.ids.device)
 
-    def shown(self, raw: Float[Tensor, B]) -> Float[Tensor, B]:
+    def shown(self, raw: Float[Tensor, "B"]) -> Float[Tensor, "B"]:
         """(B,) as they are."""
         return raw
 

@@ -53,9 +53,11 @@ class TableLM(nn.Module):
     def get_output_embeddings(self):
         return self.head
 
-    def forward(self, input_ids, attention_mask=None, past_key_values=None, use_cache=False):
+    def forward(
+        self, input_ids, attention_mask=None, past_key_values=None, use_cache=False, output_hidden_states=False
+    ):
         output = self.base_model(input_ids, attention_mask, past_key_values)
-        output.logits = self.head(output.last_hidden_state)
+        output.logits, output.hidden_states = self.head(output.last_hidden_state), (output.last_hidden_state,)
         return output
 
     @property
