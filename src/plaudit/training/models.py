@@ -90,7 +90,7 @@ class Models:
                 load_adapters(classifier, adapter)
             classifier = classifier.to(run.device).eval().requires_grad_(False)
             engine.prepare(classifier)
-            reward_model = RewardModel(classifier, engine)
+            reward_model = RewardModel(classifier, engine).eval()
         policy = Policy(lm, engine, value_head=value_head).to(run.device)
         models = Models(tokenizer, policy.eval(), reference, reward_model, engine)
         models.share(lm)
