@@ -91,8 +91,9 @@ ENGINE = "models/fast/test_engine.py::test_fast_equals_plain"
 STEP = "models/fast/test_engine.py::test_a_step_and_restore_leave_the_float32_model_that_plain_training_leaves"
 TIED = "models/fast/test_engine.py::test_a_tied_embedding_gets_its_gradient_from_values_alone"
 EVERY_GRADIENT = "models/fast/test_engine.py::test_every_tool_of_torch_sees_every_gradient"
-FIRST = "proofs/test_first_minibatch.py"
-LATER = "proofs/test_first_minibatch.py"
+FIRST = "proofs/test_first_minibatch.py::test_the_first_minibatch_of_an_update"
+FIRST_OF_PPO = "proofs/test_first_minibatch.py::test_the_first_iteration_of_ppo"
+LATER = "proofs/test_first_minibatch.py::test_later_the_policy_has_moved_and_the_reference_has_not"
 EQUALITIES = "proofs/test_equalities.py"
 PPO = "algorithms/test_ppo.py"
 REINFORCE = "algorithms/test_reinforce.py"
@@ -144,11 +145,16 @@ fault(3, "the loss leaves out the last token", "models/test_tokenizer.py", "mode
 fault(4, "a random length limit for each rollout", PPO, "training.rollouts.generate")(
     arguments(noise=lambda noise: noise[:, : 1 + int(noise[0, 0] * noise.shape[1])])
 )
-fault(4, "no penalty for a missing end token", ROLLOUTS, f"{SCALE}.scores")(arguments(ended=torch.ones_like))
+fault(
+    4,
+    "no penalty for a missing end token",
+    "training/test_rollouts.py::test_scores_are_normalised_and_a_response_that_was_cut_off_has_a_fixed_score",
+    f"{SCALE}.scores",
+)(arguments(ended=torch.ones_like))
 fault(
     4,
     "a response that was cut off counts as ended",
-    "models/test_plain.py::test_generation_draws_what_a_loop_without_a_cache_draws",
+    "models/fast/test_generation.py::test_the_length_limit_cuts_responses_off_and_says_so",
     *GENERATE,
 )(result(lambda responses, *_: replace(responses, ended=torch.ones_like(responses.ended))))
 
@@ -174,12 +180,18 @@ fault(
     "models/test_policy.py::test_scores_equal_what_transformers_reads_from_the_same_padded_batch",
     "models.policy.RewardModel.forward",
 )(result(lambda logits, *_: torch.sigmoid(logits)))
-fault(6, "a saturated probability as the score", ROLLOUTS, f"{SCALE}.scores")(
-    lambda scores: lambda self, raw, ended: torch.sigmoid(raw).masked_fill(~ended, self.missing_eos)
-)
-fault(6, "the scale of the scores is not measured", ROLLOUTS, f"{SCALE}.measured")(
-    lambda measured: lambda raw, missing_eos: ScoreScale(0.0, 1.0, missing_eos)
-)
+fault(
+    6,
+    "a saturated probability as the score",
+    "training/test_rollouts.py::test_scores_are_normalised_and_a_response_that_was_cut_off_has_a_fixed_score",
+    f"{SCALE}.scores",
+)(lambda scores: lambda self, raw, ended: torch.sigmoid(raw).masked_fill(~ended, self.missing_eos))
+fault(
+    6,
+    "the scale of the scores is not measured",
+    "training/test_rollouts.py::test_scores_of_the_responses_that_the_scale_was_measured_on_are_standard",
+    f"{SCALE}.measured",
+)(lambda measured: lambda raw, missing_eos: ScoreScale(0.0, 1.0, missing_eos))
 
 # 7. Both models are measured alike, and by a judge that was not optimised.
 fault(7, "the judge is the reward model", EVALUATE, "evaluation.evaluate.figures")(
@@ -231,9 +243,12 @@ fault(8, "KL is not logged", LATER, "training.rollouts.StepReport")(
 fault(8, "the penalty is left out of the reward", "maths/test_advantages.py", "maths.advantages.token_rewards")(
     arguments(kl_coef=lambda kl_coef: 0.0)
 )
-fault(8, "the penalty is left out of REINFORCE", REINFORCE, "algorithms.reinforce.leave_one_out")(
-    arguments(kl_coef=lambda kl_coef: 0.0)
-)
+fault(
+    8,
+    "the penalty is left out of REINFORCE",
+    "proofs/test_gradient.py::test_the_expected_gradient_of_reinforce_is_the_exact_one",
+    "algorithms.reinforce.leave_one_out",
+)(arguments(kl_coef=lambda kl_coef: 0.0))
 fault(8, "the adaptive coefficient stays fixed", PPO, "training.rollouts.adapt_kl_coef")(
     lambda adapt_kl_coef: lambda kl_coef, *_: kl_coef
 )
@@ -242,13 +257,26 @@ fault(8, "the controller is not clipped", "maths/test_kl.py", "maths.kl.adapt_kl
 )
 
 # 9. Every bound of an update is applied.
-fault(9, "no gradient clipping", "training/test_optimizer.py", *CLIP_AND_STEP)(arguments(max_norm=lambda max_norm: 1e9))
-fault(9, "the clipping of gradients is computed and not applied", "training/test_optimizer.py", f"{SLICED}.step")(
-    arguments(scale=lambda scale: 1.0)
+fault(
+    9,
+    "no gradient clipping",
+    "training/test_rollouts.py::test_gradients_are_clipped_to_their_largest_norm",
+    *CLIP_AND_STEP,
+)(arguments(max_norm=lambda max_norm: 1e9))
+fault(
+    9,
+    "the clipping of gradients is computed and not applied",
+    "models/fast/test_optimizer.py::test_gradients_are_clipped_together",
+    f"{SLICED}.step",
+)(arguments(scale=lambda scale: 1.0))
+
+
+@fault(
+    9,
+    "the gradient norm leaves out bfloat16",
+    "models/fast/test_optimizer.py::test_the_gradient_norm_is_that_of_torch",
+    f"{SLICED}.gradient_norm",
 )
-
-
-@fault(9, "the gradient norm leaves out bfloat16", STEP, f"{SLICED}.gradient_norm")
 def _(gradient_norm):
     def replacement(self):
         gradients = [p.grad.flatten() for p in self.parameters() if p.grad is not None]
@@ -267,7 +295,12 @@ for module, tests in (("rollouts", PPO), ("supervised", "training/test_supervise
     fault(9, f"no schedule in {module}, though one is logged", tests, f"training.{module}.set_lr")(
         lambda set_lr: lambda optimizer, lr: None
     )
-fault(9, "no KL stop", PPO, "training.rollouts.update")(arguments(stop=lambda stop: lambda figures: False))
+fault(
+    9,
+    "no KL stop",
+    "training/test_rollouts.py::test_an_update_ends_before_the_step_that_stop_rejects_and_the_first_is_always_taken",
+    "training.rollouts.update",
+)(arguments(stop=lambda stop: lambda figures: False))
 
 
 @fault(9, "a loss that is not finite counts as zero", "training/test_optimizer.py", "training.optimizer.accumulate")
@@ -282,7 +315,12 @@ def _(accumulate):
     return replacement
 
 
-@fault(9, "a gradient that is not finite is stepped on", "training/test_optimizer.py", *CLIP_AND_STEP)
+@fault(
+    9,
+    "a gradient that is not finite is stepped on",
+    "models/fast/test_optimizer.py::test_a_norm_that_is_not_finite_changes_nothing",
+    *CLIP_AND_STEP,
+)
 def _(clip_and_step):
     def replacement(self, optimizer, max_norm):
         norm = clip_and_step(self, optimizer, max_norm)
@@ -374,7 +412,12 @@ fault(
 )(arguments(temperature=lambda temperature: 1.0))
 
 
-@fault(12, "temperature left out of the gradient under a frozen head", ENGINE, f"{HEAD_LOGPROBS}.backward")
+@fault(
+    12,
+    "temperature left out of the gradient under a frozen head",
+    "models/fast/test_head.py::test_log_probabilities_and_gradients_in_chunks_are_those_of_the_whole",
+    f"{HEAD_LOGPROBS}.backward",
+)
 def _(backward):
     def replacement(ctx, gradient):
         if ctx.slopes is not None:
@@ -384,13 +427,16 @@ def _(backward):
     return replacement
 
 
-fault(12, "temperature left out of scoring in bfloat16", "models/fast/test_head.py", "models.fast.head.Head.logits")(
-    lambda logits: lambda self, states, temperature: logits(self, states, 1.0 if self.rounded else temperature)
-)
+fault(
+    12,
+    "temperature left out of scoring in bfloat16",
+    "models/fast/test_head.py::test_rounded_products_are_those_of_rounded_numbers_summed_in_float32",
+    "models.fast.head.Head.logits",
+)(lambda logits: lambda self, states, temperature: logits(self, states, 1.0 if self.rounded else temperature))
 fault(
     12,
     "temperature left out of sampling",
-    "models/test_plain.py::test_generation_draws_what_a_loop_without_a_cache_draws",
+    "models/fast/test_generation.py::test_each_token_is_the_one_that_a_full_forward_draws",
     *GENERATE,
 )(arguments(temperature=lambda temperature: 1.0))
 fault(12, "rollouts are sampled at temperature 1", PPO, "training.rollouts.generate")(
@@ -401,8 +447,8 @@ fault(12, "top-k in sampling", "models/test_sampling.py", "models.sampling.sampl
 )
 
 # 13. No dropout.
-fault(13, "dropout in rollouts", FIRST, LOAD_MODELS)(effect(lambda models: models.policy.train()))
-fault(13, "dropout in the reference", FIRST, LOAD_MODELS)(effect(lambda models: models.reference.train()))
+fault(13, "dropout in rollouts", FIRST_OF_PPO, LOAD_MODELS)(effect(lambda models: models.policy.train()))
+fault(13, "dropout in the reference", FIRST_OF_PPO, LOAD_MODELS)(effect(lambda models: models.reference.train()))
 fault(13, "dropout between old and new logprobs", FIRST, "training.rollouts.update")(
     arguments(policy=lambda policy: policy.train())
 )
@@ -460,14 +506,18 @@ fault(14, "packed texts attend to one another", "models/fast/test_packing.py", "
     result(lambda packed, *_: replace(packed, mask=torch.ones_like(packed.mask).tril()))
 )
 fault(
-    14, "padding is attended to in sampling", ENGINE, "models.fast.decoder.run_layers", "models.fast.decoder.top_states"
+    14,
+    "padding is attended to in sampling",
+    "models/fast/test_decoder.py::test_no_token_attends_to_a_place_without_a_token",
+    "models.fast.decoder.run_layers",
+    "models.fast.decoder.top_states",
 )(arguments(mask=lambda mask: torch.ones_like(mask).tril(mask.shape[3] - mask.shape[2])))
 
 
 @fault(
     14,
     "rows that go on take the places of those that have left",
-    "models/fast/test_engine.py::test_fast_equals_plain",
+    "proofs/test_equalities.py::test_a_response_does_not_depend_on_the_other_rows_of_its_batch",
     DECODE,
 )
 def _(generate):
@@ -485,7 +535,7 @@ def _(generate):
 fault(
     14,
     "rows that go on take the cache of those that have left",
-    "models/fast/test_engine.py::test_fast_equals_plain",
+    "models/fast/test_decoder.py::test_selected_rows_keep_what_they_have_read",
     "models.fast.decoder.Decoder.select",
 )(arguments(rows=lambda rows: torch.arange(len(rows))))
 
@@ -512,27 +562,52 @@ def _without_last_token(ended):
 
 
 ACTIVATIONS = "models/fast/test_activations.py"
-fault(14, "activations of sampled tokens lie one column early", ACTIVATIONS, DECODE)(_outputs(_one_column_early))
-fault(14, "activations of sampled tokens lie in other rows", ACTIVATIONS, DECODE)(
-    _outputs(lambda states, _: states.roll(1, 0))
-)
-fault(14, "the end token leaves no activations", ACTIVATIONS, DECODE)(_outputs(_without_last_token(True)))
-fault(14, "the token at the length limit leaves no activations", ACTIVATIONS, DECODE)(
-    _outputs(_without_last_token(False))
-)
-fault(14, "activations of a text are given to another", ACTIVATIONS, "models.fast.activations.ActivationCache.get")(
-    arguments(texts=sorted)
-)
-fault(14, "activations of texts that differ in one token are the same", ACTIVATIONS, "models.fast.activations.key")(
-    arguments(ids=lambda ids: [*ids[:-1], 0])
-)
-fault(14, "activations of layers that learn are kept", ENGINE, "models.fast.families.frozen_depth")(
-    lambda frozen_depth: lambda lm: len(layers(lm))
-)
+fault(
+    14,
+    "activations of sampled tokens lie one column early",
+    "models/fast/test_generation.py::test_the_activations_of_generated_texts_are_those_of_the_full_forward",
+    DECODE,
+)(_outputs(_one_column_early))
+fault(
+    14,
+    "activations of sampled tokens lie in other rows",
+    "models/fast/test_generation.py::test_the_activations_of_generated_texts_are_those_of_the_full_forward",
+    DECODE,
+)(_outputs(lambda states, _: states.roll(1, 0)))
+fault(
+    14,
+    "the end token leaves no activations",
+    "models/fast/test_generation.py::test_the_activations_of_generated_texts_are_those_of_the_full_forward",
+    DECODE,
+)(_outputs(_without_last_token(True)))
+fault(
+    14,
+    "the token at the length limit leaves no activations",
+    "models/fast/test_generation.py::test_the_activations_of_generated_texts_are_those_of_the_full_forward",
+    DECODE,
+)(_outputs(_without_last_token(False)))
+fault(
+    14,
+    "activations of a text are given to another",
+    "models/fast/test_activations.py::test_every_text_has_the_states_that_it_has_alone",
+    "models.fast.activations.ActivationCache.get",
+)(arguments(texts=sorted))
+fault(
+    14,
+    "activations of texts that differ in one token are the same",
+    "models/fast/test_activations.py::test_a_text_is_known_by_its_token_ids",
+    "models.fast.activations.key",
+)(arguments(ids=lambda ids: [*ids[:-1], 0]))
+fault(
+    14,
+    "activations of layers that learn are kept",
+    "models/fast/test_families.py::test_the_frozen_depth_counts_layers_below_the_first_that_learns",
+    "models.fast.families.frozen_depth",
+)(lambda frozen_depth: lambda lm: len(layers(lm)))
 fault(
     14,
     "a reward model with other layers reads the policy's activations",
-    "models/fast/test_engine.py::test_a_frozen_reference_and_a_reward_model_use_the_policys_activations",
+    "training/test_models.py",
     "models.fast.families.common_depth",
 )(lambda common_depth: lambda lm, other: len(layers(lm)))
 fault(14, "minibatches mix the rows of texts and of advantages", "test_batches.py", "batches.select_rows")(
@@ -567,7 +642,12 @@ def _(perplexity):
     return replacement
 
 
-@fault(15, "PPO loss: a mean of row means", EQUALITIES, "maths.losses.policy_loss")
+@fault(
+    15,
+    "PPO loss: a mean of row means",
+    "proofs/test_equalities.py::test_microbatches_of_ppo_equal_the_batch",
+    "maths.losses.policy_loss",
+)
 def _(policy_loss):
     def replacement(logprobs, old_logprobs, advantages, response_mask, clip_range):
         tensors = (logprobs, old_logprobs, advantages, response_mask)
@@ -577,12 +657,20 @@ def _(policy_loss):
     return replacement
 
 
-fault(15, "value loss: padding counts in the denominator", EQUALITIES, "maths.losses.value_loss")(
-    result(lambda loss, values, old, returns, mask, clip: (loss[0] * mask.sum() / mask.numel(), loss[1]))
+fault(
+    15,
+    "value loss: padding counts in the denominator",
+    "proofs/test_equalities.py::test_microbatches_of_ppo_equal_the_batch",
+    "maths.losses.value_loss",
+)(result(lambda loss, values, old, returns, mask, clip: (loss[0] * mask.sum() / mask.numel(), loss[1])))
+
+
+@fault(
+    15,
+    "microbatches: a mean of their means",
+    "proofs/test_equalities.py::test_microbatches_of_sft_equal_the_batch",
+    "training.optimizer.accumulate",
 )
-
-
-@fault(15, "microbatches: a mean of their means", "training/test_optimizer.py", "training.optimizer.accumulate")
 def _(accumulate):
     def replacement(batch, microbatch_size, loss, count, where):
         parts = -(-number_of_rows(batch) // microbatch_size) if microbatch_size else 1
@@ -598,16 +686,37 @@ def _(accumulate):
 
 # 16. The direction of KL.
 swapped = lambda original: lambda first, second: original(second, first)  # noqa: E731
-fault(16, "k1 with its sign reversed", "maths/test_kl.py proofs/test_estimators.py", "maths.kl.kl_k1")(swapped)
-fault(16, "k3 with its arguments swapped", "proofs/test_estimators.py", "maths.kl.kl_k3")(swapped)
-fault(16, "KL(reference || policy) in rollouts", "proofs/test_estimators.py", "models.plain.kl_of_logprobs")(swapped)
+fault(
+    16,
+    "k1 with its sign reversed",
+    "proofs/test_estimators.py::test_the_expectation_of_every_estimator_is_the_exact_kl",
+    "maths.kl.kl_k1",
+)(swapped)
+fault(
+    16,
+    "k3 with its arguments swapped",
+    "proofs/test_estimators.py::test_the_expectation_of_every_estimator_is_the_exact_kl",
+    "maths.kl.kl_k3",
+)(swapped)
+fault(
+    16,
+    "KL(reference || policy) in rollouts",
+    "proofs/test_estimators.py::test_the_expectation_of_every_estimator_is_the_exact_kl",
+    "models.plain.kl_of_logprobs",
+)(swapped)
 fault(16, "KL(reference || policy) in the evaluation", EVALUATE, "models.plain.kl_of_logprobs")(swapped)
-fault(16, "the penalty rewards distance", "proofs/test_gradient.py", "maths.advantages.token_rewards")(
-    arguments(kl_coef=lambda kl_coef: -kl_coef)
-)
-fault(16, "the penalty of REINFORCE rewards distance", REINFORCE, "algorithms.reinforce.leave_one_out")(
-    arguments(kl_coef=lambda kl_coef: -kl_coef)
-)
+fault(
+    16,
+    "the penalty rewards distance",
+    "proofs/test_gradient.py::test_the_mean_sampled_gradient_of_ppo_is_the_exact_one",
+    "maths.advantages.token_rewards",
+)(arguments(kl_coef=lambda kl_coef: -kl_coef))
+fault(
+    16,
+    "the penalty of REINFORCE rewards distance",
+    "proofs/test_gradient.py::test_the_expected_gradient_of_reinforce_is_the_exact_one",
+    "algorithms.reinforce.leave_one_out",
+)(arguments(kl_coef=lambda kl_coef: -kl_coef))
 fault(16, "the logged k1 with its sign reversed", PPO, "training.rollouts.StepReport")(
     lambda report: (
         lambda stage, step, total, metrics, *rest, **more: report(
@@ -633,9 +742,12 @@ fault(17, "whitening with a large epsilon", "maths/test_masked.py", "maths.maske
 fault(17, "the clip range wrong by a thousandth", "maths/test_losses.py", "maths.losses.policy_loss")(
     arguments(clip_range=lambda clip_range: 1.001 * clip_range)
 )
-fault(17, "the sampled gradient a tenth too small", "proofs/test_gradient.py", "maths.losses.policy_loss")(
-    result(lambda found, *_: ((0.9 * found[0][0], found[0][1]), found[1]))
-)
+fault(
+    17,
+    "the sampled gradient a tenth too small",
+    "proofs/test_gradient.py::test_the_mean_sampled_gradient_of_ppo_is_the_exact_one",
+    "maths.losses.policy_loss",
+)(result(lambda found, *_: ((0.9 * found[0][0], found[0][1]), found[1])))
 
 # 18. The reference does not move.
 fault(18, "the reference is the policy", LATER, LOAD_MODELS)(
@@ -655,7 +767,7 @@ fault(18, "the frozen layers learn", "models/test_layers.py", "models.layers.fre
 fault(
     18,
     "a policy is compared by layers that it does not share",
-    "models/fast/test_engine.py::test_a_frozen_reference_and_a_reward_model_use_the_policys_activations",
+    "training/test_models.py",
     "models.fast.families.common_depth",
 )(lambda common_depth: lambda lm, other: len(layers(lm)))
 
@@ -681,7 +793,12 @@ fault(20, "the gradient of the output embedding is not at p.grad", EVERY_GRADIEN
 )
 
 
-@fault(20, "master weights are not updated", STEP, f"{SLICED}.step")
+@fault(
+    20,
+    "master weights are not updated",
+    "models/fast/test_optimizer.py::test_bfloat16_parameters_are_their_float32_weights_rounded",
+    f"{SLICED}.step",
+)
 def _(step):
     def replacement(self, closure=None, scale=1.0):
         masters = [state["master"] for state in self.state.values() if "master" in state]
@@ -705,9 +822,12 @@ def _(restore):
     return replacement
 
 
-fault(20, "master weights are not in checkpoints", "training/test_checkpoint.py", "training.checkpoint._tensors")(
-    result(lambda tensors, *_: {name: x for name, x in tensors.items() if not name.startswith("optimizer/master/")})
-)
+fault(
+    20,
+    "master weights are not in checkpoints",
+    "models/fast/test_optimizer.py::test_training_goes_on_from_a_checkpoint_as_if_uninterrupted",
+    "training.checkpoint._tensors",
+)(result(lambda tensors, *_: {name: x for name, x in tensors.items() if not name.startswith("optimizer/master/")}))
 
 
 # 21. A mask that says where to attend is not added to the attention logits.
@@ -721,14 +841,17 @@ def _(arguments_of):
 
 
 # 25. A baseline that includes the response itself: r - mean(r), which is (n - 1) / n of what it should be.
-fault(25, "the baseline of a response includes itself", REINFORCE, "algorithms.reinforce.leave_one_out")(
-    result(lambda advantages, *_: advantages * (len(advantages) - 1) / len(advantages))
-)
+fault(
+    25,
+    "the baseline of a response includes itself",
+    "proofs/test_gradient.py::test_the_expected_gradient_of_reinforce_is_the_exact_one",
+    "algorithms.reinforce.leave_one_out",
+)(result(lambda advantages, *_: advantages * (len(advantages) - 1) / len(advantages)))
 
 
 # 27. The gradient of an estimate of KL is not an estimate of the gradient of KL.
 @fault(
-    27, "k3 in the loss in place of KL in the reward", HERE, "algorithms.reinforce.leave_one_out",
+    27, "k3 in the loss in place of KL in the reward", "proofs/test_gradient.py::test_the_mean_sampled_gradient_of_reinforce_is_the_exact_one", "algorithms.reinforce.leave_one_out",
     "algorithms.reinforce.reinforce_loss",
 )  # fmt: skip
 def _(leave_one_out, reinforce_loss):
@@ -753,9 +876,12 @@ def _by_length(batch: ReinforceBatch) -> ReinforceBatch:
     return replace(batch, advantages=batch.advantages / batch.rollout.responses.response_mask.sum(1))
 
 
-fault(28, "a mean over the tokens of a response", REINFORCE, "algorithms.reinforce.reinforce_loss")(
-    arguments(batch=_by_length)
-)
+fault(
+    28,
+    "a mean over the tokens of a response",
+    "proofs/test_gradient.py::test_the_expected_gradient_of_reinforce_is_the_exact_one",
+    "algorithms.reinforce.reinforce_loss",
+)(arguments(batch=_by_length))
 
 
 # A reward is a function of (prompts, responses).
