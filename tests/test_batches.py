@@ -1,49 +1,70 @@
 import numpy as np
 import torch
 
-from plaudit.batches import Below, Experience, Rollout
+from plaudit.algorithms.ppo import PPOBatch
+from plaudit.batches import (
+    LabelledBatch,
+    PreferenceBatch,
+    Responses,
+    Rollout,
+    Sequences,
+    number_of_rows,
+    select_rows,
+    split_rows,
+    to_device,
+)
 
 
-def test_minibatches_visit_every_row_once_and_keep_the_ragged_last():
-    rows, r = 10, 3
-    mask = torch.ones(rows, r, dtype=torch.bool)
-    column = torch.arange(rows).float()[:, None].expand(rows, r)
-    rollout = Rollout(
-        ids=torch.arange(rows)[:, None].expand(rows, 5),
-        attention_mask=torch.ones(rows, 5, dtype=torch.bool),
-        response_mask=mask,
-        logprobs=column,
-        ref_logprobs=column,
-        values=column,
-        scores=torch.arange(rows).float(),
-        below=Below(column[:, :1, None].expand(rows, 5, 2), 3),
+def some_batch(rows=10, r=3):
+    """A batch with batches inside, in which every number of a row is the row's number."""
+    row = torch.arange(rows)
+    column = row.float()[:, None].expand(rows, r)
+    responses = Responses(row[:, None].expand(rows, 5), torch.ones(rows, 5) > 0, torch.ones(rows, r) > 0, row > 3)
+    rollout = Rollout(responses, column, column, column, column, row.float(), row.float())
+    return PPOBatch(rollout, column, column, column, column)
+
+
+def rows_of(batch):
+    """The row numbers of every tensor in a batch of `some_batch`."""
+    rollout = batch.rollout
+    columns = [rollout.responses.ids[:, 0], rollout.logprobs[:, 0], rollout.scores, batch.values[:, 0]]
+    return {tuple(column.int().tolist()) for column in (*columns, batch.advantages[:, 0], batch.returns[:, 0])}
+
+
+def test_parts_visit_every_row_once_and_the_last_may_be_smaller():
+    batch, order = some_batch(), np.random.default_rng(0).permutation(10)
+    parts = list(split_rows(batch, order, 4))
+    assert [number_of_rows(part) for part in parts] == [4, 4, 2]
+    assert [rows_of(part) for part in parts] == [{tuple(order[i : i + 4].tolist())} for i in (0, 4, 8)]
+    assert [part.rollout.responses.ended.tolist() for part in parts][0] == [bool(row > 3) for row in order[:4]]
+
+
+def test_chosen_and_rejected_stay_together():
+    ids = torch.arange(12).view(4, 3)
+    sides = [Sequences(x, torch.ones(4, 3) > 0, torch.ones(4, 3) > 0) for x in (ids, -ids)]
+    batch = PreferenceBatch(*sides, torch.arange(4.0))
+    part = select_rows(batch, torch.tensor([2, 0]))
+    assert part.chosen.ids.tolist() == [[6, 7, 8], [0, 1, 2]]
+    assert torch.equal(part.rejected.ids, -part.chosen.ids)
+    assert part.weight.tolist() == [2.0, 0.0]
+    assert number_of_rows(batch) == number_of_rows(LabelledBatch(sides[0], batch.weight)) == 4
+
+
+def test_a_batch_moves_as_a_whole():
+    moved = to_device(some_batch(), torch.device("meta"))
+    assert {moved.values.device.type, moved.rollout.scores.device.type, moved.rollout.responses.ids.device.type} == {
+        "meta"
+    }
+
+
+def test_prompts_and_responses_are_found_between_the_padding():
+    responses = Responses(
+        ids=torch.tensor([[9, 9, 1, 2, 3, 9], [9, 4, 5, 6, 7, 8]]),
+        attention_mask=torch.tensor([[0, 0, 1, 1, 1, 0], [0, 1, 1, 1, 1, 1]]) > 0,
+        response_mask=torch.tensor([[1, 1, 0], [1, 1, 1]]) > 0,
+        ended=torch.tensor([True, False]),
     )
-    order = np.random.default_rng(0).permutation(rows)
-    parts = list(Experience(rollout, column, column, column).minibatches(order, 4))
-    assert [len(p.rewards) for p in parts] == [4, 4, 2]
-    seen = torch.cat([p.rollout.scores for p in parts])
-    assert seen.tolist() == order.tolist()
-    for p in parts:  # every tensor of a part speaks of the same rows
-        assert torch.equal(p.rollout.ids[:, 0].float(), p.rollout.scores)
-        assert torch.equal(p.advantages[:, 0], p.rollout.scores)
-        assert torch.equal(p.rollout.below.states[:, 4, 1], p.rollout.scores)
-        assert p.rollout.below.depth == 3
-    assert torch.equal(parts[0].rollout.response_ids, parts[0].rollout.ids[:, -r:])
-
-
-def test_minibatches_drop_columns_that_are_padding_in_every_row():
-    lengths, left = torch.tensor([2, 4, 1]), torch.tensor([1, 2, 2])  # response tokens; padding left of the prompt
-    columns = torch.arange(7)  # three prompt columns, four of response
-    attention_mask = (columns >= left[:, None]) & (columns < 3 + lengths[:, None])
-    response_mask = torch.arange(4) < lengths[:, None]
-    numbers = torch.arange(12.0).view(3, 4)
-    ids = torch.arange(21).view(3, 7)
-    below = Below(-ids[..., None].float(), 1)
-    rollout = Rollout(ids, attention_mask, response_mask, numbers, numbers, numbers, lengths.float(), below)
-    first, second = Experience(rollout, numbers, numbers, numbers).minibatches(np.array([0, 2, 1]), 2)
-    assert first.rollout.ids.tolist() == [[1, 2, 3, 4], [15, 16, 17, 18]]
-    assert first.rollout.response_mask.tolist() == [[True, True], [True, False]]
-    assert first.returns.tolist() == [[0.0, 1.0], [8.0, 9.0]]
-    assert first.rollout.response_ids.tolist() == [[3, 4], [17, 18]]
-    assert torch.equal(first.rollout.below.states[..., 0], -first.rollout.ids.float())  # of the same tokens
-    assert second.rollout.ids.tolist() == [[9, 10, 11, 12, 13]]  # its own longest row is kept whole
+    assert responses.prompts() == [[1], [4, 5]]
+    assert responses.tokens() == [[2, 3], [6, 7, 8]]
+    assert responses.response_ids.tolist() == [[2, 3, 9], [6, 7, 8]]
+    assert responses.prompt_mask.tolist() == [[False, False, True], [False, True, True]]

@@ -3,12 +3,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import make_lm
+from tiny import make_family
 
 from plaudit.errors import ModelError
 from plaudit.models.loading import (
     BUILT_IN,
-    _check_head,
     load_causal_lm,
     load_reward_model,
     load_tokenizer,
@@ -28,7 +27,7 @@ def test_the_shipped_model_is_a_plain_gpt2_of_at_most_16_mb():
     assert tokenizer.text(tokenizer.prompt("The Film is")) == "the film is"
 
 
-def test_the_shipped_model_has_read_film_reviews():
+def test_the_shipped_model_predicts_film_reviews():
     model, tokenizer = load_causal_lm("movie-gpt2").eval(), load_tokenizer("movie-gpt2")
     ids = torch.tensor([tokenizer.prompt("this is one of the best films i have ever seen .")])
     with torch.no_grad():
@@ -49,7 +48,7 @@ def test_a_saved_model_is_opened_by_transformers_alone(tmp_path, tiny_lm, tiny_t
     assert (tmp_path / "model.safetensors").exists()
 
 
-def test_gpt2_s_activation_is_computed_by_one_kernel_and_stays_what_it_was(tiny_model_folder, tiny_lm):
+def test_the_activation_of_gpt2_is_computed_by_one_kernel_to_the_same_values(tiny_model_folder, tiny_lm):
     assert tiny_lm.config.activation_function == "gelu_new"
     ours = load_causal_lm(tiny_model_folder)
     assert ours.config.activation_function == "gelu_pytorch_tanh"
@@ -57,7 +56,7 @@ def test_gpt2_s_activation_is_computed_by_one_kernel_and_stays_what_it_was(tiny_
     torch.testing.assert_close(ours.transformer.h[0].mlp.act(x), tiny_lm.transformer.h[0].mlp.act(x), rtol=0, atol=1e-6)
 
 
-def test_a_reward_model_keeps_the_backbone_it_is_given(tiny_model_folder):
+def test_a_reward_model_has_the_backbone_of_its_folder(tiny_model_folder):
     lm, reward = load_causal_lm(tiny_model_folder), load_reward_model(tiny_model_folder, pad_id=255)
     assert reward.config.num_labels == 1
     assert reward.config.pad_token_id == 255
@@ -66,7 +65,7 @@ def test_a_reward_model_keeps_the_backbone_it_is_given(tiny_model_folder):
 
 
 @pytest.mark.parametrize(
-    ("name", "says"),
+    ("name", "message"),
     [
         ("movie-gpt", "did you mean 'movie-gpt2'"),
         ("smollm", "did you mean 'smollm2'"),
@@ -75,18 +74,18 @@ def test_a_reward_model_keeps_the_backbone_it_is_given(tiny_model_folder):
         ("a/b/c", "hub id"),
     ],
 )
-def test_a_wrong_name_is_answered_in_one_line(name, says):
-    with pytest.raises(ModelError, match=says) as error:
+def test_a_wrong_name_is_an_error_in_one_line(name, message):
+    with pytest.raises(ModelError, match=message) as error:
         load_causal_lm(name)
     assert "\n" not in str(error.value)
 
 
-def test_a_folder_without_a_model_says_what_is_missing(tmp_path):
+def test_a_folder_without_a_model_names_the_missing_file(tmp_path):
     with pytest.raises(ModelError, match=r"config\.json is missing"):
         load_causal_lm(str(tmp_path))
 
 
-def test_a_damaged_model_is_one_line(tmp_path, tiny_lm, tiny_tokenizer):
+def test_a_damaged_model_is_an_error_in_one_line(tmp_path, tiny_lm, tiny_tokenizer):
     save(tiny_lm, tiny_tokenizer, tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"not safetensors")
     with pytest.raises(ModelError, match="cannot be opened") as error:
@@ -94,15 +93,18 @@ def test_a_damaged_model_is_one_line(tmp_path, tiny_lm, tiny_tokenizer):
     assert "\n" not in str(error.value)
 
 
-def test_a_head_that_does_more_than_we_know_is_refused():
-    model = make_lm()
-    inner = model.forward
-    model.forward = lambda *a, **k: type("Out", (), {"logits": torch.tanh(inner(*a, **k).logits)})()
-    with pytest.raises(ModelError, match="not supported"):
-        _check_head(model, "softcapped")
+def test_a_model_whose_logits_are_softcapped_is_opened(tmp_path, tiny_tokenizer):
+    """Its logits are not just the hidden state times the output embedding; the plain engine runs it."""
+    lm = make_family("gemma2, softcapped logits")
+    save(lm, tiny_tokenizer, tmp_path)
+    again, ids = load_causal_lm(str(tmp_path)).eval(), torch.tensor([[5, 6, 7]])
+    assert again.config.final_logit_softcapping == 2.0
+    again.config._attn_implementation = "eager"
+    with torch.no_grad():
+        torch.testing.assert_close(again(ids).logits, lm(ids).logits)
 
 
-def test_an_unreachable_hub_is_one_line_that_says_what_works_offline(monkeypatch):
+def test_an_unreachable_hub_is_an_error_in_one_line_that_names_what_works_offline(monkeypatch):
     def nobody_there(*_, **__):
         raise ConnectionError("Name or service not known")
 
@@ -113,8 +115,8 @@ def test_an_unreachable_hub_is_one_line_that_says_what_works_offline(monkeypatch
         assert "\n" not in str(error.value)
 
 
-@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="the system does not say what is mapped")
-def test_an_opened_model_holds_no_page_of_its_file(tmp_path, tiny_lm, tiny_tokenizer):
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="the system does not list mapped files")
+def test_an_opened_model_does_not_map_its_file(tmp_path, tiny_lm, tiny_tokenizer):
     save(tiny_lm, tiny_tokenizer, tmp_path)
     kept = load_causal_lm(str(tmp_path)), load_reward_model(str(tmp_path), pad_id=0)
     assert all(model.get_input_embeddings().weight.any() for model in kept)

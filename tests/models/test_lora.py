@@ -18,7 +18,7 @@ from transformers import (
 from plaudit import rng
 from plaudit.algorithms.sft import Config as SFTConfig
 from plaudit.errors import ModelError
-from plaudit.models.heads import score_texts
+from plaudit.models.layers import freeze_lower_layers, share_weights
 from plaudit.models.loading import load_causal_lm, load_reward_model, save
 from plaudit.models.lora import (
     FOLDER,
@@ -27,9 +27,9 @@ from plaudit.models.lora import (
     merge,
     plain_state,
     save_adapters,
-    share_weights,
 )
-from plaudit.models.trunk import freeze_below, hidden_states
+from plaudit.models.plain import PlainEngine
+from plaudit.models.policy import RewardModel
 
 LORA = SFTConfig(lora_rank=3, lora_alpha=6)
 BY_PEFT = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # peft asks by the old name
@@ -59,13 +59,13 @@ def family(request):
 
 def adapted(family, train_layers=0, settings=LORA, seed=1, stage="sft"):
     model = MAKERS[family]().eval()
-    freeze_below(model, train_layers)
+    freeze_lower_layers(model, train_layers)
     add_adapters(model, settings, seed, stage)
     return model
 
 
-def moved(model):
-    """The model after its B has gone somewhere."""
+def trained(model):
+    """The model with adapters that are not zero, as training leaves them."""
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             with torch.no_grad():
@@ -75,47 +75,52 @@ def moved(model):
 
 @torch.no_grad()
 def logits(model):
-    return model.get_output_embeddings()(hidden_states(model, IDS, MASK, MASK)).view(*IDS.shape, -1)
+    return model(input_ids=IDS, attention_mask=MASK.long()).logits
 
 
-def test_a_model_starts_exactly_as_it_was(family):
+@torch.no_grad()
+def scores(classifier):
+    return RewardModel(classifier, PlainEngine())(IDS, MASK)
+
+
+def test_new_adapters_change_nothing(family):
     assert torch.equal(logits(adapted(family)), logits(MAKERS[family]().eval()))
 
 
-def test_it_does_so_in_bfloat16_too(family):
+def test_new_adapters_change_nothing_in_bfloat16(family):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(logits(adapted(family)), logits(MAKERS[family]().eval()))
 
 
 @pytest.mark.parametrize("train_layers", [0, 1])
-def test_adapters_alone_learn_beside_every_linear_layer_that_would(family, train_layers):
+def test_only_adapters_learn_and_every_linear_layer_that_would_learn_has_one(family, train_layers):
     model = adapted(family, train_layers)
     learning = {name for name, p in model.named_parameters() if p.requires_grad}
-    blocks = "transformer.h" if family == "gpt2" else "model.layers"
+    prefix = "transformer.h" if family == "gpt2" else "model.layers"
     assert learning == {
-        f"{blocks}.{block}.{part}.lora_{side}.default.weight"
-        for block in range(2)[-train_layers:]
+        f"{prefix}.{layer}.{part}.lora_{side}.default.weight"
+        for layer in range(2)[-train_layers:]
         for part in PARTS[family]
         for side in "AB"
     }
-    hidden_states(moved(model), IDS, MASK, MASK).square().sum().backward()
+    trained(model)(IDS).logits.square().sum().backward()
     assert {name for name, p in model.named_parameters() if p.grad is not None} == learning
     assert all(p.grad.any() for p in model.parameters() if p.grad is not None)
 
 
-def test_what_an_adapter_adds_by_hand():
-    plain, model = make_lm().eval(), moved(adapted("gpt2"))
+def test_an_adapter_adds_its_scaled_product():
+    plain, model = make_lm().eval(), trained(adapted("gpt2"))
     layer = model.transformer.h[1].mlp.c_fc
     x = rng.normals((2, 5, 32), 0, "test", "x")
     with torch.no_grad():
         a, b = (part["default"].weight for part in (layer.lora_A, layer.lora_B))
         assert (tuple(a.shape), tuple(b.shape)) == ((3, 32), (128, 3))
-        assert a.abs().max() <= 32**-0.5  # uniform up to one over the root of the inputs, as a linear layer begins
+        assert a.abs().max() <= 32**-0.5  # uniform, with the bound of a linear layer
         expected = plain.transformer.h[1].mlp.c_fc(x) + 6 / 3 * (x @ a.T) @ b.T
         torch.testing.assert_close(layer(x), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_seed_stage_and_layer_decide_the_numbers_and_torch_s_generator_has_no_part():
+def test_the_numbers_depend_on_seed_stage_and_layer_and_not_on_the_generator_of_torch():
     def numbers(**chosen):
         model = adapted("gpt2", **chosen)
         return [p.detach() for name, p in model.named_parameters() if "lora_A" in name]
@@ -139,18 +144,18 @@ def test_rank_zero_changes_nothing():
     assert all(p.requires_grad for p in model.parameters())
 
 
-def test_a_saved_model_is_plain_and_says_what_the_adapted_one_says(family, tmp_path, tiny_tokenizer):
-    model = moved(adapted(family, train_layers=1))
-    before, said = {name: p.clone() for name, p in model.state_dict().items()}, logits(model)
+def test_a_saved_model_is_plain_and_computes_what_the_adapted_one_computes(family, tmp_path, tiny_tokenizer):
+    model = trained(adapted(family, train_layers=1))
+    before, expected = {name: p.clone() for name, p in model.state_dict().items()}, logits(model)
     save(model, tiny_tokenizer, tmp_path)
-    plain = AutoModelForCausalLM.from_pretrained(tmp_path).eval()  # config.json and weights, as if LoRA had never been
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
     assert plain.state_dict().keys() == MAKERS[family]().state_dict().keys()
-    torch.testing.assert_close(plain(IDS).logits.detach(), said, rtol=1e-5, atol=1e-5)
-    assert not torch.allclose(said, logits(MAKERS[family]().eval()), atol=1e-2)
-    # What was saved goes on learning as it was.
+    torch.testing.assert_close(plain(IDS).logits.detach(), expected, rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(expected, logits(MAKERS[family]().eval()), atol=1e-2)
+    # The model in memory is unchanged and can learn on.
     assert model.state_dict().keys() == before.keys()
     assert all(torch.equal(p, before[name]) for name, p in model.state_dict().items())
-    assert torch.equal(logits(model), said)
+    assert torch.equal(logits(model), expected)
     merge(model)
     assert all(torch.equal(p, plain.state_dict()[name]) for name, p in model.state_dict().items())
     assert torch.equal(logits(model), logits(plain))
@@ -164,7 +169,7 @@ def test_a_model_without_adapters_is_saved_as_it_is(tmp_path, tiny_lm):
 
 @BY_PEFT
 def test_peft_opens_the_saved_adapter(family, tmp_path, tiny_tokenizer):
-    model = moved(adapted(family, train_layers=1))
+    model = trained(adapted(family, train_layers=1))
     save(model, tiny_tokenizer, tmp_path / "tuned")
     save(MAKERS[family](), tiny_tokenizer, tmp_path / "base")
     base = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
@@ -174,7 +179,7 @@ def test_peft_opens_the_saved_adapter(family, tmp_path, tiny_tokenizer):
 
 def test_the_same_adapter_is_written_the_same(tmp_path):
     for folder in (tmp_path / "a", tmp_path / "b"):
-        save_adapters(moved(adapted("gpt2")), folder)
+        save_adapters(trained(adapted("gpt2")), folder)
     names = sorted(p.name for p in (tmp_path / "a").iterdir())
     assert names == ["adapter_config.json", "adapter_model.safetensors"]
     assert all((tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes() for name in names)
@@ -184,64 +189,46 @@ def test_the_same_adapter_is_written_the_same(tmp_path):
 
 
 @pytest.fixture
-def taught(family, tmp_path, tiny_tokenizer):
-    """A reward model with adapters in its top block, saved in "reward"; its base is in "sft"."""
+def classifier(family, tmp_path, tiny_tokenizer):
+    """A reward model with adapters in its top layer, saved in "reward_model"; its base is in "sft"."""
     save(MAKERS[family](), tiny_tokenizer, tmp_path / "sft")
     model = load_reward_model(str(tmp_path / "sft"), 255).eval()
-    freeze_below(model, 1)
-    add_adapters(model, LORA, 1, "reward")
+    freeze_lower_layers(model, 1)
+    add_adapters(model, LORA, 1, "reward_model")
     with torch.no_grad():
         model.score.weight.copy_(rng.normals((1, 32), 0, "test", "head"))
-    save(moved(model), tiny_tokenizer, tmp_path / "reward_model")
+    save(trained(model), tiny_tokenizer, tmp_path / "reward_model")
     return model
 
 
 @BY_PEFT
-def test_a_reward_model_s_adapter_and_head_go_back_onto_its_base(taught, tmp_path):
+def test_the_adapter_and_the_head_of_a_reward_model_are_loaded_onto_its_base(classifier, tmp_path):
     again = load_reward_model(str(tmp_path / "sft"), 255).eval()
     load_adapters(again, tmp_path / "reward_model" / FOLDER)
     plain = load_reward_model(str(tmp_path / "reward_model"), 255).eval()
     base = AutoModelForSequenceClassification.from_pretrained(tmp_path / "sft", num_labels=1, pad_token_id=255)
     theirs = PeftModel.from_pretrained(base, tmp_path / "reward_model" / FOLDER).eval()
+    expected = scores(classifier)
+    assert torch.equal(scores(again), expected)
+    torch.testing.assert_close(scores(plain), expected, rtol=1e-5, atol=1e-5)
     with torch.no_grad():
-        said = score_texts(taught, IDS, MASK)
-        assert torch.equal(score_texts(again, IDS, MASK), said)
-        torch.testing.assert_close(score_texts(plain, IDS, MASK), said, rtol=1e-5, atol=1e-5)
-        torch.testing.assert_close(theirs(IDS, attention_mask=MASK.long()).logits[:, 0], said, rtol=1e-5, atol=1e-5)
+        by_peft = theirs(IDS, attention_mask=MASK.long()).logits[:, 0]
+    torch.testing.assert_close(by_peft, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_equal_weights_that_nobody_teaches_lie_in_memory_once(taught, tmp_path):
+def test_a_reward_model_with_adapters_shares_its_base_with_a_policy_with_adapters(classifier, tmp_path):
     owner = load_causal_lm(str(tmp_path / "sft")).eval()
     add_adapters(owner, LORA, 1, "ppo")
-    with torch.no_grad():
-        said = score_texts(taught, IDS, MASK)
-    taught.requires_grad_(False)
-    share_weights(owner, taught)
+    expected = scores(classifier)
+    classifier.requires_grad_(False)
+    share_weights(owner, classifier)
     places = {p.data_ptr() for p in owner.parameters()}
-    apart = {name for name, p in taught.named_parameters() if p.data_ptr() not in places}
-    assert apart == {name for name, _ in taught.named_parameters() if "lora_" in name or name == "score.weight"}
-    with torch.no_grad():
-        assert torch.equal(score_texts(taught, IDS, MASK), said)
+    apart = {name for name, p in classifier.named_parameters() if p.data_ptr() not in places}
+    assert apart == {name for name, _ in classifier.named_parameters() if "lora_" in name or name == "score.weight"}
+    assert torch.equal(scores(classifier), expected)
 
 
-def test_weights_that_learn_or_differ_are_not_shared():
-    owner, learning, frozen, different = (make_lm(seed=seed).requires_grad_(False) for seed in (0, 0, 0, 1))
-    learning.requires_grad_(True)
-    share_weights(owner, learning)
-    share_weights(learning, frozen)
-    share_weights(owner, different)
-    random = [name for name, p in different.named_parameters() if p.ndim == 2]
-    for other, names in ((learning, None), (different, random)):
-        for name, p in other.named_parameters():
-            if names is None or name in names:
-                assert p is not owner.get_parameter(name), name
-    assert not any(p is q for p, q in zip(learning.parameters(), frozen.parameters(), strict=True))
-    share_weights(owner, frozen)
-    assert all(p is q for p, q in zip(owner.parameters(), frozen.parameters(), strict=True))
-    assert frozen.get_output_embeddings().weight is owner.get_input_embeddings().weight  # tied as before
-
-
-def test_a_family_whose_blocks_are_not_known_is_adapted_as_a_whole():
+def test_a_family_that_the_fast_engine_does_not_know_gets_adapters_too():
     torch.manual_seed(0)
     config = OPTConfig(vocab_size=300, hidden_size=32, ffn_dim=48, num_hidden_layers=2, num_attention_heads=2,
                        max_position_embeddings=64, word_embed_proj_dim=32)  # fmt: skip
@@ -253,7 +240,7 @@ def test_a_family_whose_blocks_are_not_known_is_adapted_as_a_whole():
     assert not hasattr(model.lm_head, "lora_A")
 
 
-def test_without_peft_lora_is_refused_in_one_line_and_all_else_works(monkeypatch):
+def test_without_peft_only_lora_is_refused_in_one_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(ModelError) as refused:
         add_adapters(make_lm(), LORA, 1, "sft")
@@ -262,6 +249,6 @@ def test_without_peft_lora_is_refused_in_one_line_and_all_else_works(monkeypatch
     add_adapters(make_lm(), SFTConfig(), 1, "sft")
 
 
-def test_plaudit_does_not_import_peft():
+def test_importing_plaudit_does_not_import_peft():
     code = "import sys; import plaudit.cli, plaudit.pipeline; assert 'peft' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

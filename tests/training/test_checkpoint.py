@@ -4,49 +4,57 @@ import pytest
 import torch
 
 from plaudit.errors import RunError
-from plaudit.training import optimizer as optim
+from plaudit.models.plain import PlainEngine
 from plaudit.training.checkpoint import Checkpoints, load_weights
+from plaudit.training.optimizer import adamw, step
 
 
-def _model(seed=0):
+class Network(torch.nn.Sequential):
+    """Layers with an engine, as `adamw` and `step` ask for."""
+
+    engine = PlainEngine()
+
+
+def make_network(seed=0):
     torch.manual_seed(seed)
-    return torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 1))
+    return Network(torch.nn.Linear(4, 8), torch.nn.Linear(8, 1))
 
 
-def _train(model, optimizer, first, last):
-    for step in range(first, last):
-        x = torch.randn(16, 4, generator=torch.Generator().manual_seed(step))
-        optim.step(model(x).square().mean(), model, optimizer, 1.0, "test")
+def train(model, optimizer, first, last):
+    for number in range(first, last):
+        x = torch.randn(16, 4, generator=torch.Generator().manual_seed(number))
+        model(x).square().mean().backward()
+        step(optimizer, model, 1.0, "test")
 
 
-def test_restored_training_goes_on_byte_for_byte(tmp_path):
-    whole, half = _model(), _model()
-    a, b = optim.adamw(whole, 0.01), optim.adamw(half, 0.01)
-    _train(whole, a, 0, 10)
-    _train(half, b, 0, 6)
+def test_training_goes_on_from_a_checkpoint_byte_for_byte(tmp_path):
+    whole, half = make_network(), make_network()
+    a, b = adamw(whole, 0.01), adamw(half, 0.01)
+    train(whole, a, 0, 10)
+    train(half, b, 0, 6)
     Checkpoints(tmp_path, "f").save(6, half, b, {"kl_coef": 0.125})
 
-    fresh = _model(seed=9)
-    c = optim.adamw(fresh, 0.01)
+    fresh = make_network(seed=9)
+    c = adamw(fresh, 0.01)
     assert Checkpoints(tmp_path, "f").restore(fresh, c) == {"step": 6, "kl_coef": 0.125}
-    _train(fresh, c, 6, 10)
+    train(fresh, c, 6, 10)
     for p, q in zip(whole.parameters(), fresh.parameters(), strict=True):
         assert torch.equal(p, q)
         for key, value in a.state[p].items():
             assert torch.equal(value, c.state[q][key])
 
 
-def test_nothing_to_restore_is_step_zero(tmp_path):
-    model = _model()
-    assert Checkpoints(tmp_path / "none", "f").restore(model, optim.adamw(model, 0.1)) == {"step": 0}
+def test_without_a_checkpoint_training_starts_at_step_zero(tmp_path):
+    model = make_network()
+    assert Checkpoints(tmp_path / "none", "f").restore(model, adamw(model, 0.1)) == {"step": 0}
 
 
-def test_two_are_kept_and_no_half_written_one_is_taken(tmp_path):
-    model = _model()
-    optimizer = optim.adamw(model, 0.1)
+def test_the_newest_two_are_kept_and_a_partly_written_one_is_ignored(tmp_path):
+    model = make_network()
+    optimizer = adamw(model, 0.1)
     checkpoints = Checkpoints(tmp_path, "f")
-    for step in (1, 2, 3):
-        checkpoints.save(step, model, optimizer)
+    for number in (1, 2, 3):
+        checkpoints.save(number, model, optimizer)
     (tmp_path / ".step-00000004.partial").mkdir()
     assert sorted(p.name for p in tmp_path.glob("step-*")) == ["step-00000002", "step-00000003"]
     assert checkpoints.restore(model, optimizer)["step"] == 3
@@ -54,8 +62,8 @@ def test_two_are_kept_and_no_half_written_one_is_taken(tmp_path):
 
 @pytest.mark.parametrize("name", ["tensors.safetensors", "state.json", "manifest.json"])
 def test_a_damaged_checkpoint_is_refused(tmp_path, name):
-    model = _model()
-    optimizer = optim.adamw(model, 0.1)
+    model = make_network()
+    optimizer = adamw(model, 0.1)
     Checkpoints(tmp_path, "f").save(1, model, optimizer)
     path = tmp_path / "step-00000001" / name
     content = bytearray(path.read_bytes())
@@ -66,31 +74,52 @@ def test_a_damaged_checkpoint_is_refused(tmp_path, name):
 
 
 def test_a_checkpoint_of_other_settings_is_refused(tmp_path):
-    model = _model()
-    optimizer = optim.adamw(model, 0.1)
+    model = make_network()
+    optimizer = adamw(model, 0.1)
     Checkpoints(tmp_path, "f").save(1, model, optimizer)
     with pytest.raises(RunError, match="other settings"):
         Checkpoints(tmp_path, "g").restore(model, optimizer)
 
 
 def test_nothing_is_pickled(tmp_path):
-    model = _model()
-    Checkpoints(tmp_path, "f").save(1, model, optim.adamw(model, 0.1))
+    model = make_network()
+    Checkpoints(tmp_path, "f").save(1, model, adamw(model, 0.1))
     files = sorted(p.name for p in (tmp_path / "step-00000001").iterdir())
     assert files == ["manifest.json", "state.json", "tensors.safetensors"]
     assert json.loads((tmp_path / "step-00000001" / "state.json").read_text()) == {"step": 1}
 
 
-def test_the_weights_of_each_checkpoint_that_is_kept_can_be_had_without_the_optimizer(tmp_path):
-    model, checkpoints = _model(), Checkpoints(tmp_path, "f")
-    optimizer = optim.adamw(model, 0.01)
+def test_the_weights_of_each_kept_checkpoint_can_be_loaded_without_the_optimizer(tmp_path):
+    model, checkpoints = make_network(), Checkpoints(tmp_path, "f")
+    optimizer = adamw(model, 0.01)
     kept = {}
-    for step in (1, 2, 3):
-        _train(model, optimizer, step - 1, step)
-        checkpoints.save(step, model, optimizer)
-        kept[step] = [p.detach().clone() for p in model.parameters()]
+    for number in (1, 2, 3):
+        train(model, optimizer, number - 1, number)
+        checkpoints.save(number, model, optimizer)
+        kept[number] = [p.detach().clone() for p in model.parameters()]
     assert sorted(checkpoints.weights()) == [2, 3]
-    for step, path in checkpoints.weights().items():
-        fresh = _model(seed=9)
+    for number, path in checkpoints.weights().items():
+        fresh = make_network(seed=9)
         load_weights(path, fresh)
-        assert all(torch.equal(p, q) for p, q in zip(fresh.parameters(), kept[step], strict=True))
+        assert all(torch.equal(p, q) for p, q in zip(fresh.parameters(), kept[number], strict=True))
+
+
+def test_weights_of_another_model_are_refused(tmp_path):
+    model, checkpoints = make_network(), Checkpoints(tmp_path, "f")
+    checkpoints.save(1, model, adamw(model, 0.01))
+    with pytest.raises(RunError, match=r"holds '1\.bias', which the model does not have"):
+        load_weights(checkpoints.weights()[1], Network(torch.nn.Linear(4, 8), torch.nn.Linear(8, 1, bias=False)))
+
+
+def test_only_what_learns_is_saved_and_the_rest_stays(tmp_path):
+    model = make_network()
+    model[0].requires_grad_(False)
+    optimizer = adamw(model, 0.01)
+    train(model, optimizer, 0, 2)
+    Checkpoints(tmp_path, "f").save(2, model, optimizer)
+    fresh = make_network(seed=9)
+    fresh[0].requires_grad_(False)
+    before = fresh[0].weight.clone()
+    Checkpoints(tmp_path, "f").restore(fresh, adamw(fresh, 0.01))
+    assert torch.equal(fresh[0].weight, before)
+    assert torch.equal(fresh[1].weight, model[1].weight)

@@ -3,83 +3,230 @@ import math
 
 import pytest
 import torch
+from tiny import make_family, padded_texts, some_responses
+from transformers import GPT2ForSequenceClassification
 
+from plaudit.algorithms.ppo import PPOBatch, number_of_tokens, ppo_loss
+from plaudit.algorithms.reinforce import ReinforceBatch, reinforce_loss
+from plaudit.algorithms.reward_model import preference_loss
+from plaudit.algorithms.sft import number_of_targets, sft_loss
+from plaudit.batches import LabelledBatch, PreferenceBatch, Rollout, Sequences, number_of_rows
+from plaudit.config import build
 from plaudit.errors import TrainingError
-from plaudit.training import optimizer as optim
+from plaudit.maths.masked import whiten
+from plaudit.models.fast.engine import FastEngine
+from plaudit.models.layers import freeze_lower_layers
+from plaudit.models.plain import PlainEngine
+from plaudit.models.policy import Policy, RewardModel
+from plaudit.training.optimizer import accumulate, adamw, set_lr, step, warmup_then_linear
 
 
-def test_schedules_rise_fall_and_reach_their_peak_once():
-    shares = [optim.warmup_then_linear(s, 10, 0.2) for s in range(10)]
+class Network(torch.nn.Sequential):
+    """Layers with an engine, as `adamw` and `step` ask for."""
+
+    engine = PlainEngine()
+
+
+def linear(*sizes, bias=True):
+    return Network(torch.nn.Linear(*sizes, bias=bias))
+
+
+def test_the_learning_rate_rises_then_falls_and_reaches_its_peak_once():
+    shares = [warmup_then_linear(s, 10, 0.2) for s in range(10)]
     assert shares[:2] == [0.5, 1.0]
     assert shares[2:] == pytest.approx([8 / 9, 7 / 9, 6 / 9, 5 / 9, 4 / 9, 3 / 9, 2 / 9, 1 / 9])
 
 
 def test_vectors_are_not_decayed():
-    layer = torch.nn.Linear(2, 2)
-    optimizer = optim.adamw(layer, lr=0.1, weight_decay=0.5)
+    network = linear(2, 2)
+    weight, bias = network[0].weight, network[0].bias
+    optimizer = adamw(network, lr=0.1, weight_decay=0.5)
     with torch.no_grad():
-        layer.weight.fill_(1.0), layer.bias.fill_(1.0)
-    (layer(torch.zeros(1, 2)).sum() * 0).backward()
-    optimizer.step()
-    assert layer.bias.tolist() == [1.0, 1.0]
-    assert layer.weight.flatten().tolist() == pytest.approx([0.95] * 4)
+        weight.fill_(1.0), bias.fill_(1.0)
+    (network(torch.zeros(1, 2)).sum() * 0).backward()
+    step(optimizer, network, 1.0, "here")
+    assert bias.tolist() == [1.0, 1.0]
+    assert weight.flatten().tolist() == pytest.approx([0.95] * 4)
 
 
-def test_gradients_are_clipped_and_the_norm_before_is_reported():
-    layer = torch.nn.Linear(1, 1, bias=False)
-    with torch.no_grad():
-        layer.weight.zero_()
-    optimizer = optim.adamw(layer, lr=1.0)
-    norm = optim.step(layer(torch.tensor([[30.0]])).sum(), layer, optimizer, max_grad_norm=2.0, where="here")
-    assert norm == pytest.approx(30.0)
-    assert optimizer.state[layer.weight]["exp_avg"].item() == pytest.approx(0.1 * 2.0, rel=1e-5)
+def test_the_learning_rate_is_set_for_every_group():
+    network = linear(1, 1)
+    optimizer = adamw(network, lr=1.0)
+    set_lr(optimizer, 0.25)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.25, 0.25]
 
 
-@pytest.mark.parametrize("at_once", [7, 100, 2**20])
-def test_a_step_in_slices_is_the_step_of_torch(monkeypatch, at_once):
-    """Bit for bit up to what clipping's two ways of dividing round; and two parameters may share a slice, or not."""
-    monkeypatch.setattr(optim, "_AT_ONCE_ON_CPU", at_once)
-    torch.manual_seed(0)
-    ours = torch.nn.Sequential(torch.nn.Linear(9, 11), torch.nn.Tanh(), torch.nn.Linear(11, 3), torch.nn.Linear(3, 1))
-    theirs, x = copy.deepcopy(ours), torch.randn(5, 9)
-    optimizer, other = (optim.adamw(model, 0.01, weight_decay=0.1) for model in (ours, theirs))
-    for _ in range(3):
-        norm = optim.step(ours(x).square().sum(), ours, optimizer, 0.5, "here")
-        other.zero_grad()
-        theirs(x).square().sum().backward()
-        assert norm == pytest.approx(torch.nn.utils.clip_grad_norm_(theirs.parameters(), 0.5).item(), rel=1e-5)
-        other.step()
-    for p, q in zip(ours.parameters(), theirs.parameters(), strict=True):
-        torch.testing.assert_close(p, q, rtol=1e-6, atol=1e-7)
-        for key, value in other.state[q].items():
-            torch.testing.assert_close(optimizer.state[p][key], value, rtol=1e-5, atol=1e-9)
-        assert p.grad is None
+def test_what_is_frozen_is_left_out():
+    network = linear(2, 2)
+    network[0].weight.requires_grad_(False)
+    optimizer = adamw(network, lr=0.1)
+    assert [p for group in optimizer.param_groups for p in group["params"]] == [network[0].bias]
 
 
-def test_what_gets_no_gradient_is_not_stepped():
-    model = torch.nn.ModuleList([torch.nn.Linear(2, 1), torch.nn.Linear(2, 1)])
-    optimizer, before = optim.adamw(model, 0.1, weight_decay=0.5), model[1].weight.clone()
-    model[1](torch.ones(2)).sum().backward()  # a gradient that is none of the step's
-    optim.step(model[0](torch.ones(2)).sum(), model, optimizer, 1.0, "here")
-    assert torch.equal(model[1].weight, before)
-    assert optimizer.state[model[1].weight]["step"] == 0
+def test_gradients_are_clipped_and_the_norm_before_is_returned():
+    network = linear(1, 1, bias=False)
+    optimizer = adamw(network, lr=1.0)
+    network(torch.tensor([[30.0]])).sum().backward()
+    assert step(optimizer, network, 2.0, "here") == pytest.approx(30.0)
+    assert optimizer.state[network[0].weight]["exp_avg"].item() == pytest.approx(0.1 * 2.0, rel=1e-5)
+    assert network[0].weight.grad is None
+
+
+def test_a_small_gradient_is_not_scaled():
+    network = linear(1, 1, bias=False)
+    optimizer = adamw(network, lr=1.0)
+    network(torch.tensor([[1.5]])).sum().backward()
+    assert step(optimizer, network, 2.0, "here") == pytest.approx(1.5)
+    assert optimizer.state[network[0].weight]["exp_avg"].item() == pytest.approx(0.1 * 1.5, rel=1e-5)
+
+
+def test_a_gradient_that_is_not_finite_changes_nothing():
+    network = Network(torch.nn.ParameterList([torch.nn.Parameter(torch.zeros(1))]))
+    weight = network[0][0]
+    optimizer = adamw(network, lr=0.1)
+    weight.sqrt().sum().backward()  # the slope of sqrt at 0 is infinite
+    with pytest.raises(TrainingError, match="ppo iteration 3: the gradient norm is inf; lower the learning rate"):
+        step(optimizer, network, 1.0, "ppo iteration 3")
+    assert weight.item() == 0.0
+    assert weight.grad is None
+    assert weight not in optimizer.state
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_a_loss_that_is_not_finite_moves_nothing(bad):
-    layer = torch.nn.Linear(1, 1)
-    before = layer.weight.item()
-    optimizer = optim.adamw(layer, lr=0.1)
-    with pytest.raises(TrainingError, match="sft step 3: the loss"):
-        optim.step(layer(torch.tensor([[bad]])).sum(), layer, optimizer, 1.0, "sft step 3")
-    assert layer.weight.item() == before
+def test_a_loss_that_is_not_finite_is_refused_before_it_reaches_a_gradient(bad):
+    network = linear(1, 1)
+
+    def loss(batch):
+        return (network(torch.tensor([[bad]])).sum(), torch.tensor(1)), {}
+
+    with pytest.raises(TrainingError, match="sft step 3: the loss is (nan|-?inf); lower the learning rate"):
+        accumulate(labelled(), 0, loss, 1, "sft step 3")
+    assert network[0].weight.grad is None
 
 
-def test_a_gradient_that_is_not_finite_moves_nothing():
-    weight = torch.nn.Parameter(torch.zeros(1))
-    module = torch.nn.Module()
-    module.weight = weight
-    optimizer = optim.adamw(module, lr=0.1)
-    with pytest.raises(TrainingError, match="gradient norm"):
-        optim.step(weight.sqrt().sum(), module, optimizer, 1.0, "here")  # sqrt has slope infinity at 0
-    assert weight.item() == 0.0
+# Gradient accumulation: nine rows of unequal length in microbatches of 2, 4 and 8 (the last is smaller) and of 1.
+
+ROWS = 9
+MICROBATCHES = [1, 2, 4, 8, 9, 20]
+PPO = build({"ppo.clip_range": 0.1, "ppo.value_clip": 0.05, "ppo.temperature": 0.7}).ppo
+
+
+def sequences(seed=0):
+    ids, mask = padded_texts([9, 2, 6, 12, 3, 5, 7, 4, 11])
+    ids = ids.roll(seed, 0)
+    return Sequences(ids, mask, mask & (torch.arange(12) >= 1))
+
+
+def labelled():
+    return LabelledBatch(sequences(), torch.tensor([1.0, 0, 0, 1, 1, 0, 1, 1, 0]))
+
+
+def compared():
+    return PreferenceBatch(sequences(), sequences(seed=3), torch.tensor([1.0, 0, 0.5, 1, 1, 0, 1, 0.5, 0]))
+
+
+def rollout():
+    """Nine responses, a few of them repeated, with log-probabilities at rollout time that the policy has moved from."""
+    some, rows = some_responses(), torch.tensor([0, 1, 2, 3, 4, 5, 3, 1, 2])
+    responses = type(some)(some.ids[rows], some.attention_mask[rows], some.response_mask[rows], some.ended[rows])
+    mask, generator = responses.response_mask, torch.Generator().manual_seed(0)
+    exact, _ = make_policy(PlainEngine())(responses.ids, responses.attention_mask, mask, PPO.temperature)
+    noise = [0.2 * torch.randn(mask.shape, generator=generator).masked_fill(~mask, 0.0) for _ in range(5)]
+    logprobs, ref_logprobs = exact.detach() + noise[0], exact.detach() + noise[1]
+    raw = torch.randn(ROWS, generator=generator)
+    return Rollout(responses, logprobs, ref_logprobs, noise[2].abs(), noise[3].abs(), raw, raw), noise
+
+
+def ppo_batch():
+    scored, noise = rollout()
+    advantages = whiten(noise[3], scored.responses.response_mask)
+    return PPOBatch(scored, noise[2], noise[0], advantages, noise[4])
+
+
+def make_policy(engine):
+    lm = make_family("gpt2")
+    freeze_lower_layers(lm, 2)
+    engine.prepare(lm)
+    policy = Policy(lm, engine)
+    with torch.no_grad():
+        policy.value_head.weight.copy_(0.1 * torch.linspace(-1, 1, 16))
+    return policy.eval()
+
+
+def make_reward_model(engine):
+    torch.manual_seed(0)
+    config = copy.deepcopy(make_family("gpt2").config)
+    config.num_labels, config.pad_token_id = 1, 63
+    classifier = GPT2ForSequenceClassification(config).eval()
+    engine.prepare(classifier)
+    return RewardModel(classifier, engine)
+
+
+LOSSES = {
+    "sft": (make_policy, sequences, lambda model, batch: (sft_loss(model, batch), {}), number_of_targets),
+    "labels": (make_reward_model, labelled, lambda model, batch: preference_loss(model, batch)[:2], number_of_rows),
+    "comparisons": (
+        make_reward_model,
+        compared,
+        lambda model, batch: preference_loss(model, batch)[:2],
+        number_of_rows,
+    ),
+    "ppo": (make_policy, ppo_batch, lambda model, batch: ppo_loss(model, batch, PPO), number_of_tokens),
+    "reinforce": (
+        make_policy,
+        lambda: ReinforceBatch(rollout()[0], torch.linspace(-1, 2, ROWS)),
+        lambda model, batch: reinforce_loss(model, batch, PPO.temperature),
+        number_of_rows,
+    ),
+}
+
+
+def gradients_and_figures(name, engine, microbatch_size):
+    make, batch_of, loss, count = LOSSES[name]
+    model, batch = make(engine), batch_of()
+    figures = accumulate(batch, microbatch_size, lambda part: loss(model, part), count(batch), "here")
+    return {n: p.grad for n, p in model.named_parameters() if p.grad is not None}, figures
+
+
+@pytest.mark.parametrize("fast", [False, True])
+@pytest.mark.parametrize("name", LOSSES)
+def test_microbatches_give_the_gradients_and_figures_of_the_whole_batch(name, fast, tmp_path):
+    def engine():
+        return FastEngine(torch.float32, tmp_path) if fast else PlainEngine()
+
+    whole, figures = gradients_and_figures(name, engine(), 0)
+    total = torch.nn.utils.get_total_norm(list(whole.values()))
+    assert total > 0
+    for size in MICROBATCHES:
+        parts, part_figures = gradients_and_figures(name, engine(), size)
+        assert part_figures == pytest.approx(figures, rel=1e-6, abs=1e-7), size
+        assert parts.keys() == whole.keys()
+        difference = torch.nn.utils.get_total_norm([parts[n] - whole[n] for n in whole])
+        assert difference <= 1e-6 * total, size
+
+
+def test_the_loss_of_a_batch_is_its_mean_over_tokens_by_hand():
+    """Not the mean over rows, nor over microbatches of unequal numbers of tokens."""
+    batch, policy = sequences(), make_policy(PlainEngine())
+    _, figures = gradients_and_figures("sft", PlainEngine(), 4)
+    nats, tokens = 0.0, 0
+    for ids, mask in zip(batch.ids, batch.attention_mask, strict=True):
+        logp = torch.log_softmax(policy.lm(ids[mask][None]).logits[0], -1)
+        nats -= logp[:-1].gather(1, ids[mask][1:, None]).sum().item()
+        tokens += int(mask.sum()) - 1
+    assert figures["loss"] == pytest.approx(nats / tokens, rel=1e-5)
+
+
+def test_a_maximum_is_taken_over_the_microbatches():
+    """And its means are means over tokens: the ratio's, by hand."""
+    batch, policy = ppo_batch(), make_policy(PlainEngine())
+    responses = batch.rollout.responses
+    mask = responses.response_mask
+    with torch.no_grad():
+        logprobs, _ = policy(responses.ids, responses.attention_mask, mask, PPO.temperature)
+    ratio = (logprobs - batch.rollout.logprobs)[mask].exp()
+    _, figures = gradients_and_figures("ppo", PlainEngine(), 2)
+    assert figures["ratio_max"] == pytest.approx(ratio.max().item(), rel=1e-4)
+    assert figures["ratio_mean"] == pytest.approx(ratio.mean().item(), rel=1e-4)
+    assert figures["clip_fraction"] == pytest.approx(((ratio - 1).abs() > 0.1).float().mean().item())
+    assert 0 < figures["clip_fraction"] < 1

@@ -28,7 +28,8 @@ class Policy(nn.Module):
         self.lm, self.engine = lm, engine
         head = lm.get_output_embeddings()
         width = lm.config.hidden_size if head is None else head.weight.shape[1]  # OPT-350M's states are narrower
-        self.value_head = nn.Linear(width, 1) if value_head else None
+        # Without torch's own initial values, which would draw from its global generator.
+        self.value_head = nn.utils.skip_init(nn.Linear, width, 1) if value_head else None
         if self.value_head is not None:
             nn.init.zeros_(self.value_head.weight)
             nn.init.zeros_(self.value_head.bias)

@@ -1,120 +1,161 @@
-from contextlib import nullcontext
+import errno
+import os
 
 import pytest
 import torch
 from tiny import make_family
 
-from plaudit.models import states as module
-from plaudit.models.states import FrozenStates
+from plaudit.errors import RunError
+from plaudit.models.fast import activations as module
+from plaudit.models.fast.activations import ActivationCache, key
+from plaudit.models.fast.engine import FastEngine
+from plaudit.models.layers import freeze_lower_layers
 
 LENGTHS = [5, 1, 12, 3, 9, 2, 7, 7, 4, 11]
 TEXTS = [[(7 * i + t) % 64 for t in range(n)] for i, n in enumerate(LENGTHS)]
+CPU = torch.device("cpu")
 
 
 @pytest.fixture(autouse=True)
-def _three_at_once(monkeypatch):
-    monkeypatch.setattr(module, "_TEXTS_AT_ONCE", 3)
+def _three_texts_together(monkeypatch):
+    monkeypatch.setattr(module, "_TEXTS_TOGETHER", 3)
 
 
 @pytest.fixture(params=["gpt2", "llama"])
 def lm(request):
-    return make_family(request.param)
+    lm = make_family(request.param)
+    freeze_lower_layers(lm, 1)
+    return lm
 
 
-def _batch(rows):
-    width = max(LENGTHS[row] for row in rows)
-    return torch.tensor([TEXTS[row] + [63] * (width - LENGTHS[row]) for row in rows])
+def engine_for(lm, folder, texts=TEXTS):
+    engine = FastEngine(torch.float32, folder / "new")
+    engine.prepare(lm)
+    engine.remember(lm, texts)
+    return engine
 
 
-def _states(lm, tmp_path, depth=2, texts=TEXTS, **kwargs):
-    return FrozenStates(lm, depth, texts, nullcontext, tmp_path / "new", **kwargs)
-
-
-def _visited(states, batches):
-    """What is said of each text, by text."""
+@torch.no_grad()
+def states_of(engine, lm, batches):
+    """The last hidden states (L, D) of each text, by its number in TEXTS."""
     found = {}
     for rows in batches:
-        below = states.of(rows, _batch(rows))
-        found |= {row: below.states[i, : LENGTHS[row]] for i, row in enumerate(rows)}
+        width = max(LENGTHS[row] for row in rows)
+        ids = torch.tensor([TEXTS[row] + [63] * (width - LENGTHS[row]) for row in rows])
+        mask = torch.arange(width) < torch.tensor([LENGTHS[row] for row in rows])[:, None]
+        states = engine.hidden_states(lm, ids, mask, mask).split([LENGTHS[row] for row in rows])
+        found |= dict(zip(rows, states, strict=True))
     return found
 
 
-@pytest.mark.parametrize("depth", [1, 2])
-def test_every_text_has_the_states_that_it_has_alone(lm, tmp_path, depth):
-    states, rows = _states(lm, tmp_path, depth), [6, 0, 2, 5]
-    below = states.of(rows, _batch(rows))
-    assert below.depth == depth
-    assert below.states.shape == (4, 12, 16)
-    for i, row in enumerate(rows):
+def numbers(text, depth=0.0):
+    """Activations (L, 2) that name their text."""
+    return torch.tensor(text).float()[:, None] + torch.tensor([depth, 0.5])
+
+
+def test_every_text_has_the_states_that_it_has_alone(lm, tmp_path):
+    found = states_of(engine_for(lm, tmp_path), lm, [[6, 0, 2, 5], [1, 9, 8], [3, 4, 7]])
+    for row, states in found.items():
         with torch.no_grad():  # transformers' own forward over the bare text
-            alone = lm.base_model(torch.tensor([TEXTS[row]]), output_hidden_states=True).hidden_states[depth][0]
-        torch.testing.assert_close(below.states[i, : LENGTHS[row]], alone, rtol=1e-4, atol=1e-5)
-        assert not below.states[i, LENGTHS[row] :].any()
+            alone = lm.base_model(torch.tensor([TEXTS[row]])).last_hidden_state[0]
+        torch.testing.assert_close(states, alone, rtol=1e-4, atol=1e-5)
 
 
-def test_the_order_of_visits_changes_no_bit(lm, tmp_path):
-    there = _visited(_states(lm, tmp_path), [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]])
-    back = _visited(_states(lm, tmp_path), [[9], [8, 2], [7, 0, 5], [1, 6, 4, 3]])
-    assert there.keys() == back.keys() == set(range(10))
-    assert all(torch.equal(there[row], back[row]) for row in there)
+def test_a_text_runs_through_the_frozen_layers_once(lm, tmp_path):
+    engine, runs = engine_for(lm, tmp_path), []
+    bottom = lm.base_model.h[0] if lm.config.model_type == "gpt2" else lm.base_model.layers[0]
+    bottom.register_forward_hook(lambda *_: runs.append(1))
+    assert runs == []
+    for _ in range(3):
+        states_of(engine, lm, [[3, 8], [0, 1, 2, 4], [5, 6, 7, 9]])
+    assert len(runs) == 4  # ten texts, three together
 
 
-def test_what_is_too_large_for_memory_lies_in_a_file_that_nobody_finds(lm, tmp_path, monkeypatch):
+def test_a_large_cache_is_a_mapped_file_that_is_removed_at_once(lm, tmp_path, monkeypatch):
     everything = [list(range(10))]
-    held = _visited(_states(lm, tmp_path), everything)
+    in_memory = states_of(engine_for(lm, tmp_path), lm, everything)
     assert not (tmp_path / "new").exists()
     monkeypatch.setattr(module, "MAPPED_FROM", 0)
-    mapped = _visited(_states(lm, tmp_path), everything)
-    assert all(torch.equal(held[row], mapped[row]) for row in held)
+    engine = engine_for(lm, tmp_path)
     assert list((tmp_path / "new").iterdir()) == []
+    mapped = states_of(engine, lm, everything)
+    assert all(torch.equal(in_memory[row], mapped[row]) for row in in_memory)
 
 
-def test_a_text_is_run_once_however_often_it_is_visited(lm, tmp_path, monkeypatch):
-    run, real = [], module.states_below
-
-    def counted(model, depth, ids, mask, below):
-        run.append(int(mask.sum()))
-        return real(model, depth, ids, mask, below)
-
-    monkeypatch.setattr(module, "states_below", counted)
-    states = _states(lm, tmp_path)
-    assert run == []
-    for _ in range(3):
-        _visited(states, [[3, 8], [0, 1, 2, 4], [5, 6, 7, 9]])
-    assert len(run) == 4
-    assert sum(run) == sum(LENGTHS)
+def test_a_cache_is_mapped_from_its_size_on(tmp_path, monkeypatch):
+    mapped, from_file = [], torch.from_file
+    monkeypatch.setattr(torch, "from_file", lambda *args, **more: mapped.append(1) or from_file(*args, **more))
+    size = sum(LENGTHS) * 2 * 4  # bytes of float32 numbers of width 2
+    for limit, expected in ((size + 1, 0), (size, 1)):
+        monkeypatch.setattr(module, "MAPPED_FROM", limit)
+        ActivationCache(2, tmp_path).expect(TEXTS)
+        assert len(mapped) == expected
 
 
-def test_where_nothing_is_frozen_nothing_is_kept(lm, tmp_path):
-    below = _states(lm, tmp_path, depth=0).of([0, 1], _batch([0, 1]))
-    assert (below.depth, below.states.shape) == (0, (2, 5, 0))
+def test_a_system_that_cannot_reserve_room_maps_a_file_too(lm, tmp_path, monkeypatch):
+    in_memory = states_of(engine_for(lm, tmp_path), lm, [[0, 2]])
+    monkeypatch.setattr(module, "MAPPED_FROM", 0)
+    monkeypatch.delattr(os, "posix_fallocate", raising=False)
+    mapped = states_of(engine_for(lm, tmp_path), lm, [[0, 2]])
+    assert all(torch.equal(in_memory[row], mapped[row]) for row in in_memory)
 
 
-@pytest.mark.parametrize("pass_on", [1, 2])
-def test_what_is_passed_on_is_what_the_next_stage_would_compute(lm, tmp_path, monkeypatch, pass_on):
-    """To the last bit: a stage that goes on in another process computes it itself."""
-    first = _states(lm, tmp_path, pass_on=pass_on)
-    everything = [list(range(len(TEXTS)))]
-    with_two, alone = _visited(first, [[0, 5]]), _visited(_states(lm, tmp_path), everything)
-    assert all(torch.equal(states, alone[row]) for row, states in with_two.items())
-    plain = _visited(_states(lm, tmp_path, pass_on), everything)
-    texts_run, real = [], module.states_below
-    monkeypatch.setattr(module, "states_below", lambda *args: texts_run.append(len(args[2])) or real(*args))
-    then = _visited(_states(lm, tmp_path, pass_on, earlier=first.passed_on), everything)
-    assert sum(texts_run) < len(TEXTS)  # but not those that nobody had asked for
-    assert all(torch.equal(states, plain[row]) for row, states in then.items())
+def test_a_full_disk_is_an_error_in_one_line_that_leaves_no_file(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(module, "MAPPED_FROM", 0)
+    monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
+    with pytest.raises(RunError, match=r"no room for 0\.0 GiB of activations: No space left on device") as error:
+        ActivationCache(2, tmp_path).expect(TEXTS)
+    assert str(tmp_path) in str(error.value)
+    assert "\n" not in str(error.value)
+    assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(("depth", "texts"), [(2, TEXTS), (1, [*TEXTS[1:], TEXTS[0]])], ids=["depth", "texts"])
-def test_what_is_passed_on_is_used_for_the_very_same_texts_and_blocks_alone(lm, tmp_path, depth, texts):
-    first = _states(lm, tmp_path, pass_on=1)
-    _visited(first, [list(range(len(TEXTS)))])
-    ids = torch.tensor([texts[3] + [63] * (12 - len(texts[3]))])
-    plain = _states(lm, tmp_path, depth, texts).of([3], ids)
-    assert torch.equal(_states(lm, tmp_path, depth, texts, earlier=first.passed_on).of([3], ids).states, plain.states)
+def test_a_text_is_known_by_its_token_ids():
+    assert key([1, 2, 3]) == key(torch.tensor([1, 2, 3]).numpy())
+    assert len({key(text) for text in ([1, 2], [2, 1], [1, 2, 0], [258], [2, 1, 0, 0])}) == 5
 
 
-def test_nothing_is_passed_on_from_above_the_frozen_blocks(lm, tmp_path):
-    assert _states(lm, tmp_path, 1, pass_on=2).passed_on is None
-    assert _states(lm, tmp_path, 0, pass_on=1).passed_on is None
-    assert _states(lm, tmp_path, 2).passed_on is None
+def test_activations_come_back_in_the_order_of_the_question(tmp_path):
+    cache, names = ActivationCache(2, tmp_path), [key(text) for text in TEXTS]
+    cache.expect(TEXTS[:4])
+    cache.add(names, [numbers(text) for text in TEXTS])
+    assert cache.missing(names) == []
+    for order in ([0, 5, 2], [9, 3, 3, 1]):
+        expected = torch.cat([numbers(TEXTS[i]) for i in order])
+        assert torch.equal(cache.get([names[i] for i in order], CPU), expected)
+
+
+def test_texts_of_a_data_set_are_missing_in_groups_and_others_together(tmp_path):
+    cache = ActivationCache(2, tmp_path)
+    cache.expect(TEXTS[:6])
+    by_length = sorted(range(6), key=lambda i: LENGTHS[i])
+    groups = [{key(TEXTS[i]) for i in by_length[:3]}, {key(TEXTS[i]) for i in by_length[3:]}]
+    asked = [key(TEXTS[i]) for i in (by_length[4], 8, 7, 8)]
+    missing = cache.missing(asked)
+    assert [set(some) for some in missing] == [groups[1], {key(TEXTS[7]), key(TEXTS[8])}]
+    assert len(missing[1]) == 2
+    cache.add(missing[0], [numbers(list(range(len(text) // 4))) for text in missing[0]])
+    assert [set(some) for some in cache.missing([key(TEXTS[i]) for i in by_length])] == [groups[0]]
+
+
+def test_new_responses_replace_those_of_the_last_iteration_and_a_data_set_remains(tmp_path):
+    cache, names = ActivationCache(2, tmp_path), [key(text) for text in TEXTS]
+    cache.expect(TEXTS[:3])
+    cache.add(names[:3], [numbers(text) for text in TEXTS[:3]])
+    cache.keep(names[3:6], [numbers(text) for text in TEXTS[3:6]])
+    cache.keep(names[5:8], [numbers(text, depth=2.0) for text in TEXTS[5:8]])
+    assert cache.missing(names) == [[names[3], names[4], names[8], names[9]]]
+    assert torch.equal(cache.get([names[5]], CPU), numbers(TEXTS[5], depth=2.0))
+    assert torch.equal(cache.get([names[1]], CPU), numbers(TEXTS[1]))
+
+
+def test_where_nothing_is_frozen_nothing_is_cached(tmp_path):
+    lm = make_family("gpt2")
+    engine, runs = engine_for(lm, tmp_path), []
+    lm.transformer.h[0].register_forward_hook(lambda *_: runs.append(1))
+    for _ in range(2):
+        states_of(engine, lm, [[0, 1]])
+    assert len(runs) == 2

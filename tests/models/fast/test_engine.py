@@ -1,4 +1,4 @@
-"""The fast engine gives what the plain engine gives: states, log-probabilities, gradients, scores and sampled tokens."""
+"""The fast engine gives what the plain one gives: states, log-probabilities, gradients, scores and sampled tokens."""
 
 import copy
 
@@ -208,7 +208,7 @@ def test_frozen_layers_run_once_for_a_text_that_is_read_again(tmp_path, monkeypa
     layer.register_forward_hook(lambda *_: runs.append(1))
     responses = some_responses()
     policy.engine.remember(
-        policy.lm, [row[mask].tolist() for row, mask in zip(responses.ids, responses.attention_mask)]
+        policy.lm, [row[mask].tolist() for row, mask in zip(responses.ids, responses.attention_mask, strict=True)]
     )
     for _ in range(3):
         loss_of(policy, responses)

@@ -1,199 +1,154 @@
+import copy
+
 import pytest
 import torch
-from sklearn.linear_model import Ridge
 from tiny import make_lm
-from transformers import GPT2ForSequenceClassification
+from torch import nn
 
 from plaudit.maths.logprobs import token_logprobs
-from plaudit.maths.masked import unflatten
-from plaudit.models import heads
-from plaudit.models.heads import (
-    Policy,
-    fit_value_head,
-    initialise_score_head,
-    logits_of,
-    logprobs_of,
-    response_logits,
-    score_texts,
-)
-from plaudit.models.tokenizer import collate, pad_left
+from plaudit.models.fast import head as module
+from plaudit.models.fast.head import Head, chunk_size
 
-PROMPTS = [[0, 5, 6, 7], [0, 9]]
-RESPONSES = [[11, 12, 0], [13, 14, 15, 16, 0]]
+BF16 = torch.bfloat16
+CHUNKS = [1, 4, 300]  # tokens whose logits exist together
+CASES = {"learns": True, "frozen": False}
 
 
-def _left_padded():
-    """Prompts padded on the left and responses on the right, as a rollout has them."""
-    ids, mask = pad_left(PROMPTS, pad_id=255)
-    right = torch.tensor([[11, 12, 0, 255, 255], [13, 14, 15, 16, 0]])
-    alive = torch.tensor([[True] * 3 + [False] * 2, [True] * 5])
-    return torch.cat([ids, right], 1), torch.cat([mask, alive], 1), alive
+class Model(nn.Module):
+    """A model with an output embedding of 300 tokens and width 32, with or without a bias."""
+
+    def __init__(self, bias):
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.head = nn.Linear(32, 300, bias=bias)
+        for p in self.parameters():
+            p.data = 0.3 * torch.randn(p.shape, generator=generator)
+
+    def get_output_embeddings(self):
+        return self.head
 
 
-def test_logprobs_of_a_padded_batch_equal_those_of_each_text_alone(tiny_lm):
-    ids, mask, alive = _left_padded()
+def some_tokens(number=11):
+    """Hidden states (N, 32), tokens (N,), and weights (N,) for a loss."""
+    generator = torch.Generator().manual_seed(1)
+    states = torch.randn(number, 32, generator=generator).requires_grad_()
+    return states, torch.randint(300, (number,), generator=generator), torch.randn(number, generator=generator)
+
+
+def results(logprobs, weights, wanted):
+    """Log-probabilities and the gradients of a fixed weighted sum of them."""
+    return [logprobs.detach(), *torch.autograd.grad((logprobs * weights).sum(), wanted)]
+
+
+@pytest.mark.parametrize("number", [11, module._MANY + 1])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("learns", CASES.values(), ids=CASES)
+@pytest.mark.parametrize("chunk", CHUNKS)
+def test_log_probabilities_and_gradients_in_chunks_are_those_of_the_whole(monkeypatch, number, bias, learns, chunk):
+    """From 512 tokens on their number is made a multiple of 64; the added ones must not count."""
+    for name in ("_LOGITS", "_LOGITS_WITH_GRADIENT"):
+        monkeypatch.setattr(module, name, chunk * 300)
+    model = Model(bias).requires_grad_(learns)
+    states, tokens, weights = some_tokens(number)
+    wanted = [states, *(model.parameters() if learns else [])]
+    expected = results(token_logprobs(model.head(states) / 0.7, tokens), weights, wanted)
+    head = Head(model, rounded=False)
+    found = results(head.logprobs(states, tokens, 0.7), weights, wanted)
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
     with torch.no_grad():
-        batched = unflatten(token_logprobs(response_logits(tiny_lm, ids, mask, alive), ids[:, -5:][alive]), alive)
-        for row, (prompt, response) in enumerate(zip(PROMPTS, RESPONSES, strict=True)):
-            # The oracle: transformers' own forward on the bare text, token by token.
-            logits = tiny_lm(torch.tensor([prompt + response])).logits.log_softmax(-1)[0]
-            alone = [logits[len(prompt) + i - 1, t].item() for i, t in enumerate(response)]
-            assert batched[row, alive[row]].tolist() == pytest.approx(alone, abs=1e-4)
+        torch.testing.assert_close(head.logprobs(states, tokens, 0.7), expected[0], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(head.logits(states, 0.7), model.head(states) / 0.7, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("family", ["gpt2", "not packed"])
-def test_left_and_right_padding_agree(tiny_lm, family):
-    tiny_lm.config.model_type = family
-    ids, mask, alive = _left_padded()
-    right = collate(list(zip(PROMPTS, RESPONSES, strict=True)), pad_id=255)
-    loss_mask = right.loss_mask[:, 1:]
-    with torch.no_grad():
-        a = token_logprobs(response_logits(tiny_lm, ids, mask, alive), ids[:, -5:][alive])
-        b = token_logprobs(
-            response_logits(tiny_lm, right.ids, right.attention_mask, loss_mask), right.ids[:, 1:][loss_mask]
-        )
-    torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
-
-
-def test_temperature_divides_the_logits(tiny_lm):
-    ids, mask, alive = _left_padded()
-    with torch.no_grad():
-        torch.testing.assert_close(
-            response_logits(tiny_lm, ids, mask, alive, temperature=0.5), 2 * response_logits(tiny_lm, ids, mask, alive)
-        )
-
-
-@pytest.mark.parametrize("learning", [True, False])
-def test_many_logits_never_exist_together_and_say_the_same(tiny_lm, monkeypatch, learning):
-    generator = torch.Generator().manual_seed(0)
-    states = torch.randn(11, 32, generator=generator).requires_grad_()
-    tokens, weights = torch.randint(300, (11,), generator=generator), torch.randn(11, generator=generator)
-    head, made, saved = tiny_lm.get_output_embeddings(), [], []
-
-    def gradients(logprobs):
-        return torch.autograd.grad((logprobs * weights).sum(), [states, head.weight])
-
-    plain = token_logprobs(head(states) / 0.7, tokens)  # all at once
-    expected = gradients(plain)
-    head.register_forward_hook(lambda _, __, logits: made.append(len(logits)))
-    monkeypatch.setattr(heads, "LEARNED_AT_ONCE" if learning else "LOGITS_AT_ONCE", 4 * 300)
-    hooks = torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.shape) or t, lambda t: t)
-    with hooks, torch.set_grad_enabled(learning):
-        ours = logprobs_of(tiny_lm, states, tokens, 0.7)
-    torch.testing.assert_close(ours, plain, rtol=1e-5, atol=1e-6)
-    assert made == [4, 4, 3]
-    assert ours.requires_grad == learning
-    assert not [shape for shape in saved if shape[-1] == 300]  # nor are they kept for backward
-    if learning:
-        for ours_, theirs in zip(gradients(ours), expected, strict=True):
-            torch.testing.assert_close(ours_, theirs, rtol=1e-5, atol=1e-6)
-        assert sorted(made) == [3, 3, 4, 4, 4, 4]
-
-
-@pytest.mark.parametrize("at_once", [1, 4, 300])
-def test_a_head_that_does_not_learn_says_and_teaches_what_the_plain_path_does(tiny_lm, monkeypatch, at_once):
-    generator, head, kept = torch.Generator().manual_seed(0), tiny_lm.get_output_embeddings(), []
-    head.requires_grad_(False)
-    states = torch.randn(11, 32, generator=generator).requires_grad_()
-    tokens, weights = torch.randint(300, (11,), generator=generator), torch.randn(11, generator=generator)
-    plain = token_logprobs(head(states) / 0.7, tokens)
-    (expected,) = torch.autograd.grad((plain * weights).sum(), states)
-    monkeypatch.setattr(heads, "LOGITS_AT_ONCE", at_once * 300)
+@pytest.mark.parametrize("learns", CASES.values(), ids=CASES)
+def test_logits_never_exist_for_more_tokens_than_a_chunk_nor_until_backward(monkeypatch, learns):
+    for name in ("_LOGITS", "_LOGITS_WITH_GRADIENT"):
+        monkeypatch.setattr(module, name, 4 * 300)
+    made, kept, logits = [], [], Head.logits
+    monkeypatch.setattr(Head, "logits", lambda self, states, t: made.append(len(states)) or logits(self, states, t))
+    model = Model(False).requires_grad_(learns)
+    states, tokens, weights = some_tokens()
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.shape) or t, lambda t: t):
-        ours = logprobs_of(tiny_lm, states, tokens, 0.7)
-    assert kept == [states.shape]  # no logits
-    torch.testing.assert_close(ours, plain, rtol=1e-5, atol=1e-6)
-    (found,) = torch.autograd.grad((ours * weights).sum(), states)
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+        logprobs = Head(model, rounded=False).logprobs(states, tokens, 1.0)
+    assert made == [4, 4, 3]
+    assert not [shape for shape in kept if shape[-1] == 300]
+    (logprobs * weights).sum().backward()
+    assert made == [4, 4, 3] * (2 if learns else 1)  # a frozen head needs its logits once
 
 
-@pytest.mark.parametrize("learns", [True, False])
-def test_so_many_tokens_that_there_are_added_some_say_and_teach_the_same(tiny_lm, learns):
-    generator, head, made = torch.Generator().manual_seed(0), tiny_lm.get_output_embeddings(), []
-    states = torch.randn(heads._MANY + 1, 32, generator=generator).requires_grad_()
-    tokens = torch.randint(300, (len(states),), generator=generator)
-    weights = torch.randn(len(states), generator=generator)
-    head.requires_grad_(learns)
-    teaches = [states, head.weight] if learns else [states]
-    plain = token_logprobs(head(states), tokens)
-    expected = torch.autograd.grad((plain * weights).sum(), teaches)
-    head.register_forward_hook(lambda _, __, logits: made.append(len(logits)))
-    ours = logprobs_of(tiny_lm, states, tokens)
-    assert made == [heads._MANY + heads._MULTIPLE]
-    torch.testing.assert_close(ours, plain, rtol=1e-5, atol=1e-6)
-    for a, b in zip(torch.autograd.grad((ours * weights).sum(), teaches), expected, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+def test_chunks_have_at_least_one_token():
+    assert chunk_size(2**30, torch.device("cpu"), gradient=True) == 1
+    assert chunk_size(50_000, torch.device("cpu"), gradient=False) < chunk_size(
+        50_000, torch.device("cpu"), gradient=True
+    )
 
 
-def test_a_new_value_head_is_silent_and_the_policy_is_the_language_model(tiny_lm):
-    ids, mask, alive = _left_padded()
+def rounded(tensor):
+    return tensor.detach().to(BF16).double()
+
+
+@pytest.mark.parametrize("slice_", [200, 2**21])
+@pytest.mark.parametrize("learns", CASES.values(), ids=CASES)
+@pytest.mark.parametrize("dtype", [torch.float32, BF16])
+def test_rounded_products_are_those_of_rounded_numbers_summed_in_float32(monkeypatch, slice_, learns, dtype):
+    """`dtype` is the weight's: bfloat16, or float32 under LoRA."""
+    monkeypatch.setattr(module, "_SLICE", slice_)
+    model = Model(False).requires_grad_(learns).to(dtype)
+    states, tokens, weights = some_tokens(40)
+    wanted = [states, *(model.parameters() if learns else [])]
+    head = Head(model, rounded=True)
+    found = results(head.logprobs(states, tokens, 1.0), weights, wanted)
+
+    weight = rounded(model.head.weight).requires_grad_()
+    x = rounded(states).requires_grad_()
+    expected = results(torch.log_softmax(x @ weight.T, -1).gather(1, tokens[:, None]).squeeze(1), weights.double(),
+                       [x, weight] if learns else [x])  # fmt: skip
+    assert found[0].dtype == found[1].dtype == torch.float32
+    for ours, theirs in zip(found, expected, strict=True):
+        # A CPU that cannot multiply bfloat16 multiplies the unrounded states.
+        assert (ours.double() - theirs).norm() <= 0.01 * theirs.norm()
+    again = results(head.logprobs(states, tokens, 1.0), weights, wanted)
+    assert all(torch.equal(a, b) for a, b in zip(found, again, strict=True))
+
+
+def test_a_log_probability_is_more_precise_than_a_logit_in_bfloat16():
+    """Logits near 80 are a quarter apart in bfloat16; KL and ratio need thousandths."""
+    model, (states, tokens, _) = Model(False), some_tokens()
     with torch.no_grad():
-        states, values = Policy(tiny_lm)(ids, mask, alive)
-        logits = logits_of(tiny_lm, states)
-    assert (values == 0).all()
-    torch.testing.assert_close(logits, response_logits(tiny_lm, ids, mask, alive), rtol=0, atol=0)
+        model.head.weight.copy_(rounded(40 * model.head.weight))
+        states = rounded(states).float()
+        exact = token_logprobs(states.double() @ model.head.weight.T.double(), tokens)
+        found = Head(model, rounded=True).logprobs(states, tokens, 1.0)
+    assert exact.abs().max() > 80
+    torch.testing.assert_close(found, exact.float(), rtol=1e-4, atol=1e-3)
 
 
-def test_the_value_before_a_token_has_not_seen_that_token(tiny_lm):
-    policy = Policy(tiny_lm)
-    torch.nn.init.normal_(policy.value_head.weight)
-    ids, mask, alive = _left_padded()
-    changed = ids.clone()
-    changed[0, -5] = 99  # the first response token of row 0
-    with torch.no_grad():
-        before, after = policy(ids, mask, alive)[1], policy(changed, mask, alive)[1]
-    assert torch.equal(before[0], after[0])
-    assert not torch.equal(before[1], after[1])
+def test_the_temperature_divides_rounded_logits_too():
+    model, (states, _, _) = Model(True).bfloat16(), some_tokens()
+    head = Head(model, rounded=True)
+    with torch.no_grad():  # halves are exact in every number format
+        torch.testing.assert_close(head.logits(states, 2.0), head.logits(states, 1.0) / 2, rtol=1e-6, atol=1e-6)
 
 
-@pytest.fixture
-def reward_model(tiny_lm):
-    model = GPT2ForSequenceClassification(make_lm().config)
-    model.config.num_labels, model.config.pad_token_id = 1, 255
-    model.score = torch.nn.Linear(32, 1, bias=False)
-    return model.eval()
+def test_a_frozen_weight_may_change_between_calls():
+    """A packed copy of it is laid out once and must not outlive the change."""
+    model = Model(False).requires_grad_(False).bfloat16()
+    head, (states, tokens, weights) = Head(model, rounded=True), some_tokens(40)
+    for _ in range(2):
+        fresh = copy.deepcopy(model)
+        found = results(head.logprobs(states, tokens, 1.0), weights, [states])
+        expected = results(Head(fresh, rounded=True).logprobs(states, tokens, 1.0), weights, [states])
+        assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+        with torch.no_grad():
+            unpacked = Head(fresh, rounded=True).logits(states, 1.0)
+            torch.testing.assert_close(head.logits(states, 1.0), unpacked, rtol=1e-5, atol=1e-5)
+            model.head.weight.mul_(-2)
 
 
-def test_scores_equal_what_transformers_reads_from_the_same_padded_batch(reward_model):
-    batch = collate([([0, 5, 6, 7], [11, 12, 0]), ([0, 9], [13, 0])], pad_id=255)  # the second ends early
-    with torch.no_grad():
-        ours = score_texts(reward_model, batch.ids, batch.attention_mask)
-        theirs = reward_model(input_ids=batch.ids, attention_mask=batch.attention_mask.long()).logits[:, 0]
-    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
-
-
-def test_a_score_is_read_at_eos_and_not_one_before_it(reward_model):
-    ids, mask, _ = _left_padded()
-    without = ids.clone()
-    without[0, 6] = 17  # row 0's eos becomes an ordinary token: the score must notice
-    with torch.no_grad():
-        assert score_texts(reward_model, ids, mask)[0] != score_texts(reward_model, without, mask)[0]
-
-
-def test_the_score_head_starts_with_the_published_spread():
-    model = GPT2ForSequenceClassification(make_lm().config)
-    model.score = torch.nn.Linear(32, 1, bias=False)
-    initialise_score_head(model, torch.full((1, 32), 1.0))
-    torch.testing.assert_close(model.score.weight.detach(), torch.full((1, 32), 33**-0.5))
-
-
-def test_heads_speak_float32_where_the_trunk_runs_in_bfloat16(tiny_lm):
-    ids, mask, alive = _left_padded()
-    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
-        states, values = Policy(tiny_lm)(ids, mask, alive)
-        logits = logits_of(tiny_lm, states)
-    assert logits.dtype == values.dtype == torch.float32
-    assert not torch.equal(logits, logits.bfloat16().float())  # and not merely cast after the fact
-
-
-def test_the_fitted_value_head_is_a_ridge_regression_with_a_free_intercept(tiny_lm):
-    generator = torch.Generator().manual_seed(0)
-    states = torch.randn(500, 32, generator=generator) + 3
-    returns = states @ torch.randn(32, generator=generator) - 7 + torch.randn(500, generator=generator)
-    policy = Policy(tiny_lm)
-    fit_value_head(policy, states, returns)
-    centred = states.numpy() - states.numpy().mean(0)
-    alpha = 0.01 * (centred**2).sum(0).mean()
-    oracle = Ridge(alpha=alpha).fit(states.numpy(), returns.numpy())
-    assert policy.value_head.weight[0].tolist() == pytest.approx(oracle.coef_.tolist(), abs=1e-4)
-    assert policy.value_head.bias.item() == pytest.approx(oracle.intercept_, abs=1e-3)
+def test_a_tied_embedding_gets_no_gradient_where_it_is_frozen():
+    lm = make_lm().requires_grad_(False)
+    states, tokens, _ = some_tokens()
+    Head(lm, rounded=True).logprobs(states, tokens, 1.0).sum().backward()
+    assert lm.lm_head.weight.grad is None
+    assert states.grad.any()
