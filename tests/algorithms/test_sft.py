@@ -1,17 +1,21 @@
 import json
 import math
-from contextlib import nullcontext
 
 import pytest
 import torch
 import torch.nn.functional as F
 from tiny import GOOD, make_lm
+from transformers import AutoModelForCausalLM
 
-from plaudit.algorithms.sft import loss_of, perplexity, sft, tokenise
-from plaudit.errors import DataError
-from plaudit.models.states import FrozenStates
+from plaudit.algorithms.sft import number_of_targets, perplexity, sft, sft_loss, tokenise
+from plaudit.errors import DataError, TrainingError
+from plaudit.models.fast.engine import FastEngine
+from plaudit.models.layers import freeze_lower_layers
+from plaudit.models.plain import PlainEngine
+from plaudit.models.policy import Policy
 from plaudit.models.tokenizer import collate
 from plaudit.records import Demonstration
+from plaudit.training.optimizer import accumulate
 
 
 @pytest.fixture
@@ -19,36 +23,44 @@ def pairs(tiny_tokenizer):
     return [tiny_tokenizer.demonstration("", text) for text in GOOD]
 
 
-def _by_hand(model, pairs):
-    """(nats, tokens) of each text on its own, through transformers' plain forward."""
+def by_hand(model, pairs):
+    """(nats, tokens) of each text alone, with transformers."""
     out = []
     for prompt, response in pairs:
-        ids = torch.tensor([prompt + response])
-        logits = model(ids).logits[0, len(prompt) - 1 : -1]
+        logits = model(torch.tensor([prompt + response])).logits[0, len(prompt) - 1 : -1]
         out.append((F.cross_entropy(logits, torch.tensor(response), reduction="sum").item(), len(response)))
     return out
 
 
-def test_the_loss_is_the_mean_over_response_tokens_of_each_text_on_its_own(cpu_run, tiny_lm, tiny_tokenizer, pairs):
+@pytest.fixture(params=["plain", "fast"])
+def policy(request, tmp_path, tiny_lm):
+    """A policy of which one of two layers learns."""
+    freeze_lower_layers(tiny_lm, 1)
+    engine = PlainEngine() if request.param == "plain" else FastEngine(torch.float32, tmp_path)
+    engine.prepare(tiny_lm)
+    return Policy(tiny_lm, engine, value_head=False)
+
+
+def test_the_loss_is_the_sum_over_the_response_tokens_of_each_text_alone(policy, tiny_tokenizer, pairs):
     pairs = [*pairs, tiny_tokenizer.demonstration("the cast", "is a chore")]
+    batch = collate(pairs, tiny_tokenizer.pad_id)
     with torch.no_grad():
-        loss = loss_of(tiny_lm, collate(pairs, tiny_tokenizer.pad_id), cpu_run).item()
-        nats, tokens = zip(*_by_hand(tiny_lm, pairs), strict=True)
-    assert loss == pytest.approx(sum(nats) / sum(tokens), abs=1e-5)
+        total, count = sft_loss(policy, batch)
+        nats, tokens = zip(*by_hand(policy.lm, pairs), strict=True)
+    assert total.item() == pytest.approx(sum(nats), rel=1e-5)
+    assert count.item() == number_of_targets(batch) == sum(tokens)
 
 
-def test_perplexity_depends_neither_on_batching_nor_on_what_is_kept(tmp_path, cpu_run, tiny_lm, tiny_tokenizer, pairs):
+def test_perplexity_depends_on_neither_batches_nor_engine(policy, tiny_tokenizer, pairs):
     many = pairs * 20  # more than one batch
+    policy.engine.remember(policy.lm, [[*prompt, *response] for prompt, response in many])
     with torch.no_grad():
-        nats, tokens = zip(*_by_hand(tiny_lm, pairs), strict=True)
-    for depth in (0, 1):
-        texts = [[*prompt, *response] for prompt, response in many]
-        states = FrozenStates(tiny_lm, depth, texts, nullcontext, tmp_path)
-        found = perplexity(tiny_lm, many, states, tiny_tokenizer, cpu_run)
-        assert found == pytest.approx(math.exp(sum(nats) / sum(tokens)), 1e-4)
+        nats, tokens = zip(*by_hand(policy.lm, pairs), strict=True)
+    found = perplexity(policy, many, tiny_tokenizer, torch.device("cpu"))
+    assert found == pytest.approx(math.exp(sum(nats) / sum(tokens)), 1e-4)
 
 
-def test_long_texts_are_left_out_and_counted(tiny_tokenizer):
+def test_texts_that_are_too_long_are_left_out_and_counted(tiny_tokenizer):
     some = (Demonstration("", "a joy"), Demonstration("", "a joy to watch " * 20))
     short, too_long = tokenise(some, tiny_tokenizer, 16)
     assert len(short) == 1
@@ -57,13 +69,11 @@ def test_long_texts_are_left_out_and_counted(tiny_tokenizer):
         tokenise(some, tiny_tokenizer, 2)
 
 
-def test_the_end_of_a_text_is_learned(cpu_run, tiny_config, tiny_tokenizer):
-    reports = list(sft(tiny_config, cpu_run))
+def test_sft_learns_where_a_text_ends(cpu_run, tiny_tokenizer):
+    reports = list(sft(cpu_run))
     assert [r.step for r in reports] == list(range(1, reports[0].total + 1))
     summary = json.loads((cpu_run.folder("sft") / "summary.json").read_text())
     assert summary["perplexity"] < 0.5 * summary["perplexity_before"]
-
-    from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(cpu_run.folder("sft")).eval()
     prompt, response = tiny_tokenizer.demonstration("", "film 7 a joy to watch")
@@ -73,13 +83,10 @@ def test_the_end_of_a_text_is_learned(cpu_run, tiny_config, tiny_tokenizer):
     assert p[:-2].max() < 0.5 * p[-2]  # and before it is not
 
 
-def test_what_is_not_finite_stops_the_stage(cpu_run, tiny_tokenizer, pairs):
-    from plaudit.errors import TrainingError
-    from plaudit.training import optimizer as optim
-
-    model = make_lm()
+def test_a_loss_that_is_not_finite_stops_training(tiny_tokenizer):
+    policy = Policy(make_lm(), PlainEngine(), value_head=False)
     with torch.no_grad():
-        model.transformer.wte.weight[5] = math.nan
+        policy.lm.transformer.wte.weight[5] = math.nan
     batch = collate([([0], [5, 0])], tiny_tokenizer.pad_id)
-    with pytest.raises(TrainingError, match="loss is nan"):
-        optim.step(loss_of(model, batch, cpu_run), model, optim.adamw(model, 0.1), 1.0, "sft step 1")
+    with pytest.raises(TrainingError, match="sft step 1: the loss is nan"):
+        accumulate(batch, 0, lambda b: (sft_loss(policy, b), {}), 2, "sft step 1")
