@@ -687,6 +687,48 @@ tables.before_after(read_jsonl(free_run.path / "samples.jsonl"))
 # the responses are very similar to each other (distinct pairs), and they are very unlikely under the SFT model
 # (perplexity).
 #
+# ## Your own reward
+#
+# PPO needs one number for each response. This number does not have to come from a reward model: any Python function of
+# the prompts and the responses can be the reward. This one asks for responses of ten words:
+
+
+# %%
+def ten_words(prompts, responses):
+    """The difference from ten words, as a negative number for each response."""
+    return [-abs(len(response.split()) - 10) for response in responses]
+
+
+ten_words(["the film", "the cast"], [" is a joy .", " is the one thing that makes this story work ."])
+
+# %% [markdown]
+# (In these data, a space separates punctuation from the words. So it counts as a word.) We pass the function to `ppo`.
+# A short training in another run directory is enough. It shares only the SFT model, because it needs no reward model:
+
+# %%
+length_config = build({"model": MODEL, "data": DATA, "ppo.iterations": 15})
+length_run = run.branch(RUN.with_name("notebooks-ten-words"), length_config, stages=("sft",), overwrite=True)
+
+reports = plot_live(
+    ppo(length_run, reward=ten_words),
+    score="minus the difference from ten words",
+    kl="KL from SFT (nats per response)",
+)
+for report in reports:
+    pass
+
+# %%
+rollouts = read_jsonl(length_run.folder("ppo") / "rollouts.jsonl")
+first, last = rollouts[0]["responses"], rollouts[-1]["responses"]
+for name, texts in (("first", first), ("last", last)):
+    share = sum(len(text.split()) == 10 for text in texts) / len(texts)
+    print(f"{name} iteration: {share:.0%} of {len(texts)} responses have ten words")
+table({"a response of the last iteration": last[:6], "words": [len(text.split()) for text in last[:6]]})
+
+# %% [markdown]
+# The policy now controls the length, and the content of the responses is free. A reward can also combine both, for
+# example a score of the reward model minus a penalty for the length. Or it can run a program and count passed tests.
+#
 # ## Exercises
 #
 # Replace `None` with your answer and run the cell.

@@ -154,7 +154,7 @@ def test_any_value_survives_a_file(tmp_path_factory, text, number, whole):
 def test_the_settings_in_a_module_s_source_are_those_of_the_module(section):
     module = "plaudit.evaluation.evaluate" if section == "evaluation" else f"plaudit.algorithms.{section}"
     real, read = importlib.import_module(module).Config, section_class(section)
-    described = [[(f.name, f.type, f.default, dict(f.metadata)) for f in dataclasses.fields(c)] for c in (real, read)]
+    described = [[(f.name, f.default, dict(f.metadata)) for f in dataclasses.fields(c)] for c in (real, read)]
     assert described[0] == described[1]
     assert real.__doc__ == read.__doc__
     assert type(getattr(Config(), section)) is real

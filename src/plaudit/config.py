@@ -35,7 +35,7 @@ ALGORITHMS = {
     "sft": "Supervised fine-tuning on the training texts.",
     "reward_model": "Train the reward model; needs plaudit sft.",
     "ppo": "Optimise the policy; needs plaudit reward-model.",
-    "reinforce": "REINFORCE with a leave-one-out baseline, without a critic; needs plaudit reward-model",
+    "reinforce": "REINFORCE, without a critic; needs plaudit reward-model",
 }
 SECTIONS = (*ALGORITHMS, "evaluation")
 PRESETS = Path(__file__).parent / "presets"

@@ -32,8 +32,8 @@ class Pipeline:
         self.calls = 0
         self.fails: BaseException | None = None
 
-    def steps(self, config, run, stages):
-        self.config, self.calls = config, self.calls + 1
+    def steps(self, run, stages):
+        self.config, self.calls = run.config, self.calls + 1
         self.stages += stages
         for stage in stages:
             yield StepReport(stage, 1, 1, {"loss": 1.5}, {"seconds": 0.1, "tokens_per_second": 10.0})

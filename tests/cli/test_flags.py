@@ -65,11 +65,7 @@ def test_a_stage_takes_its_own_settings_bare_or_full_and_the_general_ones(sectio
 
 
 def test_every_algorithm_is_a_command():
-    assert [name for name in commands.commands if name.replace("-", "_") in ALGORITHMS] == [
-        "sft",
-        "reward-model",
-        "ppo",
-    ]
+    assert [name for name in ALGORITHMS if dashed(name) not in commands.commands] == []
     assert settings("reward_model", "--lr", "0.1") == {"reward_model.lr": "0.1"}  # underscores here too
 
 
@@ -115,15 +111,15 @@ def test_underscores_in_values_stay():
             "unknown flag '--ppo.kl-coeff' (did you mean '--ppo.kl-coef'?); see plaudit run --help",
         ),
         ("ppo --klcoef=1", "unknown flag '--klcoef' (did you mean '--kl-coef'?); see plaudit ppo --help"),
-        ("run --kl-coef 1", "unknown flag '--kl-coef' (did you mean --ppo.kl-coef?); see plaudit run --help"),
+        ("run --kl-coef 1", "unknown flag '--kl-coef' (did you mean --ppo.kl-coef or "),
         (
             "run --lr 1",
-            "unknown flag '--lr' (did you mean --sft.lr or --reward-model.lr or --ppo.lr?); see plaudit run --help",
+            "unknown flag '--lr' (did you mean --sft.lr or --reward-model.lr or --ppo.lr or ",
         ),
         ("reward_model --zzzzzzzzz", "unknown flag '--zzzzzzzzz'; see plaudit reward-model --help"),
         ("run here", "got unexpected extra argument (here); see plaudit run --help"),
         ("run --re", "unknown flag '--re'"),  # a shortened --resume could become --reward one day
-        ("rnu", "unknown command 'rnu' (did you mean 'run'?): run, sft, reward-model, ppo, eval, sample"),
+        ("rnu", "unknown command 'rnu' (did you mean 'run'?): run, sft, reward-model, ppo, "),
         ("--seed 2 run", "'--seed' stands before the command: write plaudit COMMAND --seed ...; see plaudit --help"),
         ("run --seed", "option '--seed' requires an argument; see plaudit run --help"),
         ("run --seed --resume", "option '--seed' requires a value, not --resume; see plaudit run --help"),

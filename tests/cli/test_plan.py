@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from plaudit import pipeline
+from plaudit.cli import plan as plans
 from plaudit.cli.plan import Plan
 from plaudit.cli.plan import plan as plan_of
 from plaudit.errors import ModelError
@@ -34,7 +34,7 @@ def test_frozen_layers_take_fewer_operations(tiny_config):
 
 
 def test_the_expected_time_is_of_the_stages_asked_for_at_the_measured_speed(monkeypatch):
-    monkeypatch.setattr(pipeline, "_flops_per_second", lambda device, dtype: 2e12)
+    monkeypatch.setattr(plans, "_flops_per_second", lambda device, dtype: 2e12)
     plan = Plan("m", 1, "d", {}, "cpu", "float32", {}, {"sft": 60e12, "ppo": 30e12})
     assert plan.seconds(["sft"]) == pytest.approx(60 + 6)
     assert plan.seconds(["sft", "ppo", "another algorithm"]) == pytest.approx(90 + 12)
@@ -43,7 +43,7 @@ def test_the_expected_time_is_of_the_stages_asked_for_at_the_measured_speed(monk
 
 def test_measuring_the_speed_leaves_the_threads_as_they_are():
     threads = torch.get_num_threads()
-    assert 1e8 < pipeline._flops_per_second(torch.device("cpu"), torch.float32) < 1e15
+    assert 1e8 < plans._flops_per_second(torch.device("cpu"), torch.float32) < 1e15
     assert torch.get_num_threads() == threads
 
 
@@ -53,5 +53,5 @@ def test_only_config_and_tokenizer_are_opened(tiny_config, tmp_path):
     config = dataclasses.replace(tiny_config, model=str(tmp_path / "model"))
     assert plan_of(config, NOWHERE, STAGES).parameters > 0
     (tmp_path / "model" / "config.json").write_text('{"model_type": "vit"}')
-    with pytest.raises(ModelError, match="cannot be opened as a language model"):
+    with pytest.raises(ModelError, match="cannot be opened as a model"):
         plan_of(config, NOWHERE, STAGES)

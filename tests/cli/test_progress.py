@@ -60,7 +60,7 @@ def follow(tmp_path, monkeypatch):
     """follow(work, stages, complete): the lines of a run whose stages do `work[stage]`."""
 
     def make(work, stages, complete=()):
-        monkeypatch.setattr(pipeline, "steps", lambda config, run, stages: work[stages[0]])
+        monkeypatch.setattr(pipeline, "steps", lambda run, stages: work[stages[0]])
         console = plain_console()
         make.seconds = progress.follow(Run(tmp_path, complete), stages, console)
         return console.file.getvalue().splitlines()

@@ -39,7 +39,7 @@ def load_causal_lm(name: str) -> Any:
     """A causal language model in float32.
 
     Raises:
-        ModelError: not found, or not a causal language model.
+        ModelError: it is not found, or is not a causal language model.
     """
     with _explained(name):
         where = _location(name)
