@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -15,6 +16,7 @@ from plaudit.cli.plan import Plan
 from plaudit.config import Config, build, read_toml, to_toml
 from plaudit.errors import DataError, RunError
 from plaudit.training.metrics import StepReport
+from plaudit.training.run import Run
 
 FIGURES = {
     "score_mean": 0.5, "score_ci95": [0.4, 0.6], "judge_positive": 0.75, "kl_mean": 4.0, "perplexity_ref": 20.0,
@@ -43,7 +45,7 @@ class Pipeline:
                 (run.path / "evaluation.json").write_text(json.dumps(EVALUATION))
                 (run.path / "report.html").write_text("<html>")
             else:
-                run.folder(stage).mkdir(exist_ok=True)
+                run.checkpoints(stage)  # leaves the stage's inputs
                 run.finish(stage, {"perplexity_before": 55.0, "perplexity": 21.0})
 
 
@@ -51,6 +53,7 @@ class Pipeline:
 def stages(monkeypatch, tmp_path) -> Pipeline:
     fake = Pipeline()
     monkeypatch.setattr(pipeline, "steps", fake.steps)
+    monkeypatch.setattr(Run, "data", SimpleNamespace(fingerprint="of the data"))
     plan = Plan("m", 4_240_896, "d", {"train": 6806, "evaluation": 885}, "cpu", "float32", {"sft": 1e6}, {"sft": 1e12})
     monkeypatch.setattr(pipeline, "check", lambda config, path, stages: None)
     monkeypatch.setattr(plans, "plan", lambda config, path, stages: plan)
@@ -269,7 +272,7 @@ def test_notebooks_are_copied_and_the_next_step_is_named(stages, capsys, monkeyp
     assert rest == [*first, "next: jupyter lab 'my lessons/1-SFT.ipynb'"]
     assert err == ""
     _, err = printed(capsys, "notebooks", "my lessons", code=1)
-    assert "1-SFT.ipynb: is there already" in err
+    assert "1-SFT.ipynb: already exists" in err
     printed(capsys, "notebooks", "my lessons", "--overwrite")
 
 
