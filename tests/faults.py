@@ -103,9 +103,12 @@ HERE = "proofs/test_faults.py"
 
 
 # 1. Returns are the targets of the value head; advantages are whitened after they are computed.
-fault(1, "returns computed from whitened advantages", ROLLOUTS, "algorithms.ppo.compute_advantages")(
-    result(lambda batch, rollout, values, *rest: replace(batch, returns=batch.advantages + values))
-)
+fault(
+    1,
+    "returns computed from whitened advantages",
+    "algorithms/test_ppo.py::test_returns_come_from_raw_advantages_which_are_whitened_afterwards",
+    "algorithms.ppo.compute_advantages",
+)(result(lambda batch, rollout, values, *rest: replace(batch, returns=batch.advantages + values)))
 
 # 2. Whitening.
 fault(2, "whitening adds the mean back", "maths/test_masked.py", "maths.masked.whiten")(
@@ -142,9 +145,12 @@ fault(3, "the loss leaves out the last token", "models/test_tokenizer.py", "mode
 )
 
 # 4. Responses that the length limit cuts off.
-fault(4, "a random length limit for each rollout", PPO, "training.rollouts.generate")(
-    arguments(noise=lambda noise: noise[:, : 1 + int(noise[0, 0] * noise.shape[1])])
-)
+fault(
+    4,
+    "a random length limit for each rollout",
+    "algorithms/test_ppo.py::test_responses_stay_token_ids_from_sampling_to_scoring",
+    "training.rollouts.generate",
+)(arguments(noise=lambda noise: noise[:, : 1 + int(noise[0, 0] * noise.shape[1])]))
 fault(
     4,
     "no penalty for a missing end token",
@@ -249,9 +255,12 @@ fault(
     "proofs/test_gradient.py::test_the_expected_gradient_of_reinforce_is_the_exact_one",
     "algorithms.reinforce.leave_one_out",
 )(arguments(kl_coef=lambda kl_coef: 0.0))
-fault(8, "the adaptive coefficient stays fixed", PPO, "training.rollouts.adapt_kl_coef")(
-    lambda adapt_kl_coef: lambda kl_coef, *_: kl_coef
-)
+fault(
+    8,
+    "the adaptive coefficient stays fixed",
+    "algorithms/test_ppo.py::test_the_kl_controller_and_the_learning_rate_schedule_change_what_they_should",
+    "training.rollouts.adapt_kl_coef",
+)(lambda adapt_kl_coef: lambda kl_coef, *_: kl_coef)
 fault(8, "the controller is not clipped", "maths/test_kl.py", "maths.kl.adapt_kl_coef")(
     lambda adapt_kl_coef: lambda kl_coef, kl, target, n, horizon: kl_coef * (1 + (kl / target - 1) * n / horizon)
 )
@@ -279,8 +288,8 @@ fault(
 )
 def _(gradient_norm):
     def replacement(self):
-        gradients = [p.grad.flatten() for p in self.parameters() if p.grad is not None]
-        return torch.cat([g for g in gradients if g.dtype == torch.float32]).norm().item()
+        gradients = [p.grad for p in self.parameters() if p.grad is not None and p.grad.dtype == torch.float32]
+        return nn.utils.get_total_norm(gradients).item()
 
     return replacement
 
@@ -291,7 +300,13 @@ fault(9, "no value clipping", "maths/test_losses.py", "maths.losses.value_loss")
 fault(9, "no ratio clipping", "maths/test_losses.py", "maths.losses.policy_loss")(
     arguments(clip_range=lambda clip_range: 1e9)
 )
-for module, tests in (("rollouts", PPO), ("supervised", "training/test_supervised.py")):
+for module, tests in (
+    (
+        "rollouts",
+        "algorithms/test_ppo.py::test_the_kl_controller_and_the_learning_rate_schedule_change_what_they_should",
+    ),
+    ("supervised", "training/test_supervised.py"),
+):
     fault(9, f"no schedule in {module}, though one is logged", tests, f"training.{module}.set_lr")(
         lambda set_lr: lambda optimizer, lr: None
     )
@@ -318,7 +333,7 @@ def _(accumulate):
 @fault(
     9,
     "a gradient that is not finite is stepped on",
-    "models/fast/test_optimizer.py::test_a_norm_that_is_not_finite_changes_nothing",
+    "training/test_optimizer.py::test_a_gradient_that_is_not_finite_changes_nothing",
     *CLIP_AND_STEP,
 )
 def _(clip_and_step):
@@ -348,7 +363,7 @@ fault(10, "the last, smaller batch of an epoch is left out", "training/test_orde
 
 
 # 11. Generation is batched, and tokens stay tokens.
-@fault(11, "one prompt at a time", HERE, *GENERATE)
+@fault(11, "one prompt at a time", "proofs/test_faults.py", *GENERATE)
 def _(generate):
     def replacement(self, lm, prompt_ids, prompt_mask, noise, eos_id, pad_id, temperature=1.0):
         rest = (eos_id, pad_id, temperature)
@@ -365,7 +380,12 @@ def _(generate):
     return replacement
 
 
-@fault(11, "decoded and tokenised again for the reward model", PPO, "training.rollouts.as_reward")
+@fault(
+    11,
+    "decoded and tokenised again for the reward model",
+    "algorithms/test_ppo.py::test_responses_stay_token_ids_from_sampling_to_scoring",
+    "training.rollouts.as_reward",
+)
 def _(as_reward):
     def replacement(reward, models):
         class Retokenised(ModelReward):
@@ -400,9 +420,9 @@ fault(12, "temperature left out of the reference's scoring", FIRST, *COMPARE)(_u
 fault(12, "temperature left out of learning", FIRST, "algorithms.ppo.ppo_loss")(
     arguments(settings=lambda settings: replace(settings, temperature=1.0))
 )
-fault(12, "temperature left out of learning in REINFORCE", REINFORCE, "algorithms.reinforce.reinforce_loss")(
-    arguments(temperature=lambda temperature: 1.0)
-)
+fault(
+    12, "temperature left out of learning in REINFORCE", "proofs/test_faults.py", "algorithms.reinforce.reinforce_loss"
+)(arguments(temperature=lambda temperature: 1.0))
 fault(
     12,
     "temperature left out of all scoring",
@@ -430,7 +450,7 @@ def _(backward):
 fault(
     12,
     "temperature left out of scoring in bfloat16",
-    "models/fast/test_head.py::test_rounded_products_are_those_of_rounded_numbers_summed_in_float32",
+    "models/fast/test_head.py::test_the_temperature_divides_rounded_logits_too",
     "models.fast.head.Head.logits",
 )(lambda logits: lambda self, states, temperature: logits(self, states, 1.0 if self.rounded else temperature))
 fault(
@@ -439,9 +459,12 @@ fault(
     "models/fast/test_generation.py::test_each_token_is_the_one_that_a_full_forward_draws",
     *GENERATE,
 )(arguments(temperature=lambda temperature: 1.0))
-fault(12, "rollouts are sampled at temperature 1", PPO, "training.rollouts.generate")(
-    arguments(temperature=lambda temperature: 1.0)
-)
+fault(
+    12,
+    "rollouts are sampled at temperature 1",
+    "algorithms/test_ppo.py::test_responses_stay_token_ids_from_sampling_to_scoring",
+    "training.rollouts.generate",
+)(arguments(temperature=lambda temperature: 1.0))
 fault(12, "top-k in sampling", "models/test_sampling.py", "models.sampling.sample_tokens")(
     arguments(logits=lambda logits: logits.masked_fill(logits < logits.topk(2).values[:, -1:], -torch.inf))
 )
@@ -633,7 +656,12 @@ fault(15, "SFT loss: a mean of row means", "maths/test_losses.py", "maths.losses
 )
 
 
-@fault(15, "perplexity: a mean of batch means", "algorithms/test_sft.py", "algorithms.sft.perplexity")
+@fault(
+    15,
+    "perplexity: a mean of batch means",
+    "algorithms/test_sft.py::test_perplexity_depends_on_neither_batches_nor_engine",
+    "algorithms.sft.perplexity",
+)
 def _(perplexity):
     def replacement(policy, pairs, *rest):
         parts = [perplexity(policy, pairs[i : i + 2], *rest) for i in range(0, len(pairs), 2)]
@@ -668,7 +696,7 @@ fault(
 @fault(
     15,
     "microbatches: a mean of their means",
-    "proofs/test_equalities.py::test_microbatches_of_sft_equal_the_batch",
+    "training/test_optimizer.py::test_the_loss_of_a_batch_is_its_mean_over_tokens_by_hand",
     "training.optimizer.accumulate",
 )
 def _(accumulate):
@@ -717,7 +745,12 @@ fault(
     "proofs/test_gradient.py::test_the_expected_gradient_of_reinforce_is_the_exact_one",
     "algorithms.reinforce.leave_one_out",
 )(arguments(kl_coef=lambda kl_coef: -kl_coef))
-fault(16, "the logged k1 with its sign reversed", PPO, "training.rollouts.StepReport")(
+fault(
+    16,
+    "the logged k1 with its sign reversed",
+    "algorithms/test_ppo.py::test_the_kl_controller_and_the_learning_rate_schedule_change_what_they_should",
+    "training.rollouts.StepReport",
+)(
     lambda report: (
         lambda stage, step, total, metrics, *rest, **more: report(
             stage, step, total, metrics | {"kl_k1": -metrics["kl_k1"]}, *rest, **more
@@ -885,7 +918,7 @@ fault(
 
 
 # A reward is a function of (prompts, responses).
-fault(29, "a custom reward gets responses as prompts", "test_rewards.py", "rewards.FunctionReward.__call__")(
+fault(29, "a custom reward gets responses as prompts", "proofs/test_faults.py", "rewards.FunctionReward.__call__")(
     lambda call: (
         lambda self, responses: call(
             FunctionReward(lambda prompts, texts: self.function(texts, prompts), self.tokenizer), responses
