@@ -94,6 +94,20 @@ EVERY_GRADIENT = "models/fast/test_engine.py::test_every_tool_of_torch_sees_ever
 FIRST = "proofs/test_first_minibatch.py::test_the_first_minibatch_of_an_update"
 FIRST_OF_PPO = "proofs/test_first_minibatch.py::test_the_first_iteration_of_ppo"
 LATER = "proofs/test_first_minibatch.py::test_later_the_policy_has_moved_and_the_reference_has_not"
+IDS = "algorithms/test_ppo.py::test_responses_stay_token_ids_from_sampling_to_scoring"
+RETURNS = "algorithms/test_ppo.py::test_returns_come_from_raw_advantages_which_are_whitened_afterwards"
+SCHEDULES = "algorithms/test_ppo.py::test_the_kl_controller_and_the_learning_rate_schedule_change_what_they_should"
+PPO_GRADIENT = "proofs/test_gradient.py::test_the_mean_sampled_gradient_of_ppo_is_the_exact_one"
+SAMPLED_GRADIENT = "proofs/test_gradient.py::test_the_mean_sampled_gradient_of_reinforce_is_the_exact_one"
+REINFORCE_GRADIENT = "proofs/test_gradient.py::test_the_expected_gradient_of_reinforce_is_the_exact_one"
+ACTIVATIONS_OF_RESPONSES = (
+    "models/fast/test_generation.py::test_the_activations_of_generated_texts_are_those_of_the_full_forward"
+)
+LENGTH_LIMIT = "models/fast/test_generation.py::test_the_length_limit_cuts_responses_off_and_says_so"
+EACH_TOKEN = "models/fast/test_generation.py::test_each_token_is_the_one_that_a_full_forward_draws"
+PLAIN_GENERATION = "models/test_plain.py::test_generation_draws_what_a_loop_without_a_cache_draws"
+MEAN_OVER_TOKENS = "training/test_optimizer.py::test_the_loss_of_a_batch_is_its_mean_over_tokens_by_hand"
+BAD_GRADIENT = "training/test_optimizer.py::test_a_gradient_that_is_not_finite_changes_nothing"
 EQUALITIES = "proofs/test_equalities.py"
 PPO = "algorithms/test_ppo.py"
 REINFORCE = "algorithms/test_reinforce.py"
@@ -103,12 +117,9 @@ HERE = "proofs/test_faults.py"
 
 
 # 1. Returns are the targets of the value head; advantages are whitened after they are computed.
-fault(
-    1,
-    "returns computed from whitened advantages",
-    "algorithms/test_ppo.py::test_returns_come_from_raw_advantages_which_are_whitened_afterwards",
-    "algorithms.ppo.compute_advantages",
-)(result(lambda batch, rollout, values, *rest: replace(batch, returns=batch.advantages + values)))
+fault(1, "returns computed from whitened advantages", RETURNS, "algorithms.ppo.compute_advantages")(
+    result(lambda batch, rollout, values, *rest: replace(batch, returns=batch.advantages + values))
+)
 
 # 2. Whitening.
 fault(2, "whitening adds the mean back", "maths/test_masked.py", "maths.masked.whiten")(
@@ -145,24 +156,15 @@ fault(3, "the loss leaves out the last token", "models/test_tokenizer.py", "mode
 )
 
 # 4. Responses that the length limit cuts off.
-fault(
-    4,
-    "a random length limit for each rollout",
-    "algorithms/test_ppo.py::test_responses_stay_token_ids_from_sampling_to_scoring",
-    "training.rollouts.generate",
-)(arguments(noise=lambda noise: noise[:, : 1 + int(noise[0, 0] * noise.shape[1])]))
-fault(
-    4,
-    "no penalty for a missing end token",
-    "training/test_rollouts.py::test_scores_are_normalised_and_a_response_that_was_cut_off_has_a_fixed_score",
-    f"{SCALE}.scores",
-)(arguments(ended=torch.ones_like))
-fault(
-    4,
-    "a response that was cut off counts as ended",
-    "models/fast/test_generation.py::test_the_length_limit_cuts_responses_off_and_says_so",
-    *GENERATE,
-)(result(lambda responses, *_: replace(responses, ended=torch.ones_like(responses.ended))))
+fault(4, "a random length limit for each rollout", IDS, "training.rollouts.generate")(
+    arguments(noise=lambda noise: noise[:, : 1 + int(noise[0, 0] * noise.shape[1])])
+)
+fault(4, "no penalty for a missing end token", "training/test_rollouts.py", f"{SCALE}.scores")(
+    arguments(ended=torch.ones_like)
+)
+fault(4, "a response that was cut off counts as ended", LENGTH_LIMIT, *GENERATE)(
+    result(lambda responses, *_: replace(responses, ended=torch.ones_like(responses.ended)))
+)
 
 
 # 5. The value head starts at zero.
@@ -180,24 +182,15 @@ def _(init):
 fault(6, "sigmoid inside the loss as well", "maths/test_losses.py", "maths.losses.label_loss")(
     arguments(logits=torch.sigmoid)
 )
-fault(
-    6,
-    "sigmoid inside the model",
-    "models/test_policy.py::test_scores_equal_what_transformers_reads_from_the_same_padded_batch",
-    "models.policy.RewardModel.forward",
-)(result(lambda logits, *_: torch.sigmoid(logits)))
-fault(
-    6,
-    "a saturated probability as the score",
-    "training/test_rollouts.py::test_scores_are_normalised_and_a_response_that_was_cut_off_has_a_fixed_score",
-    f"{SCALE}.scores",
-)(lambda scores: lambda self, raw, ended: torch.sigmoid(raw).masked_fill(~ended, self.missing_eos))
-fault(
-    6,
-    "the scale of the scores is not measured",
-    "training/test_rollouts.py::test_scores_of_the_responses_that_the_scale_was_measured_on_are_standard",
-    f"{SCALE}.measured",
-)(lambda measured: lambda raw, missing_eos: ScoreScale(0.0, 1.0, missing_eos))
+fault(6, "sigmoid inside the model", "models/test_policy.py", "models.policy.RewardModel.forward")(
+    result(lambda logits, *_: torch.sigmoid(logits))
+)
+fault(6, "a saturated probability as the score", "training/test_rollouts.py", f"{SCALE}.scores")(
+    lambda scores: lambda self, raw, ended: torch.sigmoid(raw).masked_fill(~ended, self.missing_eos)
+)
+fault(6, "the scale of the scores is not measured", "training/test_rollouts.py", f"{SCALE}.measured")(
+    lambda measured: lambda raw, missing_eos: ScoreScale(0.0, 1.0, missing_eos)
+)
 
 # 7. Both models are measured alike, and by a judge that was not optimised.
 fault(7, "the judge is the reward model", EVALUATE, "evaluation.evaluate.figures")(
@@ -249,43 +242,24 @@ fault(8, "KL is not logged", LATER, "training.rollouts.StepReport")(
 fault(8, "the penalty is left out of the reward", "maths/test_advantages.py", "maths.advantages.token_rewards")(
     arguments(kl_coef=lambda kl_coef: 0.0)
 )
-fault(
-    8,
-    "the penalty is left out of REINFORCE",
-    "proofs/test_gradient.py::test_the_expected_gradient_of_reinforce_is_the_exact_one",
-    "algorithms.reinforce.leave_one_out",
-)(arguments(kl_coef=lambda kl_coef: 0.0))
-fault(
-    8,
-    "the adaptive coefficient stays fixed",
-    "algorithms/test_ppo.py::test_the_kl_controller_and_the_learning_rate_schedule_change_what_they_should",
-    "training.rollouts.adapt_kl_coef",
-)(lambda adapt_kl_coef: lambda kl_coef, *_: kl_coef)
+fault(8, "the penalty is left out of REINFORCE", REINFORCE_GRADIENT, "algorithms.reinforce.leave_one_out")(
+    arguments(kl_coef=lambda kl_coef: 0.0)
+)
+fault(8, "the adaptive coefficient stays fixed", SCHEDULES, "training.rollouts.adapt_kl_coef")(
+    lambda adapt_kl_coef: lambda kl_coef, *_: kl_coef
+)
 fault(8, "the controller is not clipped", "maths/test_kl.py", "maths.kl.adapt_kl_coef")(
     lambda adapt_kl_coef: lambda kl_coef, kl, target, n, horizon: kl_coef * (1 + (kl / target - 1) * n / horizon)
 )
 
 # 9. Every bound of an update is applied.
-fault(
-    9,
-    "no gradient clipping",
-    "training/test_rollouts.py::test_gradients_are_clipped_to_their_largest_norm",
-    *CLIP_AND_STEP,
-)(arguments(max_norm=lambda max_norm: 1e9))
-fault(
-    9,
-    "the clipping of gradients is computed and not applied",
-    "models/fast/test_optimizer.py::test_gradients_are_clipped_together",
-    f"{SLICED}.step",
-)(arguments(scale=lambda scale: 1.0))
-
-
-@fault(
-    9,
-    "the gradient norm leaves out bfloat16",
-    "models/fast/test_optimizer.py::test_the_gradient_norm_is_that_of_torch",
-    f"{SLICED}.gradient_norm",
+fault(9, "no gradient clipping", "training/test_rollouts.py", *CLIP_AND_STEP)(arguments(max_norm=lambda max_norm: 1e9))
+fault(9, "the clipping of gradients is computed and not applied", "models/fast/test_optimizer.py", f"{SLICED}.step")(
+    arguments(scale=lambda scale: 1.0)
 )
+
+
+@fault(9, "the gradient norm leaves out bfloat16", "models/fast/test_optimizer.py", f"{SLICED}.gradient_norm")
 def _(gradient_norm):
     def replacement(self):
         gradients = [p.grad for p in self.parameters() if p.grad is not None and p.grad.dtype == torch.float32]
@@ -303,19 +277,16 @@ fault(9, "no ratio clipping", "maths/test_losses.py", "maths.losses.policy_loss"
 for module, tests in (
     (
         "rollouts",
-        "algorithms/test_ppo.py::test_the_kl_controller_and_the_learning_rate_schedule_change_what_they_should",
+        SCHEDULES,
     ),
     ("supervised", "training/test_supervised.py"),
 ):
     fault(9, f"no schedule in {module}, though one is logged", tests, f"training.{module}.set_lr")(
         lambda set_lr: lambda optimizer, lr: None
     )
-fault(
-    9,
-    "no KL stop",
-    "training/test_rollouts.py::test_an_update_ends_before_the_step_that_stop_rejects_and_the_first_is_always_taken",
-    "training.rollouts.update",
-)(arguments(stop=lambda stop: lambda figures: False))
+fault(9, "no KL stop", "training/test_rollouts.py", "training.rollouts.update")(
+    arguments(stop=lambda stop: lambda figures: False)
+)
 
 
 @fault(9, "a loss that is not finite counts as zero", "training/test_optimizer.py", "training.optimizer.accumulate")
@@ -330,12 +301,7 @@ def _(accumulate):
     return replacement
 
 
-@fault(
-    9,
-    "a gradient that is not finite is stepped on",
-    "training/test_optimizer.py::test_a_gradient_that_is_not_finite_changes_nothing",
-    *CLIP_AND_STEP,
-)
+@fault(9, "a gradient that is not finite is stepped on", BAD_GRADIENT, *CLIP_AND_STEP)
 def _(clip_and_step):
     def replacement(self, optimizer, max_norm):
         norm = clip_and_step(self, optimizer, max_norm)
@@ -380,12 +346,7 @@ def _(generate):
     return replacement
 
 
-@fault(
-    11,
-    "decoded and tokenised again for the reward model",
-    "algorithms/test_ppo.py::test_responses_stay_token_ids_from_sampling_to_scoring",
-    "training.rollouts.as_reward",
-)
+@fault(11, "decoded and tokenised again for the reward model", IDS, "training.rollouts.as_reward")
 def _(as_reward):
     def replacement(reward, models):
         class Retokenised(ModelReward):
@@ -423,19 +384,15 @@ fault(12, "temperature left out of learning", FIRST, "algorithms.ppo.ppo_loss")(
 fault(
     12, "temperature left out of learning in REINFORCE", "proofs/test_faults.py", "algorithms.reinforce.reinforce_loss"
 )(arguments(temperature=lambda temperature: 1.0))
-fault(
-    12,
-    "temperature left out of all scoring",
-    "models/test_policy.py::test_the_temperature_divides_the_logits",
-    *LOGPROBS,
-    *COMPARE,
-)(arguments(temperature=lambda temperature: 1.0))
+fault(12, "temperature left out of all scoring", "models/test_policy.py", *LOGPROBS, *COMPARE)(
+    arguments(temperature=lambda temperature: 1.0)
+)
 
 
 @fault(
     12,
     "temperature left out of the gradient under a frozen head",
-    "models/fast/test_head.py::test_log_probabilities_and_gradients_in_chunks_are_those_of_the_whole",
+    "models/fast/test_head.py",
     f"{HEAD_LOGPROBS}.backward",
 )
 def _(backward):
@@ -447,24 +404,13 @@ def _(backward):
     return replacement
 
 
-fault(
-    12,
-    "temperature left out of scoring in bfloat16",
-    "models/fast/test_head.py::test_the_temperature_divides_rounded_logits_too",
-    "models.fast.head.Head.logits",
-)(lambda logits: lambda self, states, temperature: logits(self, states, 1.0 if self.rounded else temperature))
-fault(
-    12,
-    "temperature left out of sampling",
-    "models/fast/test_generation.py::test_each_token_is_the_one_that_a_full_forward_draws",
-    *GENERATE,
-)(arguments(temperature=lambda temperature: 1.0))
-fault(
-    12,
-    "rollouts are sampled at temperature 1",
-    "algorithms/test_ppo.py::test_responses_stay_token_ids_from_sampling_to_scoring",
-    "training.rollouts.generate",
-)(arguments(temperature=lambda temperature: 1.0))
+fault(12, "temperature left out of scoring in bfloat16", "models/fast/test_head.py", "models.fast.head.Head.logits")(
+    lambda logits: lambda self, states, temperature: logits(self, states, 1.0 if self.rounded else temperature)
+)
+fault(12, "temperature left out of sampling", EACH_TOKEN, *GENERATE)(arguments(temperature=lambda temperature: 1.0))
+fault(12, "rollouts are sampled at temperature 1", IDS, "training.rollouts.generate")(
+    arguments(temperature=lambda temperature: 1.0)
+)
 fault(12, "top-k in sampling", "models/test_sampling.py", "models.sampling.sample_tokens")(
     arguments(logits=lambda logits: logits.masked_fill(logits < logits.topk(2).values[:, -1:], -torch.inf))
 )
@@ -477,23 +423,15 @@ fault(13, "dropout between old and new logprobs", FIRST, "training.rollouts.upda
 )
 
 # 14. Padding, positions, and which state belongs to which token.
-fault(
-    14,
-    "positions count the padding",
-    "models/test_policy.py::test_left_and_right_padding_agree",
-    "models.plain.position_ids",
-)(lambda position_ids: lambda mask: torch.arange(mask.shape[1]).expand(mask.shape))
+fault(14, "positions count the padding", "models/test_policy.py", "models.plain.position_ids")(
+    lambda position_ids: lambda mask: torch.arange(mask.shape[1]).expand(mask.shape)
+)
 fault(14, "positions after the prompt are one too high", ENGINE, "models.fast.decoder.embed")(
     lambda embed: lambda lm, ids, positions: embed(lm, ids, positions + (ids.shape[1] == 1))
 )
 
 
-@fault(
-    14,
-    "positions after the prompt are one too high in the plain engine",
-    "models/test_plain.py::test_generation_draws_what_a_loop_without_a_cache_draws",
-    "models.plain._inputs",
-)
+@fault(14, "positions after the prompt are one too high in the plain engine", PLAIN_GENERATION, "models.plain._inputs")
 def _(inputs):
     def replacement(model, ids, attention_mask):
         found = inputs(model, ids, attention_mask)
@@ -531,18 +469,13 @@ fault(14, "packed texts attend to one another", "models/fast/test_packing.py", "
 fault(
     14,
     "padding is attended to in sampling",
-    "models/fast/test_decoder.py::test_no_token_attends_to_a_place_without_a_token",
+    "models/fast/test_decoder.py",
     "models.fast.decoder.run_layers",
     "models.fast.decoder.top_states",
 )(arguments(mask=lambda mask: torch.ones_like(mask).tril(mask.shape[3] - mask.shape[2])))
 
 
-@fault(
-    14,
-    "rows that go on take the places of those that have left",
-    "proofs/test_equalities.py::test_a_response_does_not_depend_on_the_other_rows_of_its_batch",
-    DECODE,
-)
+@fault(14, "rows that go on take the places of those that have left", "proofs/test_equalities.py", DECODE)
 def _(generate):
     def replacement(*args, **kwargs):
         responses, outputs = generate(*args, **kwargs)
@@ -558,7 +491,7 @@ def _(generate):
 fault(
     14,
     "rows that go on take the cache of those that have left",
-    "models/fast/test_decoder.py::test_selected_rows_keep_what_they_have_read",
+    "models/fast/test_decoder.py",
     "models.fast.decoder.Decoder.select",
 )(arguments(rows=lambda rows: torch.arange(len(rows))))
 
@@ -585,47 +518,30 @@ def _without_last_token(ended):
 
 
 ACTIVATIONS = "models/fast/test_activations.py"
-fault(
-    14,
-    "activations of sampled tokens lie one column early",
-    "models/fast/test_generation.py::test_the_activations_of_generated_texts_are_those_of_the_full_forward",
-    DECODE,
-)(_outputs(_one_column_early))
-fault(
-    14,
-    "activations of sampled tokens lie in other rows",
-    "models/fast/test_generation.py::test_the_activations_of_generated_texts_are_those_of_the_full_forward",
-    DECODE,
-)(_outputs(lambda states, _: states.roll(1, 0)))
-fault(
-    14,
-    "the end token leaves no activations",
-    "models/fast/test_generation.py::test_the_activations_of_generated_texts_are_those_of_the_full_forward",
-    DECODE,
-)(_outputs(_without_last_token(True)))
-fault(
-    14,
-    "the token at the length limit leaves no activations",
-    "models/fast/test_generation.py::test_the_activations_of_generated_texts_are_those_of_the_full_forward",
-    DECODE,
-)(_outputs(_without_last_token(False)))
+fault(14, "activations of sampled tokens lie one column early", ACTIVATIONS_OF_RESPONSES, DECODE)(
+    _outputs(_one_column_early)
+)
+fault(14, "activations of sampled tokens lie in other rows", ACTIVATIONS_OF_RESPONSES, DECODE)(
+    _outputs(lambda states, _: states.roll(1, 0))
+)
+fault(14, "the end token leaves no activations", ACTIVATIONS_OF_RESPONSES, DECODE)(_outputs(_without_last_token(True)))
+fault(14, "the token at the length limit leaves no activations", ACTIVATIONS_OF_RESPONSES, DECODE)(
+    _outputs(_without_last_token(False))
+)
 fault(
     14,
     "activations of a text are given to another",
-    "models/fast/test_activations.py::test_every_text_has_the_states_that_it_has_alone",
+    "models/fast/test_activations.py",
     "models.fast.activations.ActivationCache.get",
 )(arguments(texts=sorted))
 fault(
     14,
     "activations of texts that differ in one token are the same",
-    "models/fast/test_activations.py::test_a_text_is_known_by_its_token_ids",
+    "models/fast/test_activations.py",
     "models.fast.activations.key",
 )(arguments(ids=lambda ids: [*ids[:-1], 0]))
 fault(
-    14,
-    "activations of layers that learn are kept",
-    "models/fast/test_families.py::test_the_frozen_depth_counts_layers_below_the_first_that_learns",
-    "models.fast.families.frozen_depth",
+    14, "activations of layers that learn are kept", "models/fast/test_families.py", "models.fast.families.frozen_depth"
 )(lambda frozen_depth: lambda lm: len(layers(lm)))
 fault(
     14,
@@ -656,12 +572,7 @@ fault(15, "SFT loss: a mean of row means", "maths/test_losses.py", "maths.losses
 )
 
 
-@fault(
-    15,
-    "perplexity: a mean of batch means",
-    "algorithms/test_sft.py::test_perplexity_depends_on_neither_batches_nor_engine",
-    "algorithms.sft.perplexity",
-)
+@fault(15, "perplexity: a mean of batch means", "algorithms/test_sft.py", "algorithms.sft.perplexity")
 def _(perplexity):
     def replacement(policy, pairs, *rest):
         parts = [perplexity(policy, pairs[i : i + 2], *rest) for i in range(0, len(pairs), 2)]
@@ -670,12 +581,7 @@ def _(perplexity):
     return replacement
 
 
-@fault(
-    15,
-    "PPO loss: a mean of row means",
-    "proofs/test_equalities.py::test_microbatches_of_ppo_equal_the_batch",
-    "maths.losses.policy_loss",
-)
+@fault(15, "PPO loss: a mean of row means", "proofs/test_equalities.py", "maths.losses.policy_loss")
 def _(policy_loss):
     def replacement(logprobs, old_logprobs, advantages, response_mask, clip_range):
         tensors = (logprobs, old_logprobs, advantages, response_mask)
@@ -685,20 +591,12 @@ def _(policy_loss):
     return replacement
 
 
-fault(
-    15,
-    "value loss: padding counts in the denominator",
-    "proofs/test_equalities.py::test_microbatches_of_ppo_equal_the_batch",
-    "maths.losses.value_loss",
-)(result(lambda loss, values, old, returns, mask, clip: (loss[0] * mask.sum() / mask.numel(), loss[1])))
-
-
-@fault(
-    15,
-    "microbatches: a mean of their means",
-    "training/test_optimizer.py::test_the_loss_of_a_batch_is_its_mean_over_tokens_by_hand",
-    "training.optimizer.accumulate",
+fault(15, "value loss: padding counts in the denominator", "proofs/test_equalities.py", "maths.losses.value_loss")(
+    result(lambda loss, values, old, returns, mask, clip: (loss[0] * mask.sum() / mask.numel(), loss[1]))
 )
+
+
+@fault(15, "microbatches: a mean of their means", MEAN_OVER_TOKENS, "training.optimizer.accumulate")
 def _(accumulate):
     def replacement(batch, microbatch_size, loss, count, where):
         parts = -(-number_of_rows(batch) // microbatch_size) if microbatch_size else 1
@@ -714,43 +612,17 @@ def _(accumulate):
 
 # 16. The direction of KL.
 swapped = lambda original: lambda first, second: original(second, first)  # noqa: E731
-fault(
-    16,
-    "k1 with its sign reversed",
-    "proofs/test_estimators.py::test_the_expectation_of_every_estimator_is_the_exact_kl",
-    "maths.kl.kl_k1",
-)(swapped)
-fault(
-    16,
-    "k3 with its arguments swapped",
-    "proofs/test_estimators.py::test_the_expectation_of_every_estimator_is_the_exact_kl",
-    "maths.kl.kl_k3",
-)(swapped)
-fault(
-    16,
-    "KL(reference || policy) in rollouts",
-    "proofs/test_estimators.py::test_the_expectation_of_every_estimator_is_the_exact_kl",
-    "models.plain.kl_of_logprobs",
-)(swapped)
+fault(16, "k1 with its sign reversed", "proofs/test_estimators.py", "maths.kl.kl_k1")(swapped)
+fault(16, "k3 with its arguments swapped", "proofs/test_estimators.py", "maths.kl.kl_k3")(swapped)
+fault(16, "KL(reference || policy) in rollouts", "proofs/test_estimators.py", "models.plain.kl_of_logprobs")(swapped)
 fault(16, "KL(reference || policy) in the evaluation", EVALUATE, "models.plain.kl_of_logprobs")(swapped)
-fault(
-    16,
-    "the penalty rewards distance",
-    "proofs/test_gradient.py::test_the_mean_sampled_gradient_of_ppo_is_the_exact_one",
-    "maths.advantages.token_rewards",
-)(arguments(kl_coef=lambda kl_coef: -kl_coef))
-fault(
-    16,
-    "the penalty of REINFORCE rewards distance",
-    "proofs/test_gradient.py::test_the_expected_gradient_of_reinforce_is_the_exact_one",
-    "algorithms.reinforce.leave_one_out",
-)(arguments(kl_coef=lambda kl_coef: -kl_coef))
-fault(
-    16,
-    "the logged k1 with its sign reversed",
-    "algorithms/test_ppo.py::test_the_kl_controller_and_the_learning_rate_schedule_change_what_they_should",
-    "training.rollouts.StepReport",
-)(
+fault(16, "the penalty rewards distance", PPO_GRADIENT, "maths.advantages.token_rewards")(
+    arguments(kl_coef=lambda kl_coef: -kl_coef)
+)
+fault(16, "the penalty of REINFORCE rewards distance", REINFORCE_GRADIENT, "algorithms.reinforce.leave_one_out")(
+    arguments(kl_coef=lambda kl_coef: -kl_coef)
+)
+fault(16, "the logged k1 with its sign reversed", SCHEDULES, "training.rollouts.StepReport")(
     lambda report: (
         lambda stage, step, total, metrics, *rest, **more: report(
             stage, step, total, metrics | {"kl_k1": -metrics["kl_k1"]}, *rest, **more
@@ -775,12 +647,9 @@ fault(17, "whitening with a large epsilon", "maths/test_masked.py", "maths.maske
 fault(17, "the clip range wrong by a thousandth", "maths/test_losses.py", "maths.losses.policy_loss")(
     arguments(clip_range=lambda clip_range: 1.001 * clip_range)
 )
-fault(
-    17,
-    "the sampled gradient a tenth too small",
-    "proofs/test_gradient.py::test_the_mean_sampled_gradient_of_ppo_is_the_exact_one",
-    "maths.losses.policy_loss",
-)(result(lambda found, *_: ((0.9 * found[0][0], found[0][1]), found[1])))
+fault(17, "the sampled gradient a tenth too small", PPO_GRADIENT, "maths.losses.policy_loss")(
+    result(lambda found, *_: ((0.9 * found[0][0], found[0][1]), found[1]))
+)
 
 # 18. The reference does not move.
 fault(18, "the reference is the policy", LATER, LOAD_MODELS)(
@@ -826,12 +695,7 @@ fault(20, "the gradient of the output embedding is not at p.grad", EVERY_GRADIEN
 )
 
 
-@fault(
-    20,
-    "master weights are not updated",
-    "models/fast/test_optimizer.py::test_bfloat16_parameters_are_their_float32_weights_rounded",
-    f"{SLICED}.step",
-)
+@fault(20, "master weights are not updated", "models/fast/test_optimizer.py", f"{SLICED}.step")
 def _(step):
     def replacement(self, closure=None, scale=1.0):
         masters = [state["master"] for state in self.state.values() if "master" in state]
@@ -855,12 +719,9 @@ def _(restore):
     return replacement
 
 
-fault(
-    20,
-    "master weights are not in checkpoints",
-    "models/fast/test_optimizer.py::test_training_goes_on_from_a_checkpoint_as_if_uninterrupted",
-    "training.checkpoint._tensors",
-)(result(lambda tensors, *_: {name: x for name, x in tensors.items() if not name.startswith("optimizer/master/")}))
+fault(20, "master weights are not in checkpoints", "models/fast/test_optimizer.py", "training.checkpoint._tensors")(
+    result(lambda tensors, *_: {name: x for name, x in tensors.items() if not name.startswith("optimizer/master/")})
+)
 
 
 # 21. A mask that says where to attend is not added to the attention logits.
@@ -874,18 +735,15 @@ def _(arguments_of):
 
 
 # 25. A baseline that includes the response itself: r - mean(r), which is (n - 1) / n of what it should be.
-fault(
-    25,
-    "the baseline of a response includes itself",
-    "proofs/test_gradient.py::test_the_expected_gradient_of_reinforce_is_the_exact_one",
-    "algorithms.reinforce.leave_one_out",
-)(result(lambda advantages, *_: advantages * (len(advantages) - 1) / len(advantages)))
+fault(25, "the baseline of a response includes itself", REINFORCE_GRADIENT, "algorithms.reinforce.leave_one_out")(
+    result(lambda advantages, *_: advantages * (len(advantages) - 1) / len(advantages))
+)
 
 
 # 27. The gradient of an estimate of KL is not an estimate of the gradient of KL.
 @fault(
-    27, "k3 in the loss in place of KL in the reward", "proofs/test_gradient.py::test_the_mean_sampled_gradient_of_reinforce_is_the_exact_one", "algorithms.reinforce.leave_one_out",
-    "algorithms.reinforce.reinforce_loss",
+    27, "k3 in the loss in place of KL in the reward", SAMPLED_GRADIENT, "algorithms.reinforce.leave_one_out",
+    "algorithms.reinforce.reinforce_loss"
 )  # fmt: skip
 def _(leave_one_out, reinforce_loss):
     coefs = []
@@ -909,12 +767,9 @@ def _by_length(batch: ReinforceBatch) -> ReinforceBatch:
     return replace(batch, advantages=batch.advantages / batch.rollout.responses.response_mask.sum(1))
 
 
-fault(
-    28,
-    "a mean over the tokens of a response",
-    "proofs/test_gradient.py::test_the_expected_gradient_of_reinforce_is_the_exact_one",
-    "algorithms.reinforce.reinforce_loss",
-)(arguments(batch=_by_length))
+fault(28, "a mean over the tokens of a response", REINFORCE_GRADIENT, "algorithms.reinforce.reinforce_loss")(
+    arguments(batch=_by_length)
+)
 
 
 # A reward is a function of (prompts, responses).
