@@ -12,7 +12,8 @@
 # * train the policy, and read what it writes before and after;
 # * check the result with a judge that took no part in the training;
 # * compare PPO with a much simpler method, best-of-n;
-# * switch the KL penalty off, and see that the score rises while the text becomes useless.
+# * switch the KL penalty off, and see that the score rises while the text becomes useless;
+# * replace the reward model by a function of your own.
 #
 # The notebook takes about four minutes on two laptop cores. Run notebooks 1 and 2 first.
 
@@ -529,10 +530,7 @@ for report in reports:
 # At which tokens does the policy differ from the reference? Look at one response, token by token:
 
 # %%
-from safetensors.torch import load_file
-
 trained = Models.load(run, "ppo", stage="ppo", value_head=True)
-trained.policy.value_head.load_state_dict(load_file(run.folder("ppo") / "value_head.safetensors"))
 scale = ScoreScale(**run.summary("ppo")["scale"])
 responses = generate(trained.policy, prompts, noise, tokenizer, settings.temperature)
 logits = ModelReward(trained.reward_model)(responses)
@@ -690,28 +688,28 @@ tables.before_after(read_jsonl(free_run.path / "samples.jsonl"))
 # ## Your own reward
 #
 # PPO needs one number for each response. This number does not have to come from a reward model: any Python function of
-# the prompts and the responses can be the reward. This one asks for responses of ten words:
+# the prompts and the responses can be the reward. This one asks for long responses, with 20 words or more:
 
 
 # %%
-def ten_words(prompts, responses):
-    """The difference from ten words, as a negative number for each response."""
-    return [-abs(len(response.split()) - 10) for response in responses]
+def twenty_words(prompts, responses):
+    """The number of words in each response, but at most 20."""
+    return [min(len(response.split()), 20) for response in responses]
 
 
-ten_words(["the film", "the cast"], [" is a joy .", " is the one thing that makes this story work ."])
+twenty_words(["the film", "the cast"], [" is a joy .", " is wonderful ." + " and it is long" * 10])
 
 # %% [markdown]
-# (In these data, a space separates punctuation from the words. So it counts as a word.) We pass the function to `ppo`.
-# A short training in another run directory is enough. It shares only the SFT model, because it needs no reward model:
+# We pass the function to `ppo`. Ten iterations in another run directory are enough. This run shares only the SFT model
+# with the first one, because it needs no reward model:
 
 # %%
-length_config = build({"model": MODEL, "data": DATA, "ppo.iterations": 15})
-length_run = run.branch(RUN.with_name("notebooks-ten-words"), length_config, stages=("sft",), overwrite=True)
+length_config = build({"model": MODEL, "data": DATA, "ppo.iterations": 10})
+length_run = run.branch(RUN.with_name("notebooks-twenty-words"), length_config, stages=("sft",), overwrite=True)
 
 reports = plot_live(
-    ppo(length_run, reward=ten_words),
-    score="minus the difference from ten words",
+    ppo(length_run, reward=twenty_words),
+    score="score (words, at most 20)",
     kl="KL from SFT (nats per response)",
 )
 for report in reports:
@@ -719,15 +717,15 @@ for report in reports:
 
 # %%
 rollouts = read_jsonl(length_run.folder("ppo") / "rollouts.jsonl")
-first, last = rollouts[0]["responses"], rollouts[-1]["responses"]
-for name, texts in (("first", first), ("last", last)):
-    share = sum(len(text.split()) == 10 for text in texts) / len(texts)
-    print(f"{name} iteration: {share:.0%} of {len(texts)} responses have ten words")
-table({"a response of the last iteration": last[:6], "words": [len(text.split()) for text in last[:6]]})
+for name, texts in (("first", rollouts[0]["responses"]), ("last", rollouts[-1]["responses"])):
+    share = sum(score == 20 for score in twenty_words([], texts)) / len(texts)
+    print(f"{name} iteration: {share:.0%} of the responses have 20 words or more")
+table({"response of the last iteration": texts[:5], "words": [len(text.split()) for text in texts[:5]]})
 
 # %% [markdown]
-# The policy now controls the length, and the content of the responses is free. A reward can also combine both, for
-# example a score of the reward model minus a penalty for the length. Or it can run a program and count passed tests.
+# The responses are longer, and nothing makes them positive. A reward can also combine several goals, for example the
+# score of a reward model minus a penalty for long responses. If a program can check the responses, as in mathematics,
+# the reward can call this program.
 #
 # ## Exercises
 #
@@ -853,8 +851,8 @@ print(check(draws, next(n for n in range(1, 1000) if kl_bound(n) >= 4)))
 # | policy | the language model that PPO trains |
 # | reference | the frozen SFT model |
 # | rollout | a batch of responses, with everything that PPO needs to know about them before the update |
-# | score | what the reward model gives a whole response |
-# | reward | for each token: `-kl_coef` times the sampled KL; at the last token plus the score |
+# | score | what the reward gives a whole response; the reward is a reward model or a function |
+# | reward of a token | `-kl_coef` times the sampled KL; at the last token plus the score |
 # | KL | how far the policy has moved from the reference, in nats |
 # | `kl_coef` (beta) | how much score one nat of KL costs |
 # | value, value head (critic) | the predicted sum of the later rewards, and the layer that predicts it |

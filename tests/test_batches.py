@@ -36,7 +36,7 @@ def test_parts_visit_every_row_once_and_the_last_may_be_smaller():
     parts = list(split_rows(batch, order, 4))
     assert [number_of_rows(part) for part in parts] == [4, 4, 2]
     assert [rows_of(part) for part in parts] == [{tuple(order[i : i + 4].tolist())} for i in (0, 4, 8)]
-    assert [part.rollout.responses.ended.tolist() for part in parts][0] == [bool(row > 3) for row in order[:4]]
+    assert parts[0].rollout.responses.ended.tolist() == [bool(row > 3) for row in order[:4]]
 
 
 def test_chosen_and_rejected_stay_together():

@@ -1,10 +1,7 @@
 """Settings: defaults, presets, TOML files and validation.
 
 Each algorithm owns its settings: the frozen dataclass `Config` in plaudit/algorithms/NAME.py, whose fields are made
-with `setting`. This module has the general settings and combines all of them:
-
-    config = build({"seed": 2, "ppo.kl_coef": 0.1})
-    config.seed, config.ppo.kl_coef
+with `setting`. This module combines them: `build({"seed": 2, "ppo.kl_coef": 0.1})` has `.seed` and `.ppo.kl_coef`.
 """
 
 from __future__ import annotations
@@ -35,7 +32,7 @@ ALGORITHMS = {
     "sft": "Supervised fine-tuning on the training texts.",
     "reward_model": "Train the reward model; needs plaudit sft.",
     "ppo": "Optimise the policy; needs plaudit reward-model.",
-    "reinforce": "REINFORCE, without a critic; needs plaudit reward-model",
+    "reinforce": "REINFORCE, without a critic; needs plaudit reward-model.",
 }
 SECTIONS = (*ALGORITHMS, "evaluation")
 PRESETS = Path(__file__).parent / "presets"
@@ -163,15 +160,15 @@ def _module(section: str) -> str:
     return "plaudit.evaluation.evaluate" if section == "evaluation" else f"plaudit.algorithms.{section}"
 
 
-def _section_defaults(section: str) -> Any:
-    return importlib.import_module(_module(section)).Config()
+def _make(section: str, **settings: Any) -> Any:
+    """An instance of a section's settings class, from its module."""
+    return importlib.import_module(_module(section)).Config(**settings)
 
 
-# All settings of a run: the general ones, and one attribute a section, such as `config.ppo`. A section's module, and
-# torch with it, is imported when the first Config is made.
+# One attribute a section, such as `config.ppo`; a section's module, and torch, is imported with the first Config.
 Config: Any = dataclasses.make_dataclass(
     "Config",
-    [(name, Any, field(default_factory=functools.partial(_section_defaults, name))) for name in SECTIONS],
+    [(name, Any, field(default_factory=functools.partial(_make, name))) for name in SECTIONS],
     bases=(General,),
     frozen=True,
     namespace={"__module__": __name__, "__doc__": "All settings of a run."},
@@ -194,7 +191,7 @@ def section_class(section: str) -> type:
     try:
         exec(compile(tree, str(path), "exec"), names)
     except NameError:
-        return importlib.import_module(_module(section)).Config
+        return type(_make(section))
     return names["Config"]
 
 
@@ -218,11 +215,7 @@ def flatten(tree: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """The settings of a TOML file by full name. The table `[versions]` of a run's config.toml is ignored.
-
-    Raises:
-        ConfigError: the file cannot be read, or a setting in it is unknown or impossible.
-    """
+    """The settings of a TOML file by full name. The table `[versions]` of a run's config.toml is ignored."""
     try:
         tree = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # some editors write a byte order mark
     except FileNotFoundError:
@@ -242,11 +235,7 @@ def preset_names() -> list[str]:
 
 
 def preset(name: str) -> dict[str, Any]:
-    """The settings of a built-in preset.
-
-    Raises:
-        ConfigError: there is no such preset.
-    """
+    """The settings of a built-in preset."""
     names = preset_names()
     if name not in names:
         raise ConfigError(f"no preset '{name}'{nearest(name, names)}; the presets are: {', '.join(names)}")
@@ -268,8 +257,7 @@ def resolve(*layers: dict[str, Any]) -> dict[str, Any]:
     Below all layers are the defaults, and above these the preset of a built-in model's own name.
 
     Raises:
-        ConfigError: an unknown name, a value of the wrong type or outside its range, or settings that
-            contradict one another.
+        ConfigError: an unknown name, a value of the wrong type or outside its range, or a contradiction.
     """
     given: dict[str, Any] = {}
     for layer in layers:
@@ -277,25 +265,20 @@ def resolve(*layers: dict[str, Any]) -> dict[str, Any]:
     model = given.get("model")
     own = preset(model) if model in preset_names() else {}
     settings = default_settings() | (own if own.get("model") == model else {}) | given
-    pairs = [("prompt_min", "prompt_max"), *((f"{s}.minibatch_size", f"{s}.batch_size") for s in SECTIONS)]
-    for small, large in pairs:
+    for small, large in (("prompt_min", "prompt_max"), *((f"{s}.minibatch_size", f"{s}.batch_size") for s in SECTIONS)):
         if small in settings and settings[small] > settings[large]:
             raise ConfigError(f"{small} = {settings[small]} is above {large} = {settings[large]}")
     return settings
 
 
 def build(*layers: dict[str, Any]) -> Config:
-    """A Config from layers of settings by full name; a later layer overrides an earlier one.
-
-    Raises:
-        ConfigError: as `resolve`.
-    """
+    """A Config from layers of settings by full name, checked and combined as in `resolve`."""
     parts: dict[str, dict[str, Any]] = {section: {} for section in ("", *SECTIONS)}
     for full, value in resolve(*layers).items():
         section, _, name = full.rpartition(".")
         parts[section][name] = value
     general = parts.pop("")
-    return Config(**general, **{s: importlib.import_module(_module(s)).Config(**p) for s, p in parts.items()})
+    return Config(**general, **{s: _make(s, **part) for s, part in parts.items()})
 
 
 def _check_each(settings: dict[str, Any]) -> dict[str, Any]:

@@ -66,7 +66,12 @@ class FunctionReward:
         prompts, tokens = responses.prompts(), responses.tokens()
         texts = [self.tokenizer.continuation(p, t) for p, t in zip(prompts, tokens, strict=True)]
         given = [self.tokenizer.text(prompt) for prompt in prompts]
-        numbers = [float(number) for number in self.function(given, texts)]
+        returned = self.function(given, texts)
+        try:
+            numbers = [float(number) for number in returned]
+        except (TypeError, ValueError):
+            message = f"reward '{self.name}': must return one number for each response, not {returned!r:.80}"
+            raise RewardError(message) from None
         if len(numbers) != len(texts):
             raise RewardError(f"reward '{self.name}': returned {len(numbers)} numbers for {len(texts)} responses")
         for number, prompt, text in zip(numbers, given, texts, strict=True):

@@ -1,28 +1,47 @@
 import dataclasses
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 from tiny import make_lm
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from plaudit.cli import main
+from plaudit.cli.progress import watch
+from plaudit.config import build
 from plaudit.errors import ModelError
 from plaudit.evaluation import doctor as module
-from plaudit.evaluation.doctor import after_doctor, doctor, memory_needed
-from plaudit.models import cache, generation, heads
+from plaudit.evaluation.doctor import doctor, memory_needed, open_models
+from plaudit.models import plain
+from plaudit.models.fast import decoder, engine, generation
+from plaudit.models.fast.activations import ActivationCache
+from plaudit.models.fast.engine import FastEngine
 from plaudit.models.loading import load_causal_lm, save
-from plaudit.models.trunk import hidden_states
 from plaudit.pipeline import steps
 from plaudit.training import memory
-from plaudit.training.metrics import StepReport
+from plaudit.training import models as training_models
 from plaudit.training.run import Run
 
+ENGINE = "engine equals the model's own forward pass"
+SAMPLED = "sampled equals scored"
 
-def failing(config, run, stage="ppo") -> dict[str, str]:
-    """Findings that are not ok, by name."""
-    return {c.name: c.figure for c in doctor(config, run, stage) if not c.ok and not c.name.startswith("reward model")}
+
+def failing(run, stage="ppo") -> dict[str, str]:
+    """Figures of the checks that fail, by name; without the checks of the reward model's quality."""
+    return {c.name: c.figure for c in doctor(run, stage) if not c.ok and not c.name.startswith("reward model")}
+
+
+def changed(run, **general) -> Run:
+    """The same run directory with other general settings."""
+    return Run(run.path, dataclasses.replace(run.config, **general))
+
+
+def changed_ppo(run, **settings) -> Run:
+    """The same run directory with other settings of PPO."""
+    return changed(run, ppo=dataclasses.replace(run.config.ppo, **settings))
 
 
 @pytest.fixture
@@ -30,152 +49,186 @@ def run(finished_run) -> Run:
     return Run.existing(finished_run)
 
 
-def test_a_sound_run_passes_every_check_of_the_machinery(run, tiny_config):
-    checks = doctor(tiny_config, run, "ppo")
+@pytest.fixture
+def on_load(monkeypatch):
+    """on_load(change): every language model that training opens goes through `change(number, lm)`."""
+
+    def patch(change):
+        load, numbers = training_models.load_causal_lm, iter(range(100))
+
+        def loaded(name):
+            lm = load(name)
+            change(next(numbers), lm)
+            return lm
+
+        monkeypatch.setattr(training_models, "load_causal_lm", loaded)
+
+    return patch
+
+
+def test_a_sound_run_passes_every_check(run):
+    checks = doctor(run, "ppo")
     assert [c.name for c in checks] == [
-        "dropout off", "cache equals full forward", "sampled equals scored", "initial ratio 1", "initial KL 0",
-        "eos in the vocabulary", "eos reachable", "reward model better than chance", "reward model not length-biased",
-        "memory",
+        "dropout off", ENGINE, SAMPLED, "initial ratio 1", "initial KL 0", "eos in the vocabulary", "eos reachable",
+        "reward model better than chance", "reward model not length-biased", "memory",
     ]  # fmt: skip
-    assert all(c.ok for c in checks if c.stops)
-    base = doctor(tiny_config, run, "sft")
+    assert all(c.ok for c in checks)
+    base = doctor(run, "sft")
     assert [c.name for c in base] == [c.name for c in checks[:6]] + ["memory"]
     assert all(c.ok for c in base)
 
 
-def test_dropout_that_ignores_eval_is_found(run, tiny_config, monkeypatch):
-    def load(name):
-        lm = module_load(name)
+@pytest.mark.parametrize("settings", [{"engine": "plain"}, {"dtype": "bfloat16"}])
+def test_a_sound_run_passes_with_either_engine_and_number_format(run, settings):
+    assert failing(changed(run, **settings)) == {}
+
+
+def test_dropout_that_ignores_eval_is_found(run, on_load):
+    def add_dropout(_, lm):
         lm.transformer.h[0].mlp.register_forward_hook(lambda _, __, out: F.dropout(out, 0.5, training=True))
-        return lm
 
-    module_load = module.load_causal_lm
-    monkeypatch.setattr(module, "load_causal_lm", load)
-    assert "dropout off" in failing(tiny_config, run)
+    on_load(add_dropout)
+    assert "dropout off" in failing(run)
 
 
-def test_positions_that_count_the_padding_are_found(run, tiny_config, monkeypatch):
-    monkeypatch.setattr(cache, "position_ids", lambda mask: torch.arange(mask.shape[1]).expand(mask.shape))
-    assert "sampled equals scored" in failing(tiny_config, run)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_fast_engine_with_shifted_positions_is_found(run, monkeypatch, dtype):
+    pack = engine.pack
+
+    def shifted(ids, attention_mask):
+        packed = pack(ids, attention_mask)
+        return dataclasses.replace(packed, position_ids=packed.position_ids + 1)
+
+    monkeypatch.setattr(engine, "pack", shifted)
+    assert ENGINE in failing(changed(run, dtype=dtype))
 
 
-def test_a_reader_that_miscounts_positions_behind_its_cache_is_found(run, tiny_config, monkeypatch):
-    embed = cache.embed
-    monkeypatch.setattr(cache, "embed", lambda lm, ids, positions: embed(lm, ids, positions + (ids.shape[1] == 1)))
-    assert "cache equals full forward" in failing(tiny_config, run)
+def test_texts_of_one_packed_row_that_see_each_other_are_found(run, monkeypatch):
+    pack = engine.pack
+
+    def open_mask(ids, attention_mask):
+        packed = pack(ids, attention_mask)
+        return dataclasses.replace(packed, mask=torch.ones_like(packed.mask).tril())
+
+    monkeypatch.setattr(engine, "pack", open_mask)
+    assert ENGINE in failing(run)
 
 
-def test_a_model_of_its_own_kind_that_miscounts_positions_behind_its_cache_is_found(run, tiny_config, monkeypatch):
-    def load(name):
-        lm = module_load(name)
-        lm.config.model_type = "unknown"
+def test_cached_activations_in_the_wrong_place_are_found(run, monkeypatch):
+    get = ActivationCache.get
+    monkeypatch.setattr(ActivationCache, "get", lambda *args: get(*args).roll(1, dims=0))
+    assert failing(run) == {}  # both layers are trained: nothing is cached
+    assert ENGINE in failing(changed_ppo(run, train_layers=1))
+
+
+def test_sampling_with_positions_that_count_the_padding_is_found(run, monkeypatch):
+    monkeypatch.setattr(decoder, "position_ids", lambda mask: torch.arange(mask.shape[1]).expand(mask.shape))
+    assert set(failing(run, "sft")) == {SAMPLED}
+
+
+def test_sampling_with_positions_shifted_behind_the_cache_is_found(run, monkeypatch):
+    embed = decoder.embed
+    monkeypatch.setattr(decoder, "embed", lambda lm, ids, positions: embed(lm, ids, positions + (ids.shape[1] == 1)))
+    assert set(failing(run, "sft")) == {SAMPLED}
+
+
+def test_a_model_that_shifts_positions_behind_its_own_cache_is_found(run, on_load):
+    def shift(_, lm):
+        lm.config.model_type = "unknown"  # so the plain engine runs it
         forward = lm.transformer.forward
 
-        def shifted(position_ids, past_key_values=None, **rest):
-            behind = past_key_values is not None
-            return forward(position_ids=position_ids + behind, past_key_values=past_key_values, **rest)
+        def shifted(input_ids, position_ids, past_key_values=None, **rest):
+            behind = past_key_values is not None and past_key_values.get_seq_length() > 0
+            return forward(input_ids, position_ids=position_ids + behind, past_key_values=past_key_values, **rest)
 
         lm.transformer.forward = shifted
-        return lm
 
-    module_load = module.load_causal_lm
-    monkeypatch.setattr(module, "load_causal_lm", load)
-    config = dataclasses.replace(tiny_config, ppo=dataclasses.replace(tiny_config.ppo, train_layers=0))
-    assert "cache equals full forward" in failing(config, run)
+    on_load(shift)
+    assert SAMPLED in failing(changed_ppo(run, train_layers=0))
 
 
-def test_a_sampler_with_top_k_is_found(run, tiny_config, monkeypatch):
-    exact = generation.sample_tokens
+@pytest.mark.parametrize(("name", "place"), [("fast", generation), ("plain", plain)])
+def test_a_sampler_with_top_k_is_found(run, monkeypatch, name, place):
+    exact = place.sample_tokens
 
     def top_k(logits, u):
         return exact(logits.masked_fill(logits < logits.topk(5).values[:, -1:], -torch.inf), u)
 
-    monkeypatch.setattr(generation, "sample_tokens", top_k)
-    assert set(failing(tiny_config, run, "sft")) == {"sampled equals scored"}
-
-
-def test_a_temperature_in_sampling_alone_is_found(run, tiny_config, monkeypatch):
-    respond = module.respond
-    monkeypatch.setattr(module, "respond", lambda lm, p, n, t, temperature, *rest: respond(lm, p, n, t, 2.0, *rest))
-    assert "sampled equals scored" in failing(tiny_config, run)
-
-
-def test_an_update_that_scores_otherwise_than_the_rollout_is_found(run, tiny_config, monkeypatch):
-    collect = module.collect
-    monkeypatch.setattr(module, "collect", lambda *args: collect(*args[:5], 1.7, args[6]))
-    assert set(failing(tiny_config, run)) == {"initial ratio 1"}
-
-
-def test_a_reference_that_is_another_model_is_found(run, tiny_config, monkeypatch):
-    loaded = []
-
-    def load(name):
-        loaded.append(module_load(name))
-        if len(loaded) == 2:
-            with torch.no_grad():
-                loaded[1].transformer.wpe.weight.add_(0.1 * make_lm(seed=3).transformer.wpe.weight)
-        return loaded[-1]
-
-    module_load = module.load_causal_lm
-    monkeypatch.setattr(module, "load_causal_lm", load)
-    assert set(failing(tiny_config, run)) == {"initial KL 0"}
+    monkeypatch.setattr(place, "sample_tokens", top_k)
+    assert set(failing(changed(run, engine=name), "sft")) == {SAMPLED}
 
 
 @pytest.fixture
-def on_a_trunk(tiny_config):
-    return dataclasses.replace(tiny_config, ppo=dataclasses.replace(tiny_config.ppo, train_layers=1))
+def other_temperature(monkeypatch):
+    """Responses are sampled at temperature 2, whatever the settings say."""
+    generate = module.generate
+    monkeypatch.setattr(module, "generate", lambda *args: generate(*args[:4], 2.0))
 
 
-def test_a_reference_that_is_another_model_below_is_found_too(run, on_a_trunk, monkeypatch):
-    assert failing(on_a_trunk, run) == {}
-    test_a_reference_that_is_another_model_is_found(run, on_a_trunk, monkeypatch)
+def test_another_temperature_in_sampling_is_found(run, other_temperature):
+    assert SAMPLED in failing(run)
 
 
-def test_states_that_were_kept_in_a_wrong_place_are_found(run, on_a_trunk, monkeypatch):
-    respond = module.respond
-
-    def shifted(*args):
-        responses = respond(*args)
-        assert responses.below.depth == 1
-        states = responses.below.states.roll(1, dims=1)
-        return dataclasses.replace(responses, below=dataclasses.replace(responses.below, states=states))
-
-    monkeypatch.setattr(module, "respond", shifted)
-    assert "cache equals full forward" in failing(on_a_trunk, run)
+def test_another_temperature_in_the_rollout_than_in_the_update_is_found(run, monkeypatch):
+    score_rollout = module.score_rollout
+    monkeypatch.setattr(module, "score_rollout", lambda *args: score_rollout(*args[:5], 1.7))
+    assert set(failing(run)) == {"initial ratio 1"}
 
 
-def test_an_eos_that_the_model_cannot_write_is_found(run, tiny_config, monkeypatch):
-    load = module.load_tokenizer
-    monkeypatch.setattr(module, "load_tokenizer", lambda name: dataclasses.replace(load(name), eos_id=300))
-    assert failing(tiny_config, run)["eos in the vocabulary"] == "id 300 of 300"
-    assert failing(tiny_config, run)["eos reachable"].startswith("0% of 16 responses")
+@pytest.mark.parametrize("train_layers", [0, 1])
+def test_a_reference_that_is_another_model_is_found(run, on_load, train_layers):
+    run = changed_ppo(run, train_layers=train_layers)
+    assert failing(run) == {}
+
+    @torch.no_grad()
+    def change_the_reference(number, lm):
+        if number == 1:  # the policy is opened first
+            lm.transformer.wpe.weight.add_(0.1 * make_lm(seed=3).transformer.wpe.weight)
+
+    on_load(change_the_reference)
+    assert set(failing(run)) == {"initial KL 0"}
 
 
-def test_a_cap_that_cuts_most_responses_is_doubted(run, tiny_config):
-    config = dataclasses.replace(tiny_config, ppo=dataclasses.replace(tiny_config.ppo, max_new_tokens=1))
-    assert set(failing(config, run)) == {"eos reachable"}
+def test_an_eos_outside_the_vocabulary_is_found(run, monkeypatch):
+    load = training_models.load_tokenizer
+    monkeypatch.setattr(training_models, "load_tokenizer", lambda name: dataclasses.replace(load(name), eos_id=300))
+    found = failing(run)
+    assert found["eos in the vocabulary"] == "id 300 of 300"
+    assert found["eos reachable"].startswith("0% of 16 responses")
 
 
-@pytest.mark.parametrize(
-    ("figures", "name"),
-    [
-        ({"accuracy_ci95": [0.49, 0.6]}, "reward model better than chance"),
-        ({"held_out": 0, "accuracy_ci95": None}, "reward model better than chance"),
-        ({"length_correlation": -0.31}, "reward model not length-biased"),
-        ({"length_correlation": 0.31}, "reward model not length-biased"),
-    ],
-)
-def test_a_reward_model_to_doubt_is_doubted_and_stops_nothing(figures, name):
-    sound = {"held_out": 100, "accuracy_ci95": [0.6, 0.8], "length_correlation": 0.29}
-    assert all(c.ok for c in module._reward_model(sound))
-    (check,) = [
-        c for c in module._reward_model({k: v for k, v in (sound | figures).items() if v is not None}) if not c.ok
-    ]
-    assert (check.name, check.stops, check.mark) == (name, False, "WARN")
+def test_a_limit_that_cuts_most_responses_off_gives_a_warning(run):
+    assert set(failing(changed_ppo(run, max_new_tokens=1))) == {"eos reachable"}
 
 
-def test_what_backward_keeps_is_counted_by_autograd_itself(tiny_tokenizer, tmp_path):
-    """GPT-2's blocks as we load them; 18 is within a tenth of what is really saved, whatever the batch."""
+def test_a_poor_reward_model_gives_a_warning_and_stops_nothing(tmp_path, finished_run):
+    shutil.copytree(finished_run, tmp_path / "run")
+    run, path = Run.existing(tmp_path / "run"), tmp_path / "run" / "reward_model" / "summary.json"
+    models = open_models(run, "ppo")
+    good = json.loads(path.read_text()) | {"held_out": 100, "accuracy_ci95": [0.6, 0.8], "length_correlation": 0.29}
+    without_held_out = {k: v for k, v in good.items() if k != "accuracy_ci95"} | {"held_out": 0}
+    chance, length = "reward model better than chance", "reward model not length-biased"
+    for summary, warning in (
+        (good, None),
+        (good | {"accuracy_ci95": [0.49, 0.6]}, chance),
+        (without_held_out, chance),
+        (good | {"length_correlation": -0.31}, length),
+        (good | {"length_correlation": 0.31}, length),
+    ):
+        path.write_text(json.dumps(summary))
+        warnings = [(c.name, c.mark) for c in doctor(run, "ppo", models) if not c.ok]
+        assert warnings == ([(warning, "WARN")] if warning else [])
+
+
+def test_a_reward_function_needs_no_reward_model(tmp_path, finished_run):
+    shutil.copytree(finished_run, tmp_path / "run", ignore=shutil.ignore_patterns("reward_model", "ppo"))
+    checks = doctor(Run.existing(tmp_path / "run"), "ppo", reward=lambda prompts, texts: [len(t) for t in texts])
+    assert all(c.ok for c in checks)
+    assert not [c.name for c in checks if c.name.startswith("reward model")]
+
+
+def test_the_memory_for_the_backward_pass_is_what_autograd_saves(tiny_tokenizer, tmp_path):
+    """Numbers that a layer of GPT-2 saves for each token and unit of width, counted by a hook."""
     save(make_lm(vocab=300, layers=4, width=64), tiny_tokenizer, tmp_path)
     lm = load_causal_lm(str(tmp_path)).eval()
     weights, saved = {p.untyped_storage().data_ptr() for p in lm.parameters()}, {}
@@ -186,116 +239,100 @@ def test_what_backward_keeps_is_counted_by_autograd_itself(tiny_tokenizer, tmp_p
             saved[storage.data_ptr()] = storage.nbytes()
         return tensor
 
+    fast = FastEngine(torch.float32, tmp_path)
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         everywhere = torch.ones(8, 64, dtype=torch.bool)
-        kept = hidden_states(lm, torch.ones(8, 64, dtype=torch.long), everywhere, everywhere)
-    assert kept.requires_grad
+        states = fast.hidden_states(lm, torch.ones(8, 64, dtype=torch.long), everywhere, everywhere)
+    assert states.requires_grad
     assert sum(saved.values()) / (8 * 64 * 64 * 4 * 4) == pytest.approx(module._KEPT, rel=0.1)
 
 
-def test_memory_by_hand(tiny_config, run, monkeypatch):
-    lm = make_lm(vocab=300, layers=2, width=32)
-    weights = 4 * sum(p.numel() for p in lm.parameters())
-    # Tokens x 18 numbers x width x layers x 4 bytes, and 4 or 5 copies of logits of 4 bytes; batches of 8 and 16.
-    update = 8 * ((5 + 16) * 18 * 32 * 2 * 4 + 16 * 300 * 4 * 4)
-    rollout = 16 * 16 * 300 * 4 * 5
-    # What a layer makes of all tokens that are sampled at once, and keys and values of both layers.
-    sampling = 256 * (5 + 16) * (18 * 32 + 2 * 2 * 32) * 4
-    # Policy and reward model; gradient, two moments and the reference of the blocks alone: embeddings do not learn.
-    top = 4 * sum(p.numel() for p in lm.transformer.h.parameters())
-    assert memory_needed(tiny_config, lm, prompt=5) == 2 * weights + 4 * top + update + rollout + sampling
-    monkeypatch.setattr(lm.config, "num_key_value_heads", lm.config.num_attention_heads // 2, raising=False)
-    sampling -= 256 * (5 + 16) * 2 * 32 * 4
-    assert memory_needed(tiny_config, lm, prompt=5) == 2 * weights + 4 * top + update + rollout + sampling
-    monkeypatch.setattr(heads, "LOGITS_AT_ONCE", 1000)  # nor do those of a head that does not learn
-    update, rollout = 8 * (5 + 16) * 18 * 32 * 2 * 4 + 1000 * 4 * 4, 1000 * 4 * 5
-    assert memory_needed(tiny_config, lm, prompt=5) == 2 * weights + 4 * top + update + rollout + sampling
-    all_learn = dataclasses.replace(tiny_config, ppo=dataclasses.replace(tiny_config.ppo, train_layers=0))
-    needed = []
-    for most in (2000, 3000):
-        monkeypatch.setattr(heads, "LEARNED_AT_ONCE", most)
-        needed.append(memory_needed(all_learn, lm, prompt=5))
-    assert needed[1] - needed[0] == 1000 * 4 * 4
+def test_memory_of_gpt2_is_at_least_that_of_weights_gradients_and_moments():
+    with torch.device("meta"):
+        lm = GPT2LMHeadModel(GPT2Config())
+    weights = 4 * 124_439_808
+    assert 4 * weights < memory_needed(Run(Path("nowhere"), build({})), lm, prompt=8) < 12 * weights
+
+
+@pytest.mark.parametrize(
+    ("name", "few", "many"),
+    [
+        ("ppo.batch_size", 128, 4096),
+        ("ppo.max_new_tokens", 48, 512),
+        ("sft.batch_size", 32, 1024),
+        ("sft.microbatch_size", 64, 1024),
+        ("reward_model.batch_size", 32, 1024),
+        ("reward_model.microbatch_size", 64, 1024),
+        ("ppo.train_layers", 2, 0),
+        ("ppo.lora_rank", 4, 0),
+    ],
+)
+def test_the_settings_that_save_memory_lower_the_prediction(name, few, many):
+    with torch.device("meta"):
+        lm = GPT2LMHeadModel(GPT2Config())
+    stage = name.partition(".")[0]
+    settings = {f"{stage}.batch_size": 1024} if "microbatch" in name else {}
+    if stage == "ppo":  # otherwise SFT, which trains all layers, needs the most
+        settings |= {"sft.lora_rank": 4, "reward_model.lora_rank": 4, "sft.batch_size": 1, "reward_model.batch_size": 1}
+    low, high = (memory_needed(Run(Path("nowhere"), build(settings | {name: n})), lm, prompt=8) for n in (few, many))
+    assert low < high
+
+
+def test_too_little_free_memory_gives_a_warning(run, monkeypatch):
     free = memory.free(torch.device("cpu"))
     assert free is None or 2**20 < free < 2**50
     monkeypatch.setattr(memory, "free", lambda device: 2**20)
-    assert set(failing(tiny_config, run, "sft")) == {"memory"}
+    assert set(failing(run, "sft")) == {"memory"}
     monkeypatch.setattr(memory, "free", lambda device: None)
-    assert failing(tiny_config, run, "sft") == {}
+    assert failing(run, "sft") == {}
 
 
-def test_what_products_in_bfloat16_leave_behind_is_foreseen_once(tmp_path, tiny_config, finished_run, monkeypatch):
+def test_a_failed_check_stops_the_stage_before_its_first_step(tmp_path, other_temperature, capsys, finished_run):
     shutil.copytree(finished_run, tmp_path / "run")
-    monkeypatch.setattr(memory, "held", lambda device: 0)
-    monkeypatch.setattr(module, "_learned_in", set())
-
-    def amount(dtype):
-        config = dataclasses.replace(tiny_config, dtype=dtype)
-        return doctor(config, Run(tmp_path / "run", config), "ppo")[-1].amount
-
-    assert amount("bfloat16") == amount("float32") + 2**29
-    rounded = dataclasses.replace(tiny_config, dtype="bfloat16")
-    next(after_doctor(rounded, Run(tmp_path / "run", rounded), "ppo", iter([StepReport("ppo", 1, 1, {}, {})])))
-    assert amount("bfloat16") == amount("float32")  # it is there
-
-
-def test_before_a_stage_the_findings_are_kept_without_the_machine_s_own(finished_run, tiny_config, run):
-    kept = json.loads((finished_run / "doctor.json").read_text())
-    for stage in ("sft", "ppo"):
-        found = [dataclasses.asdict(c) for c in doctor(tiny_config, run, stage) if c.name != "memory"]
-        assert kept[stage] == found
-
-
-def test_what_does_not_hold_stops_before_step_1(tmp_path, monkeypatch, capsys, finished_run):
-    shutil.copytree(finished_run, tmp_path / "run")
-    respond = module.respond
-    monkeypatch.setattr(module, "respond", lambda lm, p, n, t, temperature, *rest: respond(lm, p, n, t, 2.0, *rest))
     assert main(["ppo", "--out", str(tmp_path / "run"), "--overwrite"]) == 1
-    error = capsys.readouterr().err
+    error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("plaudit: error: before ppo: sampled equals scored: ")
-    assert error.count("\n") == 1
     assert not (tmp_path / "run" / "ppo" / "metrics.jsonl").exists()
     config = Run.existing(tmp_path / "run").config
     new = Run.open(tmp_path / "new", config, resume=False, overwrite=False, stages=("sft",))
     with pytest.raises(ModelError, match="before sft: sampled equals scored"):
-        next(steps(config, new, ("sft",)))
+        next(steps(new, ("sft",)))
 
 
-def test_a_doubt_is_told_once_with_the_first_step(tmp_path, finished_run, tiny_config, capsys):
-    from plaudit.cli import progress
+def test_the_results_are_in_doctor_json_without_the_free_memory(finished_run):
+    """The same seed gives the same file on every machine."""
+    stored = json.loads((finished_run / "doctor.json").read_text())
+    assert stored.keys() == {"sft", "ppo"}
+    for checks in stored.values():
+        names = [check["name"] for check in checks]
+        assert ENGINE in names
+        assert "memory" not in names
 
+
+def test_a_warning_comes_once_with_the_first_step(tmp_path, finished_run, tiny_config, capsys):
     shutil.copytree(finished_run, tmp_path / "run")
     path = tmp_path / "run" / "reward_model" / "summary.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"length_correlation": 0.9}))
     run = Run.open(tmp_path / "run", tiny_config, resume=False, overwrite=True, stages=("ppo",))
-    progress.follow(steps(tiny_config, run, ("ppo",)), run.path, ("ppo",))
+    watch(steps(run, ("ppo",)), "ppo")
     lines = [line for line in capsys.readouterr().err.splitlines() if "length-biased" in line]
     assert lines == [
-        "ppo: WARNING: reward model not length-biased: logit and length correlate at +0.90; PPO may change the length "
+        "ppo: WARNING: reward model not length-biased: score and length correlate at +0.90; PPO may change the length "
         "instead of the content: balance the lengths of good and bad texts"
     ]
 
 
-def test_what_was_predicted_is_held_against_what_was_taken(finished_run):
-    kept = json.loads((finished_run / "memory.json").read_text())
-    assert kept.keys() == {"sft", "ppo"}
-    for stage in kept.values():
-        assert 2**27 < stage["predicted"] < 2**36
-        # The suite's own process, whose peak may come from an earlier test.
-        assert 2**27 < stage["measured"] < 2**36
+def test_prompts_that_leave_no_room_for_a_response_are_left_to_the_stage(run):
+    none = changed(run, prompt_min=50, prompt_max=60)
+    assert [c.name for c in doctor(none, "sft")] == ["memory"]
 
 
-def test_prompts_without_room_are_left_to_the_stage_that_needs_them(run, tiny_config):
-    none = dataclasses.replace(tiny_config, prompt_min=50, prompt_max=60)
-    assert [c.name for c in doctor(none, run, "sft")] == ["memory"]
-
-
-def test_the_command_looks_at_a_run_or_at_the_base_model(finished_run, tiny_config, tmp_path, monkeypatch, capsys):
+def test_the_command_checks_a_run_or_the_base_model(finished_run, tiny_config, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "80")
     main(["doctor", str(finished_run)])
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 10
-    assert lines[4] == "ok   initial KL 0: 0 nats per response at most"
+    assert lines[4] == "ok   initial KL 0: at most 0 nats per response"
     base = ["doctor", "--model", tiny_config.model, "--data", tiny_config.data, "--dtype", "float32"]
     assert main([*base, "--ppo.max-new-tokens", "9"]) == 0
     lines = capsys.readouterr().out.splitlines()

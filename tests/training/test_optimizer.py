@@ -99,7 +99,7 @@ def test_a_loss_that_is_not_finite_is_refused_before_it_reaches_a_gradient(bad):
     def loss(batch):
         return (network(torch.tensor([[bad]])).sum(), torch.tensor(1)), {}
 
-    with pytest.raises(TrainingError, match="sft step 3: the loss is (nan|-?inf); lower the learning rate"):
+    with pytest.raises(TrainingError, match=r"sft step 3: the loss is (nan|-?inf); lower the learning rate"):
         accumulate(labelled(), 0, loss, 1, "sft step 3")
     assert network[0].weight.grad is None
 

@@ -87,7 +87,10 @@ def _work(
     some = data.train.demonstrations[:_MEASURED_TEXTS]
     text = statistics.fmean(sum(map(len, tokenizer.demonstration(d.prompt, d.response))) for d in some)
     prompt = statistics.fmean(map(len, prompts or [[]]))
-    answered = prompt + min(config.ppo.max_new_tokens, max(text - prompt, 1))
+
+    def answered(part: Any) -> float:
+        """Tokens of a prompt and its response."""
+        return prompt + min(part.max_new_tokens, max(text - prompt, 1))
 
     def learning(part: Any) -> float:
         """Operations of one token in all epochs, without the head."""
@@ -96,13 +99,16 @@ def _work(
 
     sampled = 2 * (body + head) + 3 * 2 * body + 2 * 2 * head  # then log-probabilities, the reference's, and a score
     judged = len(data.train.labelled) + 2 * len(data.train.comparisons)
-    sft, ppo, evaluation = config.sft, config.ppo, config.evaluation
+    sft = config.sft
     work = {
         "sft": (len(data.train.demonstrations) * text, learning(sft) + 6 * head * sft.epochs),
         "reward_model": (judged * text, learning(config.reward_model)),
-        "ppo": (ppo.iterations * ppo.batch_size * answered, sampled + learning(ppo) + 6 * head * ppo.epochs),
-        "evaluation": (2 * evaluation.prompts * answered, sampled),
+        "evaluation": (2 * config.evaluation.prompts * answered(config.ppo), sampled),
     }
+    for stage in stages:
+        if hasattr(part := getattr(config, stage), "iterations"):  # it samples responses
+            responses = part.iterations * part.batch_size
+            work[stage] = (responses * answered(part), sampled + learning(part) + 6 * head * part.epochs)
     work = {stage: each for stage, each in work.items() if stage in stages}
     return {s: tokens for s, (tokens, _) in work.items()}, {s: tokens * each for s, (tokens, each) in work.items()}
 

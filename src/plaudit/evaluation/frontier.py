@@ -40,7 +40,7 @@ from plaudit.models.loading import load_causal_lm
 from plaudit.models.lora import add_adapters, merge
 from plaudit.models.policy import Policy
 from plaudit.rewards import TextReward
-from plaudit.training.checkpoint import load_weights
+from plaudit.training.checkpoint import Checkpoints, load_weights
 from plaudit.training.metrics import StepReport
 from plaudit.training.rollouts import ScoreScale
 from plaudit.training.run import Run, versions, write_json
@@ -205,7 +205,7 @@ def _train(
 
 def _measure_checkpoints(measurement: Measurement, prompts: list[list[int]], sub: Run) -> None:
     models, settings = measurement.models, sub.config.ppo
-    for step, weights in sub.checkpoints("ppo", needs=()).weights().items():
+    for step, weights in Checkpoints(sub.folder("ppo") / "checkpoints", "").weights().items():
         path = sub.path / "points" / f"{step:08d}.safetensors"
         if not path.exists():
             policy = Policy(load_causal_lm(measurement.run.model("sft")), models.engine)

@@ -51,10 +51,10 @@ class MetricsLog:
             with path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"step": report.step} | {k: _plain(v) for k, v in figures.items()}) + "\n")
 
-    def log_responses(self, step: int, responses: list[str]) -> None:
-        """Write what the policy answered in a step, for those who watch training or read along."""
+    def log_responses(self, step: int, responses: list[str], **columns: list[Any]) -> None:
+        """Write the responses of a step, and other columns with one value for each."""
         with self.rollouts_path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, "responses": responses}) + "\n")
+            file.write(json.dumps({"step": step, "responses": responses} | columns) + "\n")
 
     def truncate(self, step: int) -> None:
         """Keep only the lines of steps up to `step`: what came after its checkpoint is done again."""

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import load_file
+
 from plaudit.models.layers import freeze_lower_layers, share_weights
 from plaudit.models.loading import load_causal_lm, load_reward_model, load_tokenizer
 from plaudit.models.lora import FOLDER, add_adapters, load_adapters
@@ -13,6 +15,8 @@ from plaudit.models.policy import Policy, RewardModel
 from plaudit.models.tokenizer import Tokenizer
 from plaudit.training.engine import Engine, choose_engine
 from plaudit.training.run import Run
+
+VALUE_HEAD = "value_head.safetensors"  # beside a policy's model files
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,8 @@ class Models:
             engine.prepare(classifier)
             reward_model = RewardModel(classifier, engine).eval()
         policy = Policy(lm, engine, value_head=value_head).to(run.device)
+        if policy.value_head is not None and (saved := Path(policy_folder) / VALUE_HEAD).exists():
+            policy.value_head.load_state_dict(load_file(saved))
         models = Models(tokenizer, policy.eval(), reference, reward_model, engine)
         models.share(lm)
         return models

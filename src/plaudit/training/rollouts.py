@@ -24,7 +24,7 @@ from plaudit.models.policy import Policy
 from plaudit.models.tokenizer import Tokenizer, pad_left
 from plaudit.rewards import FunctionReward, ModelReward, Reward, TextReward
 from plaudit.training.metrics import StepReport
-from plaudit.training.models import Models
+from plaudit.training.models import VALUE_HEAD, Models
 from plaudit.training.optimizer import BatchLoss, accumulate, set_lr, step, warmup_then_linear
 from plaudit.training.run import Run
 
@@ -237,7 +237,14 @@ class RolloutLoop:
         sample = (tokenizer.text(prompts[0]), texts[0])
         report = StepReport(self._stage, number, settings.iterations, metrics, timing, sample=sample)
         self._log.append(report)
-        self._log.log_responses(number, texts)
+        self._log.log_responses(
+            number,
+            texts,
+            prompts=[tokenizer.text(prompt) for prompt in prompts],
+            scores=shown.tolist(),
+            kl=rollout.kl.sum(1).tolist(),
+            lengths=[len(t) for t in tokens],
+        )
         if number % settings.save_every == 0 or number == settings.iterations:
             state = {"scale": dataclasses.asdict(self._scale), "kl_coef": self._kl_coef}
             self._checkpoints.save(number, self._models.policy, self._optimizer, state)
@@ -250,7 +257,7 @@ class RolloutLoop:
         models.engine.restore(models.policy.lm, self._optimizer, lambda: load_causal_lm(sft))
         save(models.policy.lm, models.tokenizer, folder)
         if models.policy.value_head is not None:
-            save_file(models.policy.value_head.state_dict(), folder / "value_head.safetensors")
+            save_file(models.policy.value_head.state_dict(), folder / VALUE_HEAD)
         summary = {
             "iterations": self._settings.iterations,
             "prompts": len(self._prompts),

@@ -175,7 +175,8 @@ class Run:
         settings = {k: v for k, v in dataclasses.asdict(self.config).items() if not isinstance(v, dict)}
         settings |= flatten({stage: dataclasses.asdict(getattr(self.config, stage))})
         content: dict[str, Any] = {
-            "settings": settings | {"device": str(self.device), "dtype": str(self.dtype)},  # what "auto" resolves to
+            # What "auto" resolves to, by the names of the settings.
+            "settings": settings | {"device": self.device.type, "dtype": _name(self.dtype)},
             "data": self.data.fingerprint,
             "inputs": {need: self._fingerprint(need) for need in (needs_of(stage) if needs is None else needs)},
         }
@@ -245,8 +246,7 @@ class Run:
 
     def resolved(self, config: Config) -> Config:
         """These settings, with this run's number format for dtype = "auto"."""
-        name = str(self.dtype).removeprefix("torch.")
-        return dataclasses.replace(config, dtype=name) if config.dtype == "auto" else config
+        return dataclasses.replace(config, dtype=_name(self.dtype)) if config.dtype == "auto" else config
 
 
 def needs_of(stage: str) -> tuple[str, ...]:
@@ -290,6 +290,10 @@ def versions() -> dict[str, str]:
         "python": platform.python_version(),
         **{name: version(name) for name in libraries},
     }
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _link(source: str, target: str) -> None:
