@@ -106,14 +106,12 @@ ACTIVATIONS_OF_RESPONSES = (
 LENGTH_LIMIT = "models/fast/test_generation.py::test_the_length_limit_cuts_responses_off_and_says_so"
 EACH_TOKEN = "models/fast/test_generation.py::test_each_token_is_the_one_that_a_full_forward_draws"
 PLAIN_GENERATION = "models/test_plain.py::test_generation_draws_what_a_loop_without_a_cache_draws"
+OTHER_POLICY = "training/test_models.py::test_a_policy_that_differs_from_sft_in_every_layer_is_measured_rightly"
+SHARED = "training/test_models.py::test_the_models_share_every_frozen_matrix_in_which_they_are_equal"
+RATES = "training/test_supervised.py::test_the_learning_rate_of_every_step_rises_during_warmup_and_falls_to_zero"
 MEAN_OVER_TOKENS = "training/test_optimizer.py::test_the_loss_of_a_batch_is_its_mean_over_tokens_by_hand"
 BAD_GRADIENT = "training/test_optimizer.py::test_a_gradient_that_is_not_finite_changes_nothing"
-EQUALITIES = "proofs/test_equalities.py"
-PPO = "algorithms/test_ppo.py"
-REINFORCE = "algorithms/test_reinforce.py"
-ROLLOUTS = "training/test_rollouts.py"
 EVALUATE = "evaluation/test_evaluate.py"
-HERE = "proofs/test_faults.py"
 
 
 # 1. Returns are the targets of the value head; advantages are whitened after they are computed.
@@ -233,11 +231,7 @@ fault(7, "an interval of no width", "evaluation/test_metrics.py", "evaluation.me
 
 # 8. KL is measured, logged and bounded.
 fault(8, "KL is not logged", LATER, "training.rollouts.StepReport")(
-    lambda report: (
-        lambda stage, step, total, metrics, *rest, **more: report(
-            stage, step, total, metrics | {"kl": 0.0}, *rest, **more
-        )
-    )
+    arguments(metrics=lambda metrics: metrics | {"kl": 0.0})
 )
 fault(8, "the penalty is left out of the reward", "maths/test_advantages.py", "maths.advantages.token_rewards")(
     arguments(kl_coef=lambda kl_coef: 0.0)
@@ -274,16 +268,12 @@ fault(9, "no value clipping", "maths/test_losses.py", "maths.losses.value_loss")
 fault(9, "no ratio clipping", "maths/test_losses.py", "maths.losses.policy_loss")(
     arguments(clip_range=lambda clip_range: 1e9)
 )
-for module, tests in (
-    (
-        "rollouts",
-        SCHEDULES,
-    ),
-    ("supervised", "training/test_supervised.py"),
-):
-    fault(9, f"no schedule in {module}, though one is logged", tests, f"training.{module}.set_lr")(
-        lambda set_lr: lambda optimizer, lr: None
-    )
+fault(9, "no schedule in PPO, though one is logged", SCHEDULES, "training.rollouts.set_lr")(
+    lambda set_lr: lambda optimizer, lr: None
+)
+fault(9, "no schedule in supervised training, though one is logged", RATES, "training.supervised.set_lr")(
+    lambda set_lr: lambda optimizer, lr: None
+)
 fault(9, "no KL stop", "training/test_rollouts.py", "training.rollouts.update")(
     arguments(stop=lambda stop: lambda figures: False)
 )
@@ -502,12 +492,15 @@ def _outputs(change):
 
 
 def _one_column_early(states, responses):
+    """Outputs of which those of the response lie one column to the left."""
     start = responses.prompt_mask.shape[1]
     states[:, start - 1 : -1] = states[:, start:].clone()
     return states
 
 
 def _without_last_token(ended):
+    """Outputs without that of the last token of the responses that have ended, or of those that have not."""
+
     def change(states, responses):
         last = responses.prompt_mask.shape[1] + responses.response_mask.sum(1) - 1
         rows = (responses.ended == ended).nonzero().squeeze(1)
@@ -517,7 +510,6 @@ def _without_last_token(ended):
     return change
 
 
-ACTIVATIONS = "models/fast/test_activations.py"
 fault(14, "activations of sampled tokens lie one column early", ACTIVATIONS_OF_RESPONSES, DECODE)(
     _outputs(_one_column_early)
 )
@@ -544,10 +536,7 @@ fault(
     14, "activations of layers that learn are kept", "models/fast/test_families.py", "models.fast.families.frozen_depth"
 )(lambda frozen_depth: lambda lm: len(layers(lm)))
 fault(
-    14,
-    "a reward model with other layers reads the policy's activations",
-    "training/test_models.py",
-    "models.fast.families.common_depth",
+    14, "a reward model with other layers reads the policy's activations", SHARED, "models.fast.families.common_depth"
 )(lambda common_depth: lambda lm, other: len(layers(lm)))
 fault(14, "minibatches mix the rows of texts and of advantages", "test_batches.py", "batches.select_rows")(
     lambda select_rows: (
@@ -611,7 +600,11 @@ def _(accumulate):
 
 
 # 16. The direction of KL.
-swapped = lambda original: lambda first, second: original(second, first)  # noqa: E731
+def swapped(original):
+    """A replacement with its two arguments swapped."""
+    return lambda first, second: original(second, first)
+
+
 fault(16, "k1 with its sign reversed", "proofs/test_estimators.py", "maths.kl.kl_k1")(swapped)
 fault(16, "k3 with its arguments swapped", "proofs/test_estimators.py", "maths.kl.kl_k3")(swapped)
 fault(16, "KL(reference || policy) in rollouts", "proofs/test_estimators.py", "models.plain.kl_of_logprobs")(swapped)
@@ -623,11 +616,7 @@ fault(16, "the penalty of REINFORCE rewards distance", REINFORCE_GRADIENT, "algo
     arguments(kl_coef=lambda kl_coef: -kl_coef)
 )
 fault(16, "the logged k1 with its sign reversed", SCHEDULES, "training.rollouts.StepReport")(
-    lambda report: (
-        lambda stage, step, total, metrics, *rest, **more: report(
-            stage, step, total, metrics | {"kl_k1": -metrics["kl_k1"]}, *rest, **more
-        )
-    )
+    arguments(metrics=lambda metrics: metrics | {"kl_k1": -metrics["kl_k1"]})
 )
 
 # 17. Small errors of arithmetic.
@@ -656,22 +645,17 @@ fault(18, "the reference is the policy", LATER, LOAD_MODELS)(
     result(lambda models, *_: replace(models, reference=models.policy.lm))
 )
 fault(18, "tied embeddings learn under frozen layers", "models/test_layers.py", "models.layers.freeze_lower_layers")(
-    result(
-        lambda _, lm, train_layers, *rest: lm.get_input_embeddings().requires_grad_(True) and None,
-    )
+    result(lambda _, lm, *rest: lm.get_input_embeddings().requires_grad_(True))
 )
 fault(18, "the reference shares the policy's trainable embeddings", LATER, LOAD_MODELS)(
     effect(lambda models: models.reference.set_input_embeddings(models.policy.lm.get_input_embeddings()))
 )
 fault(18, "the frozen layers learn", "models/test_layers.py", "models.layers.freeze_lower_layers")(
-    result(lambda _, lm, *rest: layers(lm).requires_grad_(True) and None)
+    result(lambda _, lm, *rest: layers(lm).requires_grad_(True))
 )
-fault(
-    18,
-    "a policy is compared by layers that it does not share",
-    "training/test_models.py",
-    "models.fast.families.common_depth",
-)(lambda common_depth: lambda lm, other: len(layers(lm)))
+fault(18, "a policy is compared by layers that it does not share", OTHER_POLICY, "models.fast.families.common_depth")(
+    lambda common_depth: lambda lm, other: len(layers(lm))
+)
 
 
 @fault(18, "weights that learn are shared", "models/test_layers.py", "models.layers.share_weights")
