@@ -179,10 +179,20 @@ def test_the_last_token_is_found_whatever_the_padding():
     assert last_token(mask).nonzero().tolist() == [[0, 2], [1, 3], [2, 0]]
 
 
-def test_one_engine_may_run_models_with_and_without_softcapping():
-    """Whether the logits are a plain product is remembered for each model."""
-    engine, responses = PlainEngine(), some_responses()
+@pytest.mark.parametrize("name", ["opt", "bloom", "gpt2, sdpa"])
+def test_logits_are_products_in_float32_where_the_layers_run_in_bfloat16(name):
+    lm, responses = make(name), some_responses()
     batch = responses.ids, responses.attention_mask, responses.response_mask
-    for name in ("gemma2, softcapped logits", "opt", "gemma2, softcapped logits"):
-        lm = make(name)
-        torch.testing.assert_close(engine.logprobs(lm, *batch)[0], PlainEngine().logprobs(lm, *batch)[0])
+    with torch.no_grad():
+        logits, states = PlainEngine(torch.bfloat16).response_logits(lm, *batch, 0.7)
+        torch.testing.assert_close(logits, states @ lm.get_output_embeddings().weight.T / 0.7, rtol=1e-5, atol=1e-5)
+
+
+def test_the_output_embedding_is_left_as_it_was_also_by_a_call_that_fails():
+    lm, responses = make("opt"), some_responses()
+    engine = PlainEngine(torch.bfloat16)
+    batch = responses.attention_mask, responses.response_mask
+    engine.logprobs(lm, responses.ids, *batch)
+    with pytest.raises(IndexError):
+        engine.logprobs(lm, responses.ids + 64, *batch)
+    assert not lm.get_output_embeddings()._forward_hooks
