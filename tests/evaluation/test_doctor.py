@@ -1,6 +1,8 @@
 import dataclasses
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,7 +21,7 @@ from plaudit.models import plain
 from plaudit.models.fast import decoder, engine, generation
 from plaudit.models.fast.activations import ActivationCache
 from plaudit.models.fast.engine import FastEngine
-from plaudit.models.loading import load_causal_lm, save
+from plaudit.models.loading import load_causal_lm, load_reward_model, load_tokenizer, save
 from plaudit.pipeline import steps
 from plaudit.training import memory
 from plaudit.training import models as training_models
@@ -276,6 +278,40 @@ def test_the_settings_that_save_memory_lower_the_prediction(name, few, many):
         settings |= {"sft.lora_rank": 4, "reward_model.lora_rank": 4, "sft.batch_size": 1, "reward_model.batch_size": 1}
     low, high = (memory_needed(Run(Path("nowhere"), build(settings | {name: n})), lm, prompt=8) for n in (few, many))
     assert low < high
+
+
+TWO_RUNS = """
+import sys
+from pathlib import Path
+from plaudit.pipeline import steps
+from plaudit.training.run import Run
+
+for path in sys.argv[1:]:
+    for _ in steps(Run.existing(Path(path)), ("ppo",)):
+        pass
+"""
+
+
+def test_predicted_memory_is_within_a_factor_of_two_of_what_ppo_takes(tmp_path, bare_run, tiny_config):
+    """In a process of its own, because memory is measured for the whole process; the smaller model first."""
+    tiny = bare_run()
+    tiny.finish("reward_model", {"held_out": 0})
+    settings = {"iterations": 1, "epochs": 1}
+    config = build({"data": tiny_config.data, "device": "cpu", "dtype": "float32", "prompt_max": 3}
+                   | {f"ppo.{name}": value for name, value in settings.items()})  # fmt: skip
+    movie = Run.open(tmp_path / "movie", config, resume=False, overwrite=False, stages=("sft",))
+    tokenizer = load_tokenizer("movie-gpt2")
+    for stage, model in (
+        ("sft", load_causal_lm("movie-gpt2")),
+        ("reward_model", load_reward_model("movie-gpt2", tokenizer.pad_id)),
+    ):
+        save(model, tokenizer, movie.folder(stage))
+        movie.finish(stage, {"held_out": 0})
+    paths = [str(tiny.path), str(movie.path)]
+    subprocess.run([sys.executable, "-c", TWO_RUNS, *paths], check=True, capture_output=True)
+    for path in paths:
+        found = json.loads((Path(path) / "memory.json").read_text())["ppo"]
+        assert 1 / 2 < found["predicted"] / found["measured"] < 2, path
 
 
 def test_too_little_free_memory_gives_a_warning(run, monkeypatch):

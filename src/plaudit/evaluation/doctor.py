@@ -262,12 +262,12 @@ def memory_needed(run: Run, lm: Any, prompt: int) -> int:
         learning = layers(lm)[number_of_frozen_layers(lm, part.train_layers) :] if part.train_layers else [lm]
         return 4 * sum(p.numel() for module in learning for p in module.parameters())
 
-    def stage(part: Any, rows: int, tokens: int, predicted: int) -> int:
+    def stage(part: Any, rows: int, tokens: int, predicted: int, cache: int = MAPPED_FROM) -> int:
         """A model, gradients and Adam's moments of what learns, cached activations, and a batch or a copy to save."""
         all_learn = not (part.train_layers or part.lora_rank)
         logits = min(rows * predicted * vocabulary, logits_at_once(run.device, gradient=all_learn))
         batch = rows * tokens * (part.train_layers or depth) * one_layer + 4 * _LOSS_COPIES * logits
-        cached = MAPPED_FROM if part.train_layers else 0
+        cached = cache if number_of_frozen_layers(lm, part.train_layers) else 0
         return weights + 3 * learns(part) + cached + max(batch, weights, 3 * learns(part))
 
     def rows_of(part: Any, rows: int) -> int:
@@ -276,9 +276,12 @@ def memory_needed(run: Run, lm: Any, prompt: int) -> int:
     length = prompt + ppo.max_new_tokens
     heads = lm.config.num_attention_heads
     keys_and_values = 4 * 2 * width * getattr(lm.config, "num_key_value_heads", heads) // heads  # a token and layer
-    sampling = max(REFERENCE_SAMPLES, ppo.batch_size) * length * (one_layer + depth * keys_and_values)
+    sampled = max(REFERENCE_SAMPLES, ppo.batch_size) * length  # tokens
+    sampling = sampled * (one_layer + depth * keys_and_values)
     rollout = min(ppo.batch_size * ppo.max_new_tokens * vocabulary, logits_at_once(run.device, gradient=False))
-    update = stage(ppo, rows_of(ppo, min(ppo.minibatch_size, ppo.batch_size)), length, ppo.max_new_tokens)
+    rows = rows_of(ppo, min(ppo.minibatch_size, ppo.batch_size))
+    # Activations of the sampled tokens at two depths: one for the policy, one for the reward model.
+    update = stage(ppo, rows, length, ppo.max_new_tokens, cache=4 * 2 * width * sampled)
     return max(
         stage(sft, rows_of(sft, sft.batch_size), sft.max_tokens, sft.max_tokens),
         stage(reward, rows_of(reward, 2 * reward.batch_size), reward.max_tokens, 0),
