@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from mutants import Mutant
@@ -111,7 +112,8 @@ SHARED = "training/test_models.py::test_the_models_share_every_frozen_matrix_in_
 RATES = "training/test_supervised.py::test_the_learning_rate_of_every_step_rises_during_warmup_and_falls_to_zero"
 MEAN_OVER_TOKENS = "training/test_optimizer.py::test_the_loss_of_a_batch_is_its_mean_over_tokens_by_hand"
 BAD_GRADIENT = "training/test_optimizer.py::test_a_gradient_that_is_not_finite_changes_nothing"
-EVALUATE = "evaluation/test_evaluate.py"
+ANSWERS = "evaluation/test_evaluate.py::test_the_figures_of_a_response_are_those_of_transformers_own_forward_pass"
+VERDICTS = "evaluation/test_evaluate.py::test_the_judge_reads_the_responses_without_their_prompts"
 
 
 # 1. Returns are the targets of the value head; advantages are whitened after they are computed.
@@ -191,12 +193,12 @@ fault(6, "the scale of the scores is not measured", "training/test_rollouts.py",
 )
 
 # 7. Both models are measured alike, and by a judge that was not optimised.
-fault(7, "the judge is the reward model", EVALUATE, "evaluation.evaluate.figures")(
+fault(7, "the judge is the reward model", VERDICTS, "evaluation.evaluate.figures")(
     lambda figures: lambda answers, verdicts, seed: figures(answers, (1 + answers.scores) / 2, seed)
 )
 
 
-@fault(7, "the prompt's sentiment counts", EVALUATE, f"{MEASUREMENT}.answer")
+@fault(7, "the prompt's sentiment counts", VERDICTS, f"{MEASUREMENT}.answer")
 def _(answer):
     def replacement(self, lm, prompts, noise):
         found = answer(self, lm, prompts, noise)
@@ -216,17 +218,17 @@ def _compared(change):
     )
 
 
-fault(7, "the policy answers other prompts than SFT", EVALUATE, f"{MEASUREMENT}.compare")(
+fault(7, "the policy answers other prompts than SFT", ANSWERS, f"{MEASUREMENT}.compare")(
     _compared(lambda prompts, noise: (prompts[::-1], noise))
 )
-fault(7, "the policy answers with other random numbers than SFT", EVALUATE, f"{MEASUREMENT}.compare")(
+fault(7, "the policy answers with other random numbers than SFT", ANSWERS, f"{MEASUREMENT}.compare")(
     _compared(lambda prompts, noise: (prompts, noise.flip(1)))
 )
-fault(7, "the policy answers with another length limit than SFT", EVALUATE, f"{MEASUREMENT}.compare")(
+fault(7, "the policy answers with another length limit than SFT", ANSWERS, f"{MEASUREMENT}.compare")(
     _compared(lambda prompts, noise: (prompts, noise[:, :4]))
 )
 fault(7, "an interval of no width", "evaluation/test_metrics.py", "evaluation.metrics.bootstrap_ci95")(
-    lambda bootstrap_ci95: lambda values, *_: [float(values.mean())] * 2
+    result(lambda _, values, seed: (float(values.mean()), float(values.mean())))
 )
 
 # 8. KL is measured, logged and bounded.
@@ -531,7 +533,7 @@ fault(
     "activations of texts that differ in one token are the same",
     "models/fast/test_activations.py",
     "models.fast.activations.key",
-)(arguments(ids=lambda ids: [*ids[:-1], 0]))
+)(arguments(ids=lambda ids: np.append(np.asarray(ids)[:-1], 0)))
 fault(
     14, "activations of layers that learn are kept", "models/fast/test_families.py", "models.fast.families.frozen_depth"
 )(lambda frozen_depth: lambda lm: len(layers(lm)))
@@ -608,7 +610,7 @@ def swapped(original):
 fault(16, "k1 with its sign reversed", "proofs/test_estimators.py", "maths.kl.kl_k1")(swapped)
 fault(16, "k3 with its arguments swapped", "proofs/test_estimators.py", "maths.kl.kl_k3")(swapped)
 fault(16, "KL(reference || policy) in rollouts", "proofs/test_estimators.py", "models.plain.kl_of_logprobs")(swapped)
-fault(16, "KL(reference || policy) in the evaluation", EVALUATE, "models.plain.kl_of_logprobs")(swapped)
+fault(16, "KL(reference || policy) in the evaluation", ANSWERS, "models.plain.kl_of_logprobs")(swapped)
 fault(16, "the penalty rewards distance", PPO_GRADIENT, "maths.advantages.token_rewards")(
     arguments(kl_coef=lambda kl_coef: -kl_coef)
 )
@@ -671,9 +673,15 @@ def _(share_weights):
 
 
 # 20. Gradients are at p.grad, and master weights are what is saved.
-fault(20, "the gradient of a tied embedding from its input is lost", TIED, "models.fast.families.embed")(
-    lambda embed: torch.no_grad()(embed)
-)
+@fault(20, "the gradient of a tied embedding from its input is lost", TIED, "models.fast.families.embed")
+def _(embed):
+    def replacement(lm, ids, positions):
+        read = F.embedding(ids, lm.get_input_embeddings().weight).float()
+        return embed(lm, ids, positions) - read + read.detach()
+
+    return replacement
+
+
 fault(20, "the gradient of the output embedding is not at p.grad", EVERY_GRADIENT, f"{HEAD_LOGPROBS}.backward")(
     result(lambda gradients, ctx, gradient: (gradients[0], None, *gradients[2:]))
 )
