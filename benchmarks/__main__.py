@@ -49,7 +49,7 @@ def contenders(options, work: Path) -> list[dict]:
         if options.only and not any(word in name for word in options.only):
             continue
         log = work / f"{name.replace(',', '').replace(' ', '-')}.log"
-        records.append({"who": name, "ours": ours} | run(name, [*command, *shared, *own], log))
+        records.append({"name": name, "ours": ours} | run(name, [*command, *shared, *own], log))
     return records
 
 

@@ -22,8 +22,8 @@ WARM_UP = 1  # updates that are not counted: the first one allocates memory and 
 def start(description: str, argv: list[str] | None = None, **extra: dict) -> tuple[argparse.Namespace, Workload]:
     """Parse the command line; the options and their workload. `extra` adds flags: name={arguments of add_argument}."""
     flags = parser(description)
-    for name, words in extra.items():
-        flags.add_argument("--" + name.replace("_", "-"), **words)
+    for flag, arguments in extra.items():
+        flags.add_argument("--" + flag.replace("_", "-"), **arguments)
     options = flags.parse_args(argv)
     return options, make(options.size, Path(options.data), options.prompts, options.epochs, options.minibatch)
 
@@ -68,7 +68,7 @@ def peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def record(who: str, watch: Stopwatch, work: Workload, options: argparse.Namespace, **settings: object) -> dict:
+def record(name: str, watch: Stopwatch, work: Workload, options: argparse.Namespace, **settings: object) -> dict:
     """The record that a contender prints: medians over the updates after the warm-up, and the settings."""
     counted = watch.updates[WARM_UP:]
     phases = ("generation", "scoring", "training")
@@ -81,7 +81,7 @@ def record(who: str, watch: Stopwatch, work: Workload, options: argparse.Namespa
         "transformers": version("transformers"),
     }
     return {
-        "who": who,
+        "name": name,
         "seconds": [sum(update.values()) for update in counted],
         **{phase: statistics.median(update[phase] for update in counted) for phase in phases},
         "tokens": work.tokens,

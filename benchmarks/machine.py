@@ -66,7 +66,6 @@ def measure(device: torch.device, side: int = 2048, copied: int = 1 << 28, secon
     shapes = {"square": (side, side, side), "skinny": _SKINNY}
     dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16}
     return {
-        "who": "machine",
         "cpu": processor(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "device": device.type,

@@ -19,7 +19,7 @@ from transformers import GPT2ForSequenceClassification, GPT2LMHeadModel
 from benchmarks.contender import WARM_UP, Stopwatch, device_of, print_record, record, start
 from benchmarks.workload import Workload, saved_models
 
-WHO = "notebook-style loop"
+NAME = "notebook-style loop"
 
 
 class PolicyWithValue(nn.Module):
@@ -116,16 +116,16 @@ def score(run: SimpleNamespace, work: Workload, texts: list[Tensor]) -> SimpleNa
     )  # fmt: skip
 
 
-def learn(run: SimpleNamespace, work: Workload, seen: SimpleNamespace) -> list[float]:
+def update(run: SimpleNamespace, work: Workload, batch: SimpleNamespace) -> list[float]:
     """Train for some epochs of minibatches, each padded to its longest text; the loss of each optimizer step."""
     losses = []
     for _ in range(work.epochs):
-        for rows in torch.randperm(len(seen.texts)).split(work.minibatch_size):
-            ids, attention = padded([seen.texts[i] for i in rows.tolist()], run.policy.lm.config.eos_token_id)
+        for rows in torch.randperm(len(batch.texts)).split(work.minibatch_size):
+            ids, attention = padded([batch.texts[i] for i in rows.tolist()], run.policy.lm.config.eos_token_id)
             rows = rows.to(run.device)
             width = ids.shape[1] - 1
             names = ("mask", "logprobs", "values", "advantages", "returns")
-            mask, old_logprobs, old_values, advantages, returns = (getattr(seen, n)[rows, :width] for n in names)
+            mask, old_logprobs, old_values, advantages, returns = (getattr(batch, n)[rows, :width] for n in names)
             with run.autocast:
                 logits, values = run.policy(ids, attention)
             ratio = (logprobs_of(logits / work.temperature, ids) - old_logprobs)[mask].exp()
@@ -154,12 +154,14 @@ def main(argv: list[str] | None = None) -> None:
         watch.start()
         texts = generate(run, work)
         watch.lap("generation")
-        seen = score(run, work, texts)
+        batch = score(run, work, texts)
         watch.lap("scoring")
-        losses = learn(run, work, seen)
+        losses = update(run, work, batch)
         watch.lap("training")
     assert len(losses) == work.optimizer_steps
-    print_record(record(WHO, watch, work, options, optimizer="Adam", trains="all parameters, value head on the policy"))
+    print_record(
+        record(NAME, watch, work, options, optimizer="Adam", trains="all parameters, value head on the policy")
+    )
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.contender import WARM_UP, Stopwatch, device_of, print_record, record, start
-from benchmarks.workload import Workload, reward_model_above, saved_models
+from benchmarks.workload import Workload, reward_model_on_frozen_layers, saved_models
 from plaudit import rng
 from plaudit.algorithms.ppo import compute_advantages, number_of_tokens, ppo_loss, rollout_values
 from plaudit.config import build
@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     policy, reward = saved_models(work, Path(options.work))
     if options.train_layers:  # a reward model trained on the same frozen layers
-        reward = reward_model_above(policy, reward, options.train_layers)
+        reward = reward_model_on_frozen_layers(policy, reward, options.train_layers)
     config = build(
         {
             "device": options.device, "dtype": options.dtype, "engine": options.engine, "seed": work.seed,

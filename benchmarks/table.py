@@ -25,7 +25,7 @@ def contenders(records: list[dict]) -> str:
     rows = []
     for r in records:
         if "error" in r:
-            rows.append([r["who"], r["error"], *[""] * (len(HEAD) - 2)])
+            rows.append([r["name"], r["error"], *[""] * (len(HEAD) - 2)])
             continue
         seconds = statistics.median(r["seconds"])
         against = ["", ""]
@@ -34,7 +34,7 @@ def contenders(records: list[dict]) -> str:
             against = [f"{seconds / statistics.median(ours['seconds']):.2f}", f"{share:.0%}"]
         phases = " / ".join(f"{r[phase]:.2f}" for phase in ("generation", "scoring", "training"))
         spread = f"{seconds:.2f} ({min(r['seconds']):.2f}-{max(r['seconds']):.2f})"
-        rows.append([r["who"], spread, phases, f"{r['tokens'] / seconds:.1f}", gib(memory(r)), *against])
+        rows.append([r["name"], spread, phases, f"{r['tokens'] / seconds:.1f}", gib(memory(r)), *against])
     return table(HEAD, rows)
 
 
@@ -78,7 +78,7 @@ def settings(records: list[dict]) -> str:
     for r in ran:
         own = {k: v for k, v in r["settings"].items() if k not in common}
         if own:
-            lines.append(f"- {r['who']}: {_listed(own)}")
+            lines.append(f"- {r['name']}: {_listed(own)}")
     counted = ", ".join(sorted({str(len(r["seconds"])) for r in ran}))
     what = "peak GPU memory" if any("peak_gpu_memory" in r for r in ran) else "the peak of the process"
     return f"Medians of {counted} updates (fastest-slowest) after a warm-up; memory is {what}.\n\n" + "\n".join(lines)

@@ -39,8 +39,8 @@ CHECKPOINTING = "gradient_checkpointing" if transformers.__version__ < "5" else 
 
 def tokenizer(eos_id: int) -> PreTrainedTokenizerFast:
     """Pads on the left with an id beyond the vocabulary: if eos were the pad token, it would never be learned."""
-    words = {str(i): i for i in range(eos_id + 1)} | {"<pad>": eos_id + 1}
-    backend = Tokenizer(models.WordLevel(words))
+    vocabulary = {str(i): i for i in range(eos_id + 1)} | {"<pad>": eos_id + 1}
+    backend = Tokenizer(models.WordLevel(vocabulary))
     return PreTrainedTokenizerFast(
         tokenizer_object=backend, eos_token=str(eos_id), pad_token="<pad>", padding_side="left"
     )
@@ -128,20 +128,20 @@ class Wrapped:
         self.steps.append(0)
         self.watch.start()
         ids, logits = self._original["batch_generation"](model, queries, *args)
-        words = self.trainer.processing_class
+        tokenizer = self.trainer.processing_class
         responses = ids[:, queries.shape[1] :]
-        responses[responses >= words.eos_token_id] = 0  # rare: one of 50,257 tokens
+        responses[responses >= tokenizer.eos_token_id] = 0  # rare: one of 50,257 tokens
         for row, query in zip(responses, queries.tolist(), strict=True):
-            length = self._lengths[tuple(i for i in query if i != words.pad_token_id)]
-            row[length - 1] = words.eos_token_id
+            length = self._lengths[tuple(i for i in query if i != tokenizer.pad_token_id)]
+            row[length - 1] = tokenizer.eos_token_id
         self.widths.append(responses.shape[1])
         self.watch.lap("generation")
         return ids, logits
 
-    def masked_whiten(self, values: torch.Tensor, mask: torch.Tensor, **words: Any) -> torch.Tensor:
+    def masked_whiten(self, values: torch.Tensor, mask: torch.Tensor, **arguments: Any) -> torch.Tensor:
         """TRL's function, which train() calls once in an update, because whiten_rewards is off."""
         assert int(mask.sum()) == self.work.tokens
-        out = self._original["masked_whiten"](values, mask, **words)
+        out = self._original["masked_whiten"](values, mask, **arguments)
         self.watch.lap("scoring")
         return out
 

@@ -96,7 +96,7 @@ def make(size: str, data: Path, prompts: int = 32, epochs: int = 4, minibatch_si
     """
     draw = random.Random(seed)
     chosen: dict[tuple[int, ...], int] = {}
-    texts = _sst2(data, draw) if size == "gpt2" else _noise(SHAPES[size]["eos_token_id"], draw)
+    texts = _sst2(data, draw) if size == "gpt2" else _random_ids(SHAPES[size]["eos_token_id"], draw)
     for ids in texts:
         prompt = ids[: draw.randint(*PROMPT_TOKENS)]
         if len(prompt) >= PROMPT_TOKENS[0]:
@@ -118,7 +118,7 @@ def _sst2(data: Path, draw: random.Random):
     return (tokenizer.encode(row.rpartition("\t")[0].strip()).ids for row in rows)
 
 
-def _noise(vocabulary: int, draw: random.Random):
+def _random_ids(vocabulary: int, draw: random.Random):
     while True:
         yield [draw.randrange(vocabulary) for _ in range(PROMPT_TOKENS[1])]
 
@@ -141,8 +141,8 @@ def saved_models(work: Workload, folder: Path) -> tuple[str, str]:
     return str(home / "policy"), str(home / "reward")
 
 
-def reward_model_above(policy: str, reward: str, train_layers: int) -> str:
-    """Folder of a reward model whose top layers are its own and whose other layers are the policy's."""
+def reward_model_on_frozen_layers(policy: str, reward: str, train_layers: int) -> str:
+    """Folder of a reward model with its own top layers, and the policy's layers below them."""
     folder = Path(f"{reward}-top-{train_layers}")
     if not folder.exists():
         backbone = GPT2LMHeadModel.from_pretrained(policy).transformer

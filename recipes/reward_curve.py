@@ -11,47 +11,48 @@ from __future__ import annotations
 import argparse
 import csv
 import dataclasses
-import shutil
 from pathlib import Path
+from typing import Any
 
 from plaudit.algorithms.reward_model import reward_model
-from plaudit.config import build, read_toml
 from plaudit.data.embedded import rotten_tomatoes
 from plaudit.data.splits import TRAIN_SHARE, key, share
 from plaudit.training.run import Run
 
-SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
+FRACTIONS = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
 
 
-def measured(run: Path, part: float, out: Path) -> dict[str, object]:
-    """The summary of a reward model trained on the share `part` of the training texts, in the run directory `out`."""
-    shutil.copytree(run / "sft", out / "sft", ignore=shutil.ignore_patterns("checkpoints"), dirs_exist_ok=True)
-    with (out / "reviews.csv").open("w", encoding="utf-8", newline="") as file:
+def measured(run: Run, fraction: float, out: Path) -> dict[str, Any]:
+    """The summary of a reward model trained on `fraction` of the training texts, in the run directory `out`."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    data = out.with_name(f"{out.name}.csv")
+    with data.open("w", encoding="utf-8", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(("text", "label"))
         for text in rotten_tomatoes():
             place = share(key(text))
-            if place >= TRAIN_SHARE or place < part * TRAIN_SHARE:
+            if place >= TRAIN_SHARE or place < fraction * TRAIN_SHARE:
                 rows.writerow((text.text, text.label))
-    config = dataclasses.replace(build(read_toml(run / "config.toml")), data=str(out / "reviews.csv"))
-    of_part = Run(out, config)
-    if not of_part.complete("reward_model"):
-        for _ in reward_model(config, of_part):  # continues from its checkpoint if it was stopped
+    branch = run.branch(out, dataclasses.replace(run.config, data=str(data)), ("sft",))
+    if not branch.complete("reward_model"):
+        for _ in reward_model(branch):  # continues from its checkpoint after a stop
             pass
-    return of_part.summary("reward_model")
+    return branch.summary("reward_model")
 
 
 def main() -> None:
+    """Train the reward models and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="a run directory with a finished SFT model")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the models")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the reward models")
     args = parser.parse_args()
+    run = Run.existing(args.run)
     print("| training texts | held-out accuracy | expected calibration error |\n|---|---|---|")
-    for part in SHARES:
-        said = measured(args.run, part, args.out / f"{part:g}")
-        low, high = said["accuracy_ci95"]
-        error = said["ece"]
-        print(f"| {said['records']} | {said['accuracy']:.3f} [{low:.3f}, {high:.3f}] | {error:.3f} |", flush=True)
+    for fraction in FRACTIONS:
+        summary = measured(run, fraction, args.out / f"{fraction:g}")
+        low, high = summary["accuracy_ci95"]
+        accuracy = f"{summary['accuracy']:.3f} [{low:.3f}, {high:.3f}]"
+        print(f"| {summary['records']} | {accuracy} | {summary['ece']:.3f} |", flush=True)
 
 
 if __name__ == "__main__":

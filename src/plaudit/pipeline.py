@@ -12,7 +12,7 @@ from plaudit.algorithms.sft import sft
 from plaudit.config import Config
 from plaudit.data.prompts import cut_prompts
 from plaudit.evaluation.doctor import with_preflight_checks
-from plaudit.evaluation.evaluate import POLICIES, evaluate
+from plaudit.evaluation.evaluate import POLICIES, evaluate, policy_stage
 from plaudit.evaluation.hacking import detect_reward_hacking
 from plaudit.models.layers import number_of_frozen_layers
 from plaudit.models.loading import load_tokenizer, model_without_weights, window
@@ -34,7 +34,12 @@ def check(config: Config, path: Path, stages: tuple[str, ...], reward: TextRewar
         ModelError: the model cannot be opened, has no room for a prompt and its response, or needs a missing library.
     """
     run = Run(path, config)
-    for need in {need for stage in stages for need in needs_of(stage)} - set(stages):
+    needs = {need for stage in stages for need in needs_of(stage)} - set(stages)
+    if "evaluation" in stages:
+        needs -= set(POLICIES)
+        if not set(POLICIES) & set(stages):
+            policy_stage(run)
+    for need in needs:
         if not (need == "reward_model" and reward is not None):
             run.model(need)
     adapted = (run.folder("reward_model") / FOLDER).exists() and "reward_model" not in stages

@@ -1,4 +1,4 @@
-"""The stages with LoRA: one set of base weights, adapters that learn, plain folders that come out."""
+"""The stages with LoRA: one set of base weights, adapters that learn, plain folders as a result."""
 
 import dataclasses
 import json
@@ -10,19 +10,19 @@ from safetensors.torch import load_file
 from tiny import make_lm
 from transformers import AutoModelForCausalLM
 
-from plaudit.algorithms.actors import Actors
 from plaudit.algorithms.ppo import ppo
 from plaudit.config import build, default_settings
 from plaudit.errors import ModelError, RunError
 from plaudit.evaluation.doctor import memory_needed
-from plaudit.evaluation.evaluate import Models
+from plaudit.evaluation.evaluate import Measurement
 from plaudit.evaluation.frontier import frontier
-from plaudit.models.heads import Policy, score_texts
 from plaudit.models.loading import load_causal_lm, load_reward_model
 from plaudit.models.lora import FOLDER
-from plaudit.models.precision import is_rounded
+from plaudit.models.plain import PlainEngine
+from plaudit.models.policy import Policy
 from plaudit.pipeline import check, steps
 from plaudit.training.checkpoint import load_weights
+from plaudit.training.models import Models
 from plaudit.training.run import STAGES, Run
 
 IDS = torch.tensor([[0, 5, 6, 7, 11], [0, 9, 13, 14, 15]])
@@ -31,7 +31,7 @@ MATRICES = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
 
 
 def with_lora(config, **train_layers):
-    """The settings with adapters in every stage, in as many top blocks as are given."""
+    """The settings with adapters in every stage, in the given number of top layers."""
     parts = {}
     for stage, lr in (("sft", 2e-2), ("reward_model", 2e-2), ("ppo", 1e-2)):
         chosen = {"lora_rank": 4, "lr": lr, "train_layers": train_layers.get(stage, 0)}
@@ -42,10 +42,10 @@ def with_lora(config, **train_layers):
 
 @pytest.fixture(scope="module")
 def adapted_run(tmp_path_factory, tiny_config):
-    """The whole pipeline with LoRA: SFT in all blocks, reward model and policy in the upper one of two."""
-    config = with_lora(tiny_config, reward=1, ppo=1)
+    """The whole pipeline with LoRA: SFT in all layers, reward model and policy in the upper one of two."""
+    config = with_lora(tiny_config, reward_model=1, ppo=1)
     run = Run.open(tmp_path_factory.mktemp("lora") / "run", config, resume=False, overwrite=False, stages=STAGES)
-    for _ in steps(config, run):
+    for _ in steps(run):
         pass
     return run
 
@@ -88,78 +88,65 @@ def places(model):
     return {name: p.data_ptr() for name, p in model.named_parameters()}
 
 
-def test_policy_reference_and_reward_model_stand_on_one_set_of_weights(adapted_run):
-    actors = Actors.load(adapted_run)
-    base = set(places(actors.policy.lm).values())
-    assert set(places(actors.reference).values()) <= base
-    own = {name for name, place in places(actors.reward_model).items() if place not in base}
+def load(run):
+    return Models.load(run, "ppo", value_head=True)
+
+
+def test_policy_reference_and_reward_model_share_one_set_of_weights(adapted_run):
+    models = load(adapted_run)
+    classifier = models.reward_model.classifier
+    base = set(places(models.policy.lm).values())
+    assert set(places(models.reference).values()) <= base
+    own = {name for name, place in places(classifier).items() if place not in base}
     sides = [f"transformer.h.1.{part}.lora_{side}.default.weight" for part in MATRICES for side in "AB"]
     assert own == {"score.weight", *sides}
-    learning = {name for name, p in actors.policy.named_parameters() if p.requires_grad}
+    learning = {name for name, p in models.policy.named_parameters() if p.requires_grad}
     assert learning == {"value_head.weight", "value_head.bias", *(f"lm.{name}" for name in sides)}
-    assert not any(p.requires_grad for model in (actors.reference, actors.reward_model) for p in model.parameters())
-    assert actors.depths == (1, 1)
+    assert not any(p.requires_grad for model in (models.reference, classifier) for p in model.parameters())
+    assert set(models.engine._caches) == {1}
     with torch.no_grad():
-        plain = load_reward_model(adapted_run.model("reward_model"), actors.tokenizer.pad_id).eval()
-        expected = score_texts(plain, IDS, MASK)
-        torch.testing.assert_close(score_texts(actors.reward_model, IDS, MASK), expected, rtol=1e-5, atol=1e-5)
+        plain = load_reward_model(adapted_run.model("reward_model"), models.tokenizer.pad_id).eval()
+        expected = PlainEngine().score(plain, IDS, MASK)
+        torch.testing.assert_close(models.reward_model(IDS, MASK), expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize(("train_layers", "depth"), [(0, 0), (1, 1)])
-def test_states_are_kept_below_the_blocks_that_learn_and_shared_where_nobody_differs(adapted_run, train_layers, depth):
+@pytest.mark.parametrize(("train_layers", "depths"), [(0, set()), (1, {1})])
+def test_activations_are_cached_below_the_layers_that_learn(adapted_run, train_layers, depths):
     settings = dataclasses.replace(adapted_run.config.ppo, train_layers=train_layers)
-    run = Run(adapted_run.path, dataclasses.replace(adapted_run.config, ppo=settings))
-    actors = Actors.load(run)
-    assert actors.depths == (depth, depth)
-    assert set(places(actors.reference).values()) <= set(places(actors.policy.lm).values())
+    models = load(Run(adapted_run.path, dataclasses.replace(adapted_run.config, ppo=settings)))
+    assert set(models.engine._caches) == depths
+    assert set(places(models.reference).values()) <= set(places(models.policy.lm).values())
 
 
-def test_a_reward_model_with_adapters_in_all_blocks_shares_weights_and_no_states(adapted_run, tmp_path, tiny_config):
-    config = with_lora(tiny_config, ppo=1)
-    run = Run(tmp_path / "run", config)
-    run.path.mkdir()
-    (run.path / "sft").symlink_to(adapted_run.folder("sft"))
-    for _ in steps(config, run, ("reward_model",)):
-        pass
-    actors = Actors.load(run)
-    assert actors.depths == (1, 0)
-    own = set(places(actors.reward_model).items())
-    base = set(places(actors.policy.lm).values())
-    assert all("lora_" in name or name == "score.weight" for name, place in own if place not in base)
-
-
-def test_a_reward_model_that_learned_whole_goes_with_a_policy_that_has_adapters(bare_run):
+def test_a_reward_model_that_was_trained_without_lora_goes_with_a_policy_that_has_adapters(bare_run):
     run = bare_run(lora_rank=2)
-    actors = Actors.load(run)
-    assert set(places(actors.reference).values()) <= set(places(actors.policy.lm).values())
-    assert actors.reward_model.score.weight.shape == (1, 32)
-    assert actors.reward_depth == 0
-    for _ in ppo(run.config, run):
+    models = load(run)
+    assert set(places(models.reference).values()) <= set(places(models.policy.lm).values())
+    for _ in ppo(run):
         pass
 
 
-def test_training_leaves_the_base_weights_as_they_were_to_the_last_bit(bare_run, monkeypatch):
-    run, loaded = bare_run(lora_rank=2, train_layers=0, iterations=2, lr=1e-2), []
-    load = Actors.load
-    monkeypatch.setattr(Actors, "load", lambda run: loaded.append(load(run)) or loaded[0])
-    for _ in ppo(run.config, run):
+def test_training_leaves_the_base_weights_as_they_were_to_the_last_bit(bare_run):
+    run = bare_run(lora_rank=2, train_layers=0, iterations=2, lr=1e-2)
+    models = load(run)
+    for _ in ppo(run, models=models):
         pass
-    actors, sft = loaded[0], load_causal_lm(run.model("sft")).state_dict()
-    now = {name.replace(".base_layer.", "."): p for name, p in actors.policy.lm.state_dict().items()}
+    sft = load_causal_lm(run.model("sft")).state_dict()
+    now = {name.replace(".base_layer.", "."): p for name, p in models.policy.lm.state_dict().items()}
     assert all(torch.equal(now[name], value) for name, value in sft.items())
-    assert all(torch.equal(value, sft[name]) for name, value in actors.reference.state_dict().items())
-    adapters = {name: p for name, p in actors.policy.named_parameters() if "lora_B" in name}
+    assert all(torch.equal(value, sft[name]) for name, value in models.reference.state_dict().items())
+    adapters = {name: p for name, p in models.policy.named_parameters() if "lora_B" in name}
     assert len(adapters) == 8
     assert all(p.any() for p in adapters.values())
-    assert actors.policy.value_head.weight.any()
+    assert models.policy.value_head.weight.any()
 
 
 def test_a_resumed_run_is_the_same_byte_for_byte_and_keeps_only_what_learns(bare_run):
     settings = {"lora_rank": 2, "train_layers": 1, "iterations": 4, "save_every": 1}
     whole, half = bare_run("whole", **settings), bare_run("half", **settings)
-    for _ in ppo(whole.config, whole):
+    for _ in ppo(whole):
         pass
-    reports = ppo(half.config, half)
+    reports = ppo(half)
     next(reports)
     next(reports)
     reports.close()
@@ -167,8 +154,8 @@ def test_a_resumed_run_is_the_same_byte_for_byte_and_keeps_only_what_learns(bare
     names = {name.removeprefix("model/lm.") for name in load_file(kept) if name.startswith("model/")}
     assert all("lora_" in name or "value_head" in name for name in names)
     assert not [name for name in load_file(kept) if "base_layer" in name]
-    torch.manual_seed(99)  # nothing depends on it
-    for _ in ppo(half.config, half):
+    torch.manual_seed(99)  # training must not depend on it
+    for _ in ppo(half):
         pass
     for name in ("model.safetensors", "value_head.safetensors", "metrics.jsonl", f"{FOLDER}/adapter_model.safetensors"):
         assert (half.folder("ppo") / name).read_bytes() == (whole.folder("ppo") / name).read_bytes(), name
@@ -176,9 +163,10 @@ def test_a_resumed_run_is_the_same_byte_for_byte_and_keeps_only_what_learns(bare
 
 def test_evaluation_measures_the_plain_folders_without_peft(adapted_run, monkeypatch):
     monkeypatch.setitem(sys.modules, "peft", None)
-    models = Models(adapted_run)
-    assert not any("lora_" in name for lm in (models.policy, models.actors.reward_model) for name in places(lm))
-    assert models.actors.reward_depth  # the lower block is still everybody's
+    measurement = Measurement(adapted_run, "ppo")
+    measured = (measurement.policy, measurement.models.reward_model.classifier)
+    assert not any("lora_" in name for lm in measured for name in places(lm))
+    assert set(measurement.models.engine._caches) == {1}  # all three still share the lower layer
 
 
 def test_the_frontier_measures_checkpoints_with_their_adapters(adapted_run):
@@ -196,11 +184,11 @@ def test_the_frontier_measures_checkpoints_with_their_adapters(adapted_run):
 
 def test_a_checkpoint_with_adapters_is_not_read_into_a_model_without(bare_run):
     run = bare_run(lora_rank=2, iterations=1)
-    for _ in ppo(run.config, run):
+    for _ in ppo(run):
         pass
     (weights,) = run.checkpoints("ppo").weights().values()
     with pytest.raises(RunError, match="lora_A"):
-        load_weights(weights, Policy(load_causal_lm(run.model("sft"))))
+        load_weights(weights, Policy(load_causal_lm(run.model("sft")), PlainEngine()))
 
 
 @pytest.mark.parametrize("stage", ["sft", "reward_model", "ppo"])
@@ -212,25 +200,22 @@ def test_a_run_that_needs_peft_is_refused_before_anything_is_written(tmp_path, t
     assert not (tmp_path / "run").exists()
 
 
-def test_the_doctor_knows_that_adapters_need_less_memory(tiny_config):
-    lm, adapted = make_lm(width=128), with_lora(tiny_config)
-    weights = 4 * sum(p.numel() for p in lm.parameters())
-    saved = memory_needed(tiny_config, lm, 8) - memory_needed(adapted, lm, 8)
-    trunk = 4 * sum(p.numel() for p in lm.transformer.h.parameters())
-    assert saved == weights + 4 * trunk  # no reward model, gradient, moments and reference beside the one base
+def test_the_preflight_checks_predict_less_memory_for_adapters(tiny_config, tmp_path):
+    lm = make_lm(width=128)
+    whole, adapted = (memory_needed(Run(tmp_path, c), lm, 8) for c in (tiny_config, with_lora(tiny_config)))
+    assert whole - adapted > 4 * sum(p.numel() for p in lm.parameters())  # gradients and moments, more than the weights
 
 
 def test_lora_is_off_unless_asked_for():
     assert {name: value for name, value in default_settings().items() if "lora_rank" in name} == {
-        "sft.lora_rank": 0, "reward_model.lora_rank": 0, "ppo.lora_rank": 0,
+        "sft.lora_rank": 0, "reward_model.lora_rank": 0, "ppo.lora_rank": 0, "reinforce.lora_rank": 0,
     }  # fmt: skip
     assert build({"ppo.lora_rank": 8}).ppo.lora_alpha == 16
 
 
-def test_in_bfloat16_only_the_output_embedding_is_rounded_and_matrices_stay_to_be_added_to(adapted_run):
+def test_in_bfloat16_the_weights_that_adapters_are_added_to_stay_in_float32(adapted_run):
     run = dataclasses.replace(adapted_run, config=dataclasses.replace(adapted_run.config, dtype="bfloat16"))
-    actors = Actors.load(run)
-    models = (actors.policy.lm, actors.reference, actors.reward_model)
-    assert all(p.dtype == torch.float32 for model in models for p in model.parameters())
-    assert is_rounded(actors.policy.lm.lm_head)
-    assert is_rounded(actors.reference.lm_head)
+    models = load(run)
+    together = (models.policy.lm, models.reference, models.reward_model.classifier)
+    assert all(p.dtype == torch.float32 for model in together for p in model.parameters())
+    assert models.engine.dtype == torch.bfloat16

@@ -47,7 +47,9 @@ def test_a_reward_model_learns_from_labels_and_is_opened_by_transformers(cpu_run
 
     model = AutoModelForSequenceClassification.from_pretrained(cpu_run.folder("reward_model")).eval()
     assert model.config.num_labels == 1
-    texts = [tiny_tokenizer.demonstration("", text) for text in ("film 123 a joy to watch", "film 123 a chore to watch")]
+    texts = [
+        tiny_tokenizer.demonstration("", text) for text in ("film 123 a joy to watch", "film 123 a chore to watch")
+    ]
     batch = collate(texts, tiny_tokenizer.pad_id)
     with torch.no_grad():
         good, bad = model(input_ids=batch.ids, attention_mask=batch.attention_mask.long()).logits[:, 0].tolist()

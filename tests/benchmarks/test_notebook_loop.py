@@ -23,12 +23,12 @@ def load(folder):
 
 @pytest.fixture(scope="module")
 def texts(tmp_path_factory):
-    """What the untrained policy answers: generating is most of the time here."""
+    """Responses of the untrained policy; made once, because generation takes most of the time."""
     run, work = load(tmp_path_factory.mktemp("models"))
     return notebook_loop.generate(run, work)
 
 
-def test_responses_have_their_lengths_and_go_on_from_their_prompts(loaded, texts):
+def test_responses_have_their_lengths_and_continue_their_prompts(loaded, texts):
     _, work = loaded
     for text, prompt, length in zip(texts, work.prompts, work.lengths, strict=True):
         assert tuple(text[: len(prompt)].tolist()) == prompt
@@ -38,7 +38,7 @@ def test_responses_have_their_lengths_and_go_on_from_their_prompts(loaded, texts
 def test_an_update_is_32_optimizer_steps_with_finite_losses(loaded, texts):
     run, work = loaded
     before = [p.clone() for p in run.policy.parameters()]
-    losses = notebook_loop.learn(run, work, notebook_loop.score(run, work, texts))
+    losses = notebook_loop.update(run, work, notebook_loop.score(run, work, texts))
     assert len(losses) == work.optimizer_steps == 32
     assert all(map(math.isfinite, losses))
     assert {int(state["step"]) for state in run.optimizer.state.values()} == {32}
@@ -48,13 +48,13 @@ def test_an_update_is_32_optimizer_steps_with_finite_losses(loaded, texts):
     assert all(torch.equal(p, q) for p, q in same)
 
 
-def test_what_is_scored_counts_the_response_and_nothing_else(loaded, texts):
+def test_only_response_tokens_are_scored(loaded, texts):
     run, work = loaded
-    seen = notebook_loop.score(run, work, texts)
-    assert seen.mask.sum(1).tolist() == list(work.lengths)
-    assert seen.advantages[seen.mask].mean().abs() < 1e-6
+    batch = notebook_loop.score(run, work, texts)
+    assert batch.mask.sum(1).tolist() == list(work.lengths)
+    assert batch.advantages[batch.mask].mean().abs() < 1e-6
     for name in ("values", "advantages"):
-        assert (getattr(seen, name)[~seen.mask] == 0).all()
+        assert (getattr(batch, name)[~batch.mask] == 0).all()
 
 
 def test_returns_without_kl_are_the_score_of_the_response(loaded, texts):
@@ -62,21 +62,21 @@ def test_returns_without_kl_are_the_score_of_the_response(loaded, texts):
     run, work = loaded
     work = type(work)(**{**vars(work), "lam": 1.0})
     nn.init.normal_(run.policy.value_head.weight)
-    seen = notebook_loop.score(run, work, texts)
+    batch = notebook_loop.score(run, work, texts)
     for row, text in enumerate(texts):
         alone = run.reward_model(input_ids=text[None]).logits.squeeze()
-        returns = seen.returns[row][seen.mask[row]]
+        returns = batch.returns[row][batch.mask[row]]
         torch.testing.assert_close(returns, alone.expand_as(returns), rtol=1e-4, atol=1e-5)
 
 
-def test_its_one_line(tmp_path, capsys):
+def test_the_record_is_one_json_line(tmp_path, capsys):
     notebook_loop.main(
         ["--size", "tiny", "--device", "cpu", "--work", str(tmp_path), "--updates", "2", "--prompts", "6",
          "--epochs", "1"]
     )  # fmt: skip
-    said = capsys.readouterr().out.strip().splitlines()
-    record = json.loads(said[-1])
-    assert record["who"] == notebook_loop.WHO
+    lines = capsys.readouterr().out.strip().splitlines()
+    record = json.loads(lines[-1])
+    assert record["name"] == notebook_loop.NAME
     assert len(record["seconds"]) == 2
     assert record["tokens"] == record["settings"]["response_tokens"] > 0
     assert record["settings"]["optimizer_steps"] == 2  # four and two responses
@@ -84,7 +84,7 @@ def test_its_one_line(tmp_path, capsys):
     assert 0 < record["generation"] + record["training"] <= 2 * max(record["seconds"])
 
 
-def test_the_stopwatch_gives_every_second_to_one_phase():
+def test_the_stopwatch_counts_each_second_in_one_phase():
     watch = Stopwatch(torch.device("cpu"))
     times = iter([0.0, 2.0, 5.0, 6.0, 10.0, 11.0])
     watch._now = lambda: next(times)

@@ -11,17 +11,17 @@ from benchmarks.table import render
 GIB = 2**30
 RESULTS = {
     "machine": {
-        "who": "machine", "cpu": "A CPU", "gpu": None, "device": "cpu", "threads": 2, "torch": "2.13.0",
+        "cpu": "A CPU", "gpu": None, "device": "cpu", "threads": 2, "torch": "2.13.0",
         "python": "3.11.9", "shapes": {"square": [2048, 2048, 2048], "skinny": [64, 768, 3072]},
         "flops": {"square": {"float32": 2.5e11, "bfloat16": 5e10}, "skinny": {"float32": 1e11, "bfloat16": 2e10}},
         "copy": 1.23e10,
     },
     "contenders": [
-        {"who": "plaudit", "ours": True, "seconds": [9.0, 10.0, 30.0], "generation": 1.0, "scoring": 2.0,
+        {"name": "plaudit", "ours": True, "seconds": [9.0, 10.0, 30.0], "generation": 1.0, "scoring": 2.0,
          "training": 7.0, "tokens": 320, "peak_memory": 3 * GIB, "settings": {"prompts": 32, "trains": "all"}},
-        {"who": "TRL", "ours": False, "seconds": [40.0, 42.0, 41.0], "generation": 5.0, "scoring": 6.0,
+        {"name": "TRL", "ours": False, "seconds": [40.0, 42.0, 41.0], "generation": 5.0, "scoring": 6.0,
          "training": 30.0, "tokens": 320, "peak_memory": 6 * GIB, "settings": {"prompts": 32, "trains": "twice"}},
-        {"who": "plain", "ours": False, "error": "failed: a|b"},
+        {"name": "plain", "ours": False, "error": "failed: a|b"},
     ],
     "stages": {"sft": 60.0, "ppo": 100.25},
 }  # fmt: skip
@@ -62,19 +62,19 @@ def test_the_table_of_these_numbers():
     )
 
 
-def test_without_ours_there_is_nothing_to_compare_with():
+def test_without_plaudit_there_is_no_comparison():
     results = copy.deepcopy(RESULTS)
-    results["contenders"][0] = {"who": "plaudit", "ours": True, "error": "failed"}
+    results["contenders"][0] = {"name": "plaudit", "ours": True, "error": "failed"}
     results["stages"] = None
     assert "| TRL | 41.00 (40.00-42.00) | 5.00 / 6.00 / 30.00 | 7.8 | 6.00 GiB |  |  |" in render(results)
 
 
-def test_nothing_ran():
-    nothing = {"contenders": [{"who": "x", "error": "no"}], "machine": {"error": "no"}, "stages": {"error": "no"}}
+def test_errors_of_all_contenders_are_shown():
+    nothing = {"contenders": [{"name": "x", "error": "no"}], "machine": {"error": "no"}, "stages": {"error": "no"}}
     assert "| x | no |" in render(nothing)
 
 
-def test_a_graphics_card_is_named_and_its_memory_counts():
+def test_a_gpu_is_named_and_its_memory_is_shown():
     results = copy.deepcopy(RESULTS)
     results["machine"] |= {"gpu": "A GPU", "device": "cuda"}
     for contender in results["contenders"][:2]:
@@ -85,7 +85,7 @@ def test_a_graphics_card_is_named_and_its_memory_counts():
     assert "peak GPU memory" in text
 
 
-def test_a_contender_that_is_missing_or_fails_says_so(tmp_path, capsys):
+def test_a_contender_that_is_missing_or_fails_leaves_its_error(tmp_path, capsys):
     log = tmp_path / "log"
     assert run("x", ["no-such-python"], log) == {"error": "not run: no-such-python: No such file or directory"}
     failing = [sys.executable, "-c", "raise SystemExit('no data')"]

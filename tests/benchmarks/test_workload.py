@@ -8,7 +8,14 @@ import pytest
 import torch
 from transformers import GPT2ForSequenceClassification, GPT2LMHeadModel
 
-from benchmarks.workload import PROMPT_TOKENS, RESPONSE_TOKENS, SHAPES, make, reward_model_above, saved_models
+from benchmarks.workload import (
+    PROMPT_TOKENS,
+    RESPONSE_TOKENS,
+    SHAPES,
+    make,
+    reward_model_on_frozen_layers,
+    saved_models,
+)
 
 ROOT = Path(__file__).parents[2]
 SHARED = ROOT.parent / "shared" / "data"
@@ -38,14 +45,14 @@ def test_the_same_arguments_give_the_same_work_and_its_lengths_are_in_range(size
 
 
 def test_the_work_does_not_depend_on_the_process():
-    """Python's own hashes differ between processes; contenders are processes."""
+    """Each contender is a process, and hashes of strings differ between processes."""
     code = "import json, pathlib; from benchmarks.workload import make; w = make('tiny', pathlib.Path('nowhere'))"
-    said = subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-c", f"{code}; print(json.dumps([w.prompts, w.lengths]))"],
         cwd=ROOT, capture_output=True, text=True, check=True,
     )  # fmt: skip
     work = make("tiny", NOWHERE)
-    assert json.loads(said.stdout) == [[list(p) for p in work.prompts], list(work.lengths)]
+    assert json.loads(done.stdout) == [[list(p) for p in work.prompts], list(work.lengths)]
 
 
 def test_missing_data_are_named():
@@ -64,27 +71,27 @@ def test_the_models_are_made_once(tmp_path):
     assert Path(policy, "model.safetensors").stat().st_mtime_ns == written
 
 
-def test_a_reward_model_above_a_frozen_trunk_has_the_policys_lower_blocks_and_its_own_upper_ones(tmp_path):
+def test_a_reward_model_on_frozen_layers_a_frozen_trunk_has_the_policys_lower_blocks_and_its_own_upper_ones(tmp_path):
     policy, reward = saved_models(make("tiny", NOWHERE), tmp_path)
     whole = GPT2ForSequenceClassification.from_pretrained(reward).state_dict()
-    above = GPT2ForSequenceClassification.from_pretrained(reward_model_above(policy, reward, 1)).state_dict()
-    trunk = GPT2LMHeadModel.from_pretrained(policy).state_dict()
+    above = GPT2ForSequenceClassification.from_pretrained(reward_model_on_frozen_layers(policy, reward, 1)).state_dict()
+    lower = GPT2LMHeadModel.from_pretrained(policy).state_dict()
     top = f"transformer.h.{SHAPES['tiny']['n_layer'] - 1}."
     own = {name for name in above if name.startswith((top, "transformer.ln_f", "score"))}
     assert own
     assert len(own) < len(above)
     for name, weight in above.items():
-        assert weight.equal(whole[name] if name in own else trunk[name]), name
+        assert weight.equal(whole[name] if name in own else lower[name]), name
 
 
-def test_the_frame_imports_no_torch():
-    """A process with torch hands its peak memory on to those it starts."""
+def test_the_main_process_does_not_import_torch():
+    """The peak memory of a child process starts at that of its parent."""
     code = "import sys, benchmarks.__main__; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
 def test_only_ours_imports_plaudit():
-    """TRL's environment has none, and the plain loop is to stand by itself."""
+    """TRL's environment has no plaudit, and the plain loop must not depend on it."""
     for path in (ROOT / "benchmarks").glob("*.py"):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         names = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}

@@ -9,6 +9,7 @@ from tiny import make_lm
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from plaudit import rng
+from plaudit.cli import main
 from plaudit.data.prompts import cut_prompts
 from plaudit.errors import DataError, ModelError, RunError
 from plaudit.evaluation.evaluate import Answers, Measurement, evaluate, figures, policy_stage
@@ -180,19 +181,20 @@ def test_the_batch_size_does_not_change_the_figures(tmp_path, finished_run, monk
 
 @pytest.fixture
 def reinforced(tmp_path, finished_run):
-    """A run whose policy is REINFORCE's, from the SFT and reward model of the finished run; and its last report."""
+    """A run whose policy is REINFORCE's, from the SFT and reward model of the finished run."""
     run = Run.existing(finished_run)
     settings = dataclasses.replace(
         run.config.reinforce, iterations=3, batch_size=16, minibatch_size=16, max_new_tokens=8
     )
     config = dataclasses.replace(run.config, reinforce=settings)
     branch = run.branch(tmp_path / "reinforced", config, ("sft", "reward_model"))
-    list(steps(branch, ("reinforce", "evaluation")))
+    list(steps(branch, ("reinforce",)))
     return branch
 
 
 def test_a_run_with_another_algorithm_than_ppo_is_evaluated(reinforced):
     assert policy_stage(reinforced) == "reinforce"
+    assert main(["eval", str(reinforced.path)]) == 0
     evaluation = read(reinforced.path)
     assert evaluation.keys() == {"sft", "reinforce", "policy", "meta"}
     assert evaluation["policy"] == evaluation["reinforce"]
@@ -200,6 +202,9 @@ def test_a_run_with_another_algorithm_than_ppo_is_evaluated(reinforced):
     assert evaluation["policy"]["length_mean"] <= 8
     assert evaluation["meta"]["wall_seconds"].keys() == {"sft", "reward_model", "reinforce", "evaluation"}
     assert (reinforced.path / "report.html").exists()
+    Run.open(reinforced.path, reinforced.config, resume=False, overwrite=True, stages=("reinforce",))
+    assert not (reinforced.path / "evaluation.json").exists()
+    assert main(["eval", str(reinforced.path)]) == 1
 
 
 def length(prompts, responses):

@@ -30,8 +30,8 @@ from plaudit.training.models import Models
 from plaudit.training.rollouts import as_reward, check_window
 from plaudit.training.run import Run, write_json
 
-NEEDS = ("sft", "ppo")
 POLICIES = tuple(name for name in ALGORITHMS if name not in ("sft", "reward_model"))
+NEEDS = ("sft", *POLICIES)  # and of these the first that has finished; see `policy_stage`
 SHOWN_PROMPTS = (
     "the film is",
     "this movie",
