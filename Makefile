@@ -25,7 +25,7 @@ test: $(VENV)/.dev  ## check formatting, lint and types, and run every test
 
 check: test
 
-mutants: $(VENV)/.dev  ## inject every known error into a copy of the source: a test must fail
+mutants: $(VENV)/.dev  ## put a known fault in place of a function: a test must fail; about four minutes
 	$(BIN)/python tests/mutants.py
 
 format: $(VENV)/.dev  ## format the code and fix lint errors where ruff can

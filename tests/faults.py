@@ -1,276 +1,774 @@
-"""The faults seen in published code, each done to ours: edits of src/plaudit and the tests that must notice.
+"""Faults seen in published code and in our own, as mutants of plaudit, with the tests that must catch them.
 
-A fault often has several variants. An edit is (file, text that occurs in it exactly once, text to put there).
-`mutants.py` runs them; `test_mutants.py` keeps this table from growing stale.
+`make mutants` runs them (tests/mutants.py), and test_mutants.py checks that each still fits the code. A fault often has
+several mutants. A mutant takes the original function and returns its replacement.
 """
 
-from typing import NamedTuple
+import inspect
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from mutants import Mutant
+from torch import nn
+
+from plaudit.algorithms.reinforce import ReinforceBatch
+from plaudit.batches import Responses, number_of_rows
+from plaudit.maths.kl import kl_k3
+from plaudit.maths.masked import masked_mean, masked_sum, masked_variance
+from plaudit.models.layers import layers
+from plaudit.rewards import FunctionReward, ModelReward
+from plaudit.training.rollouts import ScoreScale
+
+MUTANTS: list[Mutant] = []
 
 
-class Mutant(NamedTuple):
-    fault: int
-    name: str
-    tests: tuple[str, ...]
-    edits: tuple[tuple[str, str, str], ...]
+def fault(number: int, name: str, tests: str, *targets: str) -> Callable[[Callable[..., Any]], None]:
+    """Register a function that makes the replacement of a target; see `mutants.Mutant`."""
+    return lambda build: MUTANTS.append(Mutant(number, name, tuple(tests.split()), targets, build))
 
 
-def _one(fault, name, tests, file, old, new):
-    return Mutant(fault, name, tuple(tests.split()), ((file, old, new),))
+def arguments(**changes: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Builds a replacement that calls the original with changed arguments."""
+
+    def build(original):
+        signature = inspect.signature(original)
+        assert set(changes) <= set(signature.parameters), signature
+
+        def replacement(*args, **kwargs):
+            bound = signature.bind(*args, **kwargs)
+            bound.apply_defaults()
+            bound.arguments |= {name: change(bound.arguments[name]) for name, change in changes.items()}
+            return original(*bound.args, **bound.kwargs)
+
+        return replacement
+
+    return build
 
 
-HEADS, GENERATION, PACKING, TOKENIZER = (f"models/{n}.py" for n in ("heads", "generation", "packing", "tokenizer"))
-TRUNK, CACHE, STATES = (f"models/{n}.py" for n in ("trunk", "cache", "states"))
-ADVANTAGES, KL, LOSSES, MASKED = (f"maths/{n}.py" for n in ("advantages", "kl", "losses", "masked"))
-PPO, ROLLOUT, SFT, ACTORS = (f"algorithms/{n}.py" for n in ("ppo", "rollout", "sft", "actors"))
-EVALUATE = "evaluation/evaluate.py"
-OPTIMIZER = "training/optimizer.py"
+def result(change: Callable[..., Any]) -> Callable[[Any], Any]:
+    """Builds a replacement that changes the original's result; `change` gets the result and all arguments in order."""
 
-FIRST = "proofs/test_first_minibatch.py"
-LATER = f"{FIRST}::test_later_the_policy_has_left_and_the_reference_has_not_moved"
-AS_IDS = "algorithms/test_ppo.py::test_the_responses_of_an_iteration_are_drawn_and_scored_as_ids_up_to_the_cap"
-STEERING = "algorithms/test_ppo.py::test_the_controller_and_the_schedule_reach_what_they_steer"
-KL_STOP = "algorithms/test_ppo.py::test_an_update_stops_before_the_step_at_which_approximate_kl_passes_its_bound"
-ANSWERS = "evaluation/test_evaluate.py::test_answers_are_measured_as_other_code_measures_them_one_by_one"
-VERDICTS = "evaluation/test_evaluate.py::test_the_verdicts_are_those_of_a_judge_that_is_shown_the_responses_alone"
-END_LEARNED = "algorithms/test_sft.py::test_the_end_of_a_text_is_learned"
+    def build(original):
+        signature = inspect.signature(original)
 
-_RAISE_LOSS = 'raise TrainingError(f"{where}: the loss is {loss.item()}; lower the learning rate, or look at the data")'
-_LABEL = "return F.binary_cross_entropy_with_logits(scores, labels)"
-_SCORE_AT_LAST = "in_float32(reward_model.score, hidden).squeeze(-1)"
-_POLICY = "policy = Policy(load_causal_lm(policy_from)).to(run.device).eval()"
-_REFERENCE = "reference = load_causal_lm(reference_from).to(run.device).eval()"
-_REFERENCE_FROZEN = "reference.requires_grad_(False)"
-_MOVED = "ids, mask, noise = (tensor.to(run.device) for tensor in (ids, mask, noise))"
-_RANDOM_CAP = "noise = noise[:, : 1 + int(noise[0, 0] * noise.shape[1])]"
-_ANSWERED = "return responses, score_responses(actors.reward_model, responses, run)"
-_CUMULATIVE = "p = torch.softmax(logits.float(), dim=-1)"
-_COUNTED = "nats += loss_of(model, batch, run).item() * count"
+        def replacement(*args, **kwargs):
+            bound = signature.bind(*args, **kwargs)
+            bound.apply_defaults()
+            return change(original(*args, **kwargs), *bound.args, *bound.kwargs.values())
 
-_ONE_AT_A_TIME = """    if len(prompts) > 1:
-        alone = [respond(lm, [p], noise[i : i + 1], tokenizer, temperature, run) for i, p in enumerate(prompts)]
-        width = max(a.response_mask.shape[1] for a in alone)
-        said = torch.full((len(prompts), width), tokenizer.pad_id)
-        alive = torch.zeros(len(prompts), width, dtype=torch.bool)
-        for i, a in enumerate(alone):
-            said[i, : a.response_ids.shape[1]] = a.response_ids[0]
-            alive[i, : a.response_ids.shape[1]] = a.response_mask[0]
-        ended = torch.cat([a.ended for a in alone])
-        whole = torch.cat([ids, said], 1)
-        nothing = alone[0].below.nothing(whole)
-        return Responses(whole, torch.cat([mask, alive], 1), alive, ended, nothing, nothing)
-    with run.autocast():
-        return generate("""
+        return replacement
 
-_RETOKENISED = """from plaudit.models.tokenizer import collate
+    return build
 
-    tokenizer = actors.tokenizer
-    read = [tokenizer.text(i[m].tolist()) for i, m in zip(responses.ids, responses.attention_mask, strict=True)]
-    again = collate([tokenizer.demonstration("", t) for t in read], tokenizer.pad_id)
-    anew = dataclasses.replace(responses, ids=again.ids, attention_mask=again.attention_mask)
-    return responses, score_responses(actors.reward_model, anew, run)"""
 
-_MEAN_OF_ROWS = """said = torch.zeros(mask.shape).masked_scatter(mask, logprobs_of(model, states, tokens[mask]))
-    return -(said.sum(1) / mask.sum(1)).mean()"""
+def effect(change: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Builds a replacement that changes the object that the original returns."""
 
-MUTANTS = (
-    _one(1, "returns computed from whitened advantages", "algorithms/test_rollout.py", ROLLOUT,
-         "return Experience(rollout, rewards, whiten(advantages, mask), returns)",
-         "white = whiten(advantages, mask)\n    return Experience(rollout, rewards, white, white + rollout.values)"),
-    _one(2, "whitening adds the mean back", "maths/test_masked.py", MASKED,
-         "(masked_variance(x, mask) + 1e-8).sqrt())",
-         "(masked_variance(x, mask) + 1e-8).sqrt() + masked_mean(x, mask))"),
-    _one(2, "whitening scales and does not shift", "maths/test_masked.py", MASKED,
-         "centred = x - masked_mean(x, mask)", "centred = x"),
-    _one(3, "no eos appended", END_LEARNED, TOKENIZER,
-         '"input_ids"], self.eos_id]', '"input_ids"]]'),
-    Mutant(3, "pad is eos, and masked out of the labels", (END_LEARNED,), (
-        (TOKENIZER, "hf.eos_token_id, _padding_id(hf))", "hf.eos_token_id, hf.eos_token_id)"),
-        (TOKENIZER, "loss_mask[i, n:end] = True", "loss_mask[i, n:end] = ids[i, n:end] != pad_id"))),
-    _one(3, "the loss ends one token before eos", "models/test_tokenizer.py", TOKENIZER,
-         "loss_mask[i, n:end] = True", "loss_mask[i, n : end - 1] = True"),
-    _one(4, "a random cap for each rollout", AS_IDS, ROLLOUT,
-         _MOVED, f"{_RANDOM_CAP}\n    {_MOVED}"),
-    _one(4, "no penalty for a missing eos", "algorithms/test_rollout.py", ROLLOUT,
-         ".masked_fill(~ended, self.missing_eos)", ""),
-    _one(4, "a fragment passes for a whole response", "models/test_generation.py", GENERATION,
-         ".index_fill(0, rows[running], False)", ""),
-    _one(5, "a noisy value head", "models/test_heads.py", HEADS,
-         "nn.init.zeros_(self.value_head.weight)", "nn.init.normal_(self.value_head.weight)"),
-    _one(6, "sigmoid inside the loss as well", "maths/test_losses.py", LOSSES,
-         _LABEL, _LABEL.replace("scores", "torch.sigmoid(scores)")),
-    _one(6, "sigmoid inside the model", "models/test_heads.py", HEADS,
-         _SCORE_AT_LAST, f"torch.sigmoid({_SCORE_AT_LAST})"),
-    _one(6, "a saturated probability as the reward", "algorithms/test_rollout.py", ROLLOUT,
-         "((logits - self.mean) / self.std)", "torch.sigmoid(logits)"),
-    _one(6, "the scale of the reward is not measured", "algorithms/test_rollout.py", ROLLOUT,
-         "ScoreScale(logits.mean().item(), max(logits.std().item(), 1e-6), missing_eos)",
-         "ScoreScale(0.0, 1.0, missing_eos)"),
-    _one(7, "the judge is the optimised reward model", VERDICTS, EVALUATE,
-         "judge.positive(answers.texts)", "(1 + answers.scores) / 2"),
-    _one(7, "the prompt's sentiment counts", ANSWERS, EVALUATE,
-         "self.tokenizer.continuation(p, t)", "self.tokenizer.text([*p, *t])"),
-    _one(7, "other prompts after than before", ANSWERS, EVALUATE,
-         "self.answer(self.policy, prompts, noise)", "self.answer(self.policy, prompts[::-1], noise)"),
-    _one(7, "other random numbers after than before", ANSWERS, EVALUATE,
-         "self.answer(self.policy, prompts, noise)", "self.answer(self.policy, prompts, noise.flip(1))"),
-    _one(7, "another cap after than before", ANSWERS, EVALUATE,
-         "self.answer(self.policy, prompts, noise)", "self.answer(self.policy, prompts, noise[:, :4])"),
-    _one(7, "an interval of no width", "evaluation/test_metrics.py", "evaluation/metrics.py",
-         "low, high = np.quantile(values[draws].mean(axis=1), [0.025, 0.975])", "low = high = values.mean()"),
-    _one(8, "KL is not logged", LATER, PPO, '"kl": mean_kl,', '"kl": 0.0,'),
-    _one(8, "the penalty is left out of the reward", "maths/test_advantages.py", ADVANTAGES,
-         "-kl_coef * (logprobs", "-0.0 * (logprobs"),
-    _one(8, "only a fixed coefficient", STEERING, PPO, 'if settings.kl_control == "adaptive":', "if False:"),
-    _one(8, "the controller is not clipped", "maths/test_kl.py", KL,
-         "min(max(kl / target - 1, -0.2), 0.2)", "kl / target - 1"),
-    _one(9, "no gradient clipping", "training/test_optimizer.py", OPTIMIZER,
-         "min(1.0, max_grad_norm / (norm + 1e-6))", "1.0"),
-    _one(9, "gradients at shadows are clipped for and left out of the norm", "models/test_precision.py", OPTIMIZER,
-         "_norm(gradients.values(), room)",
-         "_norm([g for g in gradients.values() if g.dtype == torch.float32], room)"),
-    _one(9, "the share of clipping is measured and not applied", "training/test_optimizer.py", OPTIMIZER,
-         "grad_scale=scale,", "grad_scale=None,"),
-    _one(9, "no value clipping", "maths/test_losses.py", LOSSES,
-         "torch.maximum((values - returns) ** 2, (clipped - returns) ** 2)", "(values - returns) ** 2"),
-    _one(9, "no ratio clipping", "maths/test_losses.py", LOSSES,
-         "torch.maximum(-advantages * ratio, -advantages * clipped)", "-advantages * ratio"),
-    _one(9, "no schedule in PPO, though one is logged", STEERING, PPO,
-         "optim.set_lr(optimizer, lr)", "optim.set_lr(optimizer, settings.lr)"),
-    _one(9, "no schedule in SFT, though one is logged", "training/test_fit.py", "training/fit.py",
-         "optim.set_lr(optimizer, lr)", "optim.set_lr(optimizer, settings.lr)"),
-    _one(9, "no KL stop", KL_STOP, PPO,
-         'if history and stats["approx_kl"] > settings.kl_stop:', "if False:"),
-    _one(9, "a bad loss is multiplied by zero and stepped on", "training/test_optimizer.py", OPTIMIZER,
-         _RAISE_LOSS, "loss = loss * 0"),
-    _one(9, "a bad gradient is stepped on", "training/test_optimizer.py", OPTIMIZER,
-         "if not math.isfinite(norm):", "if False:"),
-    _one(10, "the ragged last minibatch is left out", "test_batches.py", "batches.py",
-         "for start in range(0, len(order), size):", "for start in range(0, len(order) - size + 1, size):"),
-    _one(10, "the ragged last minibatch is filled from the first", "test_batches.py", "batches.py",
-         "order[start : start + size]", "order[np.arange(start, start + size) % len(order)]"),
-    _one(10, "the ragged last batch is never visited", "training/test_order.py", "training/order.py",
-         "for i in range(0, n, batch_size)]", "for i in range(0, n - batch_size + 1, batch_size)]"),
-    _one(11, "one prompt at a time", "algorithms/test_rollout.py", ROLLOUT,
-         "    with run.autocast():\n        return generate(", _ONE_AT_A_TIME),
-    _one(11, "decoded and tokenised again for the reward model", AS_IDS, PPO,
-         _ANSWERED, _RETOKENISED),
-    _one(12, "temperature in the policy's scoring left out", FIRST, ROLLOUT,
-         "logits_of(lm, states, temperature)", "logits_of(lm, states)"),
-    _one(12, "temperature in the reference's scoring left out", FIRST, ROLLOUT,
-         "logits_of(reference, ref_states, temperature)", "logits_of(reference, ref_states)"),
-    _one(12, "temperature in learning left out", FIRST, PPO,
-         "rollout.response_ids[mask], settings.temperature)", "rollout.response_ids[mask])"),
-    _one(12, "temperature in all scoring left out", "models/test_heads.py", HEADS,
-         "return logits if temperature == 1 else logits / temperature", "return logits"),
-    _one(12, "temperature in the slope of a frozen head left out", "models/test_heads.py", HEADS,
-         ".div_(-temperature)", ".neg_()"),
-    _one(12, "temperature in rounded scoring left out", "models/test_precision.py", HEADS,
-         "states.float() / temperature, head.weight", "states.float(), head.weight"),
-    _one(12, "temperature in sampling left out", "models/test_generation.py", GENERATION,
-         "logits_of(lm, last, temperature)", "logits_of(lm, last)"),
-    _one(12, "rollouts sampled at temperature 1 whatever is scored", AS_IDS, PPO,
-         "actors.tokenizer, temperature, run, *actors.depths)", "actors.tokenizer, 1.0, run, *actors.depths)"),
-    _one(12, "top-k in sampling", "models/test_generation.py", GENERATION, _CUMULATIVE,
-         f"logits = logits.masked_fill(logits < logits.topk(2).values[:, -1:], -torch.inf)\n    {_CUMULATIVE}"),
-    _one(13, "dropout in rollouts", FIRST, ACTORS, _POLICY, _POLICY.replace("eval()", "train()")),
-    _one(13, "dropout in the reference", FIRST, ACTORS, _REFERENCE, _REFERENCE.replace("eval()", "train()")),
-    _one(13, "dropout between old and new logprobs", FIRST, PPO,
-         "history: list[dict[str, float]] = []", "history: list[dict[str, float]] = []\n    policy.train()"),
-    _one(14, "positions count the padding", "models/test_heads.py::test_left_and_right_padding_agree", TRUNK,
-         "(attention_mask.long().cumsum(-1) - 1).clamp(min=0)",
-         "torch.arange(attention_mask.shape[1]).expand(attention_mask.shape)"),
-    _one(14, "positions after the first token are one too high", "models/test_generation.py", CACHE,
-         "position_ids(self.mask)[:, -ids.shape[1] :]",
-         "position_ids(self.mask)[:, -ids.shape[1] :] + (len(self.mask[0]) > len(ids[0]))"),
-    _one(14, "the reward model is read one past an early eos", "models/test_heads.py", HEADS,
-         "hidden_states(reward_model, ids, attention_mask, columns == last[:, None], below)",
-         '__import__("plaudit.models.trunk", fromlist=[""]).padded_hidden_states(reward_model, ids, attention_mask)'
-         "[torch.arange(len(ids)), (last + 1).clamp(max=ids.shape[1] - 1)]"),
-    _one(14, "the score lands one past an early eos", "maths/test_advantages.py", ADVANTAGES,
-         "response_mask.sum(1, keepdim=True) - 1",
-         "response_mask.sum(1, keepdim=True).clamp(max=response_mask.shape[1] - 1)"),
-    _one(14, "positions of packed texts run on", "models/test_packing.py", PACKING,
-         "laid_out(position, 0)", "laid_out(place % size, 0)"),
-    _one(14, "packed texts see one another", "models/test_packing.py", PACKING,
-         "((texts == texts.transpose(1, 2)) & causal)[:, None]", "causal.expand(rows, 1, size, size)"),
-    _one(14, "rows that go on take the places of those that left", "proofs/test_equalities.py", GENERATION,
-         "tokens[rows, t] = token", "tokens[: len(rows), t] = token"),
-    _one(14, "rows that go on take the cache of those that left", "proofs/test_equalities.py", GENERATION,
-         "reader.keep(stay)", "reader.keep(torch.arange(left))"),
-    _one(14, "kept states lie one column early", "models/test_generation.py", GENERATION,
-         "states[rows, width + t] = these[:, 0]", "states[rows, width + t - 1] = these[:, 0]"),
-    _one(14, "kept states of rows that go on lie where others' were", "models/test_generation.py",
-         GENERATION, "states[rows, width + t] = these[:, 0]", "states[: len(rows), width + t] = these[:, 0]"),
-    _one(14, "the end token leaves no state", "models/test_generation.py", GENERATION,
-         "unread = drew if depth else running", "unread = running"),
-    _one(14, "the token at the cap leaves no state", "models/test_generation.py", GENERATION,
-         "if t + 1 < cap or depth:", "if t + 1 < cap:"),
-    _one(14, "the states of a text are given to another", "models/test_states.py", STATES,
-         "for i, row in enumerate(rows):", "for i, row in enumerate(sorted(rows)):"),
-    _one(14, "states that were passed on are taken for those of other texts", "models/test_states.py", STATES,
-         "(earlier.depth, earlier.texts) == (depth, texts)", "earlier.depth == depth"),
-    _one(14, "both texts of a comparison begin with the same states", "algorithms/test_on_a_trunk.py",
-         "algorithms/reward_model.py", "rows * len(some[0].texts) + k", "rows * len(some[0].texts)"),
-    _one(14, "padding is looked at once it has been read", "models/test_cache.py", CACHE,
-         "(order <= order[-now:, None]) & (self.mask[:, None] | (order == order[-now:, None]))",
-         "(order <= order[-now:, None]).expand(len(ids), -1, -1)"),
-    _one(14, "minibatches cut the ids and not the states", "test_batches.py", "batches.py",
-         "rollout.below.states[:, first:end]", "rollout.below.states"),
-    _one(14, "a reward model that left the trunk is read from it", "algorithms/test_actors.py", ACTORS,
-         "shared = share_below(policy.lm, reward_model, depth)",
-         "shared = share_below(policy.lm, reward_model, depth) or depth"),
-    _one(15, "masked mean: a mean of row means", "maths/test_masked.py", MASKED,
-         "return masked_sum(x, mask) / count", "return (x.masked_fill(~mask, 0.0).sum(-1) / mask.sum(-1)).mean()"),
-    _one(15, "SFT loss: a mean of row means", "proofs/test_equalities.py", SFT,
-         "return causal_lm_loss(logprobs_of(model, states, tokens[mask]))", _MEAN_OF_ROWS),
-    Mutant(15, "perplexity: a mean of batch means",
-           ("algorithms/test_sft.py::test_perplexity_depends_neither_on_batching_nor_on_what_is_kept",),
-           ((SFT, _COUNTED, _COUNTED.removesuffix(" * count")), (SFT, "tokens += count", "tokens += 1"))),
-    _one(15, "PPO loss: a mean of row means", "proofs/test_equalities.py", LOSSES,
-         "return masked_mean(losses, response_mask), stats",
-         "rows = losses.masked_fill(~response_mask, 0.0).sum(1) / response_mask.sum(1)\n    return rows.mean(), stats"),
-    _one(15, "value loss: padding counts in the denominator", "proofs/test_equalities.py", LOSSES,
-         "masked_sum(losses, response_mask) / response_mask.sum()",
-         "masked_sum(losses, response_mask) / response_mask.numel()"),
-    _one(16, "k1 with its sign reversed", "proofs/test_estimators.py", KL,
-         "return logprobs - ref_logprobs", "return ref_logprobs - logprobs"),
-    _one(16, "k3 with its arguments swapped", "proofs/test_estimators.py", KL,
-         "log_ratio = ref_logprobs - logprobs", "log_ratio = logprobs - ref_logprobs"),
-    _one(16, "KL(reference || policy) in the rollout", "proofs/test_estimators.py", ROLLOUT,
-         "kl_of_logprobs(logp, ref_logp)", "kl_of_logprobs(ref_logp, logp)"),
-    _one(16, "KL(reference || policy) in the evaluation", ANSWERS, EVALUATE,
-         "unflatten(said[2], mask)",
-         "unflatten(compare(self.sft, ref_states, lm, states, responses.response_ids[mask], temperature)[2], mask)"),
-    _one(16, "the penalty rewards distance", "proofs/test_gradient.py", ADVANTAGES,
-         "(logprobs - ref_logprobs)).masked_fill", "(ref_logprobs - logprobs)).masked_fill"),
-    _one(16, "the logged k1 with its sign reversed", STEERING, PPO,
-         "(rollout.logprobs - rollout.ref_logprobs)", "(rollout.ref_logprobs - rollout.logprobs)"),
-    _one(17, "advantages wrong by a thousandth of lam", "maths/test_advantages.py", ADVANTAGES,
-         "delta + gamma * lam * next_advantage", "delta + 0.999 * gamma * lam * next_advantage"),
-    _one(17, "the score wrong by a thousandth", "maths/test_advantages.py", ADVANTAGES,
-         "scatter_add(1, last, scores[:, None])", "scatter_add(1, last, 1.001 * scores[:, None])"),
-    _one(17, "the value loss wrong by a thousandth", "maths/test_losses.py", LOSSES,
-         "return 0.5 * masked_sum", "return 0.5005 * masked_sum"),
-    _one(17, "KL wrong by a thousandth", "maths/test_kl.py", KL,
-         "return (logp.exp() * (logp - ref_logp)).sum(-1)", "return 1.001 * (logp.exp() * (logp - ref_logp)).sum(-1)"),
-    _one(17, "whitening with a large epsilon", "maths/test_masked.py", MASKED, "+ 1e-8).sqrt()", "+ 1e-3).sqrt()"),
-    _one(17, "the upper clip wrong by a thousandth", "maths/test_losses.py", LOSSES,
-         "clamp(1 - clip_range, 1 + clip_range)", "clamp(1 - clip_range, 1 + 1.001 * clip_range)"),
-    _one(17, "the sampled gradient is a tenth too small", "proofs/test_gradient.py", LOSSES,
-         "torch.maximum(-advantages * ratio, -advantages * clipped)",
-         "0.9 * torch.maximum(-advantages * ratio, -advantages * clipped)"),
-    Mutant(18, "the reference is the policy", (LATER,), (
-        (ACTORS, _REFERENCE, "reference = policy.lm"), (ACTORS, _REFERENCE_FROZEN, ""))),
-    _one(18, "tied embeddings learn under frozen blocks", "models/test_trunk.py", TRUNK,
-         "lm.requires_grad_(False)", "blocks(lm).requires_grad_(False)"),
-    _one(18, "the reference shares the policy's trainable embeddings", LATER, ACTORS, _REFERENCE_FROZEN,
-         f"{_REFERENCE_FROZEN}\n        reference.set_input_embeddings(policy.lm.get_input_embeddings())"),
-    _one(18, "the frozen blocks learn", "models/test_trunk.py", TRUNK,
-         "for part in (*blocks(lm)[depth:], _norm(lm)):", "for part in (*blocks(lm), _norm(lm)):"),
-    _one(18, "a policy that left the trunk is compared on it", "algorithms/test_actors.py", ACTORS,
-         "depth = share_below(policy.lm, reference, depth)", "share_below(policy.lm, reference, depth)"),
-    _one(18, "trunks that differ are taken for one", "models/test_trunk.py", TRUNK,
-         "takewhile(lambda pair: _same(*pair), both)", "both"),
-    _one(18, "embeddings that learn are shared", "models/test_trunk.py", TRUNK,
-         "if not depth or type(", "if type("),
+    def changed(found, *_):
+        change(found)
+        return found
+
+    return result(changed)
+
+
+ENGINES = ("models.plain.PlainEngine", "models.fast.engine.FastEngine")
+GENERATE, COMPARE, LOGPROBS, SCORE, CLIP_AND_STEP = (
+    tuple(f"{engine}.{method}" for engine in ENGINES)
+    for method in ("generate", "compare", "logprobs", "score", "clip_and_step")
+)
+HEAD_LOGPROBS = "models.fast.head._Logprobs"
+DECODE = "models.fast.generation.generate"
+SLICED = "models.fast.optimizer.SlicedAdamW"
+SCALE = "training.rollouts.ScoreScale"
+LOAD_MODELS = "training.models.Models.of"
+MEASUREMENT = "evaluation.evaluate.Measurement"
+
+ENGINE = "models/fast/test_engine.py::test_fast_equals_plain"
+STEP = "models/fast/test_engine.py::test_a_step_and_restore_leave_the_float32_model_that_plain_training_leaves"
+TIED = "models/fast/test_engine.py::test_a_tied_embedding_gets_its_gradient_from_values_alone"
+EVERY_GRADIENT = "models/fast/test_engine.py::test_every_tool_of_torch_sees_every_gradient"
+FIRST = "proofs/test_first_minibatch.py::test_the_first_minibatch_of_an_update"
+FIRST_OF_PPO = "proofs/test_first_minibatch.py::test_the_first_iteration_of_ppo"
+LATER = "proofs/test_first_minibatch.py::test_later_the_policy_has_moved_and_the_reference_has_not"
+IDS = "algorithms/test_ppo.py::test_responses_stay_token_ids_from_sampling_to_scoring"
+RETURNS = "algorithms/test_ppo.py::test_returns_come_from_raw_advantages_which_are_whitened_afterwards"
+SCHEDULES = "algorithms/test_ppo.py::test_the_kl_controller_and_the_learning_rate_schedule_change_what_they_should"
+PPO_GRADIENT = "proofs/test_gradient.py::test_the_mean_sampled_gradient_of_ppo_is_the_exact_one"
+SAMPLED_GRADIENT = "proofs/test_gradient.py::test_the_mean_sampled_gradient_of_reinforce_is_the_exact_one"
+REINFORCE_GRADIENT = "proofs/test_gradient.py::test_the_expected_gradient_of_reinforce_is_the_exact_one"
+ACTIVATIONS_OF_RESPONSES = (
+    "models/fast/test_generation.py::test_the_activations_of_generated_texts_are_those_of_the_full_forward"
+)
+LENGTH_LIMIT = "models/fast/test_generation.py::test_the_length_limit_cuts_responses_off_and_says_so"
+EACH_TOKEN = "models/fast/test_generation.py::test_each_token_is_the_one_that_a_full_forward_draws"
+PLAIN_GENERATION = "models/test_plain.py::test_generation_draws_what_a_loop_without_a_cache_draws"
+OTHER_POLICY = "training/test_models.py::test_a_policy_that_differs_from_sft_in_every_layer_is_measured_rightly"
+SHARED = "training/test_models.py::test_the_models_share_every_frozen_matrix_in_which_they_are_equal"
+RATES = "training/test_supervised.py::test_the_learning_rate_of_every_step_rises_during_warmup_and_falls_to_zero"
+MEAN_OVER_TOKENS = "training/test_optimizer.py::test_the_loss_of_a_batch_is_its_mean_over_tokens_by_hand"
+BAD_GRADIENT = "training/test_optimizer.py::test_a_gradient_that_is_not_finite_changes_nothing"
+ANSWERS = "evaluation/test_evaluate.py::test_the_figures_of_a_response_are_those_of_transformers_own_forward_pass"
+VERDICTS = "evaluation/test_evaluate.py::test_the_judge_reads_the_responses_without_their_prompts"
+
+
+# 1. Returns are the targets of the value head; advantages are whitened after they are computed.
+fault(1, "returns computed from whitened advantages", RETURNS, "algorithms.ppo.compute_advantages")(
+    result(lambda batch, rollout, values, *rest: replace(batch, returns=batch.advantages + values))
+)
+
+# 2. Whitening.
+fault(2, "whitening adds the mean back", "maths/test_masked.py", "maths.masked.whiten")(
+    result(lambda white, x, mask: white + masked_mean(x, mask))
+)
+fault(2, "whitening scales and does not shift", "maths/test_masked.py", "maths.masked.whiten")(
+    lambda whiten: lambda x, mask: x / masked_variance(x, mask).sqrt()
+)
+
+
+# 3. The end of a text is learned.
+fault(3, "no end token after a response", "models/test_tokenizer.py", "models.tokenizer.Tokenizer.response")(
+    result(lambda ids, *_: ids[:-1])
+)
+
+
+@fault(
+    3,
+    "pad is eos, and masked out of the loss",
+    "models/test_tokenizer.py",
+    "models.tokenizer._padding_id",
+    "models.tokenizer.collate",
+)
+def _(padding_id, collate):
+    def masked_by_id(pairs, pad_id):
+        batch = collate(pairs, pad_id)
+        return replace(batch, loss_mask=batch.loss_mask & (batch.ids != pad_id))
+
+    return lambda hf: hf.eos_token_id, masked_by_id
+
+
+fault(3, "the loss leaves out the last token", "models/test_tokenizer.py", "models.tokenizer.collate")(
+    result(lambda batch, *_: replace(batch, loss_mask=batch.loss_mask & F.pad(batch.loss_mask[:, 1:], (0, 1))))
+)
+
+# 4. Responses that the length limit cuts off.
+fault(4, "a random length limit for each rollout", IDS, "training.rollouts.generate")(
+    arguments(noise=lambda noise: noise[:, : 1 + int(noise[0, 0] * noise.shape[1])])
+)
+fault(4, "no penalty for a missing end token", "training/test_rollouts.py", f"{SCALE}.scores")(
+    arguments(ended=torch.ones_like)
+)
+fault(4, "a response that was cut off counts as ended", LENGTH_LIMIT, *GENERATE)(
+    result(lambda responses, *_: replace(responses, ended=torch.ones_like(responses.ended)))
+)
+
+
+# 5. The value head starts at zero.
+@fault(5, "the value head starts with noise", "models/test_policy.py", "models.policy.Policy.__init__")
+def _(init):
+    def replacement(self, *args, **kwargs):
+        init(self, *args, **kwargs)
+        if self.value_head is not None:
+            nn.init.normal_(self.value_head.weight)
+
+    return replacement
+
+
+# 6. The reward model gives logits, which are normalised.
+fault(6, "sigmoid inside the loss as well", "maths/test_losses.py", "maths.losses.label_loss")(
+    arguments(logits=torch.sigmoid)
+)
+fault(6, "sigmoid inside the model", "models/test_policy.py", "models.policy.RewardModel.forward")(
+    result(lambda logits, *_: torch.sigmoid(logits))
+)
+fault(6, "a saturated probability as the score", "training/test_rollouts.py", f"{SCALE}.scores")(
+    lambda scores: lambda self, raw, ended: torch.sigmoid(raw).masked_fill(~ended, self.missing_eos)
+)
+fault(6, "the scale of the scores is not measured", "training/test_rollouts.py", f"{SCALE}.measured")(
+    lambda measured: lambda raw, missing_eos: ScoreScale(0.0, 1.0, missing_eos)
+)
+
+# 7. Both models are measured alike, and by a judge that was not optimised.
+fault(7, "the judge is the reward model", VERDICTS, "evaluation.evaluate.figures")(
+    lambda figures: lambda answers, verdicts, seed: figures(answers, (1 + answers.scores) / 2, seed)
+)
+
+
+@fault(7, "the prompt's sentiment counts", VERDICTS, f"{MEASUREMENT}.answer")
+def _(answer):
+    def replacement(self, lm, prompts, noise):
+        found = answer(self, lm, prompts, noise)
+        texts = [self.tokenizer.text([*p, *t]) for p, t in zip(prompts, found.tokens, strict=True)]
+        return replace(found, texts=texts)
+
+    return replacement
+
+
+def _compared(change):
+    """A comparison of which the policy gets changed prompts and noise."""
+    return lambda compare: (
+        lambda self, prompts, noise: (
+            self.answer(self.sft, prompts, noise),
+            self.answer(self.policy, *change(prompts, noise)),
+        )
+    )
+
+
+fault(7, "the policy answers other prompts than SFT", ANSWERS, f"{MEASUREMENT}.compare")(
+    _compared(lambda prompts, noise: (prompts[::-1], noise))
+)
+fault(7, "the policy answers with other random numbers than SFT", ANSWERS, f"{MEASUREMENT}.compare")(
+    _compared(lambda prompts, noise: (prompts, noise.flip(1)))
+)
+fault(7, "the policy answers with another length limit than SFT", ANSWERS, f"{MEASUREMENT}.compare")(
+    _compared(lambda prompts, noise: (prompts, noise[:, :4]))
+)
+fault(7, "an interval of no width", "evaluation/test_metrics.py", "evaluation.metrics.bootstrap_ci95")(
+    result(lambda _, values, seed: (float(values.mean()), float(values.mean())))
+)
+
+# 8. KL is measured, logged and bounded.
+fault(8, "KL is not logged", LATER, "training.rollouts.StepReport")(
+    arguments(metrics=lambda metrics: metrics | {"kl": 0.0})
+)
+fault(8, "the penalty is left out of the reward", "maths/test_advantages.py", "maths.advantages.token_rewards")(
+    arguments(kl_coef=lambda kl_coef: 0.0)
+)
+fault(8, "the penalty is left out of REINFORCE", REINFORCE_GRADIENT, "algorithms.reinforce.leave_one_out")(
+    arguments(kl_coef=lambda kl_coef: 0.0)
+)
+fault(8, "the adaptive coefficient stays fixed", SCHEDULES, "training.rollouts.adapt_kl_coef")(
+    lambda adapt_kl_coef: lambda kl_coef, *_: kl_coef
+)
+fault(8, "the controller is not clipped", "maths/test_kl.py", "maths.kl.adapt_kl_coef")(
+    lambda adapt_kl_coef: lambda kl_coef, kl, target, n, horizon: kl_coef * (1 + (kl / target - 1) * n / horizon)
+)
+
+# 9. Every bound of an update is applied.
+fault(9, "no gradient clipping", "training/test_rollouts.py", *CLIP_AND_STEP)(arguments(max_norm=lambda max_norm: 1e9))
+fault(9, "the clipping of gradients is computed and not applied", "models/fast/test_optimizer.py", f"{SLICED}.step")(
+    arguments(scale=lambda scale: 1.0)
+)
+
+
+@fault(9, "the gradient norm leaves out bfloat16", "models/fast/test_optimizer.py", f"{SLICED}.gradient_norm")
+def _(gradient_norm):
+    def replacement(self):
+        gradients = [p.grad for p in self.parameters() if p.grad is not None and p.grad.dtype == torch.float32]
+        return nn.utils.get_total_norm(gradients).item()
+
+    return replacement
+
+
+fault(9, "no value clipping", "maths/test_losses.py", "maths.losses.value_loss")(
+    arguments(value_clip=lambda value_clip: 1e9)
+)
+fault(9, "no ratio clipping", "maths/test_losses.py", "maths.losses.policy_loss")(
+    arguments(clip_range=lambda clip_range: 1e9)
+)
+fault(9, "no schedule in PPO, though one is logged", SCHEDULES, "training.rollouts.set_lr")(
+    lambda set_lr: lambda optimizer, lr: None
+)
+fault(9, "no schedule in supervised training, though one is logged", RATES, "training.supervised.set_lr")(
+    lambda set_lr: lambda optimizer, lr: None
+)
+fault(9, "no KL stop", "training/test_rollouts.py", "training.rollouts.update")(
+    arguments(stop=lambda stop: lambda figures: False)
+)
+
+
+@fault(9, "a loss that is not finite counts as zero", "training/test_optimizer.py", "training.optimizer.accumulate")
+def _(accumulate):
+    def replacement(batch, microbatch_size, loss, count, where):
+        def guarded(part):
+            (total, number), stats = loss(part)
+            return (torch.nan_to_num(total, 0.0, 0.0, 0.0), number), stats
+
+        return accumulate(batch, microbatch_size, guarded, count, where)
+
+    return replacement
+
+
+@fault(9, "a gradient that is not finite is stepped on", BAD_GRADIENT, *CLIP_AND_STEP)
+def _(clip_and_step):
+    def replacement(self, optimizer, max_norm):
+        norm = clip_and_step(self, optimizer, max_norm)
+        if not math.isfinite(norm):
+            optimizer.step()
+        return norm
+
+    return replacement
+
+
+# 10. The last batch may be smaller.
+fault(10, "the last, smaller minibatch is left out", "test_batches.py", "batches.split_rows")(
+    lambda split_rows: lambda batch, order, size: split_rows(batch, order[: len(order) // size * size], size)
+)
+fault(10, "the last, smaller minibatch is filled from the first", "test_batches.py", "batches.split_rows")(
+    lambda split_rows: (
+        lambda batch, order, size: split_rows(
+            batch, order[torch.arange(-(-len(order) // size) * size).numpy() % len(order)], size
+        )
+    )
+)
+fault(10, "the last, smaller batch of an epoch is left out", "training/test_order.py", "training.order.epoch_batches")(
+    result(lambda batches, lengths, batch_size, *_: [b for b in batches if len(b) == batch_size])
+)
+
+
+# 11. Generation is batched, and tokens stay tokens.
+@fault(11, "one prompt at a time", "proofs/test_faults.py", *GENERATE)
+def _(generate):
+    def replacement(self, lm, prompt_ids, prompt_mask, noise, eos_id, pad_id, temperature=1.0):
+        rest = (eos_id, pad_id, temperature)
+        rows = zip(prompt_ids.split(1), prompt_mask.split(1), noise.split(1), strict=True)
+        parts = [generate(self, lm, *row, *rest) for row in rows]
+        width = max(part.ids.shape[1] for part in parts)
+
+        def joined(name, value):
+            return torch.cat([F.pad(getattr(p, name), (0, width - p.ids.shape[1]), value=value) for p in parts])
+
+        ended = torch.cat([part.ended for part in parts])
+        return Responses(joined("ids", pad_id), joined("attention_mask", False), joined("response_mask", False), ended)
+
+    return replacement
+
+
+@fault(11, "decoded and tokenised again for the reward model", IDS, "training.rollouts.as_reward")
+def _(as_reward):
+    def replacement(reward, models):
+        class Retokenised(ModelReward):
+            def __call__(self, responses):
+                tokenizer, raw = models.tokenizer, []
+                for ids, mask in zip(responses.ids, responses.attention_mask, strict=True):
+                    again = torch.tensor([tokenizer.prompt(tokenizer.text(ids[mask].tolist()))])
+                    raw.append(self.model(again, torch.ones_like(again, dtype=torch.bool)).float())
+                return torch.cat(raw)
+
+        return Retokenised(models.reward_model) if reward is None else as_reward(reward, models)
+
+    return replacement
+
+
+# 12. What is scored is what is sampled from.
+def _untempered(field):
+    """A comparison of which one figure is at temperature 1."""
+
+    def build(compare):
+        def replacement(self, lm, reference, responses, temperature=1.0):
+            found, raw = (compare(self, lm, reference, responses, t) for t in (temperature, 1.0))
+            return found._replace(**{field: getattr(raw, field)})
+
+        return replacement
+
+    return build
+
+
+fault(12, "temperature left out of the policy's scoring", FIRST, *COMPARE)(_untempered("logprobs"))
+fault(12, "temperature left out of the reference's scoring", FIRST, *COMPARE)(_untempered("ref_logprobs"))
+fault(12, "temperature left out of learning", FIRST, "algorithms.ppo.ppo_loss")(
+    arguments(settings=lambda settings: replace(settings, temperature=1.0))
+)
+fault(
+    12, "temperature left out of learning in REINFORCE", "proofs/test_faults.py", "algorithms.reinforce.reinforce_loss"
+)(arguments(temperature=lambda temperature: 1.0))
+fault(12, "temperature left out of all scoring", "models/test_policy.py", *LOGPROBS, *COMPARE)(
+    arguments(temperature=lambda temperature: 1.0)
+)
+
+
+@fault(
+    12,
+    "temperature left out of the gradient under a frozen head",
+    "models/fast/test_head.py",
+    f"{HEAD_LOGPROBS}.backward",
+)
+def _(backward):
+    def replacement(ctx, gradient):
+        if ctx.slopes is not None:
+            ctx.slopes *= ctx.temperature
+        return backward(ctx, gradient)
+
+    return replacement
+
+
+fault(12, "temperature left out of scoring in bfloat16", "models/fast/test_head.py", "models.fast.head.Head.logits")(
+    lambda logits: lambda self, states, temperature: logits(self, states, 1.0 if self.rounded else temperature)
+)
+fault(12, "temperature left out of sampling", EACH_TOKEN, *GENERATE)(arguments(temperature=lambda temperature: 1.0))
+fault(12, "rollouts are sampled at temperature 1", IDS, "training.rollouts.generate")(
+    arguments(temperature=lambda temperature: 1.0)
+)
+fault(12, "top-k in sampling", "models/test_sampling.py", "models.sampling.sample_tokens")(
+    arguments(logits=lambda logits: logits.masked_fill(logits < logits.topk(2).values[:, -1:], -torch.inf))
+)
+
+# 13. No dropout.
+fault(13, "dropout in rollouts", FIRST_OF_PPO, LOAD_MODELS)(effect(lambda models: models.policy.train()))
+fault(13, "dropout in the reference", FIRST_OF_PPO, LOAD_MODELS)(effect(lambda models: models.reference.train()))
+fault(13, "dropout between old and new logprobs", FIRST, "training.rollouts.update")(
+    arguments(policy=lambda policy: policy.train())
+)
+
+# 14. Padding, positions, and which state belongs to which token.
+fault(14, "positions count the padding", "models/test_policy.py", "models.plain.position_ids")(
+    lambda position_ids: lambda mask: torch.arange(mask.shape[1]).expand(mask.shape)
+)
+fault(14, "positions after the prompt are one too high", ENGINE, "models.fast.decoder.embed")(
+    lambda embed: lambda lm, ids, positions: embed(lm, ids, positions + (ids.shape[1] == 1))
+)
+
+
+@fault(14, "positions after the prompt are one too high in the plain engine", PLAIN_GENERATION, "models.plain._inputs")
+def _(inputs):
+    def replacement(model, ids, attention_mask):
+        found = inputs(model, ids, attention_mask)
+        if ids.shape[1] < attention_mask.shape[1]:
+            found["position_ids"] += 1
+        return found
+
+    return replacement
+
+
+fault(14, "the reward model reads one token of padding", "models/test_policy.py", *SCORE)(
+    arguments(attention_mask=lambda mask: mask | F.pad(mask, (1, -1)))
+)
+fault(14, "the reward model reads all padding", "models/test_policy.py", *SCORE)(
+    arguments(attention_mask=torch.ones_like)
+)
+
+
+@fault(14, "the score lands one past an early end token", "maths/test_advantages.py", "maths.advantages.token_rewards")
+def _(token_rewards):
+    def replacement(scores, logprobs, ref_logprobs, response_mask, kl_coef):
+        rewards = token_rewards(torch.zeros_like(scores), logprobs, ref_logprobs, response_mask, kl_coef)
+        place = response_mask.sum(1, keepdim=True).clamp(max=response_mask.shape[1] - 1)
+        return rewards.scatter_add(1, place, scores[:, None])
+
+    return replacement
+
+
+fault(14, "positions of packed texts run on", "models/fast/test_packing.py", "models.fast.packing.pack")(
+    result(lambda packed, *_: replace(packed, position_ids=torch.arange(packed.ids.shape[1]).expand(packed.ids.shape)))
+)
+fault(14, "packed texts attend to one another", "models/fast/test_packing.py", "models.fast.packing.pack")(
+    result(lambda packed, *_: replace(packed, mask=torch.ones_like(packed.mask).tril()))
+)
+fault(
+    14,
+    "padding is attended to in sampling",
+    "models/fast/test_decoder.py",
+    "models.fast.decoder.run_layers",
+    "models.fast.decoder.top_states",
+)(arguments(mask=lambda mask: torch.ones_like(mask).tril(mask.shape[3] - mask.shape[2])))
+
+
+@fault(14, "rows that go on take the places of those that have left", "proofs/test_equalities.py", DECODE)
+def _(generate):
+    def replacement(*args, **kwargs):
+        responses, outputs = generate(*args, **kwargs)
+        ids = responses.ids.clone()
+        for column in range(-responses.response_mask.shape[1], 0):
+            running = responses.response_mask[:, column]
+            ids[: running.sum(), column] = responses.ids[running, column]
+        return replace(responses, ids=ids), outputs
+
+    return replacement
+
+
+fault(
+    14,
+    "rows that go on take the cache of those that have left",
+    "models/fast/test_decoder.py",
+    "models.fast.decoder.Decoder.select",
+)(arguments(rows=lambda rows: torch.arange(len(rows))))
+
+
+def _outputs(change):
+    """Builds a replacement of the fast `generate` that changes the kept outputs (B, T, D) of each depth."""
+    return result(lambda found, *_: (found[0], [change(states.clone(), found[0]) for states in found[1]]))
+
+
+def _one_column_early(states, responses):
+    """Outputs of which those of the response lie one column to the left."""
+    start = responses.prompt_mask.shape[1]
+    states[:, start - 1 : -1] = states[:, start:].clone()
+    return states
+
+
+def _without_last_token(ended):
+    """Outputs without that of the last token of the responses that have ended, or of those that have not."""
+
+    def change(states, responses):
+        last = responses.prompt_mask.shape[1] + responses.response_mask.sum(1) - 1
+        rows = (responses.ended == ended).nonzero().squeeze(1)
+        states[rows, last[rows]] = 0
+        return states
+
+    return change
+
+
+fault(14, "activations of sampled tokens lie one column early", ACTIVATIONS_OF_RESPONSES, DECODE)(
+    _outputs(_one_column_early)
+)
+fault(14, "activations of sampled tokens lie in other rows", ACTIVATIONS_OF_RESPONSES, DECODE)(
+    _outputs(lambda states, _: states.roll(1, 0))
+)
+fault(14, "the end token leaves no activations", ACTIVATIONS_OF_RESPONSES, DECODE)(_outputs(_without_last_token(True)))
+fault(14, "the token at the length limit leaves no activations", ACTIVATIONS_OF_RESPONSES, DECODE)(
+    _outputs(_without_last_token(False))
+)
+fault(
+    14,
+    "activations of a text are given to another",
+    "models/fast/test_activations.py",
+    "models.fast.activations.ActivationCache.get",
+)(arguments(texts=sorted))
+fault(
+    14,
+    "activations of texts that differ in one token are the same",
+    "models/fast/test_activations.py",
+    "models.fast.activations.key",
+)(arguments(ids=lambda ids: np.append(np.asarray(ids)[:-1], 0)))
+fault(
+    14, "activations of layers that learn are kept", "models/fast/test_families.py", "models.fast.families.frozen_depth"
+)(lambda frozen_depth: lambda lm: len(layers(lm)))
+fault(
+    14, "a reward model with other layers reads the policy's activations", SHARED, "models.fast.families.common_depth"
+)(lambda common_depth: lambda lm, other: len(layers(lm)))
+fault(14, "minibatches mix the rows of texts and of advantages", "test_batches.py", "batches.select_rows")(
+    lambda select_rows: (
+        lambda batch, rows: select_rows(batch, rows.sort().values if isinstance(batch, Responses) else rows)
+    )
+)
+
+
+# 15. Every token, or every record, has the same weight.
+def _mean_of_rows(loss, *tensors):
+    """The mean of the means of the rows, as (sum, count)."""
+    rows = [loss(*(x[i : i + 1] for x in tensors)) for i in range(len(tensors[0]))]
+    count = sum(number for _, number in rows)
+    return torch.stack([total / number for total, number in rows]).mean() * count, count
+
+
+fault(15, "masked mean: a mean of row means", "maths/test_masked.py", "maths.masked.masked_mean")(
+    lambda masked_mean: lambda x, mask: (x.masked_fill(~mask, 0.0).sum(-1) / mask.sum(-1)).mean()
+)
+fault(15, "SFT loss: a mean of row means", "maths/test_losses.py", "maths.losses.causal_lm_loss")(
+    lambda causal_lm_loss: lambda *tensors: _mean_of_rows(causal_lm_loss, *tensors)
+)
+
+
+@fault(15, "perplexity: a mean of batch means", "algorithms/test_sft.py", "algorithms.sft.perplexity")
+def _(perplexity):
+    def replacement(policy, pairs, *rest):
+        parts = [perplexity(policy, pairs[i : i + 2], *rest) for i in range(0, len(pairs), 2)]
+        return math.exp(sum(math.log(part) for part in parts) / len(parts))
+
+    return replacement
+
+
+@fault(15, "PPO loss: a mean of row means", "proofs/test_equalities.py", "maths.losses.policy_loss")
+def _(policy_loss):
+    def replacement(logprobs, old_logprobs, advantages, response_mask, clip_range):
+        tensors = (logprobs, old_logprobs, advantages, response_mask)
+        _, stats = policy_loss(*tensors, clip_range)
+        return _mean_of_rows(lambda *row: policy_loss(*row, clip_range)[0], *tensors), stats
+
+    return replacement
+
+
+fault(15, "value loss: padding counts in the denominator", "proofs/test_equalities.py", "maths.losses.value_loss")(
+    result(lambda loss, values, old, returns, mask, clip: (loss[0] * mask.sum() / mask.numel(), loss[1]))
+)
+
+
+@fault(15, "microbatches: a mean of their means", MEAN_OVER_TOKENS, "training.optimizer.accumulate")
+def _(accumulate):
+    def replacement(batch, microbatch_size, loss, count, where):
+        parts = -(-number_of_rows(batch) // microbatch_size) if microbatch_size else 1
+
+        def weighted(part):
+            (total, number), stats = loss(part)
+            return (total / number * count / parts, number), stats
+
+        return accumulate(batch, microbatch_size, weighted, count, where)
+
+    return replacement
+
+
+# 16. The direction of KL.
+def swapped(original):
+    """A replacement with its two arguments swapped."""
+    return lambda first, second: original(second, first)
+
+
+fault(16, "k1 with its sign reversed", "proofs/test_estimators.py", "maths.kl.kl_k1")(swapped)
+fault(16, "k3 with its arguments swapped", "proofs/test_estimators.py", "maths.kl.kl_k3")(swapped)
+fault(16, "KL(reference || policy) in rollouts", "proofs/test_estimators.py", "models.plain.kl_of_logprobs")(swapped)
+fault(16, "KL(reference || policy) in the evaluation", ANSWERS, "models.plain.kl_of_logprobs")(swapped)
+fault(16, "the penalty rewards distance", PPO_GRADIENT, "maths.advantages.token_rewards")(
+    arguments(kl_coef=lambda kl_coef: -kl_coef)
+)
+fault(16, "the penalty of REINFORCE rewards distance", REINFORCE_GRADIENT, "algorithms.reinforce.leave_one_out")(
+    arguments(kl_coef=lambda kl_coef: -kl_coef)
+)
+fault(16, "the logged k1 with its sign reversed", SCHEDULES, "training.rollouts.StepReport")(
+    arguments(metrics=lambda metrics: metrics | {"kl_k1": -metrics["kl_k1"]})
+)
+
+# 17. Small errors of arithmetic.
+fault(17, "advantages wrong by a thousandth of lam", "maths/test_advantages.py", "maths.advantages.gae")(
+    arguments(lam=lambda lam: 0.999 * lam)
+)
+fault(17, "the score wrong by a thousandth", "maths/test_advantages.py", "maths.advantages.token_rewards")(
+    arguments(scores=lambda scores: 1.001 * scores)
+)
+fault(17, "the value loss wrong by a thousandth", "maths/test_losses.py", "maths.losses.value_loss")(
+    result(lambda loss, *_: (1.001 * loss[0], loss[1]))
+)
+fault(17, "KL wrong by a thousandth", "maths/test_kl.py", "maths.kl.kl_of_logprobs")(result(lambda kl, *_: 1.001 * kl))
+fault(17, "whitening with a large epsilon", "maths/test_masked.py", "maths.masked.whiten")(
+    result(lambda white, x, mask: white * (masked_variance(x, mask) / (masked_variance(x, mask) + 1e-3)).sqrt())
+)
+fault(17, "the clip range wrong by a thousandth", "maths/test_losses.py", "maths.losses.policy_loss")(
+    arguments(clip_range=lambda clip_range: 1.001 * clip_range)
+)
+fault(17, "the sampled gradient a tenth too small", PPO_GRADIENT, "maths.losses.policy_loss")(
+    result(lambda found, *_: ((0.9 * found[0][0], found[0][1]), found[1]))
+)
+
+# 18. The reference does not move.
+fault(18, "the reference is the policy", LATER, LOAD_MODELS)(
+    result(lambda models, *_: replace(models, reference=models.policy.lm))
+)
+fault(18, "tied embeddings learn under frozen layers", "models/test_layers.py", "models.layers.freeze_lower_layers")(
+    result(lambda _, lm, *rest: lm.get_input_embeddings().requires_grad_(True))
+)
+fault(18, "the reference shares the policy's trainable embeddings", LATER, LOAD_MODELS)(
+    effect(lambda models: models.reference.set_input_embeddings(models.policy.lm.get_input_embeddings()))
+)
+fault(18, "the frozen layers learn", "models/test_layers.py", "models.layers.freeze_lower_layers")(
+    result(lambda _, lm, *rest: layers(lm).requires_grad_(True))
+)
+fault(18, "a policy is compared by layers that it does not share", OTHER_POLICY, "models.fast.families.common_depth")(
+    lambda common_depth: lambda lm, other: len(layers(lm))
+)
+
+
+@fault(18, "weights that learn are shared", "models/test_layers.py", "models.layers.share_weights")
+def _(share_weights):
+    def replacement(owner, other):
+        owned = dict(owner.named_parameters())
+        for full, own in list(other.named_parameters()):
+            if full in owned and torch.equal(owned[full], own):
+                parent, _, last = full.rpartition(".")
+                setattr(other.get_submodule(parent), last, owned[full])
+
+    return replacement
+
+
+# 20. Gradients are at p.grad, and master weights are what is saved.
+@fault(20, "the gradient of a tied embedding from its input is lost", TIED, "models.fast.families.embed")
+def _(embed):
+    def replacement(lm, ids, positions):
+        read = F.embedding(ids, lm.get_input_embeddings().weight).float()
+        return embed(lm, ids, positions) - read + read.detach()
+
+    return replacement
+
+
+fault(20, "the gradient of the output embedding is not at p.grad", EVERY_GRADIENT, f"{HEAD_LOGPROBS}.backward")(
+    result(lambda gradients, ctx, gradient: (gradients[0], None, *gradients[2:]))
+)
+
+
+@fault(20, "master weights are not updated", "models/fast/test_optimizer.py", f"{SLICED}.step")
+def _(step):
+    def replacement(self, closure=None, scale=1.0):
+        masters = [state["master"] for state in self.state.values() if "master" in state]
+        before = [master.clone() for master in masters]
+        step(self, closure, scale)
+        for master, old in zip(masters, before, strict=True):
+            master.copy_(old)
+
+    return replacement
+
+
+@fault(20, "rounded weights are saved in place of master weights", STEP, "models.fast.engine.FastEngine.restore")
+def _(restore):
+    @torch.no_grad()
+    def replacement(self, model, optimizer, source):
+        rounded = [p.detach().float() for p in model.parameters()]
+        restore(self, model, optimizer, source)
+        for parameter, value in zip(model.parameters(), rounded, strict=True):
+            parameter.copy_(value)
+
+    return replacement
+
+
+fault(20, "master weights are not in checkpoints", "models/fast/test_optimizer.py", "training.checkpoint._tensors")(
+    result(lambda tensors, *_: {name: x for name, x in tensors.items() if not name.startswith("optimizer/master/")})
+)
+
+
+# 21. A mask that says where to attend is not added to the attention logits.
+@fault(21, "a boolean mask is added to the attention logits", ENGINE, "models.fast.families._arguments")
+def _(arguments_of):
+    def replacement(lm, hidden, mask, positions, cache):
+        found = arguments_of(lm, hidden, mask, positions, cache)
+        return found | {"attention_mask": mask} if lm.config._attn_implementation == "eager" else found
+
+    return replacement
+
+
+# 25. A baseline that includes the response itself: r - mean(r), which is (n - 1) / n of what it should be.
+fault(25, "the baseline of a response includes itself", REINFORCE_GRADIENT, "algorithms.reinforce.leave_one_out")(
+    result(lambda advantages, *_: advantages * (len(advantages) - 1) / len(advantages))
+)
+
+
+# 27. The gradient of an estimate of KL is not an estimate of the gradient of KL.
+@fault(
+    27, "k3 in the loss in place of KL in the reward", SAMPLED_GRADIENT, "algorithms.reinforce.leave_one_out",
+    "algorithms.reinforce.reinforce_loss"
 )  # fmt: skip
+def _(leave_one_out, reinforce_loss):
+    coefs = []
+
+    def without_kl(rollout, kl_coef):
+        coefs.append(kl_coef)
+        return leave_one_out(rollout, 0.0)
+
+    def with_k3(policy, batch, temperature):
+        (loss, count), stats = reinforce_loss(policy, batch, temperature)
+        responses = batch.rollout.responses
+        mask = responses.response_mask
+        logprobs, _ = policy(responses.ids, responses.attention_mask, mask, temperature)
+        return (loss + coefs[-1] * masked_sum(kl_k3(logprobs, batch.rollout.ref_logprobs), mask), count), stats
+
+    return without_kl, with_k3
+
+
+# 28. The objective is a sum over the tokens of a response.
+def _by_length(batch: ReinforceBatch) -> ReinforceBatch:
+    return replace(batch, advantages=batch.advantages / batch.rollout.responses.response_mask.sum(1))
+
+
+fault(28, "a mean over the tokens of a response", REINFORCE_GRADIENT, "algorithms.reinforce.reinforce_loss")(
+    arguments(batch=_by_length)
+)
+
+
+# A reward is a function of (prompts, responses).
+fault(29, "a custom reward gets responses as prompts", "proofs/test_faults.py", "rewards.FunctionReward.__call__")(
+    lambda call: (
+        lambda self, responses: call(
+            FunctionReward(lambda prompts, texts: self.function(texts, prompts), self.tokenizer), responses
+        )
+    )
+)

@@ -71,7 +71,7 @@ def test_the_models_are_made_once(tmp_path):
     assert Path(policy, "model.safetensors").stat().st_mtime_ns == written
 
 
-def test_a_reward_model_on_frozen_layers_a_frozen_trunk_has_the_policys_lower_blocks_and_its_own_upper_ones(tmp_path):
+def test_a_reward_model_on_frozen_layers_differs_from_the_policy_in_its_top_layers_only(tmp_path):
     policy, reward = saved_models(make("tiny", NOWHERE), tmp_path)
     whole = GPT2ForSequenceClassification.from_pretrained(reward).state_dict()
     above = GPT2ForSequenceClassification.from_pretrained(reward_model_on_frozen_layers(policy, reward, 1)).state_dict()
