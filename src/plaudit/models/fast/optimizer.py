@@ -40,7 +40,7 @@ class SlicedAdamW(torch.optim.AdamW):
                 "exp_avg_sq": torch.zeros_like(p, dtype=torch.float32),
             }
             if id(p) in round_these:
-                self.state[p][MASTER] = p.detach().clone()
+                self.state[p][MASTER] = p.data
                 p.data = p.data.to(dtype)
 
     def parameters(self) -> Iterator[nn.Parameter]:
