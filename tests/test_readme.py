@@ -15,7 +15,6 @@ ROOT = Path(__file__).parent.parent
 DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/results.md", "docs/experiments.md")
 TEXTS = {name: (ROOT / name).read_text(encoding="utf-8") for name in DOCUMENTS}
 README = TEXTS["README.md"]
-PICTURE = "docs/pictures/run.png"  # still to be made from a run
 
 
 def blocks(text, language):
@@ -56,14 +55,9 @@ def test_every_make_target_exists(command):
 
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_every_linked_file_exists(name):
-    links = set(re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", TEXTS[name])) - {PICTURE}
+    links = set(re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", TEXTS[name]))
     missing = [link for link in links if not (ROOT / name).parent.joinpath(link).exists()]
     assert missing == []
-
-
-@pytest.mark.xfail(strict=True, reason="the picture is not made yet; remove this mark and PICTURE when it is")
-def test_the_picture_exists():
-    assert (ROOT / PICTURE).exists()
 
 
 def test_python_examples_compile_and_import_what_exists():

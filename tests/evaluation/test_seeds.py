@@ -64,24 +64,25 @@ def stages(monkeypatch, tmp_path):
     worked: list[int] = []
     fails: dict[int, BaseException] = {}
 
-    def steps(config, run, stages):
+    def steps(run, stages):
+        seed = run.config.seed
         for stage in stages:
             if run.complete(stage):
                 continue
-            worked.append(config.seed)
-            if config.seed in fails:
-                raise fails[config.seed]
+            worked.append(seed)
+            if seed in fails:
+                raise fails[seed]
             if stage == "evaluation":
-                policy = FIGURES | {"score_mean": 0.1 + config.seed / 20, "distinct_2": 0.4, "length_mean": 15.0}
+                policy = FIGURES | {"score_mean": 0.1 + seed / 20, "distinct_2": 0.4, "length_mean": 15.0}
                 (run.path / "evaluation.json").write_text(json.dumps({"sft": FIGURES, "policy": policy}))
                 line = {"sft_score": 0.1, "sft_judge": 0.4}
-                lines = [line | {"policy_score": 0.1 + config.seed / 10, "policy_judge": 0.9}]
+                lines = [line | {"policy_score": 0.1 + seed / 10, "policy_judge": 0.9}]
                 lines += [line | {"policy_score": 0.1, "policy_judge": 0.3}]
                 (run.path / "responses.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
                 (run.path / "report.html").write_text("")
             else:
                 run.folder(stage).mkdir(exist_ok=True)
-                run.finish(stage, {"accuracy": 0.7 + config.seed / 100})
+                run.finish(stage, {"accuracy": 0.7 + seed / 100})
             yield StepReport(stage, 1, 1, {"loss": 1.0}, {"seconds": 0.1, "tokens_per_second": 1.0})
 
     monkeypatch.setattr(pipeline, "steps", steps)
@@ -103,11 +104,10 @@ def test_each_seed_is_shown_and_the_means_are_of_paired_differences(stages, tmp_
     assert [line for line in err.splitlines() if line.startswith("seed ")] == ["seed 2", "seed 3", "seed 4"]
     rows = [line.split() for line in out.splitlines() if line.strip().startswith(("2 ", "3 ", "4 "))]
     assert [row[:4] for row in rows] == [
-        ["2", "0.10", "→", "0.20"],
-        ["3", "0.10", "→", "0.25"],
-        ["4", "0.10", "→", "0.30"],
+        ["2", "0.72", "0.10", "0.20"],  # seed, accuracy of the reward model, score of SFT and of the policy
+        ["3", "0.73", "0.10", "0.25"],
+        ["4", "0.74", "0.10", "0.30"],
     ]
-    assert [row[-6] for row in rows] == ["0.72", "0.73", "0.74"]
     assert [row[-5:] for row in rows] == [["4.00", "0.50", "0.75", "0.00", "no"]] * 3
     assert "0 of 3 diverged" in out
     assert "…" not in out
@@ -142,8 +142,8 @@ def test_figures_are_those_of_the_run_directories(tmp_path, finished_run, capsys
 def test_a_file_in_place_of_the_folder_is_a_one_line_error(stages, tmp_path, capsys):
     (tmp_path / "many").write_text("")
     _, err = output_of(capsys, "--out", "many", code=1)
-    assert err.startswith("plaudit: error: many/seed-1: ")
-    assert err.count("\n") == 1
+    assert err.splitlines()[-1].startswith("plaudit: error: many/seed-1: ")
+    assert err.count("\n") == 2  # after the header
 
 
 def test_resume_keeps_finished_seeds_and_settings(stages, capsys):
@@ -151,9 +151,9 @@ def test_resume_keeps_finished_seeds_and_settings(stages, capsys):
     fails[2] = KeyboardInterrupt()
     argv = ("--n", "2", "--ppo.kl-coef", "0.5", "--out", "many")
     _, err = output_of(capsys, *argv, code=130)
-    assert err.splitlines()[-1].endswith("plaudit seeds --resume --out many --n 2")
+    assert err.splitlines()[-1].endswith("plaudit seeds --n 2 --ppo.kl-coef 0.5 --out many --resume")
     _, err = output_of(capsys, *argv, code=1)
-    assert err.startswith("plaudit: error: many/seed-1: already holds")
+    assert err.splitlines()[-1].startswith("plaudit: error: many/seed-1: already holds")
     fails.clear()
     worked.clear()
     out, _ = output_of(capsys, "--resume", "--out", "many", "--n", "2")
