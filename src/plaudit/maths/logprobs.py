@@ -9,8 +9,8 @@ from torch import Tensor
 def predicting(response_mask: Bool[Tensor, "B R"], length: int) -> Bool[Tensor, "B T"]:
     """Mask of the positions that predict response tokens, of T = `length`; the response is the last R positions.
 
-    A causal model's state at position t has read tokens 0..t and predicts token t + 1. The shift is made here and
-    nowhere else.
+    A causal model's state at position t has read tokens 0..t and predicts token t + 1. The engines make the
+    same shift where they slice logits.
     """
     return F.pad(response_mask, (length - response_mask.shape[1] - 1, 1))
 

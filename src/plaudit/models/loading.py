@@ -144,8 +144,8 @@ def _explained(name: str) -> Iterator[None]:
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         if Path(name).is_dir() or name in BUILT_IN:
             first = str(error).strip().splitlines()[0]
-            mend = f"; delete {smollm2.kept_at()} to have it made again" if name == "smollm2" else ""
-            raise ModelError(f"{name}: cannot be opened as a model: {first}{mend}") from error
+            remedy = f"; delete {smollm2.kept_at()} to have it made again" if name == "smollm2" else ""
+            raise ModelError(f"{name}: cannot be opened as a model: {first}{remedy}") from error
         token = "" if os.environ.get("HF_TOKEN") else ", and HF_TOKEN is set if the model is gated"
         raise ModelError(
             f"cannot fetch '{name}' from the hub: check the name and the network{token}; "

@@ -1,7 +1,7 @@
-"""LoRA: small matrices beside the linear layers that would learn, which learn in their place. Source: Hu et al. 2021.
+"""LoRA: train small matrices beside the linear layers in place of these. Source: Hu et al. 2021.
 
-peft makes the layers, inside the model and in place; every number in them comes from here. Whatever is not changed in
-this way can lie in memory once for policy, reference and reward model.
+peft adds the adapters to the model in place; their initial values are drawn here, from the seed. The weights that they
+are added to can be shared in memory by policy, reference and reward model.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ _PEFT_PREFIX = "base_model.model."  # of every name in peft's own files
 
 
 def add_adapters(model: Any, settings: Any, seed: int, stage: str) -> None:
-    """Let only adapters of `lora_rank` learn, beside each linear layer of the trunk that learns now; 0 changes nothing.
+    """Add an adapter to each trainable linear layer of the backbone and train only the adapters; rank 0 does nothing.
 
-    The model says what it said before: B begins at zero, and A at uniform numbers that only `seed` and `stage` decide.
+    The model's output does not change: B starts at zero, and A at uniform numbers that follow from `seed` and `stage`.
 
     Raises:
         ModelError: peft is not installed, or there is no linear layer to adapt.
@@ -45,7 +45,7 @@ def add_adapters(model: Any, settings: Any, seed: int, stage: str) -> None:
 
 
 def check_installed() -> None:
-    """Refuse LoRA where its library is missing.
+    """Refuse LoRA where peft is not installed.
 
     Raises:
         ModelError: it is.
@@ -57,7 +57,7 @@ def check_installed() -> None:
 
 
 def plain_state(model: nn.Module) -> dict[str, Tensor]:
-    """The model's state as one without adapters has it, what they add included; the model stays as it is."""
+    """The state dict of the model with its adapters merged into the weights; the model itself is not changed."""
     state = {
         name.replace(".base_layer.", "."): tensor for name, tensor in model.state_dict().items() if not _ours(name)
     }
@@ -65,7 +65,7 @@ def plain_state(model: nn.Module) -> dict[str, Tensor]:
 
 
 def merge(model: nn.Module) -> None:
-    """Make a model with adapters into a plain one that says the same."""
+    """Merge the adapters into the weights and remove them."""
     for name, layer in list(_adapted(model)):
         layer.base_layer.weight = nn.Parameter(_merged(layer), requires_grad=False)
         parent, _, last = name.rpartition(".")
@@ -73,7 +73,7 @@ def merge(model: nn.Module) -> None:
 
 
 def save_adapters(model: Any, folder: Path) -> None:
-    """Write the model's adapters, and a reward model's head, as peft reads them; where it has none, nothing."""
+    """Write the adapters, and the head of a reward model, in peft's format; nothing for a model without adapters."""
     layers = list(_adapted(model))
     if not layers:
         return
@@ -91,7 +91,7 @@ def save_adapters(model: Any, folder: Path) -> None:
 
 
 def load_adapters(model: Any, folder: Path) -> None:
-    """Put the adapters that `save_adapters` wrote onto the model that they were taught on, and set its head."""
+    """Add the adapters that `save_adapters` wrote to the model that they were trained on, and set its head."""
     kept = load_file(folder / "adapter_model.safetensors")
     tensors = {name.removeprefix(_PEFT_PREFIX): value for name, value in kept.items()}
     config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))

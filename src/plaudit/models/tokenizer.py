@@ -1,4 +1,4 @@
-"""One tokenizer serves all the models of a run; texts become ids once and stay ids."""
+"""The tokenizer that all models of a run share. Texts become token ids once and are never tokenised again."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from plaudit.errors import ModelError
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """A Hugging Face tokenizer with the three decisions that RLHF needs made once.
+    """A Hugging Face tokenizer and its special tokens, as RLHF uses them.
 
     Attributes:
         hf: the tokenizer itself.

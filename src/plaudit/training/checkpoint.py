@@ -1,4 +1,4 @@
-"""Checkpoints at step boundaries: safetensors and JSON, written aside, verified, then renamed into place.
+"""Checkpoints at step boundaries: safetensors and JSON, written beside their place, verified, then renamed into place.
 
 checkpoints/step-00000010/
   tensors.safetensors   parameters and optimizer moments
@@ -41,17 +41,17 @@ class Checkpoints:
     ) -> None:
         """Save the state after `step` steps. A crash at any moment leaves the older checkpoints intact."""
         final = self.folder / f"step-{step:08d}"
-        aside = self.folder / f".{final.name}.partial"
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
-        save_file(_tensors(model, optimizer), aside / "tensors.safetensors")
-        (aside / "state.json").write_text(json.dumps({"step": step, **(state or {})}))
-        hashes = {name: _sha256(aside / name) for name in ("tensors.safetensors", "state.json")}
-        (aside / "manifest.json").write_text(json.dumps({"fingerprint": self.fingerprint, "sha256": hashes}))
-        for path in aside.iterdir():
+        partial = self.folder / f".{final.name}.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        save_file(_tensors(model, optimizer), partial / "tensors.safetensors")
+        (partial / "state.json").write_text(json.dumps({"step": step, **(state or {})}))
+        hashes = {name: _sha256(partial / name) for name in ("tensors.safetensors", "state.json")}
+        (partial / "manifest.json").write_text(json.dumps({"fingerprint": self.fingerprint, "sha256": hashes}))
+        for path in partial.iterdir():
             _fsync(path)
         shutil.rmtree(final, ignore_errors=True)
-        aside.rename(final)
+        partial.rename(final)
         _fsync(self.folder)
         for old in self._steps()[:-_KEEP]:
             shutil.rmtree(old)

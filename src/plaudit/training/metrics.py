@@ -17,9 +17,9 @@ class StepReport:
         stage: "sft", "reward_model", "ppo" or "evaluation".
         step: steps finished, counted from 1.
         total: steps in the whole stage.
-        metrics: figures of this step by name; a function of the config alone.
+        metrics: figures of this step by name; they follow from the settings alone.
         timing: `seconds` of this step and `tokens_per_second`; these differ from run to run.
-        warnings: what people should be told at once, a sentence each.
+        warnings: one sentence each, to show at once.
         sample: a prompt and the response that the model gave to it in this step; empty where there is none.
     """
 
@@ -33,7 +33,7 @@ class StepReport:
 
 
 class MetricsLog:
-    """`metrics.jsonl` and `timing.jsonl` of one stage, and the `rollouts.jsonl` of PPO: a JSON object a step.
+    """`metrics.jsonl` and `timing.jsonl` of one stage, and `rollouts.jsonl` where it samples: a JSON object a step.
 
     Times are kept apart so that `metrics.jsonl` of a resumed run equals that of an uninterrupted one byte
     for byte.
@@ -61,9 +61,9 @@ class MetricsLog:
         for path in (self.metrics_path, self.timing_path, self.rollouts_path):
             if path.exists():
                 lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-                aside = path.with_name(path.name + ".partial")
-                aside.write_text("".join(lines[:step]), encoding="utf-8")
-                aside.replace(path)
+                partial = path.with_name(path.name + ".partial")
+                partial.write_text("".join(lines[:step]), encoding="utf-8")
+                partial.replace(path)
 
     def seconds(self) -> float:
         """Wall-clock seconds of all the steps on record, over every process that took part."""
