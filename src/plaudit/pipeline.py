@@ -45,17 +45,18 @@ def check(config: Config, path: Path, stages: tuple[str, ...], reward: TextRewar
         if not (need == "reward_model" and reward is not None):
             run.model(need)
     adapted = (run.folder("reward_model") / FOLDER).exists() and "reward_model" not in stages
-    if (adapted and "ppo" in stages) or any(getattr(getattr(config, s), "lora_rank", 0) for s in stages):
+    policies = [stage for stage in stages if stage in POLICIES]
+    if (adapted and policies) or any(getattr(getattr(config, s), "lora_rank", 0) for s in stages):
         check_installed()
     data = run.data
     name = config.model if "sft" in stages else run.model("sft")
     tokenizer, model = load_tokenizer(name), model_without_weights(name)
     for stage in stages:
         number_of_frozen_layers(model, getattr(getattr(config, stage), "train_layers", 0), f"{stage}.train_layers")
-    if "ppo" in stages:
-        cut = (config.prompt_min, config.prompt_max, config.seed)
+    cut = (config.prompt_min, config.prompt_max, config.seed)
+    for stage in policies:
         prompts = [tokenizer.prompt(t) for part in (data.prompts, data.evaluation) for t in cut_prompts(part, *cut)]
-        check_window(prompts, config.ppo.max_new_tokens, window(model))
+        check_window(prompts, getattr(config, stage).max_new_tokens, window(model))
 
 
 def steps(run: Run, stages: tuple[str, ...] = STAGES, reward: TextReward | None = None) -> Iterator[StepReport]:

@@ -304,7 +304,7 @@ def dpo(monkeypatch, tmp_path):
     assert line in text
     (package / "config.py").write_text(text.replace(line, line + '    "dpo": "Direct preference optimisation.",\n'))
     (package / "algorithms" / "dpo.py").write_text(
-        "from dataclasses import dataclass\n\nimport torch\n\nfrom plaudit.config import setting\n\n\n"
+        "from dataclasses import dataclass\n\nimport torch\n\nfrom plaudit.settings import setting\n\n\n"
         '@dataclass(frozen=True)\nclass Config:\n    """Direct preference optimisation."""\n\n'
         '    beta: float = setting(0.1, "strength of the KL penalty", low=0)\n'
     )

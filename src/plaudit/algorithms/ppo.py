@@ -10,13 +10,13 @@ from torch import Tensor
 
 from plaudit import rng
 from plaudit.batches import Responses, Rollout
-from plaudit.config import RolloutConfig, setting
 from plaudit.maths.advantages import gae, token_rewards
 from plaudit.maths.logprobs import predicting
 from plaudit.maths.losses import Loss, policy_loss, value_loss
 from plaudit.maths.masked import explained_variance, unflatten, whiten
 from plaudit.models.policy import Policy, fit_value_head
 from plaudit.rewards import TextReward
+from plaudit.settings import RolloutConfig, setting
 from plaudit.training.metrics import StepReport
 from plaudit.training.models import Models
 from plaudit.training.optimizer import adamw
@@ -83,8 +83,7 @@ def ppo(run: Run, reward: TextReward | None = None, models: Models | None = None
     models = models or Models.load(run, "ppo", value_head=True, reward_model=reward is None)
     policy = models.policy
     optimizer = adamw(policy, settings.lr, eps=_ADAM_EPS)
-    needs = NEEDS if reward is None else ("sft",)
-    loop = RolloutLoop(run, "ppo", models, as_reward(reward, models), optimizer, needs)
+    loop = RolloutLoop(run, "ppo", models, as_reward(reward, models), optimizer)
     if loop.initial is not None:
         fit_critic(policy, *loop.initial)
 

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from plaudit import rng
 from plaudit.batches import Rollout, number_of_rows
-from plaudit.config import RolloutConfig, setting
 from plaudit.maths.losses import Loss
 from plaudit.maths.masked import masked_sum
 from plaudit.rewards import TextReward
+from plaudit.settings import RolloutConfig, setting
 from plaudit.training.metrics import StepReport
 from plaudit.training.models import Models
 from plaudit.training.optimizer import adamw
@@ -52,8 +52,7 @@ def reinforce(run: Run, reward: TextReward | None = None) -> Iterator[StepReport
     settings = run.config.reinforce
     models = Models.load(run, "reinforce", reward_model=reward is None)
     optimizer = adamw(models.policy, settings.lr, eps=1e-5)
-    needs = NEEDS if reward is None else ("sft",)
-    loop = RolloutLoop(run, "reinforce", models, as_reward(reward, models), optimizer, needs)
+    loop = RolloutLoop(run, "reinforce", models, as_reward(reward, models), optimizer)
 
     for iteration in loop:
         batch = ReinforceBatch(iteration.rollout, leave_one_out(iteration.rollout, iteration.kl_coef))

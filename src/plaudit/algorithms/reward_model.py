@@ -11,7 +11,6 @@ from torch import Tensor
 
 from plaudit import rng
 from plaudit.batches import LabelledBatch, PreferenceBatch, number_of_rows, to_device
-from plaudit.config import LORA_ALPHA, LORA_RANK, MICROBATCH_SIZE, setting
 from plaudit.data.splits import Part
 from plaudit.errors import DataError
 from plaudit.maths.losses import Loss, bradley_terry_loss, label_loss
@@ -21,6 +20,7 @@ from plaudit.models.loading import load_reward_model, load_tokenizer, save, wind
 from plaudit.models.lora import add_adapters
 from plaudit.models.policy import RewardModel, initialise_score_head
 from plaudit.models.tokenizer import Tokenizer, collate
+from plaudit.settings import SupervisedConfig, setting
 from plaudit.training.engine import choose_engine
 from plaudit.training.metrics import StepReport
 from plaudit.training.optimizer import adamw
@@ -33,31 +33,10 @@ Ids = tuple[list[int], list[int]]
 
 
 @dataclass(frozen=True)
-class Config:
-    """A score for texts, trained on labels or on comparisons."""
+class Config(SupervisedConfig):
+    """Reward model: train a score for texts on labels or on comparisons."""
 
-    epochs: int = setting(2, "passes over the training data; raise it while held-out accuracy still rises", low=1)
-    batch_size: int = setting(32, "texts or comparisons in one optimizer step", unit="records", low=1)
-    microbatch_size: int = setting(0, MICROBATCH_SIZE, unit="records", low=0)
-    train_layers: int = setting(
-        0,
-        "train only this many layers, counted from the output, and keep the others fixed: faster, with less memory; "
-        "0: train all",
-        unit="layers",
-        low=0,
-    )
-    lora_rank: int = setting(0, LORA_RANK, low=0)
-    lora_alpha: int = setting(16, LORA_ALPHA, low=1)
     lr: float = setting(5e-4, "peak learning rate of AdamW; lower it if the loss jumps", low=0, high=1)
-    warmup: float = setting(
-        0.05, "fraction of the steps in which the learning rate rises linearly to its peak", low=0, high=1
-    )
-    weight_decay: float = setting(0.01, "decoupled weight decay of AdamW; raise it against overfitting", low=0, high=1)
-    max_grad_norm: float = setting(1.0, "largest norm of the gradient; a larger one is scaled down to it", low=1e-6)
-    max_tokens: int = setting(
-        64, "longest text to train on; longer ones are left out and counted", unit="tokens", low=4
-    )
-    save_every: int = setting(100, "steps between checkpoints", unit="steps", low=1)
 
 
 @dataclass(frozen=True)

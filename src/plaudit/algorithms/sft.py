@@ -11,7 +11,6 @@ import numpy as np
 import torch
 
 from plaudit.batches import Sequences, to_device
-from plaudit.config import LORA_ALPHA, LORA_RANK, MICROBATCH_SIZE, setting
 from plaudit.errors import DataError
 from plaudit.maths.losses import Loss, causal_lm_loss
 from plaudit.models.layers import freeze_lower_layers
@@ -20,6 +19,7 @@ from plaudit.models.lora import add_adapters
 from plaudit.models.policy import Policy
 from plaudit.models.tokenizer import Tokenizer, collate
 from plaudit.records import Demonstration
+from plaudit.settings import SupervisedConfig
 from plaudit.training.engine import choose_engine
 from plaudit.training.metrics import StepReport
 from plaudit.training.optimizer import adamw
@@ -31,31 +31,8 @@ Pair = tuple[list[int], list[int]]  # token ids of a prompt and of its response
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(SupervisedConfig):
     """Supervised fine-tuning: train the model to imitate the training texts."""
-
-    epochs: int = setting(2, "passes over the training texts; raise it while held-out perplexity still falls", low=1)
-    batch_size: int = setting(32, "texts in one optimizer step", unit="texts", low=1)
-    microbatch_size: int = setting(0, MICROBATCH_SIZE, unit="texts", low=0)
-    train_layers: int = setting(
-        0,
-        "train only this many layers, counted from the output, and keep the others fixed: faster, with less memory; "
-        "0: train all",
-        unit="layers",
-        low=0,
-    )
-    lora_rank: int = setting(0, LORA_RANK, low=0)
-    lora_alpha: int = setting(16, LORA_ALPHA, low=1)
-    lr: float = setting(1e-3, "peak learning rate of AdamW; lower it if the loss jumps", low=0, high=1)
-    warmup: float = setting(
-        0.05, "fraction of the steps in which the learning rate rises linearly to its peak", low=0, high=1
-    )
-    weight_decay: float = setting(0.01, "decoupled weight decay of AdamW; raise it against overfitting", low=0, high=1)
-    max_grad_norm: float = setting(1.0, "largest norm of the gradient; a larger one is scaled down to it", low=1e-6)
-    max_tokens: int = setting(
-        64, "longest text to train on; longer ones are left out and counted", unit="tokens", low=4
-    )
-    save_every: int = setting(100, "steps between checkpoints", unit="steps", low=1)
 
 
 def sft(run: Run, lm: Any = None) -> Iterator[StepReport]:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from plaudit import rng
-from plaudit.config import ALGORITHMS, setting
+from plaudit.config import ALGORITHMS
 from plaudit.data.prompts import cut_prompts, held_out_prompts
 from plaudit.data.text import distinct
 from plaudit.errors import DataError, RunError
@@ -25,6 +25,7 @@ from plaudit.maths.masked import unflatten
 from plaudit.models.loading import window
 from plaudit.models.tokenizer import pad_left
 from plaudit.rewards import Reward, TextReward
+from plaudit.settings import setting
 from plaudit.training.metrics import StepReport
 from plaudit.training.models import Models
 from plaudit.training.rollouts import as_reward, check_window

@@ -63,7 +63,7 @@ def share_weights(owner: nn.Module, other: nn.Module) -> None:
     owned = {name.replace(".base_layer.", "."): p for name, p in owner.named_parameters(remove_duplicate=False)}
     for full, own in list(other.named_parameters(remove_duplicate=False)):
         shared = owned.get(full.replace(".base_layer.", "."))
-        if shared is None or shared.requires_grad or own.requires_grad or shared.shape != own.shape:
+        if shared is None or shared is own or shared.requires_grad or own.requires_grad or shared.shape != own.shape:
             continue
         if shared.dtype == own.dtype and torch.equal(shared, own):
             parent, _, last = full.rpartition(".")

@@ -77,8 +77,7 @@ class PlainEngine:
 
     def autocast(self, model: nn.Module) -> AbstractContextManager[Any]:
         """The context in which the layers of `model` run."""
-        device = next(model.parameters()).device.type
-        return torch.autocast(device, dtype=self.dtype, enabled=self.dtype != torch.float32)
+        return autocast(model, self.dtype)
 
     def hidden_states(
         self, model: Any, ids: Int[Tensor, "B T"], attention_mask: Bool[Tensor, "B T"], wanted: Bool[Tensor, "B T"]
@@ -170,6 +169,12 @@ class PlainEngine:
             output = lm(**inputs, output_hidden_states=True)
         logits, states = (x[:, -positions:-1][response_mask].float() for x in (output.logits, output.hidden_states[-1]))
         return logits / temperature, states
+
+
+def autocast(model: nn.Module, dtype: torch.dtype) -> AbstractContextManager[Any]:
+    """The context in which matrix products of `model` are in `dtype`."""
+    device = next(model.parameters()).device.type
+    return torch.autocast(device, dtype=dtype, enabled=dtype != torch.float32)
 
 
 def compare_logits(

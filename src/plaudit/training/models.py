@@ -105,8 +105,7 @@ class Models:
     def share(self, lm: Any) -> None:
         """Share equal weights of `lm`, reference and reward model, and prepare the engine for them."""
         others = [self.reference] + ([self.reward_model.classifier] if self.reward_model else [])
-        for model in (lm, *others):
-            self.engine.prepare(model)
+        self.engine.prepare(lm)  # weights must have one number format to be equal
         for place, other in enumerate(others):
             for owner in (lm, *others[:place]):
                 share_weights(owner, other)

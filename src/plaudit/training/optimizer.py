@@ -62,8 +62,10 @@ def accumulate(batch: Any, microbatch_size: int, loss: BatchLoss, count: int, wh
     rows = number_of_rows(batch)
     parts = split_rows(batch, np.arange(rows), microbatch_size) if 0 < microbatch_size < rows else [batch]
     figures: defaultdict[str, float] = defaultdict(float)
+    counted = 0
     for part in parts:
-        (total, _), stats = loss(part)
+        (total, part_count), stats = loss(part)
+        counted += int(part_count)
         mean = total / count
         if not math.isfinite(mean.item()):
             raise TrainingError(f"{where}: the loss is {mean.item()}; lower the learning rate, or look at the data")
@@ -74,6 +76,7 @@ def accumulate(batch: Any, microbatch_size: int, loss: BatchLoss, count: int, wh
                 figures[name] = max(figures[name], value.item())
             else:
                 figures[name] += value.item() / count
+    assert counted == count, f"{where}: the losses are of {counted} tokens or records, and are divided by {count}"
     return dict(figures)
 
 

@@ -89,9 +89,17 @@ def score_rollout(
         the rollout; (N, D) the policy's hidden states that predict the response tokens.
     """
     mask = responses.response_mask
-    *figures, states = policy.engine.compare(policy.lm, reference, responses, temperature)
-    logprobs, ref_logprobs, kl, entropy = (unflatten(x, mask) for x in figures)
-    return Rollout(responses, logprobs, ref_logprobs, kl, entropy, raw, scale.scores(raw, responses.ended)), states
+    found = policy.engine.compare(policy.lm, reference, responses, temperature)
+    rollout = Rollout(
+        responses=responses,
+        logprobs=unflatten(found.logprobs, mask),
+        ref_logprobs=unflatten(found.ref_logprobs, mask),
+        kl=unflatten(found.kl, mask),
+        entropy=unflatten(found.entropy, mask),
+        raw_scores=raw,
+        scores=scale.scores(raw, responses.ended),
+    )
+    return rollout, found.states
 
 
 def update(
@@ -142,13 +150,16 @@ class Iteration:
         number: counted from 0.
         rollout: the scored responses.
         states: (N, D) the policy's hidden states that predict the response tokens.
-        kl_coef: the KL penalty of this iteration.
+        kl_coef, lr: KL penalty and learning rate of this iteration.
+        began: when it began, by time.perf_counter().
     """
 
     number: int
     rollout: Rollout
     states: Tensor
     kl_coef: float
+    lr: float
+    began: float
 
 
 class RolloutLoop:
@@ -160,8 +171,6 @@ class RolloutLoop:
         models: with the policy that learns.
         reward: what the responses are scored by.
         optimizer: of the policy.
-        needs: the folders that this training is made from.
-
     Attributes:
         initial: responses of the reference with their normalised scores (B,); None when training was resumed.
     """
@@ -173,14 +182,16 @@ class RolloutLoop:
         models: Models,
         reward: Reward,
         optimizer: torch.optim.Optimizer,
-        needs: tuple[str, ...],
     ) -> None:
         self._run, self._stage, self._models, self._reward, self._optimizer = run, stage, models, reward, optimizer
         self._settings = getattr(run.config, stage)
         self._prompts = tokenised_prompts(run, models.tokenizer)
         check_window(self._prompts, self._settings.max_new_tokens, window(models.policy.lm))
-        name = "" if isinstance(reward, ModelReward) else reward.name
-        self._checkpoints, self._log = run.checkpoints(stage, needs=needs, reward=name), run.log(stage)
+        if isinstance(reward, ModelReward):
+            self._checkpoints = run.checkpoints(stage)
+        else:
+            self._checkpoints = run.checkpoints(stage, needs=("sft",), reward=reward.name)
+        self._log = run.log(stage)
         state = self._checkpoints.restore(models.policy, optimizer)
         self._first = state["step"]
         self._log.truncate(self._first)
@@ -197,14 +208,14 @@ class RolloutLoop:
     def __iter__(self) -> Iterator[Iteration]:
         """Sample, score and hand out the iterations that remain; each must be finished before the next is asked for."""
         for number in range(self._first, self._settings.iterations):
-            self._began = time.perf_counter()
+            began = time.perf_counter()
             prompts = prompts_of(number, self._prompts, self._settings.batch_size, self._run.config.seed)
             responses, raw = self._sample(prompts, number, "responses")
             policy, reference = self._models.policy, self._models.reference
             rollout, states = score_rollout(policy, reference, responses, raw, self._scale, self._settings.temperature)
-            self._lr = self._settings.lr * warmup_then_linear(number, self._settings.iterations, self._settings.warmup)
-            set_lr(self._optimizer, self._lr)
-            yield Iteration(number, rollout, states, self._kl_coef)
+            lr = self._settings.lr * warmup_then_linear(number, self._settings.iterations, self._settings.warmup)
+            set_lr(self._optimizer, lr)
+            yield Iteration(number, rollout, states, self._kl_coef, lr, began)
 
     def finish_iteration(self, iteration: Iteration, figures: dict[str, float]) -> StepReport:
         """Log an iteration, with `figures` of its update, and save a checkpoint where one is due."""
@@ -223,13 +234,13 @@ class RolloutLoop:
             "eos_rate": responses.ended.float().mean().item(),
             "distinct_2": distinct(tokens, 2),
             "perplexity_ref": masked_mean(-rollout.ref_logprobs, mask).exp().item(),
-            "lr": self._lr,
+            "lr": iteration.lr,
             "kl_coef": iteration.kl_coef,
         }
         if settings.kl_control == "adaptive":
             n = len(tokens)
             self._kl_coef = adapt_kl_coef(self._kl_coef, mean_kl, settings.kl_target, n, settings.kl_horizon)
-        seconds = time.perf_counter() - self._began
+        seconds = time.perf_counter() - iteration.began
         timing = {"seconds": seconds, "tokens_per_second": mask.sum().item() / seconds}
         tokenizer, prompts = self._models.tokenizer, responses.prompts()
         texts = [tokenizer.continuation(p, t) for p, t in zip(prompts, tokens, strict=True)]

@@ -20,7 +20,7 @@ from plaudit.models.fast.optimizer import SlicedAdamW
 from plaudit.models.fast.packing import Packed, pack
 from plaudit.models.fast.precision import matrices, restore, round_frozen
 from plaudit.models.layers import layers
-from plaudit.models.plain import Comparison, compare_logits, last_token
+from plaudit.models.plain import Comparison, autocast, compare_logits, last_token
 
 
 class FastEngine:
@@ -68,8 +68,7 @@ class FastEngine:
 
     def autocast(self, model: nn.Module) -> AbstractContextManager[Any]:
         """The context in which the layers of `model` run."""
-        device = next(model.parameters()).device.type
-        return torch.autocast(device, dtype=self.dtype, enabled=self.dtype != torch.float32)
+        return autocast(model, self.dtype)
 
     def optimizer(self, model: Any, groups: list[dict[str, Any]], **settings: Any) -> SlicedAdamW:
         """AdamW for a `Policy` or `RewardModel`; in bfloat16 its matrices that learn become bfloat16 here."""

@@ -1,0 +1,152 @@
+"""How a setting is described, and the settings that several algorithms or all of them share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+# Help texts of settings that several algorithms have.
+LORA_RANK = (
+    "rank of the LoRA adapters, often 8 or 16: train these instead of the linear layers; needs a larger lr; 0: off"
+)
+LORA_ALPHA = "LoRA scales its adapters by lora_alpha / lora_rank"
+MICROBATCH_SIZE = (
+    "sequences in one forward and backward pass; gradients are accumulated over the batch, the result is the same; "
+    "lower it when memory runs out; 0: the whole batch"
+)
+
+
+def setting(
+    default: Any,
+    help: str,
+    *,
+    unit: str = "",
+    low: float | None = None,
+    high: float | None = None,
+    choices: tuple[str, ...] = (),
+) -> Any:
+    """A dataclass field with its description, for `--help` and validation.
+
+    Args:
+        default: an int, a float or a str; values must have this type.
+        help: what the setting does and when to change it.
+        unit: of the value.
+        low, high: the smallest and the largest value allowed.
+        choices: the only values allowed.
+    """
+    return field(default=default, metadata={"help": help, "unit": unit, "low": low, "high": high, "choices": choices})
+
+
+@dataclass(frozen=True)
+class General:
+    """Model, data, hardware and prompts."""
+
+    model: str = setting("movie-gpt2", "language model to start from: movie-gpt2, smollm2, a folder or a hub id")
+    data: str = setting("movie-reviews", "training data: a built-in name, a file, a folder or a hub id")
+    seed: int = setting(1, "random seed; change it to see how much results vary", low=0)
+    device: str = setting(
+        "auto", "where to compute; auto takes a GPU if there is one", choices=("auto", "cpu", "cuda", "mps")
+    )
+    dtype: str = setting(
+        "auto",
+        "number format of the forward pass; auto is bfloat16 where the hardware multiplies it (a CUDA GPU since "
+        "Ampere, a CPU with AMX or AVX512-BF16), otherwise float32",
+        choices=("auto", "float32", "bfloat16"),
+    )
+    engine: str = setting(
+        "auto",
+        "plain runs everything with transformers and torch only; fast uses packed batches, cached activations and "
+        "rounded products for the model families that plaudit knows; auto is fast where it can be",
+        choices=("auto", "plain", "fast"),
+    )
+    prompt_min: int = setting(2, "shortest prompt to cut from the beginning of a text", unit="words", low=1)
+    prompt_max: int = setting(8, "longest prompt to cut from the beginning of a text", unit="words", low=1)
+
+
+@dataclass(frozen=True)
+class SupervisedConfig:
+    """Settings of every algorithm that learns from records, in epochs of batches."""
+
+    epochs: int = setting(2, "passes over the training data; raise it while held-out figures still improve", low=1)
+    batch_size: int = setting(32, "records (texts or comparisons) in one optimizer step", unit="records", low=1)
+    microbatch_size: int = setting(0, MICROBATCH_SIZE, unit="records", low=0)
+    train_layers: int = setting(
+        0,
+        "train only this many layers, counted from the output, and keep the others fixed: faster, with less memory; "
+        "0: train all",
+        unit="layers",
+        low=0,
+    )
+    lora_rank: int = setting(0, LORA_RANK, low=0)
+    lora_alpha: int = setting(16, LORA_ALPHA, low=1)
+    lr: float = setting(1e-3, "peak learning rate of AdamW; lower it if the loss jumps", low=0, high=1)
+    warmup: float = setting(
+        0.05, "fraction of the steps in which the learning rate rises linearly to its peak", low=0, high=1
+    )
+    weight_decay: float = setting(0.01, "decoupled weight decay of AdamW; raise it against overfitting", low=0, high=1)
+    max_grad_norm: float = setting(1.0, "largest norm of the gradient; a larger one is scaled down to it", low=1e-6)
+    max_tokens: int = setting(
+        64, "longest text to train on; longer ones are left out and counted", unit="tokens", low=4
+    )
+    save_every: int = setting(100, "steps between checkpoints", unit="steps", low=1)
+
+
+@dataclass(frozen=True)
+class RolloutConfig:
+    """Settings of every algorithm that samples responses and scores them."""
+
+    iterations: int = setting(
+        36, "rounds of sampling responses and updating the policy; more train longer", unit="iterations", low=1
+    )
+    batch_size: int = setting(
+        128, "responses sampled in one iteration; raise it if the score is noisy", unit="responses", low=2
+    )
+    minibatch_size: int = setting(32, "responses in one optimizer step", unit="responses", low=1)
+    microbatch_size: int = setting(0, MICROBATCH_SIZE, unit="responses", low=0)
+    epochs: int = setting(2, "passes over the responses of one iteration", low=1)
+    max_new_tokens: int = setting(
+        48, "longest response, end token included; raise it if many are cut off", unit="tokens", low=1
+    )
+    temperature: float = setting(
+        0.78,
+        "divides the logits, in sampling and in log-probabilities; lower it for more likely, less varied responses",
+        low=0.05,
+        high=10,
+    )
+    train_layers: int = setting(
+        2,
+        "train only this many layers of the policy, counted from the output; the others keep the SFT model's weights: "
+        "faster, with less memory; 0: train all",
+        unit="layers",
+        low=0,
+    )
+    lora_rank: int = setting(0, LORA_RANK, low=0)
+    lora_alpha: int = setting(16, LORA_ALPHA, low=1)
+    lr: float = setting(
+        3e-4, "peak learning rate of Adam, from which it falls linearly to 0; lower it if KL jumps", low=0, high=1
+    )
+    warmup: float = setting(
+        0.1, "fraction of the iterations in which the learning rate rises linearly to its peak", low=0, high=1
+    )
+    kl_coef: float = setting(
+        0.15,
+        "penalty for each nat of KL from the SFT model (beta); raise it to stay closer to the SFT model",
+        unit="score/nat",
+        low=0,
+    )
+    kl_control: str = setting(
+        "fixed",
+        "fixed keeps kl_coef; adaptive changes it so that KL approaches kl_target",
+        choices=("fixed", "adaptive"),
+    )
+    kl_target: float = setting(6.0, "KL that kl_control = adaptive aims at", unit="nats/response", low=1e-6)
+    kl_horizon: int = setting(
+        10_000, "time constant of kl_control = adaptive; raise it for slower changes", unit="responses", low=1
+    )
+    max_grad_norm: float = setting(1.0, "largest norm of the gradient; a larger one is scaled down to it", low=1e-6)
+    missing_eos_score: float = setting(
+        -1.0,
+        "normalised score of a response cut off at max_new_tokens; lower it if too few responses end",
+        unit="standard deviations",
+    )
+    save_every: int = setting(10, "iterations between checkpoints", unit="iterations", low=1)
