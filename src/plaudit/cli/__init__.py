@@ -56,7 +56,7 @@ commands = _Commands(
     context_settings=flags.CONTEXT,
 )
 click.version_option(__version__, message=f"plaudit {__version__}")(commands)
-_overwrite = click.option("--overwrite", is_flag=True, help="remove what is there and start again")
+_overwrite = click.option("--overwrite", is_flag=True, help="replace existing files and start again")
 _run = click.argument("run", type=flags.PATH, help="run directory")
 
 

@@ -1,10 +1,10 @@
 """Flags made from the settings' dataclasses, and the errors of the command line.
 
-Values of settings stay text here; `plaudit.config.resolve` checks them as it checks those of a file.
+Values of settings remain strings here; `plaudit.config.resolve` checks them like values from a file.
 """
 
-# click, because the flags come from dataclass fields at run time and only those that were given may override a file:
-# typer and tyro make flags from the signature of a function or class and return a complete object, defaults filled in.
+# We use click because the flags are made from dataclass fields at run time, and only flags that the user gives may
+# override a file. typer and tyro return a complete object with the defaults filled in.
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PATH = click.Path(path_type=Path)
 
 
 class Command(click.Command):
-    """A command whose help lists its flags in groups, and says what overrides what."""
+    """A command whose help lists its flags in groups, and explains which source of a setting overrides which."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write one table for each group."""
@@ -38,7 +38,7 @@ class Command(click.Command):
                 formatter.write_dl(records)
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write which value of a setting counts."""
+        """Write which source of a setting has precedence."""
         if any(isinstance(param, Setting) for param in self.params):
             formatter.write_paragraph()
             formatter.write_text(
@@ -48,7 +48,7 @@ class Command(click.Command):
 
 
 class Setting(click.Option):
-    """The flag of one setting. If it is given, `ctx.obj["flags"]` has its value by the setting's full name."""
+    """The flag of one setting. If given, its value is in `ctx.obj["flags"]` under the setting's full name."""
 
     def __init__(self, section: str, field: Field[Any], *, bare: bool) -> None:
         self.full = f"{section}.{field.name}" if section else field.name
@@ -77,7 +77,7 @@ def settings(*sections: str, bare: bool) -> list[click.Parameter]:
     """--config, --preset, and a flag for every setting of these sections and the general ones.
 
     Args:
-        bare: whether a flag may leave out its section.
+        bare: whether a flag may omit its section.
     """
 
     def keep(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
@@ -93,7 +93,7 @@ def settings(*sections: str, bare: bool) -> list[click.Parameter]:
 
 
 def directory(out: str) -> list[click.Parameter]:
-    """Where a command trains, and what it does with what is there already."""
+    """--out, --resume and --overwrite: where a command trains, and what it does with files that exist there."""
 
     def exclusive(ctx: click.Context, param: click.Parameter, value: bool) -> bool:
         if value and (ctx.params.get("resume") or ctx.params.get("overwrite")):
@@ -103,8 +103,8 @@ def directory(out: str) -> list[click.Parameter]:
     about = f"run directory [default {out}]"
     return [
         click.Option(["--out"], metavar="DIR", type=PATH, default=out, help=about, callback=_not_a_flag),
-        click.Option(["--resume"], is_flag=True, help="continue what is begun there", callback=exclusive),
-        click.Option(["--overwrite"], is_flag=True, help="remove what is there and start again", callback=exclusive),
+        click.Option(["--resume"], is_flag=True, help="continue the run that was started there", callback=exclusive),
+        click.Option(["--overwrite"], is_flag=True, help="delete existing results and start again", callback=exclusive),
     ]
 
 
@@ -116,7 +116,7 @@ def count(*names: str, low: int, help: str, default: int | None = None) -> Any:
 
 
 def _not_a_flag(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
-    """`value`, unless it is the next flag: then the value was forgotten."""
+    """Return `value`. If it is the next flag, the user forgot the value: raise UsageError."""
     if str(value).startswith("--"):
         raise click.UsageError(f"option '{param.opts[0]}' requires a value, not {value}")
     return value

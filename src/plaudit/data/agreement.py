@@ -1,7 +1,7 @@
 """Comparisons from ratings, and how often people and models agree on them.
 
-Two texts that the same people rated make a pair. Each person votes for the text that he or she rated higher; equal
-ratings are no vote. The text with more votes is the pair's choice; equal numbers of votes are a tie.
+Two texts that the same people rated form a pair. Each person votes for the text that he or she rated higher; equal
+ratings give no vote. The text with more votes is the pair's choice; equal numbers of votes are a tie.
 """
 
 from __future__ import annotations
@@ -47,31 +47,31 @@ def pairs(rated: Iterable[RatedText], per_batch: int, seed: int) -> list[Pair]:
 
 
 def comparison(pair: Pair) -> Comparison:
-    """The pair with its choice."""
+    """The pair as a comparison, with the choice of the majority."""
     a, b = pair.votes
     return Comparison("", pair.a.text, pair.b.text, "a" if a > b else "b" if b > a else "tie")
 
 
 def from_labels(labelled: Sequence[LabelledText], seed: int) -> list[Comparison]:
-    """Random pairs of a positive and a negative text, the positive one preferred; each text at most once."""
+    """Random pairs of a positive (preferred) and a negative text; each text is used at most once."""
     random = rng.generator(seed, "agreement", 0, "labels")
     by_label = ([text.text for text in labelled if text.label == label] for label in (1, 0))
     good, bad = ([texts[i] for i in random.permutation(len(texts))] for texts in by_label)
     return [
         Comparison("", a, b, "a") if random.random() < 0.5 else Comparison("", b, a, "b")
-        for a, b in zip(good, bad, strict=False)  # the longer list is cut
+        for a, b in zip(good, bad, strict=False)  # zip truncates to the shorter list
     ]
 
 
 def votes(pairs: Sequence[Pair]) -> np.ndarray:
-    """(N, 2) numbers of votes for a and for b of each pair."""
+    """(N, 2) numbers of votes for texts a and b of each pair."""
     return np.array([pair.votes for pair in pairs]).reshape(-1, 2)
 
 
 def two_people(votes: np.ndarray) -> float:
     """Probability that two random voters of a pair agree, from (N, 2) votes.
 
-    Pairs are weighted by their number of couples of voters.
+    Each pair of texts is weighted by its number of pairs of voters.
     """
     n = votes.sum(1)
     return float((votes * (votes - 1)).sum() / (n * (n - 1)).sum())
@@ -80,7 +80,7 @@ def two_people(votes: np.ndarray) -> float:
 def person_and_others(votes: np.ndarray) -> float:
     """Probability that a voter agrees with the majority of the pair's *other* voters, from (N, 2) votes.
 
-    Where the others are divided equally it counts one half. This is the ceiling for a model's agreement with single
+    A tie among the other voters counts as one half. This is the ceiling for a model's agreement with single
     votes: a model does not know each person's taste.
     """
     agreed = 0.0

@@ -1,4 +1,4 @@
-"""From a name to a model: built in, a folder, or a hub id. Everything is read and written as safetensors."""
+"""Load and save models. A name is a built-in name, a folder or a hub id; weights are always safetensors files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from plaudit.errors import ModelError
 from plaudit.models import lora, smollm2
 from plaudit.models.tokenizer import Tokenizer
 
-_PATIENCE = 8  # seconds to wait for the hub's first answer
+_PATIENCE = 8  # timeout in seconds of the first request to the hub
 BUILT_IN: dict[str, Callable[[], Path]] = {
     "movie-gpt2": lambda: Path(__file__).parent / "movie_gpt2",
     "smollm2": smollm2.folder,  # fetched on first use
@@ -30,16 +30,16 @@ transformers.utils.logging.disable_progress_bar()
 
 
 def load_tokenizer(name: str) -> Tokenizer:
-    """The tokenizer of a model by built-in name, folder or hub id."""
+    """Load the tokenizer of a model by built-in name, folder or hub id."""
     with _explained(name):
         return Tokenizer.of(AutoTokenizer.from_pretrained(_location(name)))
 
 
 def load_causal_lm(name: str) -> Any:
-    """A causal language model in float32.
+    """Load a causal language model in float32.
 
     Raises:
-        ModelError: it is not found, or is not a causal language model.
+        ModelError: the model is not found, or is not a causal language model.
     """
     with _explained(name):
         where = _location(name)
@@ -50,19 +50,19 @@ def load_causal_lm(name: str) -> Any:
 
 
 def model_without_weights(name: str) -> Any:
-    """A causal language model on torch's meta device: its shapes, without its weights.
+    """Make a causal language model on torch's meta device: it has the shapes of the weights, but no values.
 
     Raises:
-        ModelError: not found, or not a causal language model.
+        ModelError: the model is not found, or is not a causal language model.
     """
     with _explained(name), torch.device("meta"):
         return AutoModelForCausalLM.from_config(_config(_location(name)))
 
 
 def load_reward_model(name: str, pad_id: int) -> Any:
-    """A sequence classifier with one label on the backbone in folder `name`, in float32.
+    """Load a sequence classifier with one label from folder `name`, in float32.
 
-    A folder that holds only a language model gets a head that must then be initialised.
+    If the folder contains only a language model, the caller must initialise the score head.
     """
     with _explained(name):
         where = _location(name)
@@ -74,10 +74,10 @@ def load_reward_model(name: str, pad_id: int) -> Any:
 
 
 def _own(model: Any) -> Any:
-    """The model in memory of its own: as opened, its tensors are views of the mapped file.
+    """Copy the model's tensors, because a loaded tensor is a view of the memory-mapped file.
 
-    While one of them is in use, every page of the file that was ever read counts as held: for PPO at GPT-2's size,
-    whose three models share most of what they do not convert, that was 0.7 GiB of nothing.
+    While one view is in use, all pages of the file that were read count as memory of the process. PPO at GPT-2's size
+    uses few of these pages, because its three models convert or share most weights: the views cost 0.7 GiB.
     """
     for tensor in (*model.parameters(), *model.buffers()):
         tensor.data = tensor.data.clone()
@@ -85,9 +85,9 @@ def _own(model: Any) -> Any:
 
 
 def save(model: Any, tokenizer: Tokenizer, folder: Path) -> None:
-    """A plain Hugging Face model directory: from_pretrained opens it, without plaudit.
+    """Write a plain Hugging Face model directory, which from_pretrained can load without plaudit.
 
-    Adapters are added to the weights, and lie in a folder of their own besides.
+    LoRA adapters are merged into the saved weights, and are also saved separately in a subfolder.
     """
     folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(folder, state_dict=lora.plain_state(model), safe_serialization=True)
@@ -96,7 +96,7 @@ def save(model: Any, tokenizer: Tokenizer, folder: Path) -> None:
 
 
 def window(model: Any) -> int:
-    """The most tokens the model can read at once; a very large number where it has no limit."""
+    """Maximum number of tokens in the context window; 1,000,000 if the model has no limit."""
     return getattr(model.config, "max_position_embeddings", None) or 1_000_000
 
 
@@ -122,17 +122,17 @@ def _location(name: str) -> str:
             "model, or a hub id such as openai-community/gpt2"
         )
     if not isinstance(try_to_load_from_cache(name, "config.json"), str):
-        # One question before from_pretrained asks: left to itself it asks an unreachable hub for half a minute.
+        # Check with one short request first: from_pretrained retries an unreachable hub for half a minute.
         try:
             HfApi().model_info(name, timeout=_PATIENCE)
-        except Exception as error:  # whatever the network library beneath raises
+        except Exception as error:  # any error of the underlying network library
             raise OSError(f"the hub does not answer: {error}") from error
     return name
 
 
 @contextmanager
 def _explained(name: str) -> Iterator[None]:
-    """transformers' and the hub's many errors as one line; their warnings and retries kept quiet."""
+    """Turn errors of transformers and the hub into a one-line ModelError; silence their warnings and retry messages."""
     loud = [logging.getLogger(n) for n in ("transformers", "huggingface_hub")]
     levels = [logger.level for logger in loud]
     for logger in loud:
@@ -144,7 +144,7 @@ def _explained(name: str) -> Iterator[None]:
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         if Path(name).is_dir() or name in BUILT_IN:
             first = str(error).strip().splitlines()[0]
-            remedy = f"; delete {smollm2.kept_at()} to have it made again" if name == "smollm2" else ""
+            remedy = f"; delete {smollm2.kept_at()} to download and convert it again" if name == "smollm2" else ""
             raise ModelError(f"{name}: cannot be opened as a model: {first}{remedy}") from error
         token = "" if os.environ.get("HF_TOKEN") else ", and HF_TOKEN is set if the model is gated"
         raise ModelError(

@@ -1,7 +1,7 @@
-"""LoRA: train small matrices beside the linear layers in place of these. Source: Hu et al. 2021.
+"""LoRA: train small matrices that are added to the frozen weights of the linear layers. Source: Hu et al. 2021.
 
-peft adds the adapters to the model in place; their initial values are drawn here, from the seed. The weights that they
-are added to can be shared in memory by policy, reference and reward model.
+peft adds the adapters to the model in place; this module draws their initial values from the seed. Policy, reference
+and reward model can share the frozen weights in memory.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from transformers.pytorch_utils import Conv1D
 from plaudit import rng
 from plaudit.errors import ModelError
 
-FOLDER = "adapter"  # in a model's folder, not beside its config.json: there transformers would add it once more
-_NAME = "default"  # peft's name of an adapter that is the only one
-_PEFT_PREFIX = "base_model.model."  # of every name in peft's own files
+FOLDER = "adapter"  # in a model's folder; next to config.json, transformers would add the adapter twice
+_NAME = "default"  # peft's default name of an adapter
+_PEFT_PREFIX = "base_model.model."  # prefix of all tensor names in peft's files
 
 
 def add_adapters(model: Any, settings: Any, seed: int, stage: str) -> None:
     """Add an adapter to each trainable linear layer of the backbone and train only the adapters; rank 0 does nothing.
 
-    The model's output does not change: B starts at zero, and A at uniform numbers that follow from `seed` and `stage`.
+    The model's output does not change: B starts at zero. A is drawn uniformly, with `seed` and `stage` as its seed.
 
     Raises:
         ModelError: peft is not installed, or there is no linear layer to adapt.
@@ -45,10 +45,10 @@ def add_adapters(model: Any, settings: Any, seed: int, stage: str) -> None:
 
 
 def check_installed() -> None:
-    """Refuse LoRA where peft is not installed.
+    """Check that peft is installed.
 
     Raises:
-        ModelError: it is.
+        ModelError: peft is not installed.
     """
     try:
         import peft  # noqa: F401
@@ -73,7 +73,7 @@ def merge(model: nn.Module) -> None:
 
 
 def save_adapters(model: Any, folder: Path) -> None:
-    """Write the adapters, and the head of a reward model, in peft's format; nothing for a model without adapters."""
+    """Write the adapters, and the head of a reward model, in peft's format; does nothing without adapters."""
     layers = list(_adapted(model))
     if not layers:
         return
@@ -86,12 +86,12 @@ def save_adapters(model: Any, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     contents = {_PEFT_PREFIX + name: value.contiguous() for name, value in kept.items()}
     save_file(contents, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-    text = json.dumps(config, indent=2, sort_keys=True, default=sorted)  # a set has another order in every process
+    text = json.dumps(config, indent=2, sort_keys=True, default=sorted)  # the order of a set differs between processes
     (folder / "adapter_config.json").write_text(text + "\n", encoding="utf-8")
 
 
 def load_adapters(model: Any, folder: Path) -> None:
-    """Add the adapters that `save_adapters` wrote to the model that they were trained on, and set its head."""
+    """Add the adapters that `save_adapters` wrote in `folder` to their base model, and set its score head if saved."""
     kept = load_file(folder / "adapter_model.safetensors")
     tensors = {name.removeprefix(_PEFT_PREFIX): value for name, value in kept.items()}
     config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
@@ -104,14 +104,14 @@ def load_adapters(model: Any, folder: Path) -> None:
 
 
 def _linear(model: Any) -> Iterator[tuple[str, Any]]:
-    trunk = {id(module) for module in model.base_model.modules()}  # neither the vocabulary's head nor the score's
+    trunk = {id(module) for module in model.base_model.modules()}  # without the language model head and the score head
     for name, module in model.named_modules():
         if id(module) in trunk and isinstance(module, (nn.Linear, Conv1D)):
             yield name, module
 
 
 def _adapted(model: nn.Module) -> Iterator[tuple[str, Any]]:
-    """(name, layer) of the layers with an adapter; without peft, for models that have none."""
+    """(name, layer) of the layers with an adapter. Does not import peft, so it also works without it."""
     return ((name, module) for name, module in model.named_modules() if hasattr(module, "lora_A"))
 
 
@@ -125,14 +125,14 @@ def _merged(layer: Any) -> Tensor:
 
 
 def _inject(model: Any, names: list[str], rank: int, alpha: int) -> None:
-    """Adapters without numbers beside these layers; all else is frozen."""
+    """Add adapters without values to these layers, and freeze all other parameters."""
     check_installed()
     from peft import LoraConfig, inject_adapter_in_model
 
-    # transformers' Conv1D, which GPT-2 is made of, keeps its weight transposed.
+    # GPT-2 uses the Conv1D of transformers, which stores its weight transposed.
     transposed = isinstance(model.get_submodule(names[0]), Conv1D)
     config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=0.0, target_modules=names, fan_in_fan_out=transposed)
-    # Left to itself peft draws the numbers from torch's global generator: so it makes layers without memory.
+    # On the meta device: otherwise peft would draw the initial values from torch's global generator.
     inject_adapter_in_model(config, model, _NAME, low_cpu_mem_usage=True)
     assert [name for name, _ in _adapted(model)] == names
 

@@ -1,6 +1,6 @@
-"""The models that learn: a policy with its value head, and a reward model. Both are plain modules.
+"""The trainable models: a policy with its value head, and a reward model. Both are plain modules.
 
-Everything that learns is computed inside `forward`, so that gradients, hooks and DistributedDataParallel see it.
+All trainable layers run inside `forward`, so that gradients, hooks and DistributedDataParallel work.
 """
 
 from typing import Any
@@ -11,16 +11,16 @@ from torch import Tensor, nn
 
 from plaudit.maths.masked import unflatten
 
-_RIDGE = 0.01  # of the mean squared length of a centred feature
+_RIDGE = 0.01  # ridge coefficient, as a fraction of the mean squared norm of a centred feature
 
 
 class Policy(nn.Module):
-    """A causal language model, with a value head (critic) on its last hidden state where an algorithm has one.
+    """A causal language model, with a value head (critic) on its last hidden state if the algorithm needs one.
 
     Args:
         lm: the language model.
-        engine: runs it: `PlainEngine` or `FastEngine`.
-        value_head: whether there is one. It starts at exactly zero: an untrained critic must not add noise.
+        engine: runs the model: `PlainEngine` or `FastEngine`.
+        value_head: whether to add one. It starts at exactly zero, because an untrained critic must not add noise.
     """
 
     def __init__(self, lm: Any, engine: Any, *, value_head: bool = True) -> None:
@@ -28,7 +28,7 @@ class Policy(nn.Module):
         self.lm, self.engine = lm, engine
         head = lm.get_output_embeddings()
         width = lm.config.hidden_size if head is None else head.weight.shape[1]  # OPT-350M's states are narrower
-        # Without torch's own initial values, which would draw from its global generator.
+        # Skip torch's initialisation, which would draw from the global generator.
         self.value_head = nn.utils.skip_init(nn.Linear, width, 1) if value_head else None
         if self.value_head is not None:
             nn.init.zeros_(self.value_head.weight)
@@ -49,7 +49,7 @@ class Policy(nn.Module):
         """Log-probabilities of the response tokens in nats, and the value before each token; zero outside the response.
 
         Args:
-            ids: (B, T), of which the last R columns are the response.
+            ids: (B, T); the last R columns are the response.
             temperature: divides the logits, as in sampling.
 
         Returns:
@@ -63,11 +63,11 @@ class Policy(nn.Module):
 
 
 class RewardModel(nn.Module):
-    """A sequence classifier with one label, whose logit is the score of a text.
+    """A sequence classifier with one label; its logit is the score of a text.
 
     Args:
-        classifier: with a linear head `score` on its backbone.
-        engine: runs it.
+        classifier: a backbone with a linear head `score`.
+        engine: runs the classifier.
     """
 
     def __init__(self, classifier: Any, engine: Any) -> None:
@@ -80,16 +80,16 @@ class RewardModel(nn.Module):
         return self.classifier
 
     def forward(self, ids: Int[Tensor, "B T"], attention_mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B"]:
-        """(B,) logit of each sequence, read at its last token: the end token where there is one."""
+        """(B,) logit of each sequence at its last token, which is the end token if the sequence has one."""
         return self.engine.score(self.classifier, ids, attention_mask)
 
 
 @torch.no_grad()
 def fit_value_head(policy: Policy, states: Float[Tensor, "N D"], returns: Float[Tensor, "N"]) -> None:
-    """Set the value head to the ridge regression of returns on the states that precede their tokens.
+    """Set the value head to the ridge regression of returns on the hidden state before each token.
 
     With a value head at zero, PPO spends its first iterations on noise: the advantage of a token is then the whole
-    score, whatever its prompt is worth.
+    score, even if the prompt alone explains most of it.
     """
     assert policy.value_head is not None
     x, y = states.double(), returns.double()

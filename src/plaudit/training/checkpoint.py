@@ -1,9 +1,9 @@
-"""Checkpoints at step boundaries: safetensors and JSON, written beside their place, verified, then renamed into place.
+"""Checkpoints after a step: safetensors and JSON, written to a temporary folder, renamed, and verified when loaded.
 
 checkpoints/step-00000010/
   tensors.safetensors   parameters and optimizer moments
-  state.json            step, and what else the stage must remember
-  manifest.json         SHA-256 of both, and the fingerprint of the settings
+  state.json            step, and other state of the stage
+  manifest.json         SHA-256 of both files, and the fingerprint of the settings
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class Checkpoints:
     """The checkpoints of one stage.
 
     Args:
-        folder: where they lie.
-        fingerprint: names the settings of the run; a checkpoint of other settings is refused.
+        folder: the folder that contains them.
+        fingerprint: identifies the settings of the run; a checkpoint made with other settings is an error.
     """
 
     def __init__(self, folder: Path, fingerprint: str) -> None:
@@ -57,10 +57,10 @@ class Checkpoints:
             shutil.rmtree(old)
 
     def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-        """Load the newest checkpoint into model and optimizer; its state, or {"step": 0} when there is none.
+        """Load the newest checkpoint into model and optimizer, and return its state; {"step": 0} if there is none.
 
         Raises:
-            RunError: the checkpoint is damaged, or belongs to other settings.
+            RunError: the checkpoint is damaged, or was made with other settings.
         """
         steps = self._steps()
         if not steps:
@@ -72,14 +72,14 @@ class Checkpoints:
         except (OSError, ValueError, KeyError):
             whole = False
         if not whole:
-            raise RunError(f"{newest}: damaged checkpoint; delete this folder to go on from the one before it")
+            raise RunError(f"{newest}: damaged checkpoint; delete this folder to continue from the previous checkpoint")
         if manifest.get("fingerprint") != self.fingerprint:
-            raise RunError(f"{newest}: made with other settings; use those, or --overwrite to begin anew")
+            raise RunError(f"{newest}: made with other settings; use those settings, or start again with --overwrite")
         _restore(load_file(newest / "tensors.safetensors"), model, optimizer)
         return json.loads((newest / "state.json").read_text())
 
     def weights(self) -> dict[int, Path]:
-        """Where the tensors after each number of steps lie, of the checkpoints that are kept."""
+        """Paths of the tensors in the existing checkpoints, by number of steps."""
         return {int(path.name.removeprefix("step-")): path / "tensors.safetensors" for path in self._steps()}
 
     def _steps(self) -> list[Path]:
@@ -87,21 +87,21 @@ class Checkpoints:
 
 
 def load_weights(path: Path, model: nn.Module) -> None:
-    """Set the parameters of `model` that the checkpoint's `tensors.safetensors` at `path` holds.
+    """Load the parameters in a checkpoint's `tensors.safetensors` at `path` into `model`.
 
     Raises:
-        RunError: the checkpoint holds parameters that the model does not have.
+        RunError: the checkpoint has parameters that the model does not have.
     """
     tensors = load_file(path)
     saved = {key.removeprefix("model/"): value for key, value in tensors.items() if key.startswith("model/")}
-    # Not strict: a checkpoint holds what learned, and tied weights under one of their names.
+    # Not strict: a checkpoint has only the trained parameters, and tied weights under one of their names.
     unknown = model.load_state_dict(saved, strict=False).unexpected_keys
     if unknown:
         raise RunError(f"{path}: holds '{unknown[0]}', which the model does not have")
 
 
 def _named(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[tuple[str, nn.Parameter]]:
-    """(name, parameter) of the parameters that the optimizer trains; tied weights come once."""
+    """(name, parameter) of the parameters that the optimizer trains; tied weights appear once."""
     trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
     return [(n, p) for n, p in model.named_parameters() if id(p) in trained]
 
@@ -117,7 +117,7 @@ def _tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, to
 
 @torch.no_grad()
 def _restore(tensors: dict[str, torch.Tensor], model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Set parameters and optimizer state, in place where the state exists: it may lie where the optimizer wants it."""
+    """Set parameters and optimizer state. Existing state is set in place: the optimizer may have chosen its storage."""
     for name, parameter in _named(model, optimizer):
         parameter.copy_(tensors[f"model/{name}"])
         state = optimizer.state[parameter]

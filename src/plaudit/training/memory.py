@@ -1,4 +1,4 @@
-"""Memory: how much is free, how much this process holds, and the most that it has held."""
+"""Memory: the bytes that are free, and the current and peak use of this process."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 
 def free(device: torch.device) -> int | None:
-    """Bytes that are available now on `device`; None where the system does not say."""
+    """Bytes that are available now on `device`; None if the system does not report them."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     try:
@@ -19,13 +19,13 @@ def free(device: torch.device) -> int | None:
     except (OSError, StopIteration):
         pass
     try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")  # elsewhere: the whole memory
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")  # systems other than Linux: total memory
     except (AttributeError, OSError, ValueError):
         return None
 
 
 def held(device: torch.device) -> int:
-    """Bytes that this process holds on `device` now, libraries included; 0 where the system does not say."""
+    """Bytes that this process uses on `device` now, libraries included; 0 if the system does not report them."""
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device)
     try:
@@ -36,7 +36,7 @@ def held(device: torch.device) -> int:
 
 
 def peak(device: torch.device) -> int | None:
-    """The most bytes that this process has held on `device`, libraries included; None where the system does not say."""
+    """Peak bytes that this process used on `device`, libraries included; None if the system does not report them."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     try:

@@ -1,4 +1,4 @@
-"""What a stage says after each step, and the files that keep it."""
+"""The report of a stage after each step, and the log files that store it."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class StepReport:
         stage: "sft", "reward_model", "ppo" or "evaluation".
         step: steps finished, counted from 1.
         total: steps in the whole stage.
-        metrics: figures of this step by name; they follow from the settings alone.
-        timing: `seconds` of this step and `tokens_per_second`; these differ from run to run.
-        warnings: one sentence each, to show at once.
-        sample: a prompt and the response that the model gave to it in this step; empty where there is none.
+        metrics: values of this step by name; they depend only on the settings.
+        timing: `seconds` of this step and `tokens_per_second`; they differ from run to run.
+        warnings: one sentence each, to show immediately.
+        sample: a prompt, and the model's response to it in this step; two empty strings if there is none.
     """
 
     stage: str
@@ -33,10 +33,10 @@ class StepReport:
 
 
 class MetricsLog:
-    """`metrics.jsonl` and `timing.jsonl` of one stage, and `rollouts.jsonl` where it samples: a JSON object a step.
+    """The log files of one stage, with one JSON object per step.
 
-    Times are kept apart so that `metrics.jsonl` of a resumed run equals that of an uninterrupted one byte
-    for byte.
+    They are `metrics.jsonl`, `timing.jsonl` and, if the stage samples responses, `rollouts.jsonl`. Times have their
+    own file, so that `metrics.jsonl` of a resumed run is byte for byte equal to that of an uninterrupted run.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -46,18 +46,18 @@ class MetricsLog:
         folder.mkdir(parents=True, exist_ok=True)
 
     def append(self, report: StepReport) -> None:
-        """Write one line to each file."""
+        """Append one line to `metrics.jsonl` and to `timing.jsonl`."""
         for path, figures in ((self.metrics_path, report.metrics), (self.timing_path, report.timing)):
             with path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"step": report.step} | {k: _plain(v) for k, v in figures.items()}) + "\n")
 
     def log_responses(self, step: int, responses: list[str], **columns: list[Any]) -> None:
-        """Write the responses of a step, and other columns with one value for each."""
+        """Append the responses of a step to `rollouts.jsonl`; other columns have one value per response."""
         with self.rollouts_path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, "responses": responses} | columns) + "\n")
 
     def truncate(self, step: int) -> None:
-        """Keep only the lines of steps up to `step`: what came after its checkpoint is done again."""
+        """Keep only the lines of steps up to `step`, because training repeats the steps after its checkpoint."""
         for path in (self.metrics_path, self.timing_path, self.rollouts_path):
             if path.exists():
                 lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
@@ -66,17 +66,17 @@ class MetricsLog:
                 partial.replace(path)
 
     def seconds(self) -> float:
-        """Wall-clock seconds of all the steps on record, over every process that took part."""
+        """Wall-clock seconds of all logged steps, including those before training was resumed."""
         return sum(line["seconds"] for line in read_jsonl(self.timing_path))
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """The objects of a jsonl file; none when it does not exist."""
+    """The objects of a jsonl file; an empty list if it does not exist."""
     if not path.exists():
         return []
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def _plain(value: float) -> float | None:
-    """JSON has no NaN: what could not be computed is null."""
+    """The value, or None (null in JSON) for NaN and infinity, which JSON does not have."""
     return value if math.isfinite(value) else None

@@ -1,4 +1,4 @@
-"""The models that training and measurement of a policy need, with what they share in memory once."""
+"""The models needed to train or evaluate a policy; weights that they share exist in memory only once."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from plaudit.models.tokenizer import Tokenizer
 from plaudit.training.engine import Engine, choose_engine
 from plaudit.training.run import Run
 
-VALUE_HEAD = "value_head.safetensors"  # beside a policy's model files
+VALUE_HEAD = "value_head.safetensors"  # in the same folder as the model files of a policy
 
 
 @dataclass(frozen=True)
 class Models:
-    """Policy, reference and reward model, the tokenizer that serves all three, and the engine that runs them.
+    """Policy, reference and reward model, the tokenizer of all three, and the engine that runs them.
 
     Attributes:
-        policy: the language model that learns, with a value head where asked for.
+        policy: the language model to train, with a value head if requested.
         reference: the SFT model, frozen; it shares the policy's frozen weights.
         reward_model: frozen; None in a run without one.
     """
@@ -39,12 +39,12 @@ class Models:
     def load(
         run: Run, algorithm: str, *, stage: str = "sft", value_head: bool = False, reward_model: bool = True
     ) -> Models:
-        """The models of a run directory.
+        """Load the models of a run directory.
 
         Args:
-            algorithm: whose `train_layers` and LoRA settings hold.
-            stage: the folder of the policy: "sft" where it is about to learn, `algorithm` to measure it afterwards.
-            reward_model: whether to load it.
+            algorithm: the algorithm whose `train_layers` and LoRA settings apply.
+            stage: the folder of the policy: "sft" to train it, `algorithm` to evaluate it after training.
+            reward_model: whether to load the reward model.
 
         Raises:
             RunError: a model has not been trained yet.
@@ -66,10 +66,10 @@ class Models:
         *,
         value_head: bool,
     ) -> Models:
-        """The models in three folders, without dropout.
+        """Load the models in three folders, without dropout.
 
-        A reward model with LoRA adapters is opened on the reference's weights, so that they exist once; a policy that
-        has learned with adapters is measured as its folder has it, with the adapters merged and without peft.
+        To train a policy, a reward model with LoRA adapters uses the weights of the reference, so that they exist only
+        once. To evaluate a policy, the merged weights in its folder are used, without adapters and without peft.
         """
         settings = getattr(run.config, algorithm)
         lm = load_causal_lm(policy_folder).to(run.device).eval()

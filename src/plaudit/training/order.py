@@ -1,4 +1,4 @@
-"""Which records make up step k: arithmetic on (seed, stage, epoch), so there is no loader state to save."""
+"""The records of each step, computed from (seed, stage, epoch), so that there is no data loader state to save."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _BATCHES_SORTED_TOGETHER = 16
 
 
 def steps_per_epoch(n: int, batch_size: int) -> int:
-    """Steps that visit n records once, the last batch perhaps smaller."""
+    """Number of steps in one pass over n records; the last batch may be smaller."""
     return -(-n // batch_size)
 
 
@@ -29,10 +29,10 @@ def visits(
 
 
 def epoch_batches(lengths: np.ndarray, batch_size: int, seed: int, stage: str, epoch: int) -> list[np.ndarray]:
-    """Indices of every batch of an epoch: shuffled, then grouped so that little of a batch is padding.
+    """Indices of every batch of an epoch: shuffled, and grouped by length to reduce padding.
 
     Records are shuffled, sorted by length within runs of 16 batches, cut into batches, and the batches are
-    shuffled. Every record comes exactly once.
+    shuffled. Every record appears exactly once.
     """
     n = len(lengths)
     shuffled = rng.permutation(n, seed, stage, epoch)

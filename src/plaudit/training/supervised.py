@@ -28,13 +28,13 @@ def train_supervised(
     loss: BatchLoss,
     count: Callable[[Any], int],
 ) -> Iterator[StepReport]:
-    """Train `model` from its newest checkpoint, if there is one; one report a step.
+    """Train `model`, from its newest checkpoint if there is one; yield one report per step.
 
     Args:
-        model: what learns.
+        model: the model to train.
         examples: the training data.
-        lengths: (N,) tokens of each example; examples of like length share a batch.
-        collate: some examples as a batch.
+        lengths: (N,) tokens of each example; examples of similar length share a batch.
+        collate: makes a batch from a list of examples.
         loss, count: as in `optimizer.accumulate`.
 
     Raises:
@@ -43,7 +43,7 @@ def train_supervised(
     settings = getattr(run.config, stage)
     total = steps_per_epoch(len(examples), settings.batch_size) * settings.epochs
     checkpoints, log = run.checkpoints(stage), run.log(stage)
-    model.eval()  # no dropout: its random numbers would not follow from the seed, and two epochs do not need it
+    model.eval()  # no dropout: its random numbers would not depend on the seed, and two epochs do not need it
     first = checkpoints.restore(model, optimizer)["step"]
     log.truncate(first)
 

@@ -1,4 +1,4 @@
-"""The contents of a run directory, as far as the report shows them."""
+"""The contents of a run directory that the report shows."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ _FILES = (
 
 @dataclass(frozen=True)
 class RunFiles:
-    """The contents of a run directory. What is missing or malformed reads as empty."""
+    """The contents of a run directory. Missing and malformed files read as empty."""
 
-    name: str  # of the directory
-    settings: dict[str, Any]  # by full name, such as `ppo.kl_coef`
+    name: str  # name of the directory
+    settings: dict[str, Any]  # values by full name, such as `ppo.kl_coef`
     versions: dict[str, Any]
-    contents: dict[str, Any]  # of the files that can be read, by path within the directory
-    missing: list[str]  # paths of the files that a finished run has and this one has not
+    contents: dict[str, Any]  # parsed contents of the readable files, by path within the directory
+    missing: list[str]  # paths of the files that a finished run has and this run lacks
     broken: list[str]  # paths of the files that cannot be read
-    meta: dict[str, Any]  # of evaluation.json; always with `reward`, the name of what the policy is trained for
+    meta: dict[str, Any]  # from evaluation.json; always has `reward`, the name of the reward that training maximises
 
     def lines(self, path: str) -> list[dict[str, Any]]:
         """The objects of a jsonl file."""
@@ -54,7 +54,7 @@ class RunFiles:
         return [v for v in found if isinstance(v, dict)] if isinstance(found, list) else []
 
     def seconds(self) -> dict[str, float]:
-        """Wall-clock seconds by stage: from evaluation.json, or before it from the steps so far."""
+        """Wall-clock seconds by stage: from evaluation.json, or from the steps so far if it does not exist yet."""
         times = self.table("evaluation.json", "meta", "wall_seconds")
         if not times:
             times = {f: sum(number(r, "seconds") or 0 for r in self.lines(f"{f}/timing.jsonl")) for f in _FOLDERS}
@@ -68,7 +68,7 @@ class RunFiles:
 
 
 def read_run(directory: Path) -> RunFiles:
-    """Read a run directory. A file that is missing or malformed is named; it is not an error.
+    """Read a run directory. Missing and malformed files are listed in the result; they are not errors.
 
     Raises:
         ConfigError: `config.toml` is missing or is not TOML.
@@ -88,7 +88,7 @@ def read_run(directory: Path) -> RunFiles:
             broken.append(name)
     meta = _table(contents.get("evaluation.json", {}).get("meta"))
     has_model, has_ppo = ((directory / folder).exists() for folder in ("reward_model", "ppo"))
-    # PPO that began without a reward model has another reward, which evaluation.json will name.
+    # PPO without a reward model uses a custom reward; its name will be in evaluation.json.
     default = "custom reward" if has_ppo and not has_model else REWARD_MODEL
     meta = meta | {"reward": str(meta.get("reward") or default)}
     optional = ("frontier.json",) if has_model or meta["reward"] == REWARD_MODEL else ("frontier.json", "reward_model/")
