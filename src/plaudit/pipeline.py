@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from plaudit.algorithms.ppo import ppo
+from plaudit.algorithms.reward_model import check_judged
 from plaudit.algorithms.sft import sft
 from plaudit.config import Config
 from plaudit.data.prompts import cut_prompts
@@ -17,7 +18,7 @@ from plaudit.evaluation.doctor import with_preflight_checks
 from plaudit.evaluation.evaluate import POLICIES, evaluate, policy_stage
 from plaudit.evaluation.hacking import detect_reward_hacking
 from plaudit.models.layers import number_of_frozen_layers
-from plaudit.models.loading import load_tokenizer, model_without_weights, window
+from plaudit.models.loading import check_classifier, load_tokenizer, model_without_weights, window
 from plaudit.models.lora import FOLDER, check_installed
 from plaudit.rewards import TextReward, reward_name
 from plaudit.training.metrics import StepReport
@@ -53,6 +54,9 @@ def check(config: Config, path: Path, stages: tuple[str, ...], reward: TextRewar
     tokenizer, model = load_tokenizer(name), model_without_weights(name)
     for stage in stages:
         number_of_frozen_layers(model, getattr(getattr(config, stage), "train_layers", 0), f"{stage}.train_layers")
+    if "reward_model" in stages:
+        check_judged(data.train)
+        check_classifier(model)
     cut = (config.prompt_min, config.prompt_max, config.seed)
     for stage in policies:
         prompts = [tokenizer.prompt(t) for part in (data.prompts, data.evaluation) for t in cut_prompts(part, *cut)]

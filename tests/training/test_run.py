@@ -131,7 +131,9 @@ def test_data_whose_content_has_changed_is_refused_by_name(tmp_path, tiny_config
     (tmp_path / "data" / "train.tsv").write_text("\n".join([rows[0], *reversed(rows[1:])]) + "\n")
     assert open_run(tmp_path / "run", config, resume=True).complete("ppo")  # the order of the rows has no effect
     (tmp_path / "data" / "train.tsv").write_text("\n".join([*rows, "one film more\t1"]) + "\n")
-    with pytest.raises(RunError, match=f"its sft was made before {tmp_path}/data was changed; choose another --out"):
+    with pytest.raises(
+        RunError, match=f"its sft was made from other data: {tmp_path}/data has changed; choose another --out"
+    ):
         open_run(tmp_path / "run", config, resume=True)
 
 

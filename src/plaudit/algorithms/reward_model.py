@@ -109,12 +109,23 @@ def reward_model(run: Run) -> Iterator[StepReport]:
     run.finish("reward_model", summary)
 
 
+def check_judged(part: Part) -> None:
+    """Refuse data that a reward model cannot learn from.
+
+    Raises:
+        DataError: there are neither labels nor comparisons.
+    """
+    if not (part.labelled or part.comparisons):
+        raise DataError("the data has neither labels nor comparisons: a reward model needs one of them")
+
+
 def tokenise(part: Part, tokenizer: Tokenizer, max_tokens: int) -> tuple[list[PreferenceExample], int]:
     """The judgements of a split of at most `max_tokens` tokens a text, and how many were longer.
 
     Raises:
         DataError: there is nothing to learn from.
     """
+    check_judged(part)
     examples = [
         PreferenceExample(
             (tokenizer.demonstration(c.prompt, c.response_a), tokenizer.demonstration(c.prompt, c.response_b)),
@@ -122,8 +133,6 @@ def tokenise(part: Part, tokenizer: Tokenizer, max_tokens: int) -> tuple[list[Pr
         )
         for c in part.comparisons
     ] or [PreferenceExample((tokenizer.demonstration("", t.text),), float(t.label)) for t in part.labelled]
-    if not examples:
-        raise DataError("the data has neither labels nor comparisons: a reward model needs one of them")
     short = [example for example in examples if max(example.lengths) <= max_tokens]
     if not short:
         raise DataError(

@@ -252,7 +252,7 @@ def memory_needed(run: Run, lm: Any, prompt: int) -> int:
     sft, reward, ppo = run.config.sft, run.config.reward_model, run.config.ppo
     weights = 4 * sum(p.numel() for p in lm.parameters())
     vocabulary, width = lm.get_input_embeddings().weight.shape
-    depth = lm.config.num_hidden_layers
+    depth = getattr(lm.config, "num_hidden_layers", 1)
     one_layer = 4 * _KEPT * width  # of one token
 
     def learns(part: Any) -> int:
@@ -274,7 +274,7 @@ def memory_needed(run: Run, lm: Any, prompt: int) -> int:
         return min(rows, part.microbatch_size or rows)
 
     length = prompt + ppo.max_new_tokens
-    heads = lm.config.num_attention_heads
+    heads = getattr(lm.config, "num_attention_heads", 1)  # a recurrent model has none
     keys_and_values = 4 * 2 * width * getattr(lm.config, "num_key_value_heads", heads) // heads  # a token and layer
     sampled = max(REFERENCE_SAMPLES, ppo.batch_size) * length  # tokens
     sampling = sampled * (one_layer + depth * keys_and_values)

@@ -14,7 +14,13 @@ import torch
 import transformers
 from huggingface_hub import HfApi, try_to_load_from_cache
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import (
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+)
 
 from plaudit.errors import ModelError
 from plaudit.models import lora, smollm2
@@ -57,6 +63,19 @@ def model_without_weights(name: str) -> Any:
     """
     with _explained(name), torch.device("meta"):
         return AutoModelForCausalLM.from_config(_config(_location(name)))
+
+
+def check_classifier(lm: Any) -> None:
+    """Refuse a model from whose family transformers cannot make a reward model.
+
+    Raises:
+        ModelError: transformers has no sequence classifier of this family.
+    """
+    if type(lm.config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+        raise ModelError(
+            f"transformers has no sequence classifier for a {lm.config.model_type} model, so it cannot become a reward "
+            "model; use another model, or train with a reward function"
+        )
 
 
 def load_reward_model(name: str, pad_id: int) -> Any:

@@ -210,7 +210,9 @@ class Run:
                     f"keep that value, {remedy}"
                 )
         if made["data"] != now["data"]:
-            raise RunError(f"{self.path}: its {stage} was made before {self.config.data} was changed; {remedy}")
+            raise RunError(
+                f"{self.path}: its {stage} was made from other data: {self.config.data} has changed; {remedy}"
+            )
         for name, fingerprint in made["inputs"].items():
             if fingerprint != now["inputs"][name]:
                 raise RunError(f"{self.path}: its {stage} was made from another {name}; {remedy}")
