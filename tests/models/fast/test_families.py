@@ -103,16 +103,3 @@ def test_models_of_other_kinds_have_nothing_in_common():
     assert common_depth(owner, make_family("gpt2")) == 0  # equal weights at other places in memory
     assert common_depth(owner, owner) == 3
     assert isinstance(owner.base_model.wte, nn.Embedding)
-
-
-@pytest.mark.parametrize("backwards", [1, 2])
-def test_a_tied_embedding_gets_a_dense_gradient_from_the_input_side_alone(backwards):
-    lm = make_family("gpt2")
-    ids, mask = padded_texts([5, 3])
-    weights = torch.linspace(-1, 1, 16)
-    for _ in range(backwards):
-        (embed(lm, ids, position_ids(mask)) * weights).sum().backward()
-    counts = torch.bincount(ids.flatten(), minlength=64)
-    gradient = lm.transformer.wte.weight.grad
-    assert not gradient.is_sparse
-    torch.testing.assert_close(gradient, backwards * counts[:, None] * weights)

@@ -14,7 +14,7 @@ from plaudit.batches import Responses
 from plaudit.maths.logprobs import predicting
 from plaudit.models.fast import generation
 from plaudit.models.fast.activations import ActivationCache, key
-from plaudit.models.fast.families import common_depth, embed, frozen_depth, run_layers, top_states
+from plaudit.models.fast.families import TiedWeight, common_depth, embed, frozen_depth, run_layers, top_states
 from plaudit.models.fast.head import Head, chunk_size
 from plaudit.models.fast.optimizer import SlicedAdamW
 from plaudit.models.fast.packing import Packed, pack
@@ -86,12 +86,17 @@ class FastEngine:
         restore(model, optimizer, source)
 
     def hidden_states(
-        self, model: Any, ids: Int[Tensor, "B T"], attention_mask: Bool[Tensor, "B T"], wanted: Bool[Tensor, "B T"]
+        self,
+        model: Any,
+        ids: Int[Tensor, "B T"],
+        attention_mask: Bool[Tensor, "B T"],
+        wanted: Bool[Tensor, "B T"],
+        embedding: Float[Tensor, "V D"] | None = None,
     ) -> Float[Tensor, "N D"]:
-        """Last hidden states, in float32, of the N tokens where `wanted` is True."""
+        """Last hidden states, in float32, of the N tokens where `wanted` is True; for `embedding` see `embed`."""
         packed = pack(ids, attention_mask)
         with self.autocast(model):
-            depth, hidden = self._lower_layers(model, ids, attention_mask, packed)
+            depth, hidden = self._lower_layers(model, ids, attention_mask, packed, embedding)
             places = packed.place[wanted[attention_mask]]
             return top_states(model, hidden, depth, places, packed.mask, packed.position_ids)
 
@@ -104,9 +109,13 @@ class FastEngine:
         temperature: float = 1.0,
     ) -> tuple[Float[Tensor, "N"], Float[Tensor, "N D"]]:
         """Log-probabilities of the N response tokens, in nats, and the hidden states that predict them."""
-        states = self.hidden_states(lm, ids, attention_mask, predicting(response_mask, ids.shape[1]))
+        head, embedding = self._head(lm), None
+        weight = head.weight
+        if weight.requires_grad and weight is lm.get_input_embeddings().weight:
+            weight, embedding = TiedWeight.apply(weight)
+        states = self.hidden_states(lm, ids, attention_mask, predicting(response_mask, ids.shape[1]), embedding)
         tokens = ids[:, -response_mask.shape[1] :][response_mask]
-        return self._head(lm).logprobs(states, tokens, temperature), states
+        return head.logprobs(states, tokens, temperature, weight), states
 
     @torch.no_grad()
     def compare(self, lm: Any, reference: Any, responses: Responses, temperature: float = 1.0) -> Comparison:
@@ -169,12 +178,12 @@ class FastEngine:
         return self._heads[lm]
 
     def _lower_layers(
-        self, model: Any, ids: Tensor, attention_mask: Tensor, packed: Packed
+        self, model: Any, ids: Tensor, attention_mask: Tensor, packed: Packed, embedding: Tensor | None
     ) -> tuple[int, Float[Tensor, "K C D"]]:
         """How many layers' outputs are cached, and the output of these layers for a batch."""
         depth = self._depths.get(model, 0)
         if not depth:
-            return 0, embed(model, packed.ids, packed.position_ids)
+            return 0, embed(model, packed.ids, packed.position_ids, embedding)
         cache, texts = self._caches[depth], _keys(ids, attention_mask)
         for group in cache.missing(texts):
             self._compute(model, depth, cache, group, ids.device)

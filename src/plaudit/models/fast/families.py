@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from plaudit.models.fast.packing import STEP
 from plaudit.models.layers import layers
@@ -36,16 +37,39 @@ def supports(model: Any) -> bool:
     return known and model.config._attn_implementation in ("sdpa", "eager", ATTENTION)
 
 
-def embed(lm: Any, ids: Int[Tensor, "B T"], positions: Int[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
-    """What enters the first layer, in float32."""
-    weight = lm.get_input_embeddings().weight
-    # A weight that is the output embedding too gets a dense gradient from there, to which autograd adds this one's few
-    # rows. A second dense one and their sum would take half a gigabyte a step for GPT-2.
-    sparse = weight.requires_grad and weight is getattr(lm.get_output_embeddings(), "weight", None)
-    if sparse and not getattr(weight, "densified", False):
-        weight.register_post_accumulate_grad_hook(_densify)  # where nothing came from the output
-        weight.densified = True
-    hidden = F.embedding(ids, weight, sparse=sparse).float()
+class TiedWeight(torch.autograd.Function):
+    """A weight that is output and input embedding, as two: the gradient of the second has only a few rows.
+
+    They are added to the gradient of the first in place. Autograd would make a third tensor of that size.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """weight (V, D); returns it for the output, and for the input."""
+        ctx.set_materialize_grads(False)
+        return weight.detach(), weight.detach()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, output: Tensor | None, rows: Tensor | None) -> Tensor | None:
+        """Gradient (V, D), dense, of one that is dense and one that is sparse."""
+        if rows is None:
+            return output
+        return rows.to_dense() if output is None else output.add_(rows)
+
+
+def embed(
+    lm: Any, ids: Int[Tensor, "B T"], positions: Int[Tensor, "B T"], weight: Float[Tensor, "V D"] | None = None
+) -> Float[Tensor, "B T D"]:
+    """What enters the first layer, in float32.
+
+    Args:
+        weight: the input embedding's half of a `TiedWeight`.
+    """
+    if weight is None:
+        hidden = F.embedding(ids, lm.get_input_embeddings().weight).float()
+    else:
+        hidden = F.embedding(ids, weight, sparse=True).float()
     return hidden + lm.base_model.wpe(positions).float() if lm.config.model_type == "gpt2" else hidden
 
 
@@ -142,11 +166,6 @@ def _own(module: nn.Module, lm: Any) -> list[nn.Parameter]:
 
 def _same(some: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
     return len(some) == len(others) and all(a is b for a, b in zip(some, others, strict=True))
-
-
-def _densify(weight: Tensor) -> None:
-    if weight.grad is not None and weight.grad.is_sparse:
-        weight.grad = weight.grad.to_dense()
 
 
 def _arguments(lm: Any, hidden: Tensor, mask: Tensor, positions: Tensor, cache: Any) -> dict[str, Any]:

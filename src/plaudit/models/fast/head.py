@@ -64,9 +64,17 @@ class Head:
         return logits if self._module.bias is None else logits + self._module.bias / temperature
 
     def logprobs(
-        self, states: Float[Tensor, "N D"], tokens: Int[Tensor, "N"], temperature: float
+        self,
+        states: Float[Tensor, "N D"],
+        tokens: Int[Tensor, "N"],
+        temperature: float,
+        weight: Float[Tensor, "V D"] | None = None,
     ) -> Float[Tensor, "N"]:
-        """Log-probability of each token under the state that predicts it, in nats."""
+        """Log-probability of each token under the state that predicts it, in nats.
+
+        Args:
+            weight: gets the gradient in place of the weight itself: its half of a `TiedWeight`.
+        """
         number = len(tokens)
         if number >= _MANY:
             more = -number % _MULTIPLE
@@ -74,7 +82,9 @@ class Head:
         bias = self._module.bias
         if torch.is_grad_enabled() and self.frozen:
             self._pack()
-        return _Logprobs.apply(states.float(), self.weight, bias, tokens, temperature, self)[:number]
+        return _Logprobs.apply(
+            states.float(), self.weight if weight is None else weight, bias, tokens, temperature, self
+        )[:number]
 
     def _pack(self) -> None:
         """Lay out a frozen weight as oneDNN multiplies it, which a product of a few rows spends half its time on.
