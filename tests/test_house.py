@@ -10,7 +10,7 @@ import plaudit
 
 ROOT = Path(plaudit.__file__).parent
 FLOORS = [
-    {"errors", "rng", "records", "config", "settings", "fetching", "__init__"},
+    {"errors", "rng", "records", "config", "settings", "fetching", "files", "__init__"},
     {"maths", "batches"},
     {"data", "rewards"},
     {"models"},

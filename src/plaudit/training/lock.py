@@ -1,0 +1,53 @@
+"""One owner of a run directory at a time."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from plaudit.errors import RunError
+
+_FILE, _OWNER = ".lock", ".owner.json"
+_held: dict[Path, FileLock] = {}  # by this process, until it ends
+
+
+def acquire(run: Path) -> None:
+    """Make this process the owner of a run directory until it ends; the system ends it with a killed process, too.
+
+    Raises:
+        RunError: another process is the owner.
+    """
+    path = run.resolve()
+    if path in _held:
+        return
+    lock = FileLock(path / _FILE)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise RunError(
+            f"{run}: in use by {_owner(path)}; wait until it has finished, or choose another --out"
+        ) from None
+    _held[path] = lock
+    owner = {"process": os.getpid(), "host": platform.node(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+    (path / _OWNER).write_text(json.dumps(owner), encoding="utf-8")
+
+
+def release(run: Path) -> None:
+    """Give a run directory up before the process ends."""
+    lock = _held.pop(run.resolve(), None)
+    if lock is not None:
+        (run / _OWNER).unlink(missing_ok=True)
+        lock.release()
+
+
+def _owner(run: Path) -> str:
+    try:
+        owner = json.loads((run / _OWNER).read_text(encoding="utf-8"))
+        return f"process {owner['process']} on {owner['host']} since {owner['since']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another process"

@@ -1,0 +1,60 @@
+"""The first signal lets a training loop finish its step and save; the second stops at once."""
+
+import os
+import signal
+
+import pytest
+
+from plaudit.training import stopping
+
+
+def send(number):
+    os.kill(os.getpid(), number)
+
+
+def train(steps, signals_at):
+    """A training loop that gets signals in the middle of steps, and what it has done."""
+    done = []
+    with stopping.training_loop("sft"):
+        for step in range(steps):
+            for number in signals_at.get(step, ()):
+                send(number)
+            done.append(step)
+            if stopping.requested():
+                done.append("saved")
+                stopping.stop()
+    return done
+
+
+def stopped(signals_at, body=train):
+    """What a program was stopped with."""
+    with pytest.raises(stopping.Stopped) as raised, stopping.signals("stopping after this step"):
+        body(5, signals_at)
+    return raised.value.number, raised.value.saved
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_training_loop_finishes_its_step_and_saves(number, capfd):
+    before = signal.getsignal(number)
+    assert stopped({2: [number]}) == (number, True)
+    assert capfd.readouterr().err == "\nstopping after this step\n"
+    assert signal.getsignal(number) is before
+    assert not stopping.requested()
+
+
+def test_a_second_signal_stops_at_once():
+    assert stopped({2: [signal.SIGINT, signal.SIGTERM]}) == (signal.SIGTERM, False)
+
+
+def test_outside_of_a_training_loop_the_first_signal_stops_at_once():
+    def evaluate(steps, signals_at):
+        train(steps, {})
+        send(signal.SIGTERM)
+
+    assert stopped({}, evaluate) == (signal.SIGTERM, False)
+
+
+def test_without_the_context_ctrl_c_is_as_ever():
+    with pytest.raises(KeyboardInterrupt) as raised:
+        train(5, {1: [signal.SIGINT]})
+    assert type(raised.value) is KeyboardInterrupt
