@@ -1,0 +1,92 @@
+"""Checks of a model folder before transformers opens it. A folder may come from anywhere, so nothing in it is trusted.
+
+No code of the folder runs, no pickle is read, and no path that it names leads out of it.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from plaudit.errors import ModelError
+
+_WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "*.model", "*.tiktoken")
+_LARGEST_JSON = 1 << 28  # bytes; the largest tokenizers have some 30 MB
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a model folder that is incomplete, damaged or unsafe.
+
+    Raises:
+        ModelError: the configuration or an index is malformed, the weights are no whole safetensors files inside the
+            folder, or there is no tokenizer.
+    """
+    config = read_json(folder / "config.json")
+    if not isinstance(config.get("model_type"), str):
+        raise ModelError(f"{folder / 'config.json'}: names no model_type, so nobody knows how to open the model")
+    for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json", "special_tokens_map.json"):
+        if (folder / name).exists():
+            read_json(folder / name)
+    for path in weight_files(folder):
+        try:
+            with safe_open(path, framework="pt") as file:
+                file.keys()
+        except (OSError, SafetensorError) as error:
+            raise ModelError(f"{path}: no whole safetensors file: {error}; copy or download it again") from None
+    if not any(path for pattern in _TOKENIZERS for path in folder.glob(pattern)):
+        raise ModelError(
+            f"{folder}: has no tokenizer; copy tokenizer.json and tokenizer_config.json of the model there"
+        )
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a model folder.
+
+    Raises:
+        ModelError: there are none, or the index names something else.
+    """
+    if not (folder / _INDEX).exists():
+        if (folder / _WEIGHTS).exists():
+            return [folder / _WEIGHTS]
+        pickles = [path.name for pattern in _PICKLES for path in sorted(folder.glob(pattern))]
+        if not pickles:
+            raise ModelError(f"{folder}: has no weights ({_WEIGHTS} is missing)")
+        raise ModelError(
+            f"{folder}: its weights are pickled ({pickles[0]}), and a pickle can run any code when it is read; if you "
+            'trust it, convert it: python -c "from transformers import AutoModelForCausalLM as M; '
+            f'M.from_pretrained({str(folder)!r}, use_safetensors=False).save_pretrained({str(folder)!r})"'
+        )
+    named = read_json(folder / _INDEX).get("weight_map")
+    if not isinstance(named, dict) or not named or not all(isinstance(name, str) for name in named.values()):
+        raise ModelError(f"{folder / _INDEX}: has no weight_map from tensors to files")
+    files = sorted(set(named.values()))
+    for name in files:
+        plain = PurePosixPath(name).name == name == PureWindowsPath(name).name
+        if not plain or not name.endswith(".safetensors"):
+            raise ModelError(f"{folder / _INDEX}: names {name!r}, which is no safetensors file in this folder")
+        if not (folder / name).is_file():
+            raise ModelError(f"{folder}: {name} is missing; copy or download it again")
+    return [folder / name for name in files]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        ModelError: it cannot be read, or holds something else.
+    """
+    try:
+        if path.stat().st_size > _LARGEST_JSON:
+            raise ModelError(f"{path}: has {path.stat().st_size:,} bytes, too many for a file of settings")
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        reason = error.strerror if isinstance(error, OSError) else f"no JSON: {str(error) or 'nested too deeply'}"
+        raise ModelError(f"{path}: {reason}; copy or download it again") from None
+    if not isinstance(content, dict):
+        raise ModelError(f"{path}: holds no JSON object; copy or download it again")
+    return content
