@@ -39,14 +39,12 @@ def gae(
 
     Source: Schulman et al. 2015, equation 16.
     """
-    rewards = rewards.masked_fill(~response_mask, 0.0)
     values = values.masked_fill(~response_mask, 0.0)
     advantages = torch.zeros_like(rewards)
-    next_value = torch.zeros_like(rewards[:, 0])
-    next_advantage = torch.zeros_like(rewards[:, 0])
+    next_value = next_advantage = torch.zeros_like(rewards[:, 0])
     for t in reversed(range(rewards.shape[1])):
         delta = rewards[:, t] + gamma * next_value - values[:, t]
         next_advantage = (delta + gamma * lam * next_advantage).masked_fill(~response_mask[:, t], 0.0)
         next_value = values[:, t]
         advantages[:, t] = next_advantage
-    return advantages, (advantages + values).masked_fill(~response_mask, 0.0)
+    return advantages, advantages + values
