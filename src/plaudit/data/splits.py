@@ -45,21 +45,13 @@ class Part:
 
 @dataclass(frozen=True)
 class Splits:
-    """A data set in three parts.
+    """A data set in three parts."""
 
-    Attributes:
-        name: the data set's name in the settings.
-        train: for SFT and the reward model.
-        prompts: source of PPO's prompts.
-        evaluation: held out, for perplexity, preference accuracy and the prompts of the evaluation.
-        dropped: numbers of records that were left out, by reason.
-    """
-
-    name: str
-    train: Part
-    prompts: Part
-    evaluation: Part
-    dropped: dict[str, int]
+    name: str  # in the settings
+    train: Part  # for SFT and the reward model
+    prompts: Part  # source of the prompts of PPO and REINFORCE
+    evaluation: Part  # held out, for perplexity, preference accuracy and the prompts of the evaluation
+    dropped: dict[str, int]  # numbers of records that were left out, by reason
 
     @property
     def parts(self) -> dict[str, Part]:
@@ -79,11 +71,8 @@ class Splits:
 def split(name: str, records: Iterable[Record], held_out: Iterable[Record], dropped: Counter[str]) -> Splits:
     """Clean `records`, add demonstrations if there are none, and cut the three parts.
 
-    Args:
-        name: the data set's name, for errors.
-        records: source of train and prompts, and of evaluation if `held_out` is empty.
-        held_out: records of a separate evaluation split.
-        dropped: numbers of records left out so far, by reason.
+    `held_out` becomes the evaluation; without it, that is cut from `records` too. `dropped` has the numbers of records
+    left out so far, by reason.
 
     Raises:
         DataError: a part would be empty, or all training labels are the same.

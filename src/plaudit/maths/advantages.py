@@ -32,12 +32,11 @@ def gae(
     """Generalised advantage estimation.
 
     delta_t = r_t + gamma V_{t+1} - V_t and A_t = delta_t + gamma lam A_{t+1}; V and A are zero after the last token.
+    Source: Schulman et al. 2015, equation 16.
 
     Returns:
         advantages: not whitened; zero outside the response.
         returns: advantages + values, the targets of the value head; zero outside the response.
-
-    Source: Schulman et al. 2015, equation 16.
     """
     values = values.masked_fill(~response_mask, 0.0)
     advantages = torch.zeros_like(rewards)

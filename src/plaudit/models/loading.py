@@ -23,11 +23,11 @@ from transformers import (
 
 from plaudit import fetching
 from plaudit.config import nearest
+from plaudit.data import hub
 from plaudit.errors import ModelError
 from plaudit.models import lora, smollm2
 from plaudit.models.tokenizer import Tokenizer
 
-_TIMEOUT = 8  # seconds to wait for the hub's first answer
 BUILT_IN: dict[str, Callable[[], Path]] = {
     "movie-gpt2": lambda: Path(__file__).parent / "movie_gpt2",
     "smollm2": smollm2.folder,  # fetched on first use
@@ -120,12 +120,10 @@ def _location(name: str) -> str:
             f"no model '{name}'{nearest(name, list(BUILT_IN))}: give a built-in name ({', '.join(BUILT_IN)}), "
             "a folder with a Hugging Face model, or a hub id such as openai-community/gpt2"
         )
-    if not isinstance(try_to_load_from_cache(name, "config.json"), str):
-        # Check with one short request first: from_pretrained retries an unreachable hub for half a minute.
-        try:
-            HfApi().model_info(name, timeout=_TIMEOUT)
-        except Exception as error:  # any error of the underlying network library
-            raise OSError(f"the hub does not answer: {error}") from error
+    is_cached = isinstance(try_to_load_from_cache(name, "config.json"), str)
+    # One short request first: from_pretrained retries an unreachable hub for half a minute.
+    if not is_cached and (problem := hub.ask(HfApi().model_info, name)):
+        raise OSError("the hub does not have the model, or does not answer") from problem
     return name
 
 

@@ -87,8 +87,8 @@ def save_adapters(model: Any, folder: Path) -> None:
 
 def load_adapters(model: Any, folder: Path) -> None:
     """Add the adapters that `save_adapters` wrote in `folder` to their base model, and set its score head if saved."""
-    kept = load_file(folder / "adapter_model.safetensors")
-    tensors = {name.removeprefix(_PEFT_PREFIX): value for name, value in kept.items()}
+    saved = load_file(folder / "adapter_model.safetensors")
+    tensors = {name.removeprefix(_PEFT_PREFIX): value for name, value in saved.items()}
     config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     _inject(model, config["target_modules"], config["r"], config["lora_alpha"])
     for name, layer in _adapted(model):
