@@ -77,9 +77,8 @@ def effect(change: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 ENGINES = ("models.plain.PlainEngine", "models.fast.engine.FastEngine")
-GENERATE, COMPARE, LOGPROBS, SCORE, CLIP_AND_STEP = (
-    tuple(f"{engine}.{method}" for engine in ENGINES)
-    for method in ("generate", "compare", "logprobs", "score", "clip_and_step")
+GENERATE, COMPARE, LOGPROBS, CLIP_AND_STEP = (
+    tuple(f"{engine}.{method}" for engine in ENGINES) for method in ("generate", "compare", "logprobs", "clip_and_step")
 )
 HEAD_LOGPROBS = "models.fast.head._Logprobs"
 DECODE = "models.fast.generation.generate"
@@ -434,10 +433,10 @@ def _(inputs):
     return replacement
 
 
-fault(14, "the reward model reads one token of padding", "models/test_policy.py", *SCORE)(
+fault(14, "the reward model reads one token of padding", "models/test_policy.py", "models.policy.RewardModel.forward")(
     arguments(attention_mask=lambda mask: mask | F.pad(mask, (1, -1)))
 )
-fault(14, "the reward model reads all padding", "models/test_policy.py", *SCORE)(
+fault(14, "the reward model reads all padding", "models/test_policy.py", "models.policy.RewardModel.forward")(
     arguments(attention_mask=torch.ones_like)
 )
 

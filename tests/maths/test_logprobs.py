@@ -2,7 +2,7 @@ import math
 
 import torch
 
-from plaudit.maths.logprobs import entropy, predicting, token_logprobs
+from plaudit.maths.logprobs import entropy_of_logprobs, predicting, token_logprobs
 
 
 def test_a_token_is_predicted_at_the_position_before_it():
@@ -22,4 +22,4 @@ def test_token_logprobs_by_hand():
 
 def test_entropy_of_a_uniform_and_of_a_certain_distribution():
     logits = torch.tensor([[[0.0, 0.0, 0.0, 0.0], [100.0, 0.0, 0.0, 0.0]]])
-    torch.testing.assert_close(entropy(logits), torch.tensor([[math.log(4), 0.0]]))
+    torch.testing.assert_close(entropy_of_logprobs(logits.log_softmax(-1)), torch.tensor([[math.log(4), 0.0]]))

@@ -8,8 +8,8 @@ from transformers import AutoModelForSequenceClassification
 from plaudit import rng
 from plaudit.maths.kl import kl_of_logprobs
 from plaudit.models.fast.families import supports
-from plaudit.models.plain import PlainEngine, last_token, position_ids
-from plaudit.models.policy import Policy, RewardModel
+from plaudit.models.plain import PlainEngine, position_ids
+from plaudit.models.policy import Policy, RewardModel, last_token
 
 EXTRA = {"gpt_neox, eager": ("gpt_neox", "eager"), "gpt2, sdpa": ("gpt2", "sdpa")}  # known families, run plainly
 every_model = pytest.mark.parametrize("name", [*OTHER_FAMILIES, *EXTRA])

@@ -27,8 +27,8 @@ class Pair:
     @property
     def votes(self) -> tuple[int, int]:
         """Numbers of votes for a and for b."""
-        ratings = list(zip(self.a.ratings, self.b.ratings, strict=True))
-        return sum(a > b for a, b in ratings), sum(a < b for a, b in ratings)
+        a, b = np.array([self.a.ratings, self.b.ratings])
+        return int((a > b).sum()), int((a < b).sum())
 
 
 def pairs(rated: Iterable[RatedText], per_batch: int, seed: int) -> list[Pair]:
@@ -83,10 +83,8 @@ def person_and_others(votes: np.ndarray) -> float:
     A tie among the other voters counts as one half. This is the ceiling for a model's agreement with single
     votes: a model does not know each person's taste.
     """
-    agreed = 0.0
-    for own, opposed in (votes.T, votes[:, ::-1].T):
-        agreed += float((own * ((own - 1 > opposed) + 0.5 * (own - 1 == opposed))).sum())
-    return agreed / float(votes.sum())
+    others, opposed = votes - 1, votes[:, ::-1]  # from the side of each voter
+    return float((votes * ((others > opposed) + 0.5 * (others == opposed))).sum() / votes.sum())
 
 
 def model_and_person(logits: np.ndarray, votes: np.ndarray) -> float:

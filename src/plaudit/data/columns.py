@@ -16,9 +16,10 @@ TEXT = ("text", "sentence", "review")
 RESPONSE = ("response", "completion")
 LABELS = {"0": 0, "negative": 0, "neg": 0, "false": 0, "1": 1, "positive": 1, "pos": 1, "true": 1}
 UNLABELLED = "-1"  # GLUE's label of test texts, whose labels are not published
-CHOICES: dict[str, Literal["a", "b", "tie"]] = {"a": "a", "b": "b", "tie": "tie"}
 
 Values = dict[str, Any]
+Choice = Literal["a", "b", "tie"]
+CHOICES: dict[str, Choice] = {"a": "a", "b": "b", "tie": "tie"}
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ def records(tables: Iterable[Table], dropped: Counter[str]) -> list[Record]:
     """The records in `tables`. Rows that cannot be learned from are counted in `dropped` by reason.
 
     Raises:
-        DataError: the columns fit no kind of record, or a value is not allowed; with table and line.
+        DataError: the columns fit no kind of record, or a value is not allowed.
     """
     found: list[Record] = []
     for table in tables:
@@ -57,8 +58,7 @@ def records(tables: Iterable[Table], dropped: Counter[str]) -> list[Record]:
 def _reader(table: Table) -> Callable[[Values], Record]:
     """The function that makes a record of a row of `table`."""
     columns = set(table.columns)
-    text = next((c for c in TEXT if c in columns), None)
-    response = next((c for c in RESPONSE if c in columns), None)
+    text, response = (next((c for c in names if c in columns), None) for names in (TEXT, RESPONSE))
     if {"chosen", "rejected"} <= columns:
         return lambda values: _comparison(values, "chosen", "rejected", "a")
     if {"response_a", "response_b", "choice"} <= columns:
@@ -69,7 +69,7 @@ def _reader(table: Table) -> Callable[[Values], Record]:
                 f"{table.name}: columns 'prompt' and '{response}' do not go with 'label', because SFT imitates every "
                 "response: keep the rows with good responses and remove the column 'label'"
             )
-        return lambda values: _demonstration(values, response)
+        return lambda values: Demonstration(_prompt(values), _filled(values, response))
     if text and "label" in columns:
         return lambda values: _labelled(values, text)
     shown = ", ".join(reprlib.repr(c) for c in table.columns[:10]) + (", ..." if len(table.columns) > 10 else "")
@@ -81,46 +81,42 @@ def _reader(table: Table) -> Callable[[Values], Record]:
 
 
 def _labelled(values: Values, column: str) -> LabelledText:
-    text = _text(values, column).strip()  # all sentences of SST-2 end in a space
     given = values.get("label")
     word = str(given).strip().lower().removesuffix(".0")  # pandas writes 1.0 when some labels are missing
     if word == UNLABELLED:
         raise _Unusable("unlabelled")
     if word not in LABELS:
         raise DataError(f"label {reprlib.repr(given)}: must be 0 (or negative) or 1 (or positive)")
-    if not text:
-        raise _Unusable("empty")
-    return LabelledText(text, LABELS[word])
+    return LabelledText(_filled(values, column).strip(), LABELS[word])  # all sentences of SST-2 end in a space
 
 
-def _demonstration(values: Values, column: str) -> Demonstration:
-    prompt, response = _prompt(values), _text(values, column)
-    if not response.strip():
-        raise _Unusable("empty")
-    return Demonstration(prompt, response)
-
-
-def _choice(values: Values) -> Literal["a", "b", "tie"]:
+def _choice(values: Values) -> Choice:
     word = _text(values, "choice").strip().lower()
     if word not in CHOICES:
         raise DataError(f"choice {reprlib.repr(values['choice'])}: must be a, b or tie")
     return CHOICES[word]
 
 
-def _comparison(values: Values, a: str, b: str, choice: Literal["a", "b", "tie"]) -> Comparison:
-    prompt, first, second = _prompt(values), _text(values, a), _text(values, b)
-    annotator = values.get("annotator")
-    if not first.strip() or not second.strip():
-        raise _Unusable("empty")
+def _comparison(values: Values, a: str, b: str, choice: Choice) -> Comparison:
+    first, second = _filled(values, a), _filled(values, b)
     if first == second:
         raise _Unusable("identical responses")
-    return Comparison(prompt, first, second, choice, "" if annotator is None else str(annotator))
+    annotator = values.get("annotator")
+    return Comparison(_prompt(values), first, second, choice, "" if annotator is None else str(annotator))
 
 
 def _prompt(values: Values) -> str:
     """The prompt; empty if it is blank or missing."""
     prompt = _text(values, "prompt") if "prompt" in values else ""
     return prompt if prompt.strip() else ""
+
+
+def _filled(values: Values, column: str) -> str:
+    """The text in `column`, which must not be blank."""
+    text = _text(values, column)
+    if not text.strip():
+        raise _Unusable("empty")
+    return text
 
 
 def _text(values: Values, column: str) -> str:

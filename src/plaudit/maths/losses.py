@@ -22,10 +22,7 @@ def causal_lm_loss(logprobs: Float[Tensor, "B R"], response_mask: Bool[Tensor, "
 def bradley_terry_loss(chosen: Float[Tensor, "B"], rejected: Float[Tensor, "B"], weight: Float[Tensor, "B"]) -> Loss:
     """Cross-entropy of the preference `weight` against sigmoid(chosen - rejected): (sum in nats, number of pairs).
 
-    Args:
-        chosen, rejected: logits of the two responses of each pair.
-        weight: share of people who preferred `chosen`: 1 for a clear choice, 1/2 for a tie.
-
+    `weight` is the share of people who preferred `chosen`: 1 for a clear choice, 1/2 for a tie.
     Source: Bradley and Terry 1952; Stiennon et al. 2020, section 3.4.
     """
     return label_loss(chosen - rejected, weight)
@@ -48,11 +45,9 @@ def policy_loss(
 
     Returns:
         loss: (sum over response tokens of max(-A rho, -A clip(rho, 1 - eps, 1 + eps)), number of tokens), with rho the
-            probability ratio.
+            probability ratio. Source: Schulman et al. 2017, equation 7.
         stats: sums over response tokens of `ratio_mean`, `clip_fraction` and `approx_kl` (k3 of the old policy against
             the new one, nats), to be divided by the number of tokens; and `ratio_max`, the largest ratio.
-
-    Source: Schulman et al. 2017, equation 7.
     """
     log_ratio = (logprobs - old_logprobs).masked_fill(~response_mask, 0.0)
     ratio = log_ratio.exp()

@@ -8,8 +8,6 @@ import numpy as np
 from scipy.special import expit
 from scipy.stats import binomtest
 
-_BINS = 10
-
 
 def wilson(successes: int, n: int) -> tuple[float, float]:
     """95% confidence interval of a proportion, from `successes` in `n` trials. Source: Wilson 1927."""
@@ -37,7 +35,8 @@ def preference_statistics(logits: np.ndarray, labels: np.ndarray, lengths: np.nd
     if not clear.any():
         return {"held_out": 0}
     right = ((logits > 0) == (labels > 0.5))[clear]
-    calibration, ece = _calibration(*(np.r_[logits, -logits], np.r_[labels, 1 - labels]) if pairs else (logits, labels))
+    both_sides = (np.r_[logits, -logits], np.r_[labels, 1 - labels])
+    calibration, ece = _calibration(*both_sides if pairs else (logits, labels))
     varied = lengths.std() > 0 and logits.std() > 0
     return {
         "held_out": len(right),
@@ -54,9 +53,8 @@ def _calibration(logits: np.ndarray, labels: np.ndarray) -> tuple[list[dict[str,
     """Bins of predicted probability, and the expected calibration error over them."""
     # Not sklearn.calibration.calibration_curve: it gives no counts, and refuses labels between 0 and 1.
     probability = expit(logits.astype(np.float64))
-    bins = np.minimum((probability * _BINS).astype(int), _BINS - 1)
-    count = np.bincount(bins, minlength=_BINS)
-    predicted, positive = (np.bincount(bins, weights=w, minlength=_BINS) for w in (probability, labels))
+    bins = np.minimum((probability * 10).astype(int), 9)
+    count, predicted, positive = (np.bincount(bins, weights=w, minlength=10) for w in (None, probability, labels))
     curve = [
         {"confidence": float(predicted[b] / n), "positive": float(positive[b] / n), "count": int(n)}
         for b, n in enumerate(count)

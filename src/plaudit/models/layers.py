@@ -9,22 +9,14 @@ from plaudit.errors import ModelError
 
 
 def layers(lm: Any) -> nn.ModuleList:
-    """The layers of a model, lowest first.
-
-    Raises:
-        ModelError: the model does not list them.
-    """
+    """The layers of a model, lowest first."""
     return _stack(lm)[1]
 
 
 def number_of_frozen_layers(lm: Any, train_layers: int, setting: str = "train_layers") -> int:
     """How many of the lowest layers are frozen when the top `train_layers` learn; 0 when all learn.
 
-    Args:
-        setting: the name of the setting, for error messages.
-
-    Raises:
-        ModelError: the model has fewer layers, or does not list them.
+    Raises ModelError, with the name of the setting, if the model has fewer layers or does not list them.
     """
     if not train_layers:
         return 0
@@ -37,22 +29,17 @@ def number_of_frozen_layers(lm: Any, train_layers: int, setting: str = "train_la
 def freeze_lower_layers(lm: Any, train_layers: int, setting: str = "train_layers") -> None:
     """Let only the top layers of a model and its last norm learn; 0 leaves everything trainable.
 
-    The embeddings are frozen too, and with them an output embedding that is tied to them.
-
-    Raises:
-        ModelError: the model has fewer layers, or does not list them.
+    The embeddings are frozen too, and with them an output embedding that is tied to them. Errors are those of
+    `number_of_frozen_layers`.
     """
     frozen = number_of_frozen_layers(lm, train_layers, setting)
     if train_layers:
         parent, all_layers = _stack(lm)
         lm.requires_grad_(False)
-        norms = [
-            child
-            for name, child in parent.named_children()
-            if "norm" in type(child).__name__.lower() and "embed" not in name
-        ]
-        for part in (*all_layers[frozen:], *norms):
-            part.requires_grad_(True)
+        all_layers[frozen:].requires_grad_(True)
+        for name, child in parent.named_children():
+            if "norm" in type(child).__name__.lower() and "embed" not in name:
+                child.requires_grad_(True)
 
 
 def share_weights(owner: nn.Module, other: nn.Module) -> None:

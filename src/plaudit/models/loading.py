@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 import os
 from collections.abc import Callable, Iterator
@@ -22,11 +21,13 @@ from transformers import (
     AutoTokenizer,
 )
 
+from plaudit import fetching
+from plaudit.config import nearest
+from plaudit.data import hub
 from plaudit.errors import ModelError
 from plaudit.models import lora, smollm2
 from plaudit.models.tokenizer import Tokenizer
 
-_PATIENCE = 8  # timeout in seconds of the first request to the hub
 BUILT_IN: dict[str, Callable[[], Path]] = {
     "movie-gpt2": lambda: Path(__file__).parent / "movie_gpt2",
     "smollm2": smollm2.folder,  # fetched on first use
@@ -37,45 +38,13 @@ transformers.utils.logging.disable_progress_bar()
 
 def load_tokenizer(name: str) -> Tokenizer:
     """Load the tokenizer of a model by built-in name, folder or hub id."""
-    with _explained(name):
+    with _errors_in_one_line(name):
         return Tokenizer.of(AutoTokenizer.from_pretrained(_location(name)))
 
 
 def load_causal_lm(name: str) -> Any:
-    """Load a causal language model in float32.
-
-    Raises:
-        ModelError: the model is not found, or is not a causal language model.
-    """
-    with _explained(name):
-        where = _location(name)
-        model = AutoModelForCausalLM.from_pretrained(
-            where, config=_config(where), dtype=torch.float32, use_safetensors=True
-        )
-    return _own(model)
-
-
-def model_without_weights(name: str) -> Any:
-    """Make a causal language model on torch's meta device: it has the shapes of the weights, but no values.
-
-    Raises:
-        ModelError: the model is not found, or is not a causal language model.
-    """
-    with _explained(name), torch.device("meta"):
-        return AutoModelForCausalLM.from_config(_config(_location(name)))
-
-
-def check_classifier(lm: Any) -> None:
-    """Refuse a model from whose family transformers cannot make a reward model.
-
-    Raises:
-        ModelError: transformers has no sequence classifier of this family.
-    """
-    if type(lm.config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
-        raise ModelError(
-            f"transformers has no sequence classifier for a {lm.config.model_type} model, so it cannot become a reward "
-            "model; use another model, or train with a reward function"
-        )
+    """Load a causal language model in float32; raises ModelError if it is not found or of another kind."""
+    return _load(AutoModelForCausalLM, name)
 
 
 def load_reward_model(name: str, pad_id: int) -> Any:
@@ -83,24 +52,37 @@ def load_reward_model(name: str, pad_id: int) -> Any:
 
     If the folder contains only a language model, the caller must initialise the score head.
     """
-    with _explained(name):
-        where = _location(name)
-        config = _config(where, num_labels=1, pad_token_id=pad_id)
-        model = AutoModelForSequenceClassification.from_pretrained(
-            where, config=config, dtype=torch.float32, use_safetensors=True
-        )
-    return _own(model)
+    return _load(AutoModelForSequenceClassification, name, num_labels=1, pad_token_id=pad_id)
 
 
-def _own(model: Any) -> Any:
-    """Copy the model's tensors, because a loaded tensor is a view of the memory-mapped file.
+def _load(kind: Any, name: str, **settings: int) -> Any:
+    """Load a model, and copy its tensors, because a loaded tensor is a view of the memory-mapped file.
 
     While one view is in use, all pages of the file that were read count as memory of the process. PPO at GPT-2's size
     uses few of these pages, because its three models convert or share most weights: the views cost 0.7 GiB.
     """
+    with _errors_in_one_line(name):
+        where = _location(name)
+        config = _config(where, **settings)
+        model = kind.from_pretrained(where, config=config, dtype=torch.float32, use_safetensors=True)
     for tensor in (*model.parameters(), *model.buffers()):
         tensor.data = tensor.data.clone()
     return model
+
+
+def model_without_weights(name: str) -> Any:
+    """Make a causal language model on torch's meta device: it has the shapes of the weights, but no values."""
+    with _errors_in_one_line(name), torch.device("meta"):
+        return AutoModelForCausalLM.from_config(_config(_location(name)))
+
+
+def check_classifier(lm: Any) -> None:
+    """Refuse a model from whose family transformers cannot make a reward model."""
+    if type(lm.config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+        raise ModelError(
+            f"transformers has no sequence classifier for a {lm.config.model_type} model, so it cannot become a reward "
+            "model; use another model, or train with a reward function"
+        )
 
 
 def save(model: Any, tokenizer: Tokenizer, folder: Path) -> None:
@@ -134,27 +116,22 @@ def _location(name: str) -> str:
             raise ModelError(f"{name}: no model in this folder (config.json is missing)")
         return name
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
-        close = difflib.get_close_matches(name, BUILT_IN, n=1)
-        hint = f" (did you mean '{close[0]}'?)" if close else ""
         raise ModelError(
-            f"no model '{name}'{hint}: give a built-in name ({', '.join(BUILT_IN)}), a folder with a Hugging Face "
-            "model, or a hub id such as openai-community/gpt2"
+            f"no model '{name}'{nearest(name, list(BUILT_IN))}: give a built-in name ({', '.join(BUILT_IN)}), "
+            "a folder with a Hugging Face model, or a hub id such as openai-community/gpt2"
         )
-    if not isinstance(try_to_load_from_cache(name, "config.json"), str):
-        # Check with one short request first: from_pretrained retries an unreachable hub for half a minute.
-        try:
-            HfApi().model_info(name, timeout=_PATIENCE)
-        except Exception as error:  # any error of the underlying network library
-            raise OSError(f"the hub does not answer: {error}") from error
+    is_cached = isinstance(try_to_load_from_cache(name, "config.json"), str)
+    # One short request first: from_pretrained retries an unreachable hub for half a minute.
+    if not is_cached and (problem := hub.ask(HfApi().model_info, name)):
+        raise OSError("the hub does not have the model, or does not answer") from problem
     return name
 
 
 @contextmanager
-def _explained(name: str) -> Iterator[None]:
+def _errors_in_one_line(name: str) -> Iterator[None]:
     """Turn errors of transformers and the hub into a one-line ModelError; silence their warnings and retry messages."""
-    loud = [logging.getLogger(n) for n in ("transformers", "huggingface_hub")]
-    levels = [logger.level for logger in loud]
-    for logger in loud:
+    levels = {logger: logger.level for logger in map(logging.getLogger, ("transformers", "huggingface_hub"))}
+    for logger in levels:
         logger.setLevel(logging.CRITICAL)
     try:
         yield
@@ -162,8 +139,8 @@ def _explained(name: str) -> Iterator[None]:
         raise
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         if Path(name).is_dir() or name in BUILT_IN:
-            first = str(error).strip().splitlines()[0]
-            remedy = f"; delete {smollm2.kept_at()} to download and convert it again" if name == "smollm2" else ""
+            first, cache = str(error).strip().splitlines()[0], fetching.kept_at(smollm2.PACKAGE)
+            remedy = f"; delete {cache} to download and convert it again" if name == "smollm2" else ""
             raise ModelError(f"{name}: cannot be opened as a model: {first}{remedy}") from error
         token = "" if os.environ.get("HF_TOKEN") else ", and HF_TOKEN is set if the model is gated"
         raise ModelError(
@@ -171,5 +148,5 @@ def _explained(name: str) -> Iterator[None]:
             "without a network, --model takes movie-gpt2 or a folder"
         ) from error
     finally:
-        for logger, level in zip(loud, levels, strict=True):
+        for logger, level in levels.items():
             logger.setLevel(level)

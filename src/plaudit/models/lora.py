@@ -7,7 +7,6 @@ and reward model can share the frozen weights in memory.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +27,12 @@ def add_adapters(model: Any, settings: Any, seed: int, stage: str) -> None:
     """Add an adapter to each trainable linear layer of the backbone and train only the adapters; rank 0 does nothing.
 
     The model's output does not change: B starts at zero. A is drawn uniformly, with `seed` and `stage` as its seed.
-
-    Raises:
-        ModelError: peft is not installed, or there is no linear layer to adapt.
     """
     if not settings.lora_rank:
         return
-    names = [name for name, layer in _linear(model) if layer.weight.requires_grad]
+    backbone = set(model.base_model.modules())  # without the language model head and the score head
+    linear = [(name, m) for name, m in model.named_modules() if m in backbone and isinstance(m, (nn.Linear, Conv1D))]
+    names = [name for name, layer in linear if layer.weight.requires_grad]
     if not names:
         raise ModelError(f"lora_rank = {settings.lora_rank}: a {model.config.model_type} has no linear layer to adapt")
     _inject(model, names, settings.lora_rank, settings.lora_alpha)
@@ -45,11 +43,7 @@ def add_adapters(model: Any, settings: Any, seed: int, stage: str) -> None:
 
 
 def check_installed() -> None:
-    """Check that peft is installed.
-
-    Raises:
-        ModelError: peft is not installed.
-    """
+    """Raise ModelError if peft is not installed."""
     try:
         import peft  # noqa: F401
     except ImportError as error:
@@ -58,15 +52,14 @@ def check_installed() -> None:
 
 def plain_state(model: nn.Module) -> dict[str, Tensor]:
     """The state dict of the model with its adapters merged into the weights; the model itself is not changed."""
-    state = {
-        name.replace(".base_layer.", "."): tensor for name, tensor in model.state_dict().items() if not _ours(name)
-    }
+    frozen = {name: tensor for name, tensor in model.state_dict().items() if not _is_in_adapter(name)}
+    state = {name.replace(".base_layer.", "."): tensor for name, tensor in frozen.items()}
     return state | {f"{name}.weight": _merged(layer) for name, layer in _adapted(model)}
 
 
 def merge(model: nn.Module) -> None:
     """Merge the adapters into the weights and remove them."""
-    for name, layer in list(_adapted(model)):
+    for name, layer in _adapted(model):
         layer.base_layer.weight = nn.Parameter(_merged(layer), requires_grad=False)
         parent, _, last = name.rpartition(".")
         setattr(model.get_submodule(parent), last, layer.base_layer)
@@ -74,10 +67,12 @@ def merge(model: nn.Module) -> None:
 
 def save_adapters(model: Any, folder: Path) -> None:
     """Write the adapters, and the head of a reward model, in peft's format; does nothing without adapters."""
-    layers = list(_adapted(model))
+    layers = _adapted(model)
     if not layers:
         return
-    kept = {name.replace(f".{_NAME}.", "."): value for name, value in model.state_dict().items() if _ours(name)}
+    kept = {
+        name.replace(f".{_NAME}.", "."): value for name, value in model.state_dict().items() if _is_in_adapter(name)
+    }
     config: dict[str, Any] = model.peft_config[_NAME].to_dict()
     config |= {"target_modules": [name for name, _ in layers], "inference_mode": True, "task_type": "CAUSAL_LM"}
     if hasattr(model, "score"):
@@ -92,8 +87,8 @@ def save_adapters(model: Any, folder: Path) -> None:
 
 def load_adapters(model: Any, folder: Path) -> None:
     """Add the adapters that `save_adapters` wrote in `folder` to their base model, and set its score head if saved."""
-    kept = load_file(folder / "adapter_model.safetensors")
-    tensors = {name.removeprefix(_PEFT_PREFIX): value for name, value in kept.items()}
+    saved = load_file(folder / "adapter_model.safetensors")
+    tensors = {name.removeprefix(_PEFT_PREFIX): value for name, value in saved.items()}
     config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     _inject(model, config["target_modules"], config["r"], config["lora_alpha"])
     for name, layer in _adapted(model):
@@ -103,19 +98,12 @@ def load_adapters(model: Any, folder: Path) -> None:
             model.score.weight.copy_(tensors["score.weight"])
 
 
-def _linear(model: Any) -> Iterator[tuple[str, Any]]:
-    trunk = {id(module) for module in model.base_model.modules()}  # without the language model head and the score head
-    for name, module in model.named_modules():
-        if id(module) in trunk and isinstance(module, (nn.Linear, Conv1D)):
-            yield name, module
+def _adapted(model: nn.Module) -> list[tuple[str, Any]]:
+    """(name, layer) of the layers with an adapter. Works without peft too."""
+    return [(name, module) for name, module in model.named_modules() if hasattr(module, "lora_A")]
 
 
-def _adapted(model: nn.Module) -> Iterator[tuple[str, Any]]:
-    """(name, layer) of the layers with an adapter. Does not import peft, so it also works without it."""
-    return ((name, module) for name, module in model.named_modules() if hasattr(module, "lora_A"))
-
-
-def _ours(name: str) -> bool:
+def _is_in_adapter(name: str) -> bool:
     return ".lora_A." in name or ".lora_B." in name
 
 

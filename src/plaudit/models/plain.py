@@ -6,8 +6,8 @@ families that it knows; tests hold the two equal.
 """
 
 import inspect
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -16,35 +16,24 @@ from torch import Tensor, nn
 
 from plaudit.batches import Responses
 from plaudit.maths.kl import kl_of_logprobs
-from plaudit.maths.logprobs import entropy_of_logprobs
+from plaudit.maths.logprobs import entropy_of_logprobs, token_logprobs
 from plaudit.models.sampling import sample_tokens
 
 _ROWS = 16  # rows whose logits over the vocabulary exist together where no gradient is needed
 
 
 class Comparison(NamedTuple):
-    """What a model and a reference say about N response tokens, in nats.
+    """What a model and a reference say about N response tokens, in nats."""
 
-    Attributes:
-        logprobs, ref_logprobs: (N,) of the tokens under the model and under the reference.
-        kl: (N,) KL of the model from the reference, a sum over the vocabulary.
-        entropy: (N,) of the model's distribution.
-        states: (N, D) the model's last hidden states that predict the tokens.
-    """
-
-    logprobs: Tensor
-    ref_logprobs: Tensor
-    kl: Tensor
-    entropy: Tensor
-    states: Tensor
+    logprobs: Tensor  # (N,) of the tokens under the model
+    ref_logprobs: Tensor  # (N,) under the reference
+    kl: Tensor  # (N,) of the model from the reference, a sum over the vocabulary
+    entropy: Tensor  # (N,) of the model's distribution
+    states: Tensor  # (N, D) the model's last hidden states, which predict the tokens
 
 
 class PlainEngine:
-    """Runs models by their own forward pass.
-
-    Args:
-        dtype: number format of the matrix products; parameters and gradients stay float32.
-    """
+    """Runs models by their own forward pass; matrix products are in `dtype`, parameters and gradients in float32."""
 
     def __init__(self, dtype: torch.dtype = torch.float32) -> None:
         self.dtype = dtype
@@ -60,11 +49,7 @@ class PlainEngine:
         return torch.optim.AdamW(groups, **settings)
 
     def clip_and_step(self, optimizer: torch.optim.Optimizer, max_norm: float) -> float:
-        """Clip the gradients to `max_norm` and take a step; nothing is changed where the norm is not finite.
-
-        Returns:
-            the norm before clipping.
-        """
+        """Clip the gradients to `max_norm` and take a step, both only if their norm is finite; the norm."""
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]).item()
         if norm < float("inf"):
@@ -75,15 +60,11 @@ class PlainEngine:
     def restore(self, model: Any, optimizer: torch.optim.Optimizer | None, source: Callable[[], Any]) -> None:
         """Nothing: the parameters are float32 already."""
 
-    def autocast(self, model: nn.Module) -> AbstractContextManager[Any]:
-        """The context in which the layers of `model` run."""
-        return autocast(model, self.dtype)
-
     def hidden_states(
         self, model: Any, ids: Int[Tensor, "B T"], attention_mask: Bool[Tensor, "B T"], wanted: Bool[Tensor, "B T"]
     ) -> Float[Tensor, "N D"]:
         """Last hidden states, in float32, of the N tokens where `wanted` is True."""
-        with self.autocast(model):
+        with autocast(model, self.dtype):
             output = model.base_model(**_inputs(model.base_model, ids, attention_mask), use_cache=False)
         return output.last_hidden_state[wanted].float()
 
@@ -97,11 +78,11 @@ class PlainEngine:
     ) -> tuple[Float[Tensor, "N"], Float[Tensor, "N D"]]:
         """Log-probabilities of the N response tokens, in nats, and the hidden states that predict them.
 
-        The response tokens are `ids[:, -R:][response_mask]`, and the results follow that order.
+        The order is that of `ids[:, -R:][response_mask]`.
         """
         logits, states = self.response_logits(lm, ids, attention_mask, response_mask, temperature)
         tokens = ids[:, -response_mask.shape[1] :][response_mask]
-        return torch.log_softmax(logits, dim=-1).gather(1, tokens[:, None]).squeeze(1), states
+        return token_logprobs(logits, tokens), states
 
     @torch.no_grad()
     def compare(self, lm: Any, reference: Any, responses: Responses, temperature: float = 1.0) -> Comparison:
@@ -113,13 +94,6 @@ class PlainEngine:
             ref_logits, _ = self.response_logits(reference, ids, attention_mask, mask, temperature)
             parts.append((*compare_logits(logits, ref_logits, ids[:, -mask.shape[1] :][mask]), states))
         return Comparison(*(torch.cat(column) for column in zip(*parts, strict=True)))
-
-    def score(
-        self, reward_model: Any, ids: Int[Tensor, "B T"], attention_mask: Bool[Tensor, "B T"]
-    ) -> Float[Tensor, "B"]:
-        """(B,) logit of each sequence, read at its last token."""
-        hidden = self.hidden_states(reward_model, ids, attention_mask, last_token(attention_mask))
-        return reward_model.score(hidden).squeeze(-1)
 
     @torch.no_grad()
     def generate(
@@ -144,7 +118,7 @@ class PlainEngine:
             inputs = _inputs(lm, ids if cache is None else ids[:, -1:], mask)
             if _takes(lm, "past_key_values"):  # otherwise the model reads the whole text again for each token
                 inputs |= {"past_key_values": cache, "use_cache": True}
-            with self.autocast(lm), _float32_output(lm, self.dtype):
+            with autocast(lm, self.dtype), _float32_output(lm, self.dtype):
                 output = lm(**inputs)
             cache = getattr(output, "past_key_values", None)
             logits = output.logits[:, -1].float() / temperature
@@ -158,21 +132,18 @@ class PlainEngine:
     def response_logits(
         self, lm: Any, ids: Tensor, attention_mask: Tensor, response_mask: Tensor, temperature: float
     ) -> tuple[Float[Tensor, "N V"], Float[Tensor, "N D"]]:
-        """Logits of the N response tokens divided by the temperature, and the states that predict them, in float32.
-
-        A causal model's state at position t has read tokens 0..t and predicts token t + 1.
-        """
+        """Logits divided by the temperature, and states, in float32, that predict the N response tokens."""
         inputs, positions = _inputs(lm, ids, attention_mask), response_mask.shape[1] + 1
         if _takes(lm, "logits_to_keep"):
             inputs["logits_to_keep"] = positions
-        with self.autocast(lm), _float32_output(lm, self.dtype):
+        with autocast(lm, self.dtype), _float32_output(lm, self.dtype):
             output = lm(**inputs, output_hidden_states=True)
         logits, states = (x[:, -positions:-1][response_mask].float() for x in (output.logits, output.hidden_states[-1]))
         return logits / temperature, states
 
 
 def autocast(model: nn.Module, dtype: torch.dtype) -> AbstractContextManager[Any]:
-    """The context in which matrix products of `model` are in `dtype`."""
+    """The context in which the matrix products of `model` are in `dtype`."""
     device = next(model.parameters()).device.type
     return torch.autocast(device, dtype=dtype, enabled=dtype != torch.float32)
 
@@ -186,33 +157,21 @@ def compare_logits(
     return logprobs, ref_logprobs, kl_of_logprobs(logp, ref_logp), entropy_of_logprobs(logp)
 
 
-def last_token(attention_mask: Bool[Tensor, "B T"]) -> Bool[Tensor, "B T"]:
-    """(B, T) True at the last token of each sequence, where a reward model reads its score."""
-    columns = torch.arange(attention_mask.shape[1], device=attention_mask.device)
-    return columns == (attention_mask * columns).argmax(1, keepdim=True)
-
-
 def position_ids(attention_mask: Bool[Tensor, "B T"]) -> Int[Tensor, "B T"]:
-    """(B, T) position of each token among the attended ones, so that left padding does not shift positions."""
+    """Position of each token among the attended ones, so that left padding does not shift positions."""
     return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
 
 
-@contextmanager
-def _float32_output(lm: Any, dtype: torch.dtype) -> Iterator[None]:
+def _float32_output(lm: Any, dtype: torch.dtype) -> AbstractContextManager[Any]:
     """Compute the output embedding in float32 where the layers run in bfloat16: there a logit of 80 is off by 0.25."""
-    if dtype == torch.float32:
-        yield
-        return
 
     def recompute(head: Any, inputs: tuple[Tensor], output: Tensor) -> Tensor:
         with torch.autocast(output.device.type, enabled=False):
             return nn.functional.linear(inputs[0].float(), head.weight.float(), head.bias)
 
-    hook = lm.get_output_embeddings().register_forward_hook(recompute)
-    try:
-        yield
-    finally:
-        hook.remove()
+    if dtype == torch.float32:
+        return nullcontext()
+    return lm.get_output_embeddings().register_forward_hook(recompute)  # leaving the context removes the hook
 
 
 def _inputs(model: Any, ids: Tensor, attention_mask: Tensor) -> dict[str, Any]:

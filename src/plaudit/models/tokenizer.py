@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from plaudit.batches import Sequences
 from plaudit.errors import ModelError
@@ -14,29 +16,16 @@ from plaudit.errors import ModelError
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """A Hugging Face tokenizer and its special tokens, as RLHF uses them.
-
-    Attributes:
-        hf: the tokenizer itself.
-        bos_id: comes before every text, so that the model can predict the first token; None for a model that has
-            no such token.
-        eos_id: ends every response.
-        pad_id: fills short rows of a batch. Our masks are computed from lengths, but some tools derive them from
-            ids, so this token must not occur in any text: see `_padding_id`.
-    """
+    """A Hugging Face tokenizer and its special tokens, as RLHF uses them."""
 
     hf: Any
-    bos_id: int | None
-    eos_id: int
-    pad_id: int
+    bos_id: int | None  # before every text, so that the model can predict the first token; some models have none
+    eos_id: int  # ends every response
+    pad_id: int  # fills short rows of a batch
 
     @staticmethod
     def of(hf: Any) -> Tokenizer:
-        """Wrap a Hugging Face tokenizer.
-
-        Raises:
-            ModelError: it has no end-of-text token.
-        """
+        """Wrap a Hugging Face tokenizer, which must have an end-of-text token."""
         if hf.eos_token_id is None:
             raise ModelError(f"the tokenizer of '{hf.name_or_path}' has no end-of-text token; set its eos_token")
         return Tokenizer(hf, hf.bos_token_id, hf.eos_token_id, _padding_id(hf))
@@ -68,8 +57,9 @@ class Tokenizer:
 def _padding_id(hf: Any) -> int:
     """The tokenizer's own padding token if it differs from eos and bos; otherwise a byte that no UTF-8 text contains.
 
-    GPT-2 has no padding token, and pad = eos is a common silent bug: code that finds the end of a text by `id != pad`
-    then finds it one token early. eos is the last resort, if the vocabulary does not have the byte.
+    Our masks are computed from lengths. But GPT-2 has no padding token, and pad = eos is a common silent bug: code that
+    finds the end of a text by `id != pad` then finds it one token early. eos is the last resort, if the vocabulary
+    does not have the byte.
     """
     if hf.pad_token_id is not None and hf.pad_token_id not in (hf.eos_token_id, hf.bos_token_id):
         return hf.pad_token_id
@@ -82,24 +72,21 @@ def _padding_id(hf: Any) -> int:
 
 def collate(pairs: Sequence[tuple[Sequence[int], Sequence[int]]], pad_id: int) -> Sequences:
     """Pad (prompt ids, response ids) pairs on the right into one batch; the loss mask covers the response."""
-    width = max(len(p) + len(r) for p, r in pairs)
-    ids = torch.full((len(pairs), width), pad_id)
-    attention_mask = torch.zeros(len(pairs), width, dtype=torch.bool)
-    loss_mask = torch.zeros(len(pairs), width, dtype=torch.bool)
-    for i, (prompt, response) in enumerate(pairs):
-        n, end = len(prompt), len(prompt) + len(response)
-        ids[i, :end] = torch.tensor([*prompt, *response])
-        attention_mask[i, :end] = True
-        loss_mask[i, n:end] = True
-    return Sequences(ids, attention_mask, loss_mask)
+    ids, attention_mask = _pad([[*prompt, *response] for prompt, response in pairs], pad_id, "right")
+    starts = torch.tensor([len(prompt) for prompt, _ in pairs])
+    return Sequences(ids, attention_mask, attention_mask & (torch.arange(ids.shape[1]) >= starts[:, None]))
 
 
-def pad_left(prompts: Sequence[Sequence[int]], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
+def pad_left(prompts: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
     """(B, P) ids and (B, P) attention mask of prompts padded on the left, ready for generation."""
-    width = max(len(p) for p in prompts)
-    ids = torch.full((len(prompts), width), pad_id)
-    attention_mask = torch.zeros(len(prompts), width, dtype=torch.bool)
-    for i, prompt in enumerate(prompts):
-        ids[i, width - len(prompt) :] = torch.tensor(prompt)
-        attention_mask[i, width - len(prompt) :] = True
-    return ids, attention_mask
+    return _pad(prompts, pad_id, "left")
+
+
+def _pad(rows: Sequence[Sequence[int]], pad_id: int, side: str) -> tuple[Tensor, Tensor]:
+    """(B, T) ids and (B, T) attention mask of rows padded on one side."""
+    ids = [torch.tensor(row, dtype=torch.long) for row in rows]
+    masks = [torch.ones_like(row, dtype=torch.bool) for row in ids]
+    return (
+        pad_sequence(ids, batch_first=True, padding_value=pad_id, padding_side=side),
+        pad_sequence(masks, batch_first=True, padding_side=side),
+    )

@@ -1,14 +1,13 @@
 """The fast engine: the same methods as `PlainEngine`, for families whose layers it knows."""
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Bool, Float, Float64, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from plaudit.batches import Responses
 from plaudit.maths.logprobs import predicting
@@ -20,7 +19,7 @@ from plaudit.models.fast.optimizer import SlicedAdamW
 from plaudit.models.fast.packing import Packed, pack
 from plaudit.models.fast.precision import matrices, restore, round_frozen
 from plaudit.models.layers import layers
-from plaudit.models.plain import Comparison, autocast, compare_logits, last_token
+from plaudit.models.plain import Comparison, autocast, compare_logits
 
 
 class FastEngine:
@@ -66,10 +65,6 @@ class FastEngine:
         if depth := self._depths[model]:
             self._caches[depth].expect(texts)
 
-    def autocast(self, model: nn.Module) -> AbstractContextManager[Any]:
-        """The context in which the layers of `model` run."""
-        return autocast(model, self.dtype)
-
     def optimizer(self, model: Any, groups: list[dict[str, Any]], **settings: Any) -> SlicedAdamW:
         """AdamW for a `Policy` or `RewardModel`; in bfloat16 its matrices that learn become bfloat16 here."""
         return SlicedAdamW(groups, list(matrices(model.network)), self._parameters, **settings)
@@ -95,7 +90,7 @@ class FastEngine:
     ) -> Float[Tensor, "N D"]:
         """Last hidden states, in float32, of the N tokens where `wanted` is True; for `embedding` see `embed`."""
         packed = pack(ids, attention_mask)
-        with self.autocast(model):
+        with autocast(model, self.dtype):
             depth, hidden = self._lower_layers(model, ids, attention_mask, packed, embedding)
             places = packed.place[wanted[attention_mask]]
             return top_states(model, hidden, depth, places, packed.mask, packed.position_ids)
@@ -134,13 +129,6 @@ class FastEngine:
         logprobs, ref_logprobs, kl, entropy = (torch.cat(column) for column in zip(*parts, strict=True))
         return Comparison(logprobs, ref_logprobs, kl, entropy, states)
 
-    def score(
-        self, reward_model: Any, ids: Int[Tensor, "B T"], attention_mask: Bool[Tensor, "B T"]
-    ) -> Float[Tensor, "B"]:
-        """(B,) logit of each sequence, read at its last token."""
-        hidden = self.hidden_states(reward_model, ids, attention_mask, last_token(attention_mask))
-        return reward_model.score(hidden).squeeze(-1)
-
     @torch.no_grad()
     def generate(
         self,
@@ -155,7 +143,7 @@ class FastEngine:
         """Continue every prompt until its end token, or until R tokens; see `PlainEngine.generate`."""
         head = self._head(lm)
         depths = tuple(d for d in self._caches if d <= self._depths.get(lm, 0))
-        with self.autocast(lm):
+        with autocast(lm, self.dtype):
             responses, outputs = generation.generate(
                 lm,
                 lambda states: head.logits(states, temperature),
