@@ -10,7 +10,9 @@ import ast
 import dataclasses
 import difflib
 import functools
+import hashlib
 import importlib
+import json
 import math
 import sys
 from dataclasses import field, fields
@@ -21,7 +23,7 @@ from typing import Any
 import tomli_w
 
 from plaudit import settings as shared
-from plaudit.errors import ConfigError
+from plaudit.errors import ConfigError, RunError
 from plaudit.settings import General
 
 if sys.version_info >= (3, 11):
@@ -111,6 +113,19 @@ def read_toml(path: Path) -> dict[str, Any]:
         return _check_each(flatten(tree))
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
+
+
+def read_saved(path: Path) -> dict[str, Any]:
+    """The settings of a run's config.toml, which must be as plaudit wrote it.
+
+    Raises:
+        RunError: it is empty, cut off or changed.
+    """
+    settings = read_toml(path)
+    tree = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    if tree.get("versions", {}).get("settings") != _hash({k: v for k, v in tree.items() if k != "versions"}):
+        raise RunError(f"{path}: damaged, or changed by hand; give new settings as flags, or put the file back")
+    return settings
 
 
 def preset_names() -> list[str]:
@@ -211,4 +226,9 @@ def allowed(about: Any) -> str:
 
 def to_toml(config: Config, versions: dict[str, str]) -> str:
     """`config` as TOML that `read_toml` reads back, with a table of the versions that made the run."""
-    return tomli_w.dumps(dataclasses.asdict(config) | {"versions": versions})
+    tree = dataclasses.asdict(config)
+    return tomli_w.dumps(tree | {"versions": versions | {"settings": _hash(tree)}})
+
+
+def _hash(tree: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()

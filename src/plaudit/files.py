@@ -34,13 +34,18 @@ def write_atomic(path: Path, content: str | bytes) -> None:
     _sync_folder(path.parent)
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Replace a JSON file.
+def json_text(content: Any) -> str:
+    """Indented JSON.
 
     Raises:
         ValueError: the content has NaN or infinity, which JSON does not have.
     """
-    write_atomic(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+    return json.dumps(content, indent=2, allow_nan=False) + "\n"
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Replace a JSON file; errors as in `json_text`."""
+    write_atomic(path, json_text(content))
 
 
 def move_folder(partial: Path, final: Path) -> None:

@@ -21,6 +21,7 @@ from plaudit.models.layers import number_of_frozen_layers
 from plaudit.models.loading import check_classifier, load_tokenizer, model_without_weights, window
 from plaudit.models.lora import FOLDER, check_installed
 from plaudit.rewards import TextReward, reward_name
+from plaudit.training import stopping
 from plaudit.training.metrics import StepReport
 from plaudit.training.rollouts import check_window
 from plaudit.training.run import INPUTS_FILE, STAGES, Run, needs_of
@@ -82,6 +83,8 @@ def steps(run: Run, stages: tuple[str, ...] = STAGES, reward: TextReward | None 
             continue
         worked = True
         yield from _reports(run, stage, reward)
+        if stopping.requested() and stage != stages[-1]:  # in the last step, which ended the stage
+            stopping.stop()
 
 
 def _check_reward(run: Run, stage: str, reward: str) -> None:

@@ -59,6 +59,7 @@ class General:
         "rounded products for the model families that plaudit knows; auto is fast where it can be",
         choices=("auto", "plain", "fast"),
     )
+    keep_checkpoints: int = setting(0, "1 keeps the checkpoints of finished stages, 0 removes them", low=0, high=1)
     prompt_min: int = setting(2, "shortest prompt to cut from the beginning of a text", unit="words", low=1)
     prompt_max: int = setting(8, "longest prompt to cut from the beginning of a text", unit="words", low=1)
 

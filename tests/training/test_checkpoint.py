@@ -6,6 +6,7 @@ import torch
 from plaudit.errors import RunError
 from plaudit.models.plain import PlainEngine
 from plaudit.training.checkpoint import Checkpoints, load_weights
+from plaudit.training.metrics import MetricsLog
 from plaudit.training.optimizer import adamw, step
 
 
@@ -32,11 +33,11 @@ def test_training_goes_on_from_a_checkpoint_byte_for_byte(tmp_path):
     a, b = adamw(whole, 0.01), adamw(half, 0.01)
     train(whole, a, 0, 10)
     train(half, b, 0, 6)
-    Checkpoints(tmp_path, "f").save(6, half, b, {"kl_coef": 0.125})
+    Checkpoints(tmp_path, "f", MetricsLog(tmp_path)).save(6, half, b, {"kl_coef": 0.125})
 
     fresh = make_network(seed=9)
     c = adamw(fresh, 0.01)
-    assert Checkpoints(tmp_path, "f").restore(fresh, c) == {"step": 6, "kl_coef": 0.125}
+    assert Checkpoints(tmp_path, "f", MetricsLog(tmp_path)).restore(fresh, c) == {"step": 6, "kl_coef": 0.125}
     train(fresh, c, 6, 10)
     for p, q in zip(whole.parameters(), fresh.parameters(), strict=True):
         assert torch.equal(p, q)
@@ -46,13 +47,13 @@ def test_training_goes_on_from_a_checkpoint_byte_for_byte(tmp_path):
 
 def test_without_a_checkpoint_training_starts_at_step_zero(tmp_path):
     model = make_network()
-    assert Checkpoints(tmp_path / "none", "f").restore(model, adamw(model, 0.1)) == {"step": 0}
+    assert Checkpoints(tmp_path / "none", "f", MetricsLog(tmp_path)).restore(model, adamw(model, 0.1)) == {"step": 0}
 
 
 def test_the_newest_two_are_kept_and_a_partly_written_one_is_ignored(tmp_path):
     model = make_network()
     optimizer = adamw(model, 0.1)
-    checkpoints = Checkpoints(tmp_path, "f")
+    checkpoints = Checkpoints(tmp_path, "f", MetricsLog(tmp_path))
     for number in (1, 2, 3):
         checkpoints.save(number, model, optimizer)
     (tmp_path / ".step-00000004.partial").mkdir()
@@ -64,33 +65,33 @@ def test_the_newest_two_are_kept_and_a_partly_written_one_is_ignored(tmp_path):
 def test_a_damaged_checkpoint_is_refused(tmp_path, name):
     model = make_network()
     optimizer = adamw(model, 0.1)
-    Checkpoints(tmp_path, "f").save(1, model, optimizer)
+    Checkpoints(tmp_path, "f", MetricsLog(tmp_path)).save(1, model, optimizer)
     path = tmp_path / "step-00000001" / name
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 0x04
     path.write_bytes(content)
     with pytest.raises(RunError, match=r"step-00000001: (damaged|made with other)"):
-        Checkpoints(tmp_path, "f").restore(model, optimizer)
+        Checkpoints(tmp_path, "f", MetricsLog(tmp_path)).restore(model, optimizer)
 
 
 def test_a_checkpoint_of_other_settings_is_refused(tmp_path):
     model = make_network()
     optimizer = adamw(model, 0.1)
-    Checkpoints(tmp_path, "f").save(1, model, optimizer)
+    Checkpoints(tmp_path, "f", MetricsLog(tmp_path)).save(1, model, optimizer)
     with pytest.raises(RunError, match="other settings"):
-        Checkpoints(tmp_path, "g").restore(model, optimizer)
+        Checkpoints(tmp_path, "g", MetricsLog(tmp_path)).restore(model, optimizer)
 
 
 def test_nothing_is_pickled(tmp_path):
     model = make_network()
-    Checkpoints(tmp_path, "f").save(1, model, adamw(model, 0.1))
+    Checkpoints(tmp_path, "f", MetricsLog(tmp_path)).save(1, model, adamw(model, 0.1))
     files = sorted(p.name for p in (tmp_path / "step-00000001").iterdir())
     assert files == ["manifest.json", "state.json", "tensors.safetensors"]
     assert json.loads((tmp_path / "step-00000001" / "state.json").read_text()) == {"step": 1}
 
 
 def test_the_weights_of_each_kept_checkpoint_can_be_loaded_without_the_optimizer(tmp_path):
-    model, checkpoints = make_network(), Checkpoints(tmp_path, "f")
+    model, checkpoints = make_network(), Checkpoints(tmp_path, "f", MetricsLog(tmp_path))
     optimizer = adamw(model, 0.01)
     kept = {}
     for number in (1, 2, 3):
@@ -105,7 +106,7 @@ def test_the_weights_of_each_kept_checkpoint_can_be_loaded_without_the_optimizer
 
 
 def test_weights_of_another_model_are_refused(tmp_path):
-    model, checkpoints = make_network(), Checkpoints(tmp_path, "f")
+    model, checkpoints = make_network(), Checkpoints(tmp_path, "f", MetricsLog(tmp_path))
     checkpoints.save(1, model, adamw(model, 0.01))
     with pytest.raises(RunError, match=r"holds '1\.bias', which the model does not have"):
         load_weights(checkpoints.weights()[1], Network(torch.nn.Linear(4, 8), torch.nn.Linear(8, 1, bias=False)))
@@ -116,10 +117,10 @@ def test_only_what_learns_is_saved_and_the_rest_stays(tmp_path):
     model[0].requires_grad_(False)
     optimizer = adamw(model, 0.01)
     train(model, optimizer, 0, 2)
-    Checkpoints(tmp_path, "f").save(2, model, optimizer)
+    Checkpoints(tmp_path, "f", MetricsLog(tmp_path)).save(2, model, optimizer)
     fresh = make_network(seed=9)
     fresh[0].requires_grad_(False)
     before = fresh[0].weight.clone()
-    Checkpoints(tmp_path, "f").restore(fresh, adamw(fresh, 0.01))
+    Checkpoints(tmp_path, "f", MetricsLog(tmp_path)).restore(fresh, adamw(fresh, 0.01))
     assert torch.equal(fresh[0].weight, before)
     assert torch.equal(fresh[1].weight, model[1].weight)

@@ -19,7 +19,7 @@ import click
 
 from plaudit import __version__
 from plaudit.cli import flags
-from plaudit.config import ALGORITHMS, SECTIONS, Config, build, preset, read_toml, resolve
+from plaudit.config import ALGORITHMS, SECTIONS, Config, build, preset, read_saved, read_toml, resolve
 from plaudit.errors import ConfigError, PlauditError, RunError, TrainingError
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def _settings(given: Given, directory: Path | None) -> dict[str, Any]:
 
 def _saved(directory: Path | None) -> dict[str, Any]:
     path = (directory or Path()) / "config.toml"
-    return read_toml(path) if directory and path.exists() else {}
+    return read_saved(path) if directory and path.exists() else {}
 
 
 def _must_exist(directory: Path) -> None:

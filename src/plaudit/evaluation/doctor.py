@@ -15,6 +15,7 @@ from plaudit.algorithms.ppo import compute_advantages, ppo_loss, rollout_values
 from plaudit.batches import select_rows
 from plaudit.data.prompts import cut_prompts
 from plaudit.errors import ModelError
+from plaudit.files import write_json
 from plaudit.models.fast.activations import MAPPED_FROM
 from plaudit.models.fast.head import logits_at_once
 from plaudit.models.layers import layers, number_of_frozen_layers
@@ -27,7 +28,7 @@ from plaudit.training.engine import choose_engine
 from plaudit.training.metrics import StepReport
 from plaudit.training.models import Models
 from plaudit.training.rollouts import REFERENCE_SAMPLES, ScoreScale, as_reward, generate, score_rollout
-from plaudit.training.run import MEMORY_FILE, Run, write_json
+from plaudit.training.run import MEMORY_FILE, Run
 
 _MEMORY = "memory"
 _ROWS = 16  # prompts, each answered once

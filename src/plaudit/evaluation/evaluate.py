@@ -21,15 +21,17 @@ from plaudit.evaluation.hacking import hacking_warnings, windows_of
 from plaudit.evaluation.judge import Judge, imdb_judge
 from plaudit.evaluation.metrics import bootstrap_ci95, duplicate_rate
 from plaudit.evaluation.report import write_report
+from plaudit.files import write_atomic, write_json
 from plaudit.maths.masked import unflatten
 from plaudit.models.loading import window
 from plaudit.models.tokenizer import pad_left
 from plaudit.rewards import Reward, TextReward
 from plaudit.settings import setting
+from plaudit.training import manifest
 from plaudit.training.metrics import StepReport
 from plaudit.training.models import Models
 from plaudit.training.rollouts import as_reward, check_window
-from plaudit.training.run import Run, write_json
+from plaudit.training.run import Run
 
 POLICIES = tuple(name for name in ALGORITHMS if name not in ("sft", "reward_model"))
 NEEDS = ("sft", *POLICIES)  # and of these the first that has finished; see `policy_stage`
@@ -212,6 +214,7 @@ def evaluate(run: Run, reward: TextReward | None = None) -> Iterator[StepReport]
     }
     content = {"sft": sft_figures, measurement.stage: policy_figures, "policy": policy_figures, "meta": meta}
     write_json(run.path / "evaluation.json", content)
+    manifest.write(run.path, [run.path / name for name in ("evaluation.json", "responses.jsonl", "samples.jsonl")])
     write_report(run.path)
     gain = policy_figures["score_mean"] - sft_figures["score_mean"]
     yield StepReport("evaluation", total, total, {"score_gain": gain}, {"seconds": took, "tokens_per_second": 0.0})
@@ -279,4 +282,4 @@ def _shown_samples(measurement: Measurement) -> list[dict[str, Any]]:
 
 
 def _write_jsonl(path: Path, lines: list[dict[str, Any]]) -> None:
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    write_atomic(path, "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines))

@@ -26,7 +26,7 @@ from safetensors.numpy import load_file, save_file
 
 from plaudit import rng
 from plaudit.algorithms.ppo import ppo
-from plaudit.config import build, read_toml, to_toml
+from plaudit.config import build, read_saved, to_toml
 from plaudit.data.text import distinct
 from plaudit.errors import RunError
 from plaudit.evaluation.best_of_n import kept, kl_bound, kl_measured
@@ -35,6 +35,7 @@ from plaudit.evaluation.judge import imdb_judge
 from plaudit.evaluation.metrics import bootstrap_ci95, distinct_without, jackknife_ci95, resamples
 from plaudit.evaluation.report import write_report
 from plaudit.evaluation.report.words import on_or_above
+from plaudit.files import write_atomic, write_json
 from plaudit.models.layers import freeze_lower_layers
 from plaudit.models.loading import load_causal_lm
 from plaudit.models.lora import add_adapters, merge
@@ -43,7 +44,7 @@ from plaudit.rewards import TextReward
 from plaudit.training.checkpoint import Checkpoints, load_weights
 from plaudit.training.metrics import StepReport
 from plaudit.training.rollouts import ScoreScale
-from plaudit.training.run import Run, versions, write_json
+from plaudit.training.run import Run, versions
 
 TIMES = (1, 2, 4)  # the run's own coefficient: its path, and policies that stay where best-of-n can be compared
 _POINTS = 8  # policies measured on the way of one training
@@ -76,10 +77,10 @@ def frontier(
     run.model("ppo")
     if overwrite:
         shutil.rmtree(folder, ignore_errors=True)
-    if (folder / "config.toml").exists() and build(read_toml(folder / "config.toml")) != config:
+    if (folder / "config.toml").exists() and build(read_saved(folder / "config.toml")) != config:
         raise RunError(f"{folder}: was begun with other settings of the run; use --overwrite to begin anew")
     folder.mkdir(exist_ok=True)
-    (folder / "config.toml").write_text(to_toml(config, versions()), encoding="utf-8")
+    write_atomic(folder / "config.toml", to_toml(config, versions()))
     if kl_coefs is None:
         kl_coefs = [times * config.ppo.kl_coef for times in TIMES]
 
@@ -96,7 +97,7 @@ def frontier(
 
     curve = best_of_n(load_file(drawn))
     places = [
-        (build(read_toml(sub / "config.toml")).ppo.kl_coef, int(point.stem), point)
+        (build(read_saved(sub / "config.toml")).ppo.kl_coef, int(point.stem), point)
         for sub in folder.glob("kl_coef-*")
         for point in sub.glob("points/*.safetensors")
     ]

@@ -17,6 +17,7 @@ from statistics import fmean
 
 from plaudit.evaluation.judge import imdb_judge
 from plaudit.evaluation.report.words import MEASURES, written
+from plaudit.files import write_atomic
 from plaudit.training.metrics import StepReport, read_jsonl
 from plaudit.training.run import Run
 
@@ -158,8 +159,6 @@ def _observe(run: Run, stage: str, done: int) -> list[Window]:
                 perplexity_ref=math.exp(fmean(math.log(row["perplexity_ref"]) for row in rows)),
             )
         )
-    lines = "".join(json.dumps(dataclasses.asdict(window)) + "\n" for window in windows)
-    partial = folder / "watch.jsonl.partial"
-    partial.write_text(lines, encoding="utf-8")
-    partial.replace(folder / "watch.jsonl")
+    lines = "".join(json.dumps(dataclasses.asdict(window), allow_nan=False) + "\n" for window in windows)
+    write_atomic(folder / "watch.jsonl", lines)
     return windows

@@ -10,8 +10,9 @@ import numpy as np
 
 from plaudit.evaluation.metrics import hierarchical_ci95
 from plaudit.evaluation.report.words import number
+from plaudit.files import write_json
 from plaudit.training.metrics import read_jsonl
-from plaudit.training.run import Run, write_json
+from plaudit.training.run import Run
 
 MOST_KL = 50.0  # nats per response; a policy so far from the SFT model has lost its language
 _LAST = 10  # iterations over which the sampled KL is averaged

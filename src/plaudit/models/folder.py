@@ -5,6 +5,8 @@ No code of the folder runs, no pickle is read, and no path that it names leads o
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import json
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
@@ -12,6 +14,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from plaudit.errors import ModelError
+from plaudit.files import sha256
 
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
@@ -72,6 +75,18 @@ def weight_files(folder: Path) -> list[Path]:
         if not (folder / name).is_file():
             raise ModelError(f"{folder}: {name} is missing; copy or download it again")
     return [folder / name for name in files]
+
+
+def content_hash(folder: Path) -> str:
+    """Hash of the settings, tokenizer and weights in a model folder. Unchanged files are read once a process."""
+    names = sorted(p for p in folder.iterdir() if p.suffix in (".json", ".safetensors", ".txt", ".model"))
+    parts = [(p.name, _content_hash(p, p.stat().st_size, p.stat().st_mtime_ns)) for p in names]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+@functools.cache
+def _content_hash(path: Path, size: int, modified: int) -> str:
+    return sha256(path)
 
 
 def read_json(path: Path) -> dict[str, Any]:

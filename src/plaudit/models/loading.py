@@ -25,7 +25,7 @@ from plaudit import fetching
 from plaudit.config import nearest
 from plaudit.data import hub
 from plaudit.errors import ModelError
-from plaudit.models import lora, smollm2
+from plaudit.models import folder, lora, smollm2
 from plaudit.models.tokenizer import Tokenizer
 
 BUILT_IN: dict[str, Callable[[], Path]] = {
@@ -34,6 +34,16 @@ BUILT_IN: dict[str, Callable[[], Path]] = {
 }
 
 transformers.utils.logging.disable_progress_bar()
+
+
+def fingerprint(name: str) -> str:
+    """What identifies a model's weights, settings and tokenizer: the hash of a folder's files, or a hub commit."""
+    with _explained(name):
+        where = _location(name)
+    if Path(where).is_dir():
+        return folder.content_hash(Path(where))
+    cached = try_to_load_from_cache(name, "config.json")
+    return Path(cached).parent.name if isinstance(cached, str) else name
 
 
 def load_tokenizer(name: str) -> Tokenizer:

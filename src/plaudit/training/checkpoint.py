@@ -2,15 +2,13 @@
 
 checkpoints/step-00000010/
   tensors.safetensors   parameters and optimizer moments
-  state.json            step, and other state of the stage
-  manifest.json         SHA-256 of both files, and the fingerprint of the settings
+  state.json            step, fingerprint of the settings, other state of the stage, and how far its logs had come
+  manifest.json         SHA-256 of both files
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -20,8 +18,12 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from plaudit.errors import RunError
+from plaudit.files import move_folder, partial_of, sha256
+from plaudit.training.metrics import MetricsLog
 
 _KEEP = 2
+_FILES = ("tensors.safetensors", "state.json")
+_DAMAGED = "damaged-"
 
 
 class Checkpoints:
@@ -30,57 +32,89 @@ class Checkpoints:
     Args:
         folder: the folder that contains them.
         fingerprint: identifies the settings of the run; a checkpoint made with other settings is an error.
+        log: the stage's log files, which belong to its state.
+    Attributes:
+        notes: what `restore` found wrong and went around, one sentence each.
     """
 
-    def __init__(self, folder: Path, fingerprint: str) -> None:
-        self.folder = folder
-        self.fingerprint = fingerprint
+    def __init__(self, folder: Path, fingerprint: str, log: MetricsLog) -> None:
+        self.folder, self.fingerprint, self._log = folder, fingerprint, log
+        self.notes: tuple[str, ...] = ()
 
     def save(
         self, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any] | None = None
     ) -> None:
         """Save the state after `step` steps. A crash at any moment leaves the older checkpoints intact."""
         final = self.folder / f"step-{step:08d}"
-        partial = self.folder / f".{final.name}.partial"
+        partial = partial_of(final)
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         save_file(_tensors(model, optimizer), partial / "tensors.safetensors")
-        (partial / "state.json").write_text(json.dumps({"step": step, **(state or {})}))
-        hashes = {name: _sha256(partial / name) for name in ("tensors.safetensors", "state.json")}
-        (partial / "manifest.json").write_text(json.dumps({"fingerprint": self.fingerprint, "sha256": hashes}))
-        for path in partial.iterdir():
-            _fsync(path)
-        shutil.rmtree(final, ignore_errors=True)
-        partial.rename(final)
-        _fsync(self.folder)
+        content = {**(state or {}), "step": step, "fingerprint": self.fingerprint, "logs": self._log.position()}
+        (partial / "state.json").write_text(json.dumps(content, allow_nan=False), encoding="utf-8")
+        hashes = {name: sha256(partial / name) for name in _FILES}
+        (partial / "manifest.json").write_text(json.dumps({"sha256": hashes}), encoding="utf-8")
+        move_folder(partial, final)
         for old in self._steps()[:-_KEEP]:
             shutil.rmtree(old)
 
     def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-        """Load the newest checkpoint into model and optimizer, and return its state; {"step": 0} if there is none.
+        """Load the newest whole checkpoint into model and optimizer, and cut the logs back to its step.
+
+        Damaged checkpoints are set aside: they are renamed, and `notes` names them.
+
+        Returns:
+            the state that was saved with it; {"step": 0} if there is no checkpoint.
 
         Raises:
-            RunError: the checkpoint is damaged, or was made with other settings.
+            RunError: every checkpoint is damaged, one was made with other settings, or a log is damaged.
         """
-        steps = self._steps()
-        if not steps:
-            return {"step": 0}
-        newest = steps[-1]
-        try:
-            manifest = json.loads((newest / "manifest.json").read_text())
-            whole = all(_sha256(newest / name) == digest for name, digest in manifest["sha256"].items())
-        except (OSError, ValueError, KeyError):
-            whole = False
-        if not whole:
-            raise RunError(f"{newest}: damaged checkpoint; delete this folder to continue from the previous checkpoint")
-        if manifest.get("fingerprint") != self.fingerprint:
-            raise RunError(f"{newest}: made with other settings; use those settings, or start again with --overwrite")
-        _restore(load_file(newest / "tensors.safetensors"), model, optimizer)
-        return json.loads((newest / "state.json").read_text())
+        damaged = []
+        for path in reversed(self._steps()):
+            state = self._verified(path)
+            if state is not None:
+                _restore(load_file(path / "tensors.safetensors"), model, optimizer)
+                break
+            aside = path.with_name(_DAMAGED + path.name)
+            shutil.rmtree(aside, ignore_errors=True)
+            path.rename(aside)
+            damaged.append(aside)
+        else:
+            if damaged or any(self.folder.glob(f"{_DAMAGED}*")):
+                raise RunError(f"{self.folder}: every checkpoint is damaged; start the stage again with --overwrite")
+            state = {"step": 0, "logs": {}}
+        step = state["step"]
+        self.notes = tuple(
+            f"{path}: damaged checkpoint, set aside; training goes on from step {step}" for path in damaged
+        )
+        self._log.cut_back(state["step"], state.pop("logs"))
+        return state
 
     def weights(self) -> dict[int, Path]:
         """Paths of the tensors in the existing checkpoints, by number of steps."""
         return {int(path.name.removeprefix("step-")): path / "tensors.safetensors" for path in self._steps()}
+
+    def remove(self) -> None:
+        """Remove them all; the stage has finished."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _verified(self, path: Path) -> dict[str, Any] | None:
+        """The state of a checkpoint; None if anything in it is not as it was saved.
+
+        Raises:
+            RunError: it is whole, and was made with other settings.
+        """
+        try:
+            manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+            state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+            whole = manifest["sha256"] == {name: sha256(path / name) for name in _FILES}
+            if not whole or state["step"] != int(path.name.removeprefix("step-")):
+                return None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        if state.pop("fingerprint") != self.fingerprint:
+            raise RunError(f"{path}: made with other settings; use those settings, or start again with --overwrite")
+        return state
 
     def _steps(self) -> list[Path]:
         return sorted(self.folder.glob("step-*"))
@@ -129,19 +163,3 @@ def _restore(tensors: dict[str, torch.Tensor], model: nn.Module, optimizer: torc
                     state[key].copy_(value)
                 else:
                     state[key] = value if key == "step" else value.to(parameter.device)
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _fsync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 
 from plaudit.errors import RunError
 
-_FILE, _OWNER = ".lock", ".owner.json"
+FILES = _FILE, _OWNER = ".lock", ".owner.json"
 _held: dict[Path, FileLock] = {}  # by this process, until it ends
 
 

@@ -8,6 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from plaudit.errors import RunError
+from plaudit.files import sha256, sync, write_atomic
+
+_REMEDY = "put the file back, or start the stage again with --overwrite"
+
 
 @dataclass(frozen=True)
 class StepReport:
@@ -48,22 +53,42 @@ class MetricsLog:
     def append(self, report: StepReport) -> None:
         """Append one line to `metrics.jsonl` and to `timing.jsonl`."""
         for path, figures in ((self.metrics_path, report.metrics), (self.timing_path, report.timing)):
-            with path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": report.step} | {k: _plain(v) for k, v in figures.items()}) + "\n")
+            _append(path, {"step": report.step} | {k: _plain(v) for k, v in figures.items()})
 
     def log_responses(self, step: int, responses: list[str], **columns: list[Any]) -> None:
         """Append the responses of a step to `rollouts.jsonl`; other columns have one value per response."""
-        with self.rollouts_path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, "responses": responses} | columns) + "\n")
+        _append(self.rollouts_path, {"step": step, "responses": responses} | columns)
 
-    def truncate(self, step: int) -> None:
-        """Keep only the lines of steps up to `step`, because training repeats the steps after its checkpoint."""
-        for path in (self.metrics_path, self.timing_path, self.rollouts_path):
+    def position(self) -> dict[str, dict[str, Any]]:
+        """Number and hash of the bytes in `metrics.jsonl` and `rollouts.jsonl`, once they are on the disk."""
+        found = {}
+        for path in (self.metrics_path, self.rollouts_path):
             if path.exists():
-                lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-                partial = path.with_name(path.name + ".partial")
-                partial.write_text("".join(lines[:step]), encoding="utf-8")
-                partial.replace(path)
+                sync(path)
+                found[path.name] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
+        return found
+
+    def cut_back(self, step: int, position: dict[str, dict[str, Any]]) -> None:
+        """Remove the lines after `step`, because training repeats the steps after its checkpoint.
+
+        Args:
+            position: as it was at that step; {} for no lines at all.
+
+        Raises:
+            RunError: the lines up to `step` are not those that were written.
+        """
+        for path in (self.metrics_path, self.rollouts_path):
+            end = position.get(path.name)
+            if end is None:
+                path.unlink(missing_ok=True)
+                continue
+            if not path.exists() or sha256(path, end["bytes"]) != end["sha256"]:
+                raise RunError(f"{path}: damaged: its lines up to step {step} have changed; {_REMEDY}")
+            with path.open("r+b") as file:
+                file.truncate(end["bytes"])
+        if self.timing_path.exists():
+            lines = self.timing_path.read_bytes().splitlines(keepends=True)
+            write_atomic(self.timing_path, b"".join(lines[:step]))
 
     def seconds(self) -> float:
         """Wall-clock seconds of all logged steps, including those before training was resumed."""
@@ -71,10 +96,23 @@ class MetricsLog:
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """The objects of a jsonl file; an empty list if it does not exist."""
+    """The objects of a jsonl file; an empty list if it does not exist.
+
+    Raises:
+        RunError: a line is no JSON object.
+    """
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    try:
+        return [dict(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+    except (ValueError, TypeError) as error:
+        raise RunError(f"{path}: damaged: {error}; {_REMEDY}") from None
+
+
+def _append(path: Path, line: dict[str, Any]) -> None:
+    """Append a line in one write, so that a full disk leaves no half of it behind a whole one."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line, allow_nan=False) + "\n")
 
 
 def _plain(value: float) -> float | None:

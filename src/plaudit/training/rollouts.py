@@ -23,6 +23,7 @@ from plaudit.models.loading import load_causal_lm, save, window
 from plaudit.models.policy import Policy
 from plaudit.models.tokenizer import Tokenizer, pad_left
 from plaudit.rewards import FunctionReward, ModelReward, Reward, TextReward
+from plaudit.training import stopping
 from plaudit.training.metrics import StepReport
 from plaudit.training.models import VALUE_HEAD, Models
 from plaudit.training.optimizer import BatchLoss, accumulate, set_lr, step, warmup_then_linear
@@ -191,10 +192,9 @@ class RolloutLoop:
             self._checkpoints = run.checkpoints(stage)
         else:
             self._checkpoints = run.checkpoints(stage, needs=("sft",), reward=reward.name)
-        self._log = run.log(stage)
+        self._log, self._asked = run.log(stage), False
         state = self._checkpoints.restore(models.policy, optimizer)
         self._first = state["step"]
-        self._log.truncate(self._first)
         self.initial: tuple[Responses, Tensor] | None = None
         if self._first:
             self._scale, self._kl_coef = ScoreScale(**state["scale"]), state["kl_coef"]
@@ -207,15 +207,22 @@ class RolloutLoop:
 
     def __iter__(self) -> Iterator[Iteration]:
         """Sample, score and hand out the iterations that remain; each must be finished before the next is asked for."""
-        for number in range(self._first, self._settings.iterations):
-            began = time.perf_counter()
-            prompts = prompts_of(number, self._prompts, self._settings.batch_size, self._run.config.seed)
-            responses, raw = self._sample(prompts, number, "responses")
-            policy, reference = self._models.policy, self._models.reference
-            rollout, states = score_rollout(policy, reference, responses, raw, self._scale, self._settings.temperature)
-            lr = self._settings.lr * warmup_then_linear(number, self._settings.iterations, self._settings.warmup)
-            set_lr(self._optimizer, lr)
-            yield Iteration(number, rollout, states, self._kl_coef, lr, began)
+        with stopping.training_loop(self._stage):
+            for number in range(self._first, self._settings.iterations):
+                yield self._begin(number)
+                if self._asked and number + 1 < self._settings.iterations:
+                    stopping.stop()
+
+    def _begin(self, number: int) -> Iteration:
+        began, settings, models = time.perf_counter(), self._settings, self._models
+        prompts = prompts_of(number, self._prompts, settings.batch_size, self._run.config.seed)
+        responses, raw = self._sample(prompts, number, "responses")
+        rollout, states = score_rollout(
+            models.policy, models.reference, responses, raw, self._scale, settings.temperature
+        )
+        lr = settings.lr * warmup_then_linear(number, settings.iterations, settings.warmup)
+        set_lr(self._optimizer, lr)
+        return Iteration(number, rollout, states, self._kl_coef, lr, began)
 
     def finish_iteration(self, iteration: Iteration, figures: dict[str, float]) -> StepReport:
         """Log an iteration, with `figures` of its update, and save a checkpoint where one is due."""
@@ -246,7 +253,8 @@ class RolloutLoop:
         texts = [tokenizer.continuation(p, t) for p, t in zip(prompts, tokens, strict=True)]
         number = iteration.number + 1
         sample = (tokenizer.text(prompts[0]), texts[0])
-        report = StepReport(self._stage, number, settings.iterations, metrics, timing, sample=sample)
+        notes, self._checkpoints.notes = self._checkpoints.notes, ()
+        report = StepReport(self._stage, number, settings.iterations, metrics, timing, notes, sample)
         self._log.append(report)
         self._log.log_responses(
             number,
@@ -256,7 +264,8 @@ class RolloutLoop:
             kl=rollout.kl.sum(1).tolist(),
             lengths=[len(t) for t in tokens],
         )
-        if number % settings.save_every == 0 or number == settings.iterations:
+        self._asked = stopping.requested()
+        if number % settings.save_every == 0 or number == settings.iterations or self._asked:
             state = {"scale": dataclasses.asdict(self._scale), "kl_coef": self._kl_coef}
             self._checkpoints.save(number, self._models.policy, self._optimizer, state)
         return report

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -18,10 +19,13 @@ from typing import Any
 import torch
 
 from plaudit import __version__
-from plaudit.config import ALGORITHMS, Config, build, flatten, read_toml, to_toml
+from plaudit.config import ALGORITHMS, Config, build, flatten, read_saved, to_toml
 from plaudit.data.corpus import load
 from plaudit.data.splits import Splits
 from plaudit.errors import ConfigError, RunError
+from plaudit.files import json_text, partial_of, sweep, write_atomic, write_json
+from plaudit.models import loading
+from plaudit.training import lock, manifest
 from plaudit.training.checkpoint import Checkpoints
 from plaudit.training.metrics import MetricsLog
 
@@ -29,6 +33,9 @@ STAGES = ("sft", "reward_model", "ppo", "evaluation")  # of `plaudit run`
 MEMORY_FILE = "memory.json"  # bytes: predicted, and measured; they depend on the machine and differ from run to run
 INPUTS_FILE = "inputs.json"
 _EVALUATION_FILES = ("evaluation.json", "responses.jsonl", "samples.jsonl", "report.html", "frontier.json")
+_OTHER_FILES = (manifest.FILE, "frontier", "config.toml", "doctor.json", MEMORY_FILE, *lock.FILES)
+_UNSEALED = ("summary.json", "watch.jsonl", manifest.FILE)  # the second is written on after a stage has finished
+_NO_RESULT = ("save_every", "keep_checkpoints", "microbatch_size")  # settings that change no figure
 
 
 @dataclass(frozen=True)
@@ -45,21 +52,30 @@ class Run:
 
     @staticmethod
     def open(path: Path, config: Config, *, resume: bool, overwrite: bool, stages: tuple[str, ...]) -> Run:
-        """Make `path` ready for `stages`, or leave it untouched and say why not.
+        """Make `path` ready for `stages` and this process its owner, or leave it untouched and say why not.
 
         Args:
             resume: continue what these stages have begun.
             overwrite: remove what these stages, and the stages made from theirs, have left.
 
         Raises:
-            RunError: a folder exists already, or was made with other settings or data.
+            RunError: a folder exists already, is damaged, belongs to another process, or was made with other settings
+                or data; or there is nothing to resume.
         """
+        if int(os.environ.get("WORLD_SIZE") or 1) > 1:
+            raise RunError("several processes cannot train together yet (WORLD_SIZE > 1); do not use torchrun")
         if path.exists() and not path.is_dir():
             raise RunError(f"{path}: is a file; --out takes a folder")
-        known = (*ALGORITHMS, *_EVALUATION_FILES, "frontier", "config.toml", "doctor.json", MEMORY_FILE)
+        saved = path / "config.toml"
+        known = (*ALGORITHMS, *_EVALUATION_FILES, *_OTHER_FILES, partial_of(saved).name)
         unknown = [p.name for p in path.iterdir() if p.name not in known] if path.exists() else []
-        if unknown and not (path / "config.toml").exists():
+        if unknown and not saved.exists():
             raise RunError(f"{path}: holds '{unknown[0]}' and no run; choose an empty or a new folder")
+        if resume and not saved.exists():
+            raise RunError(f"{path}: nothing to resume here (config.toml is missing); start without --resume")
+        path.mkdir(parents=True, exist_ok=True)
+        lock.acquire(path)
+        sweep(path)
         removed = {s for s in (*ALGORITHMS, "evaluation") if ancestors(s) & set(stages)} | set(stages)
         removed = removed if overwrite else set()
         begun = [s for s in ALGORITHMS if _begun(path, s)]
@@ -69,22 +85,19 @@ class Run:
                 f"{path}: already holds {', '.join(existing)}; use --resume to continue, or --overwrite to start again"
             )
         kept = [s for s in begun if s not in removed]
-        saved = path / "config.toml"
         if kept and not saved.exists():
             raise RunError(f"{path}: config.toml is missing, so its settings are unknown; use --overwrite")
-        before = Run(path, build(read_toml(saved)) if kept else config)
+        before = Run(path, build(read_saved(saved)) if kept else config)
         run = Run(path, before.resolved(config))  # what is kept was computed so, on whatever machine that was
         for stage in kept:
             run.check_inputs(stage)
+            if run.complete(stage):  # a crash may have come between its last file and this
+                run._remove_checkpoints(stage)
         for stage in removed:
             _remove(path, stage)
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise RunError(f"{path}: cannot be made: {error.strerror}") from None
         if not (kept and before.config == run.config):  # otherwise its versions are those that made what is kept
             _remove(path, "evaluation")
-            saved.write_text(to_toml(run.config, versions()), encoding="utf-8")
+            write_atomic(saved, to_toml(run.config, versions()))
         return run
 
     @staticmethod
@@ -96,7 +109,7 @@ class Run:
         """
         if not (path / "config.toml").exists():
             raise RunError(f"{path}: no run here (config.toml is missing); make one with plaudit run --out {path}")
-        return Run(path, build(read_toml(path / "config.toml")))
+        return Run(path, build(read_saved(path / "config.toml")))
 
     def branch(self, path: Path, config: Config, stages: tuple[str, ...], *, overwrite: bool = False) -> Run:
         """A run directory at `path` with other settings for what follows `stages`, whose folders it shares.
@@ -117,12 +130,12 @@ class Run:
         if overwrite and path.exists():
             shutil.rmtree(path)
         if not path.exists():
-            partial = path.with_name(f".{path.name}.partial")
+            partial = partial_of(path)
             shutil.rmtree(partial, ignore_errors=True)
             for stage in stages:
                 ignore = shutil.ignore_patterns("checkpoints")
                 shutil.copytree(self.folder(stage), partial / stage, copy_function=_link, ignore=ignore)
-            (partial / "config.toml").write_text(to_toml(config, versions()), encoding="utf-8")
+            write_atomic(partial / "config.toml", to_toml(config, versions()))
             partial.rename(path)
         return Run(path, config)
 
@@ -134,22 +147,34 @@ class Run:
         """The folder of the finished model of a stage.
 
         Raises:
-            RunError: the stage has not finished.
+            RunError: the stage has not finished, or a file in its folder has changed since.
         """
+        command = f"plaudit {stage.replace('_', '-')} --out {self.path}"
         if not self.complete(stage):
-            command = stage.replace("_", "-")
-            raise RunError(f"{self.path}: no finished {stage} here; run: plaudit {command} --out {self.path}")
+            raise RunError(f"{self.path}: no finished {stage} here; run: {command}")
+        if damaged := manifest.first_damaged(self.folder(stage)):
+            raise RunError(
+                f"{damaged}: missing or changed since {stage} finished; put it back, or run: {command} --overwrite"
+            )
         return str(self.folder(stage))
 
     def complete(self, stage: str) -> bool:
         """Whether the stage has finished."""
-        if stage == "evaluation":
-            return (self.path / "report.html").exists()
+        if stage == "evaluation":  # it takes seconds, so it is made again where a file is damaged
+            return (self.path / "report.html").exists() and manifest.first_damaged(self.path) is None
         return (self.folder(stage) / "summary.json").exists()
 
     def finish(self, stage: str, summary: dict[str, Any]) -> None:
-        """Write the stage's figures; their presence says that the stage is complete."""
-        write_json(self.folder(stage) / "summary.json", summary)
+        """Seal the stage's folder, write its figures, which say that it is complete, and remove its checkpoints."""
+        folder, text = self.folder(stage), json_text(summary)
+        files = [p for p in folder.rglob("*") if p.is_file() and folder / "checkpoints" not in p.parents]
+        manifest.write(folder, [p for p in files if p.name not in _UNSEALED], {"summary.json": text})
+        write_atomic(folder / "summary.json", text)
+        self._remove_checkpoints(stage)
+
+    def _remove_checkpoints(self, stage: str) -> None:
+        if not self.config.keep_checkpoints:
+            shutil.rmtree(self.folder(stage) / "checkpoints", ignore_errors=True)
 
     def summary(self, stage: str) -> dict[str, Any]:
         """The figures that `finish` wrote."""
@@ -174,22 +199,52 @@ class Run:
         """
         settings = {k: v for k, v in dataclasses.asdict(self.config).items() if not isinstance(v, dict)}
         settings |= flatten({stage: dataclasses.asdict(getattr(self.config, stage))})
+        settings = {name: v for name, v in settings.items() if name.rpartition(".")[2] not in _NO_RESULT}
         content: dict[str, Any] = {
             # What "auto" resolves to, by the names of the settings.
             "settings": settings | {"device": self.device.type, "dtype": _name(self.dtype)},
             "data": self.data.fingerprint,
             "inputs": {need: self._fingerprint(need) for need in (needs_of(stage) if needs is None else needs)},
         }
+        if not content["inputs"]:
+            content["model"] = loading.fingerprint(self.config.model)
         if reward:
             content["reward"] = reward
-        text = json.dumps(content, sort_keys=True)
-        return content | {"fingerprint": hashlib.sha256(text.encode()).hexdigest()}
+        return content | {"fingerprint": _fingerprint(content), "made_with": made_with()}
 
     def _fingerprint(self, stage: str) -> str:
         """The fingerprint that a folder was made with; of these settings where it does not exist yet."""
+        made = self._made_from(stage)
+        return (self.inputs(stage) if made is None else made)["fingerprint"]
+
+    def _made_from(self, stage: str) -> dict[str, Any] | None:
+        """What `inputs` was when the folder was begun; None where it does not exist.
+
+        Raises:
+            RunError: the file that says so is damaged.
+        """
         path = self.folder(stage) / INPUTS_FILE
-        content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else self.inputs(stage)
-        return content["fingerprint"]
+        if not path.exists():
+            return None
+        try:
+            made = json.loads(path.read_text(encoding="utf-8"))
+            same = _fingerprint({k: v for k, v in made.items() if k not in ("fingerprint", "made_with")})
+            if made["fingerprint"] == same and isinstance(made["made_with"], dict):
+                return made
+        except (ValueError, KeyError, TypeError, AttributeError):
+            pass
+        raise RunError(f"{path}: damaged; put it back, or start the stage again with --overwrite")
+
+    def differences(self, stages: tuple[str, ...]) -> list[str]:
+        """What has changed since unfinished stages were begun and may change their last digits, one sentence each."""
+        found = []
+        for stage in stages:
+            made = self._made_from(stage) if stage in ALGORITHMS and not self.complete(stage) else None
+            now = made_with()
+            for name, value in (made or {}).get("made_with", {}).items():
+                if now.get(name) != value:
+                    found.append(f"{stage} was begun with {name} {value}, now {now.get(name)}: digits may differ")
+        return found
 
     def check_inputs(self, stage: str) -> None:
         """Refuse a folder that was made from other settings, other inputs or other data.
@@ -197,10 +252,9 @@ class Run:
         Raises:
             RunError: it was.
         """
-        path = self.folder(stage) / INPUTS_FILE
-        if not path.exists():
+        made = self._made_from(stage)
+        if made is None:
             return
-        made = json.loads(path.read_text(encoding="utf-8"))
         now = self.inputs(stage, needs=tuple(made["inputs"]), reward=made.get("reward", ""))
         remedy = "choose another --out, or use --overwrite"
         for name, value in made["settings"].items():
@@ -212,6 +266,10 @@ class Run:
         if made["data"] != now["data"]:
             raise RunError(
                 f"{self.path}: its {stage} was made from other data: {self.config.data} has changed; {remedy}"
+            )
+        if made.get("model") != now.get("model"):
+            raise RunError(
+                f"{self.path}: its {stage} was made from other weights: {self.config.model} has changed; {remedy}"
             )
         for name, fingerprint in made["inputs"].items():
             if fingerprint != now["inputs"][name]:
@@ -226,7 +284,7 @@ class Run:
         inputs = self.inputs(stage, needs=needs, reward=reward)
         self.folder(stage).mkdir(parents=True, exist_ok=True)
         write_json(self.folder(stage) / INPUTS_FILE, inputs)
-        return Checkpoints(self.folder(stage) / "checkpoints", inputs["fingerprint"])
+        return Checkpoints(self.folder(stage) / "checkpoints", inputs["fingerprint"], self.log(stage))
 
     @property
     def device(self) -> torch.device:
@@ -272,26 +330,38 @@ def _multiplies_bfloat16(device: torch.device) -> bool:
     return any(check and check() for check in supported)
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Write to a file beside `path`, then rename it, so that nobody reads half of it."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    partial.replace(path)
-
-
 def versions() -> dict[str, str]:
     """plaudit's version and revision, Python's version, and those of the libraries that decide the figures."""
-    here = Path(__file__).parent
-    git = subprocess.run(
-        ["git", "-C", str(here), "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=False
-    )
     libraries = ("torch", "transformers", "tokenizers", "numpy", "scikit-learn")
     return {
         "plaudit": __version__,
-        "revision": git.stdout.strip() or "unknown",
+        "revision": _revision(),
         "python": platform.python_version(),
         **{name: version(name) for name in libraries},
     }
+
+
+def made_with() -> dict[str, Any]:
+    """What the last digits of a result depend on besides its inputs: versions and number of threads."""
+    return {**versions(), "threads": torch.get_num_threads()}
+
+
+@functools.cache
+def _revision() -> str:
+    """The commit of plaudit's own repository; "unknown" where it is installed from a package."""
+    root = Path(__file__).parents[3]
+    if not (root / ".git").exists() or not (root / "src" / "plaudit" / "training" / "run.py").exists():
+        return "unknown"
+    command = ["git", "-C", str(root), "rev-parse", "--short=12", "HEAD"]
+    try:
+        git = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:  # git is not installed
+        return "unknown"
+    return git.stdout.strip() or "unknown"
+
+
+def _fingerprint(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _name(dtype: torch.dtype) -> str:
@@ -312,7 +382,7 @@ def _begun(path: Path, stage: str) -> bool:
 
 def _remove(path: Path, stage: str) -> None:
     if stage == "evaluation":
-        for name in _EVALUATION_FILES:
+        for name in (*_EVALUATION_FILES, manifest.FILE):
             (path / name).unlink(missing_ok=True)
     else:
         shutil.rmtree(path / stage, ignore_errors=True)

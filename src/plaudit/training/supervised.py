@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from plaudit.batches import to_device
+from plaudit.training import stopping
 from plaudit.training.metrics import StepReport
 from plaudit.training.optimizer import BatchLoss, accumulate, set_lr, step, warmup_then_linear
 from plaudit.training.order import steps_per_epoch, visits
@@ -45,22 +46,25 @@ def train_supervised(
     checkpoints, log = run.checkpoints(stage), run.log(stage)
     model.eval()  # no dropout: its random numbers would not depend on the seed, and two epochs do not need it
     first = checkpoints.restore(model, optimizer)["step"]
-    log.truncate(first)
+    with stopping.training_loop(stage):
+        for number, rows in visits(lengths, settings.batch_size, settings.epochs, run.config.seed, stage, first):
+            began = time.perf_counter()
+            lr = settings.lr * warmup_then_linear(number, total, settings.warmup)
+            set_lr(optimizer, lr)
+            where = f"{stage} step {number + 1}"
+            batch = to_device(collate([examples[row] for row in rows]), run.device)
+            figures = accumulate(batch, settings.microbatch_size, loss, count(batch), where)
+            norm = step(optimizer, model, settings.max_grad_norm, where)
 
-    for number, rows in visits(lengths, settings.batch_size, settings.epochs, run.config.seed, stage, first):
-        began = time.perf_counter()
-        lr = settings.lr * warmup_then_linear(number, total, settings.warmup)
-        set_lr(optimizer, lr)
-        where = f"{stage} step {number + 1}"
-        batch = to_device(collate([examples[row] for row in rows]), run.device)
-        figures = accumulate(batch, settings.microbatch_size, loss, count(batch), where)
-        norm = step(optimizer, model, settings.max_grad_norm, where)
-
-        seconds = time.perf_counter() - began
-        metrics = figures | {"lr": lr, "grad_norm": norm}
-        timing = {"seconds": seconds, "tokens_per_second": float(lengths[rows].sum() / seconds)}
-        report = StepReport(stage, number + 1, total, metrics, timing)
-        log.append(report)
-        if (number + 1) % settings.save_every == 0 or number + 1 == total:
-            checkpoints.save(number + 1, model, optimizer)
-        yield report
+            seconds = time.perf_counter() - began
+            metrics = figures | {"lr": lr, "grad_norm": norm}
+            timing = {"seconds": seconds, "tokens_per_second": float(lengths[rows].sum() / seconds)}
+            report = StepReport(stage, number + 1, total, metrics, timing, warnings=checkpoints.notes)
+            checkpoints.notes = ()
+            log.append(report)
+            asked = stopping.requested()
+            if (number + 1) % settings.save_every == 0 or number + 1 == total or asked:
+                checkpoints.save(number + 1, model, optimizer)
+            yield report
+            if asked and number + 1 < total:
+                stopping.stop()

@@ -9,6 +9,7 @@ from plaudit.models.fast.engine import FastEngine
 from plaudit.models.fast.optimizer import SlicedAdamW
 from plaudit.models.policy import Policy
 from plaudit.training.checkpoint import Checkpoints
+from plaudit.training.metrics import MetricsLog
 from plaudit.training.optimizer import adamw, step
 
 BF16 = torch.bfloat16
@@ -133,10 +134,10 @@ def test_training_goes_on_from_a_checkpoint_as_if_uninterrupted(kernel, tmp_path
     """To the last bit: the float32 weights are part of the checkpoint."""
     policy, optimizer = rounded_policy(tmp_path)
     take_steps(policy, optimizer, 3)
-    Checkpoints(tmp_path, "f").save(3, policy, optimizer)
+    Checkpoints(tmp_path, "f", MetricsLog(tmp_path)).save(3, policy, optimizer)
     take_steps(policy, optimizer, 2)
     resumed, fresh = rounded_policy(tmp_path, seed=3)
-    assert Checkpoints(tmp_path, "f").restore(resumed, fresh)["step"] == 3
+    assert Checkpoints(tmp_path, "f", MetricsLog(tmp_path)).restore(resumed, fresh)["step"] == 3
     take_steps(resumed, fresh, 2)
     rounded = 0
     for (name, p), q in zip(policy.named_parameters(), resumed.parameters(), strict=True):

@@ -20,6 +20,7 @@ from plaudit.errors import RunError
 from plaudit.evaluation.report import figures, words
 from plaudit.evaluation.report.files import RunFiles, read_run
 from plaudit.evaluation.report.words import Measure, bracketed, interval, number, written
+from plaudit.files import write_atomic
 
 LONGEST_TEXT = 1500  # characters of a text on the page
 
@@ -42,10 +43,8 @@ def write_report(directory: Path) -> Path:
     """
     page = _page(read_run(directory))
     path = directory / "report.html"
-    draft = directory / "report.html.part"  # a reader never finds half a page
     try:
-        draft.write_bytes(page.encode("utf-8"))
-        draft.replace(path)
+        write_atomic(path, page)
     except OSError as error:
         raise RunError(f"{path}: cannot be written: {error.strerror}") from None
     return path

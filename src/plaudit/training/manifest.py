@@ -1,0 +1,43 @@
+"""The hashes of finished files, and their check by whoever opens them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from plaudit.files import sha256, sync, write_json
+
+FILE = "manifest.json"
+_whole: dict[Path, int] = {}  # folders that this process has checked, and when their manifest was written
+
+
+def write(folder: Path, files: Iterable[Path], coming: dict[str, str] | None = None) -> None:
+    """Sync some files of a folder and record their hashes.
+
+    Args:
+        coming: text by name of files that will be written after the manifest.
+    """
+    hashes = {name: hashlib.sha256(text.encode("utf-8")).hexdigest() for name, text in (coming or {}).items()}
+    for path in sorted(files):
+        sync(path)
+        hashes[path.relative_to(folder).as_posix()] = sha256(path)
+    write_json(folder / FILE, {"sha256": hashes})
+
+
+def first_damaged(folder: Path) -> Path | None:
+    """The first file that is not as it was written; None if all are. A folder is read once a process."""
+    path = folder / FILE
+    try:
+        written = path.stat().st_mtime_ns
+        if _whole.get(folder.resolve()) == written:
+            return None
+        hashes = dict(json.loads(path.read_text(encoding="utf-8"))["sha256"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return path
+    for name, digest in hashes.items():
+        if not (folder / name).is_file() or sha256(folder / name) != digest:
+            return folder / name
+    _whole[folder.resolve()] = written
+    return None
