@@ -6,7 +6,7 @@ import torch
 from plaudit.errors import RunError
 from plaudit.models.plain import PlainEngine
 from plaudit.training.checkpoint import Checkpoints, load_weights
-from plaudit.training.metrics import MetricsLog
+from plaudit.training.metrics import MetricsLog, StepReport, read_jsonl
 from plaudit.training.optimizer import adamw, step
 
 
@@ -61,17 +61,99 @@ def test_the_newest_two_are_kept_and_a_partly_written_one_is_ignored(tmp_path):
     assert checkpoints.restore(model, optimizer)["step"] == 3
 
 
-@pytest.mark.parametrize("name", ["tensors.safetensors", "state.json", "manifest.json"])
-def test_a_damaged_checkpoint_is_refused(tmp_path, name):
-    model = make_network()
-    optimizer = adamw(model, 0.1)
-    Checkpoints(tmp_path, "f", MetricsLog(tmp_path)).save(1, model, optimizer)
-    path = tmp_path / "step-00000001" / name
+def flip(path):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 0x04
     path.write_bytes(content)
-    with pytest.raises(RunError, match=r"step-00000001: (damaged|made with other)"):
-        Checkpoints(tmp_path, "f", MetricsLog(tmp_path)).restore(model, optimizer)
+
+
+def claim(path, name, value):
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {name: value}))
+
+
+DAMAGES = {
+    "flipped": flip,
+    "cut off": lambda path: path.write_bytes(path.read_bytes()[:-3]),
+    "emptied": lambda path: path.write_bytes(b""),
+    "removed": lambda path: path.unlink(),
+}
+
+
+@pytest.mark.parametrize("name", ["tensors.safetensors", "state.json", "manifest.json"])
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_resume_goes_down_to_the_newest_whole_checkpoint_and_sets_the_damaged_ones_aside(tmp_path, name, damage):
+    model = make_network()
+    optimizer = adamw(model, 0.1)
+    checkpoints = Checkpoints(tmp_path, "f", MetricsLog(tmp_path))
+    checkpoints.save(1, model, optimizer, {"kl_coef": 0.5})
+    checkpoints.save(2, model, optimizer)
+    DAMAGES[damage](tmp_path / "step-00000002" / name)
+    assert checkpoints.restore(model, optimizer) == {"step": 1, "kl_coef": 0.5}
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["damaged-step-00000002", "step-00000001"]
+    aside = tmp_path / "damaged-step-00000002"
+    assert checkpoints.notes == (f"{aside}: damaged checkpoint, set aside; training goes on from step 1",)
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value"),
+    [
+        ("manifest.json", "sha256", {}),
+        ("manifest.json", "sha256", []),
+        ("state.json", "step", 2),
+        ("state.json", "fingerprint", "f"),
+    ],
+)
+def test_nothing_is_left_out_of_the_check(tmp_path, name, key, value):
+    model = make_network()
+    optimizer = adamw(model, 0.1)
+    checkpoints = Checkpoints(tmp_path, "g", MetricsLog(tmp_path))
+    checkpoints.save(1, model, optimizer)
+    claim(tmp_path / "step-00000001" / name, key, value)
+    with pytest.raises(RunError, match="every checkpoint is damaged; start the stage again with --overwrite"):
+        checkpoints.restore(model, optimizer)
+    with pytest.raises(RunError, match="every checkpoint is damaged"):  # once more: nothing starts silently at zero
+        checkpoints.restore(model, optimizer)
+
+
+def test_a_checkpoint_under_another_step_is_damaged(tmp_path):
+    model = make_network()
+    optimizer = adamw(model, 0.1)
+    checkpoints = Checkpoints(tmp_path, "f", MetricsLog(tmp_path))
+    checkpoints.save(1, model, optimizer)
+    checkpoints.save(2, model, optimizer)
+    (tmp_path / "step-00000002").rename(tmp_path / "step-00000003")
+    assert checkpoints.restore(model, optimizer) == {"step": 1}
+
+
+def test_logs_are_cut_back_to_the_checkpoint(tmp_path):
+    model, log = make_network(), MetricsLog(tmp_path / "log")
+    optimizer, checkpoints = adamw(model, 0.1), Checkpoints(tmp_path / "checkpoints", "f", log)
+    for number in (1, 2, 3):
+        log.append(StepReport("ppo", number, 3, {"loss": 0.5}, {"seconds": 1.0}))
+        log.log_responses(number, ["a", "b"])
+        if number == 2:
+            checkpoints.save(2, model, optimizer)
+            kept = [path.read_bytes() for path in (log.metrics_path, log.rollouts_path)]
+    with log.metrics_path.open("ab") as file:
+        file.write(b'{"step": 4, "lo')  # killed while writing
+    assert checkpoints.restore(model, optimizer) == {"step": 2}
+    assert [path.read_bytes() for path in (log.metrics_path, log.rollouts_path)] == kept
+    assert len(read_jsonl(log.timing_path)) == 2
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "rollouts.jsonl"])
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_log_that_has_changed_before_the_checkpoint_is_refused_by_name(tmp_path, name, damage):
+    model, log = make_network(), MetricsLog(tmp_path / "log")
+    optimizer, checkpoints = adamw(model, 0.1), Checkpoints(tmp_path / "checkpoints", "f", log)
+    log.append(StepReport("ppo", 1, 3, {"loss": 0.5}, {"seconds": 1.0}))
+    log.log_responses(1, ["a", "b"])
+    checkpoints.save(1, model, optimizer)
+    DAMAGES[damage](tmp_path / "log" / name)
+    with pytest.raises(RunError, match=rf"{name}: damaged: its lines up to step 1 have changed; put the file back"):
+        checkpoints.restore(model, optimizer)
+    assert checkpoints.weights()  # the checkpoint itself is whole, and stays
 
 
 def test_a_checkpoint_of_other_settings_is_refused(tmp_path):
@@ -87,7 +169,8 @@ def test_nothing_is_pickled(tmp_path):
     Checkpoints(tmp_path, "f", MetricsLog(tmp_path)).save(1, model, adamw(model, 0.1))
     files = sorted(p.name for p in (tmp_path / "step-00000001").iterdir())
     assert files == ["manifest.json", "state.json", "tensors.safetensors"]
-    assert json.loads((tmp_path / "step-00000001" / "state.json").read_text()) == {"step": 1}
+    state = json.loads((tmp_path / "step-00000001" / "state.json").read_text())
+    assert state == {"step": 1, "fingerprint": "f", "logs": {}}
 
 
 def test_the_weights_of_each_kept_checkpoint_can_be_loaded_without_the_optimizer(tmp_path):

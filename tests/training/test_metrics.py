@@ -1,5 +1,8 @@
 import math
 
+import pytest
+
+from plaudit.errors import RunError
 from plaudit.training.metrics import MetricsLog, StepReport, read_jsonl
 
 
@@ -20,17 +23,29 @@ def test_a_figure_that_is_not_finite_is_null(tmp_path):
     assert read_jsonl(log.metrics_path) == [{"step": 1, "loss": None}]
 
 
-def test_truncating_removes_the_steps_after_a_checkpoint(tmp_path):
+def test_steps_after_a_position_are_removed(tmp_path):
     log = MetricsLog(tmp_path)
     for step in (1, 2, 3):
         log.append(make_report(step))
         log.log_responses(step, [f"text of {step}", "another\nline"])
-    log.truncate(2)
+        if step == 2:
+            position = log.position()
+    log.cut_back(2, position)
     assert read_jsonl(log.rollouts_path)[1:] == [{"step": 2, "responses": ["text of 2", "another\nline"]}]
     assert [line["step"] for line in read_jsonl(log.metrics_path)] == [1, 2]
     assert log.seconds() == 0.5
-    log.truncate(0)
+    assert log.position() == position
+    log.cut_back(0, {})
     assert read_jsonl(log.metrics_path) == []
+    assert log.position() == {}
+
+
+@pytest.mark.parametrize("content", ["{", "3\n", '{"a": 1}\n{"a":', "[1]\n", "\n"])
+def test_a_damaged_log_is_named(tmp_path, content):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(content)
+    with pytest.raises(RunError, match=r"metrics\.jsonl: damaged: .+; put the file back"):
+        read_jsonl(path)
 
 
 def test_a_missing_file_has_no_lines(tmp_path):

@@ -1,12 +1,15 @@
 import dataclasses
 import json
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
 
 from plaudit.config import build
 from plaudit.errors import ConfigError, RunError
+from plaudit.training import lock, manifest
 from plaudit.training import run as module
 from plaudit.training.run import STAGES, Run, ancestors, needs_of
 
@@ -15,7 +18,9 @@ MADE_FROM = ("sft", "reward_model")  # of ppo
 
 
 def snapshot(folder):
-    return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    return {
+        p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file() and p.name not in lock.FILES
+    }
 
 
 def finish(run, *stages):
@@ -200,6 +205,7 @@ def test_an_evaluation_made_with_other_settings_is_removed(tmp_path):
     run = finished(tmp_path / "run")
     (run.path / "evaluation.json").write_text("{}")
     (run.path / "report.html").write_text("")
+    manifest.write(run.path, [run.path / "evaluation.json"])
     assert open_run(run.path, resume=True).complete("evaluation")
     changed = build({"device": "cpu", "evaluation.prompts": 99})
     assert not open_run(run.path, changed, resume=True).complete("evaluation")
@@ -284,3 +290,168 @@ def test_the_number_format_that_auto_chose_stays_on_another_machine(tmp_path, mo
     finish(run, "reward_model")
     assert run.branch(tmp_path / "branch", CONFIG, MADE_FROM).dtype == torch.bfloat16
     assert open_run(run.path, CONFIG, overwrite=True).dtype == torch.float32  # nothing is kept
+
+
+DAMAGES = {
+    "changed": lambda path: path.write_bytes(path.read_bytes()[:-1] + b"!"),
+    "cut off": lambda path: path.write_bytes(path.read_bytes()[:-3]),
+    "emptied": lambda path: path.write_bytes(b""),
+    "removed": lambda path: path.unlink(),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("name", ["model.safetensors", "inputs.json", "manifest.json", "adapter/config.json"])
+def test_a_damaged_file_of_a_finished_stage_is_refused_by_name(tmp_path, damage, name):
+    run = open_run(tmp_path / "run")
+    run.checkpoints("sft")
+    for file in ("model.safetensors", "adapter/config.json"):
+        (run.folder("sft") / file).parent.mkdir(exist_ok=True)
+        (run.folder("sft") / file).write_text(f"content of {file}")
+    run.finish("sft", {"figure": 1})
+    assert run.model("sft") == str(run.folder("sft"))
+    manifest._whole.clear()  # as in another process
+    DAMAGES[damage](run.folder("sft") / name)
+    with pytest.raises(RunError, match=rf"sft/{name}: missing or changed .* or run: plaudit sft --out .* --overwrite"):
+        run.model("sft")
+
+
+def test_a_changed_summary_is_damage_and_a_missing_one_an_unfinished_stage(tmp_path):
+    run = finished(tmp_path / "run", ("sft",))
+    path = run.folder("sft") / "summary.json"
+    path.write_text(path.read_text().replace("sft", "SFT"))
+    with pytest.raises(RunError, match=r"summary\.json: missing or changed"):
+        run.summary("sft")
+    path.unlink()
+    with pytest.raises(RunError, match="no finished sft here"):
+        run.summary("sft")
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_evaluation_is_made_again(tmp_path, damage):
+    run = open_run(tmp_path / "run")
+    for name in ("evaluation.json", "report.html"):
+        (run.path / name).write_text("{}")
+    manifest.write(run.path, [run.path / "evaluation.json"])
+    assert run.complete("evaluation")
+    manifest._whole.clear()
+    DAMAGES[damage](run.path / "evaluation.json")
+    assert not run.complete("evaluation")
+
+
+@pytest.mark.parametrize("content", ["", "[sft]\n", 'model = "movie-gpt2"\n'])
+def test_settings_that_are_not_whole_are_never_completed_with_defaults(tmp_path, content):
+    run = finished(tmp_path / "run", ("sft",))
+    (run.path / "config.toml").write_text(content)
+    for attempt in (lambda: Run.existing(run.path), lambda: open_run(run.path, resume=True)):
+        with pytest.raises(RunError, match=r"config\.toml: damaged, or changed by hand"):
+            attempt()
+
+
+def test_a_changed_setting_in_the_file_is_refused(tmp_path):
+    run = finished(tmp_path / "run", ("sft",))
+    path = run.path / "config.toml"
+    path.write_text(path.read_text().replace("lr = 0.001", "lr = 0.002", 1))
+    with pytest.raises(RunError, match=r"config\.toml: damaged, or changed by hand; give new settings as flags"):
+        Run.existing(run.path)
+
+
+def test_there_must_be_something_to_resume(tmp_path):
+    with pytest.raises(RunError, match="nothing to resume here"):
+        open_run(tmp_path / "run", resume=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_one_process_of_several_is_refused_before_anything_is_written(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(RunError, match="several processes cannot train together yet"):
+        open_run(tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_a_crash_left_half_written_is_swept(tmp_path):
+    run = finished(tmp_path / "run", ("sft",))
+    (run.path / ".config.toml.partial").write_text("")
+    (run.folder("sft") / "checkpoints" / ".step-00000002.partial").mkdir(parents=True)
+    (run.folder("sft") / "checkpoints" / "step-00000001").mkdir()  # left by a crash at the end of the stage
+    open_run(run.path, resume=True)
+    left = {p.name for p in run.path.rglob("*") if p.name not in lock.FILES}
+    assert left == {"config.toml", "sft", "inputs.json", "manifest.json", "summary.json"}
+
+
+def test_checkpoints_of_finished_stages_stay_where_it_is_asked_for(tmp_path):
+    run = open_run(tmp_path / "run", build({"device": "cpu", "keep_checkpoints": 1}))
+    (run.folder("sft") / "checkpoints" / "step-00000001").mkdir(parents=True)
+    run.finish("sft", {})
+    assert (run.folder("sft") / "checkpoints" / "step-00000001").exists()
+
+
+def test_settings_that_change_no_figure_may_differ(tmp_path):
+    run = finished(tmp_path / "run", ("sft",))
+    other = build({"device": "cpu", "sft.save_every": 3, "sft.microbatch_size": 2, "keep_checkpoints": 1})
+    assert open_run(run.path, other, resume=True).complete("sft")
+
+
+def test_a_model_whose_content_has_changed_is_refused_by_name(tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(module.loading.BUILT_IN["movie-gpt2"](), folder)
+    config = build({"device": "cpu", "model": str(folder)})
+    run = finished(tmp_path / "run", ("sft", "reward_model"), config)
+    open_run(run.path, config, resume=True)
+    weights = bytearray((folder / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (folder / "model.safetensors").write_bytes(weights)
+    with pytest.raises(RunError, match=f"its sft was made from other weights: {folder} has changed"):
+        open_run(run.path, config, resume=True)
+
+
+def test_other_versions_and_threads_are_noted_while_a_stage_is_unfinished(tmp_path, monkeypatch):
+    run = open_run(tmp_path / "run")
+    run.checkpoints("sft")
+    assert run.differences(STAGES) == []
+    monkeypatch.setattr(module.torch, "get_num_threads", lambda: 7)
+    monkeypatch.setattr(module, "version", lambda name: "9.9" if name == "torch" else "1")
+    notes = run.differences(STAGES)
+    assert any(note.startswith("sft was begun with torch ") and "now 9.9" in note for note in notes)
+    assert any("threads" in note and "now 7" in note for note in notes)
+    run.finish("sft", {})
+    assert run.differences(STAGES) == []
+
+
+def test_a_second_process_is_refused(tmp_path):
+    code = (
+        "import sys; from pathlib import Path; from plaudit.training.lock import acquire; acquire(Path(sys.argv[1])); "
+        "print('held', flush=True); sys.stdin.read()"
+    )
+    run = finished(tmp_path / "run", ("sft",))
+    lock.release(run.path)
+    before = snapshot(run.path)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", code, str(run.path)], **pipes) as other:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(RunError, match=f"in use by process {other.pid}"):
+            open_run(run.path, resume=True)
+        with pytest.raises(RunError, match="in use by"):
+            open_run(run.path, overwrite=True)
+        other.communicate("")
+    assert snapshot(run.path) == before
+    open_run(run.path, resume=True)
+
+
+@pytest.mark.parametrize("here", ["installed", "other repository"])
+def test_the_revision_is_never_that_of_another_repository(tmp_path, monkeypatch, here):
+    root = tmp_path / "site"
+    (root / "lib" / "plaudit" / "training").mkdir(parents=True)
+    if here == "other repository":
+        (root / ".git").mkdir()
+    monkeypatch.setattr(module, "__file__", str(root / "lib" / "plaudit" / "training" / "run.py"))
+    monkeypatch.setattr(module.subprocess, "run", lambda *a, **k: pytest.fail("git was asked"))
+    assert module._revision.__wrapped__() == "unknown"
+
+
+def test_git_may_be_missing(monkeypatch):
+    def missing(*arguments, **keywords):
+        raise FileNotFoundError("git")
+
+    monkeypatch.setattr(module.subprocess, "run", missing)
+    assert module._revision.__wrapped__() == "unknown"

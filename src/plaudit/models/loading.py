@@ -38,7 +38,7 @@ transformers.utils.logging.disable_progress_bar()
 
 def fingerprint(name: str) -> str:
     """What identifies a model's weights, settings and tokenizer: the hash of a folder's files, or a hub commit."""
-    with _explained(name):
+    with _errors_in_one_line(name):
         where = _location(name)
     if Path(where).is_dir():
         return folder.content_hash(Path(where))

@@ -73,9 +73,6 @@ class Run:
             raise RunError(f"{path}: holds '{unknown[0]}' and no run; choose an empty or a new folder")
         if resume and not saved.exists():
             raise RunError(f"{path}: nothing to resume here (config.toml is missing); start without --resume")
-        path.mkdir(parents=True, exist_ok=True)
-        lock.acquire(path)
-        sweep(path)
         removed = {s for s in (*ALGORITHMS, "evaluation") if ancestors(s) & set(stages)} | set(stages)
         removed = removed if overwrite else set()
         begun = [s for s in ALGORITHMS if _begun(path, s)]
@@ -91,10 +88,14 @@ class Run:
         run = Run(path, before.resolved(config))  # what is kept was computed so, on whatever machine that was
         for stage in kept:
             run.check_inputs(stage)
-            if run.complete(stage):  # a crash may have come between its last file and this
-                run._remove_checkpoints(stage)
+        path.mkdir(parents=True, exist_ok=True)
+        lock.acquire(path)
+        sweep(path)
         for stage in removed:
             _remove(path, stage)
+        for stage in kept:  # a crash may have come between the last file of a stage and this
+            if run.complete(stage):
+                run._remove_checkpoints(stage)
         if not (kept and before.config == run.config):  # otherwise its versions are those that made what is kept
             _remove(path, "evaluation")
             write_atomic(saved, to_toml(run.config, versions()))
