@@ -143,9 +143,7 @@ def resolve(*layers: dict[str, Any]) -> dict[str, Any]:
     Raises:
         ConfigError: an unknown name, a value of the wrong type or outside its range, or a contradiction.
     """
-    given: dict[str, Any] = {}
-    for layer in layers:
-        given |= _check_each(layer)
+    given = {name: value for layer in layers for name, value in _check_each(layer).items()}
     model = given.get("model")
     own = preset(model) if model in preset_names() else {}
     settings = default_settings() | (own if own.get("model") == model else {}) | given
@@ -157,12 +155,12 @@ def resolve(*layers: dict[str, Any]) -> dict[str, Any]:
 
 def build(*layers: dict[str, Any]) -> Config:
     """A Config from layers of settings by full name, checked and combined as in `resolve`."""
-    parts: dict[str, dict[str, Any]] = {section: {} for section in ("", *SECTIONS)}
-    for full, value in resolve(*layers).items():
-        section, _, name = full.rpartition(".")
-        parts[section][name] = value
-    general = parts.pop("")
-    return Config(**general, **{s: _make(s, **part) for s, part in parts.items()})
+    settings = resolve(*layers)
+
+    def part(section: str) -> dict[str, Any]:
+        return {f.name: settings[f"{section}.{f.name}".lstrip(".")] for f in fields(section_class(section))}
+
+    return Config(**part(""), **{section: _make(section, **part(section)) for section in SECTIONS})
 
 
 def _check_each(settings: dict[str, Any]) -> dict[str, Any]:

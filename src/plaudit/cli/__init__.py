@@ -13,17 +13,14 @@ import shlex
 import sys
 from json import dumps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from plaudit import __version__
 from plaudit.cli import flags
-from plaudit.config import ALGORITHMS, SECTIONS, Config, build, preset, read_toml, resolve
+from plaudit.config import ALGORITHMS, SECTIONS, build, preset, read_toml, resolve
 from plaudit.errors import ConfigError, PlauditError, RunError, TrainingError
-
-if TYPE_CHECKING:
-    from plaudit.cli.plan import Plan
 
 Given = dict[str, Any]  # "flags": settings by full name; "config" and "preset": a path and a name, None if not given
 RUN_STAGES = ("sft", "reward_model", "ppo", "evaluation")
@@ -73,30 +70,25 @@ def main(argv: list[str] | None = None) -> int:
     if hasattr(sys.stdout, "reconfigure"):  # a terminal that cannot show a character gets '?', not a traceback
         sys.stdout.reconfigure(errors="replace")
     try:
-        code = _guarded(words)
+        with commands.make_context("plaudit", words or ["--help"], obj={"flags": {}}) as context:
+            code = commands.invoke(context) or 0
         sys.stdout.flush()
+        return code
+    except click.exceptions.Exit as done:  # after --help or --version
+        return done.exit_code
     except BrokenPipeError:
         # The reader, such as `head`, has gone; without this Python would complain once more when it exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 1
-    return code
-
-
-def _guarded(argv: list[str]) -> int:
-    try:
-        with commands.make_context("plaudit", argv or ["--help"], obj={"flags": {}}) as context:
-            return commands.invoke(context) or 0
-    except click.exceptions.Exit as done:  # after --help or --version
-        return done.exit_code
+        return 1
     except KeyboardInterrupt:
-        words = [word for word in argv if word not in ("--overwrite", "--resume")]
-        name = words[0].replace("_", "-")
-        words += ["--resume"] if any(param.name == "resume" for param in commands.commands[name].params) else []
-        again = "" if name in ("sample", "doctor", "notebooks") else f"; continue with: plaudit {shlex.join(words)}"
-        print(f"plaudit: stopped{again}", file=sys.stderr)
+        again = [word for word in words if word not in ("--overwrite", "--resume")]
+        name = again[0].replace("_", "-")
+        again += ["--resume"] if any(param.name == "resume" for param in commands.commands[name].params) else []
+        restart = "" if name in ("sample", "doctor", "notebooks") else f"; continue with: plaudit {shlex.join(again)}"
+        print(f"plaudit: stopped{restart}", file=sys.stderr)
         return 130
     except click.ClickException as error:
-        print("plaudit: error:", flags.message(error, commands, argv), file=sys.stderr)
+        print("plaudit: error:", flags.message(error, commands, words), file=sys.stderr)
         return 2
     except PlauditError as error:
         print("plaudit: error:", " ".join(str(error).split("\n")), file=sys.stderr)
@@ -105,14 +97,14 @@ def _guarded(argv: list[str]) -> int:
 
 def _settings(given: Given, directory: Path | None) -> dict[str, Any]:
     """Every setting: default < preset < the settings of `directory`, if given < --config < flags."""
-    layers = [preset(given["preset"]) if given["preset"] else {}, _saved(directory)]
-    layers.append(read_toml(Path(given["config"])) if given["config"] else {})
-    return resolve(*layers, given["flags"])
+    base = preset(given["preset"]) if given["preset"] else {}
+    file = read_toml(Path(given["config"])) if given["config"] else {}
+    return resolve(base, _saved(directory) if directory else {}, file, given["flags"])
 
 
-def _saved(directory: Path | None) -> dict[str, Any]:
-    path = (directory or Path()) / "config.toml"
-    return read_toml(path) if directory and path.exists() else {}
+def _saved(directory: Path) -> dict[str, Any]:
+    path = directory / "config.toml"
+    return read_toml(path) if path.exists() else {}
 
 
 def _must_exist(directory: Path) -> None:
@@ -121,30 +113,27 @@ def _must_exist(directory: Path) -> None:
         raise RunError(f"{directory}: no run here (config.toml is missing); make one with {make}")
 
 
-def _checked(settings: dict[str, Any], out: Path, stages: tuple[str, ...]) -> tuple[Config, Plan]:
-    """The settings as a Config, and what they come to, after a line about them."""
+def _open(settings: dict[str, Any], out: Path, stages: tuple[str, ...], seeds: dict[Path, int], **how: bool) -> Any:
+    """Open the run directory of each seed, after a line about the settings and one about what they come to.
+
+    Args:
+        out: where stages that are not trained now are found.
+    """
     from plaudit.cli import progress
 
     progress.header(settings, out)
     with progress.waiting("starting"):
         from plaudit.cli.plan import plan
         from plaudit.pipeline import check
+        from plaudit.training.run import Run
 
         config = build(settings)
         check(config, out, stages)
-        return config, plan(config, out, stages)
-
-
-def _drive(settings: dict[str, Any], out: Path, stages: tuple[str, ...], **how: bool) -> dict[str, float]:
-    """Run the stages with their progress on stderr; wall-clock seconds by stage of those that ran."""
-    config, plan = _checked(settings, out, stages)
-
-    from plaudit.cli import progress
-    from plaudit.training.run import Run
-
-    run = Run.open(out, config, stages=stages, **how)
-    progress.outlook(plan, [run], stages)
-    return progress.follow(run, stages)
+        planned = plan(config, out, stages)
+    each = ((path, dataclasses.replace(config, seed=seed)) for path, seed in seeds.items())
+    runs = [Run.open(path, own, stages=stages, **how) for path, own in each]
+    progress.outlook(planned, runs, stages)
+    return runs
 
 
 def _add_training(name: str, about: str, stages: tuple[str, ...]) -> None:
@@ -156,10 +145,11 @@ def _add_training(name: str, about: str, stages: tuple[str, ...]) -> None:
     @click.pass_obj
     def train(given: Given, out: Path, resume: bool, overwrite: bool) -> None:
         settings = _settings(given, out if resume or not whole else None)
-        seconds = _drive(settings, out, stages, resume=resume, overwrite=overwrite)
+        (run,) = _open(settings, out, stages, {out: settings["seed"]}, resume=resume, overwrite=overwrite)
 
-        from plaudit.cli import console
+        from plaudit.cli import console, progress
 
+        seconds = progress.follow(run, stages)
         if whole:
             console.summary(out, settings, seconds)
         else:
@@ -181,16 +171,16 @@ def _evaluate(given: Given, run: Path, json: bool, overwrite: bool) -> None:
 
     The figures of a finished run are shown at once; they are made again if a setting of the evaluation is changed.
     """
+    from plaudit.cli import console, progress
+
     _must_exist(run)
     settings, before = _settings(given, run), resolve(_saved(run))
     changed = [name for name in settings if settings[name] != before[name]]
     again = overwrite or any(name.startswith("evaluation.") for name in changed)
     made = all((run / name).exists() for name in ("evaluation.json", "report.html"))
     if again or changed or not made:
-        _drive(settings, run, ("evaluation",), resume=not again, overwrite=again)
-
-    from plaudit.cli import console
-
+        stages, seeds = ("evaluation",), {run: settings["seed"]}
+        progress.follow(*_open(settings, run, stages, seeds, resume=not again, overwrite=again), stages)
     if json:
         print(dumps(console.evaluation(run), indent=2))
     else:
@@ -275,18 +265,13 @@ def _frontier(run: Path, kl_coefs: str | None, draws: int, overwrite: bool) -> N
 def _seeds(given: Given, n: int, out: Path, resume: bool, overwrite: bool) -> None:
     """Run the whole experiment with several seeds."""
     first = min(out.glob("seed-*"), key=lambda path: (len(path.name), path.name), default=out)
-    config, plan = _checked(_settings(given, first if resume else None), out, RUN_STAGES)
+    settings = _settings(given, first if resume else None)
+    seeds = {out / f"seed-{seed}": seed for seed in range(settings["seed"], settings["seed"] + n)}
+    runs = _open(settings, out, RUN_STAGES, seeds, resume=resume, overwrite=overwrite)
 
     from plaudit.cli import console, progress
     from plaudit.evaluation.seeds import summarise
-    from plaudit.training.run import Run
 
-    runs = []
-    for seed in range(config.seed, config.seed + n):
-        own = dataclasses.replace(config, seed=seed)
-        path = out / f"seed-{seed}"
-        runs.append(Run.open(path, own, resume=resume, overwrite=overwrite, stages=RUN_STAGES))
-    progress.outlook(plan, runs, RUN_STAGES)
     stopped = {}
     for run in runs:
         print(f"seed {run.config.seed}", file=sys.stderr)

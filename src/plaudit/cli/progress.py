@@ -99,13 +99,13 @@ def follow(run: Run, stages: tuple[str, ...], console: Console | None = None) ->
     """
     from plaudit.cli.console import result
     from plaudit.evaluation.report.words import duration
-    from plaudit.pipeline import steps
+    from plaudit.pipeline import due, steps
 
     console = console or new_console(stderr=True)
-    seconds: dict[str, float] = {}
+    to_run, seconds = due(run, stages), {}
     for number, stage in enumerate(stages, start=1):
-        title, again = _title(stage), stage == "evaluation" and (bool(seconds) or len(stages) == 1)
-        if run.complete(stage) and not again:
+        title = _title(stage)
+        if stage not in to_run:
             console.print(f"{title}: {result(run.path, stage)} [was complete]", soft_wrap=True)
             continue
         if len(stages) > 1:
