@@ -4,8 +4,6 @@ Each algorithm owns its settings: the frozen dataclass `Config` in plaudit/algor
 with `setting`. This module combines them: `build({"seed": 2, "ppo.kl_coef": 0.1})` has `.seed` and `.ppo.kl_coef`.
 """
 
-from __future__ import annotations
-
 import ast
 import dataclasses
 import difflib

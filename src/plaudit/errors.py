@@ -1,7 +1,5 @@
 """Errors that a user can meet. Each message is one line: what is wrong, where, and the fix."""
 
-from __future__ import annotations
-
 
 class PlauditError(Exception):
     """Base of every error that plaudit raises on purpose. The command line prints its message and exits with 1."""

@@ -3,8 +3,6 @@
 pip downloads them, because it knows the user's index, mirror and proxy.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

@@ -1,7 +1,5 @@
 """SFT -> reward model -> PPO -> evaluation in one run directory."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from importlib import import_module

@@ -1,7 +1,5 @@
 """How a setting is described, and the settings that several algorithms or all of them share."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Any
 

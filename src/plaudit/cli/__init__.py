@@ -4,8 +4,6 @@ torch and transformers take seconds to import, so the modules that need them are
 help texts, wrong flags and wrong settings are answered at once.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import importlib.util
 import os

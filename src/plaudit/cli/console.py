@@ -1,7 +1,5 @@
 """Results of a run, as tables and lines on stdout: colour on a terminal, plain text elsewhere."""
 
-from __future__ import annotations
-
 import json
 import shlex
 import statistics

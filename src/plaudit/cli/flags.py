@@ -6,8 +6,6 @@ Values of settings remain strings here; `plaudit.config.resolve` checks them lik
 # We use click because the flags are made from dataclass fields at run time, and only flags that the user gives may
 # override a file. typer and tyro return a complete object with the defaults filled in.
 
-from __future__ import annotations
-
 from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """What a run will work on, and how long it will take on this machine."""
 
-from __future__ import annotations
-
 import math
 import statistics
 import time

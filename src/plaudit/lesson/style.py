@@ -1,7 +1,5 @@
 """The look of the notebooks' figures: size, fonts and colours."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 from collections.abc import Iterator
@@ -48,31 +46,19 @@ class NotebookFigure(Figure):
     It is outside pyplot, so it needs no backend and is never shown twice.
     """
 
-    def png(self) -> bytes:
-        """The figure as a PNG file."""
+    def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
         buffer = io.BytesIO()
         with _style():
             self.savefig(buffer, format="png", dpi=_SAVED_DPI)
-        return buffer.getvalue()
-
-    def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
         width, height = (round(inches * _SHOWN_DPI) for inches in self.get_size_inches())
-        return self.png(), {"width": width, "height": height}
+        return buffer.getvalue(), {"width": width, "height": height}
 
 
 @contextlib.contextmanager
 def new_figure(
     rows: int = 1, columns: int = 1, height: float = 2.8, **options: Any
 ) -> Iterator[tuple[NotebookFigure, Any]]:
-    """A figure of the notebooks' width and its axes, to be drawn on inside the `with` block.
-
-    Args:
-        height: of the whole figure, in inches.
-        options: for `Figure.subplots`, such as sharex.
-
-    Yields:
-        the figure, and its axes as `Figure.subplots` returns them.
-    """
+    """A figure of the notebooks' width and `height` inches, and its axes from `Figure.subplots` with the `options`."""
     with _style():
         figure = NotebookFigure(figsize=(_WIDTH, height), layout="constrained")
         yield figure, figure.subplots(rows, columns, **options)
