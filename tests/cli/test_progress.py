@@ -285,7 +285,7 @@ def test_the_outlook_has_parameters_texts_device_and_the_time_of_what_is_left(tm
         def seconds(self, stages):
             return 100.0 * len(list(stages))
 
-    plan = Plan("m", 134_515_008, "d", {"train": 6806, "evaluation": 885}, "cuda:0", "bfloat16", {}, {})
+    plan = Plan(134_515_008, {"train": 6806, "evaluation": 885}, "cuda:0", "bfloat16", {})
     progress.outlook(plan, [Run(tmp_path, None, ("sft",)), Run(tmp_path, None)], ("sft", "ppo"))
     assert capsys.readouterr().err == (
         "135M parameters; texts: 6,806 train, 885 evaluation; cuda:0, bfloat16; expected time 5 min 00 s\n"

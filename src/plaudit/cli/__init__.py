@@ -56,14 +56,7 @@ _run = click.argument("run", type=flags.PATH, help="run directory")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command.
-
-    Args:
-        argv: the words after `plaudit`; those of this process if None.
-
-    Returns:
-        the exit code: 0 done, 1 failed, 2 a wrong flag or setting, 130 stopped by Ctrl-C.
-    """
+    """Run one command, by default that of this process, and return its exit code, as in `plaudit --help`."""
     words = sys.argv[1:] if argv is None else argv
     if hasattr(sys.stdout, "reconfigure"):  # a terminal that cannot show a character gets '?', not a traceback
         sys.stdout.reconfigure(errors="replace")
@@ -242,8 +235,8 @@ def _frontier(run: Path, kl_coefs: str | None, draws: int, overwrite: bool) -> N
 
     Each kl_coef trains PPO again, from the run's SFT and reward model. After a stop it continues.
     """
-    words = None if kl_coefs is None else kl_coefs.split(",") if kl_coefs else []
-    numbers = None if words is None else [resolve({"ppo.kl_coef": word})["ppo.kl_coef"] for word in words]
+    words = kl_coefs.split(",") if kl_coefs else []
+    numbers = [resolve({"ppo.kl_coef": word})["ppo.kl_coef"] for word in words]
     _must_exist(run)
 
     from plaudit.cli import console, progress
@@ -252,7 +245,7 @@ def _frontier(run: Path, kl_coefs: str | None, draws: int, overwrite: bool) -> N
         from plaudit.evaluation.frontier import frontier
         from plaudit.training.run import Run
 
-        reports = frontier(Run.existing(run), numbers, draws, overwrite=overwrite)
+        reports = frontier(Run.existing(run), None if kl_coefs is None else numbers, draws, overwrite=overwrite)
     progress.watch(reports, "frontier")
     console.frontier(run)
 

@@ -72,11 +72,7 @@ class Setting(click.Option):
 
 
 def settings(*sections: str, bare: bool) -> list[click.Parameter]:
-    """--config, --preset, and a flag for every setting of these sections and the general ones.
-
-    Args:
-        bare: whether a flag may omit its section.
-    """
+    """--config, --preset, and a flag for every setting of these sections, `bare` without its section, and general."""
 
     def keep(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
         ctx.obj[param.name] = _not_a_flag(ctx, param, value)
