@@ -20,7 +20,6 @@ from plaudit.cli import flags
 from plaudit.config import ALGORITHMS, SECTIONS, build, preset, read_toml, resolve
 from plaudit.errors import ConfigError, PlauditError, RunError, TrainingError
 
-Given = dict[str, Any]  # "flags": settings by full name; "config" and "preset": a path and a name, None if not given
 RUN_STAGES = ("sft", "reward_model", "ppo", "evaluation")
 
 _EPILOG = """\b
@@ -61,7 +60,7 @@ def main(argv: list[str] | None = None) -> int:
     if hasattr(sys.stdout, "reconfigure"):  # a terminal that cannot show a character gets '?', not a traceback
         sys.stdout.reconfigure(errors="replace")
     try:
-        with commands.make_context("plaudit", words or ["--help"], obj={"flags": {}}) as context:
+        with commands.make_context("plaudit", words or ["--help"]) as context:
             code = commands.invoke(context) or 0
         sys.stdout.flush()
         return code
@@ -86,11 +85,11 @@ def main(argv: list[str] | None = None) -> int:
         return 2 if isinstance(error, ConfigError) else 1
 
 
-def _settings(given: Given, directory: Path | None) -> dict[str, Any]:
-    """Every setting: default < preset < the settings of `directory`, if given < --config < flags."""
+def _settings(given: dict[str, Any], directory: Path | None) -> dict[str, Any]:
+    """Every setting: default < --preset < the settings of `directory`, if given < --config < flags."""
     base = preset(given["preset"]) if given["preset"] else {}
     file = read_toml(Path(given["config"])) if given["config"] else {}
-    return resolve(base, _saved(directory) if directory else {}, file, given["flags"])
+    return resolve(base, _saved(directory) if directory else {}, file, flags.by_full_name(given))
 
 
 def _saved(directory: Path) -> dict[str, Any]:
@@ -105,11 +104,7 @@ def _must_exist(directory: Path) -> None:
 
 
 def _open(settings: dict[str, Any], out: Path, stages: tuple[str, ...], seeds: dict[Path, int], **how: bool) -> Any:
-    """Open the run directory of each seed, after a line about the settings and one about what they come to.
-
-    Args:
-        out: where stages that are not trained now are found.
-    """
+    """The open run directory of each seed, after a line about the settings and one about what they come to."""
     from plaudit.cli import progress
 
     progress.header(settings, out)
@@ -127,20 +122,27 @@ def _open(settings: dict[str, Any], out: Path, stages: tuple[str, ...], seeds: d
     return runs
 
 
+def _drive(settings: dict[str, Any], out: Path, stages: tuple[str, ...], **how: bool) -> dict[str, float]:
+    """Run the stages with their progress on stderr; wall-clock seconds by stage of those that ran."""
+    (run,) = _open(settings, out, stages, {out: settings["seed"]}, **how)
+
+    from plaudit.cli import progress
+
+    return progress.follow(run, stages)
+
+
 def _add_training(name: str, about: str, stages: tuple[str, ...]) -> None:
     """Add a command that trains: the whole run, or one algorithm."""
     whole = len(stages) > 1
     settings = flags.settings(*(SECTIONS if whole else stages), bare=not whole)
 
     @commands.command(name, help=about, params=[*flags.directory("runs/default"), *settings])
-    @click.pass_obj
-    def train(given: Given, out: Path, resume: bool, overwrite: bool) -> None:
+    def train(out: Path, resume: bool, overwrite: bool, **given: Any) -> None:
         settings = _settings(given, out if resume or not whole else None)
-        (run,) = _open(settings, out, stages, {out: settings["seed"]}, resume=resume, overwrite=overwrite)
+        seconds = _drive(settings, out, stages, resume=resume, overwrite=overwrite)
 
-        from plaudit.cli import console, progress
+        from plaudit.cli import console
 
-        seconds = progress.follow(run, stages)
         if whole:
             console.summary(out, settings, seconds)
         else:
@@ -156,22 +158,21 @@ for _stage, _about in ALGORITHMS.items():
 @_run
 @click.option("--json", is_flag=True, help="print evaluation.json, and nothing else, on stdout")
 @_overwrite
-@click.pass_obj
-def _evaluate(given: Given, run: Path, json: bool, overwrite: bool) -> None:
+def _evaluate(run: Path, json: bool, overwrite: bool, **given: Any) -> None:
     """Compare SFT model and policy on held-out prompts.
 
     The figures of a finished run are shown at once; they are made again if a setting of the evaluation is changed.
     """
-    from plaudit.cli import console, progress
-
     _must_exist(run)
     settings, before = _settings(given, run), resolve(_saved(run))
     changed = [name for name in settings if settings[name] != before[name]]
     again = overwrite or any(name.startswith("evaluation.") for name in changed)
     made = all((run / name).exists() for name in ("evaluation.json", "report.html"))
     if again or changed or not made:
-        stages, seeds = ("evaluation",), {run: settings["seed"]}
-        progress.follow(*_open(settings, run, stages, seeds, resume=not again, overwrite=again), stages)
+        _drive(settings, run, ("evaluation",), resume=not again, overwrite=again)
+
+    from plaudit.cli import console
+
     if json:
         print(dumps(console.evaluation(run), indent=2))
     else:
@@ -199,8 +200,7 @@ def _sample(run: Path, prompt: str, samples: int, seed: int, max_new_tokens: int
 
 @commands.command("doctor", params=flags.settings(*SECTIONS, bare=False))
 @click.argument("run", type=flags.PATH, required=False, help="run directory; without it, the base model is checked")
-@click.pass_obj
-def _doctor(given: Given, run: Path | None) -> int:
+def _doctor(run: Path | None, **given: Any) -> int:
     """Run the preflight checks on a run's models."""
     if run:
         _must_exist(run)
@@ -252,8 +252,7 @@ def _frontier(run: Path, kl_coefs: str | None, draws: int, overwrite: bool) -> N
 
 @commands.command("seeds", params=[*flags.directory("runs/seeds"), *flags.settings(*SECTIONS, bare=False)])
 @flags.count("--n", low=1, default=10, help="number of seeds, counted up from --seed; each has a directory DIR/seed-N")
-@click.pass_obj
-def _seeds(given: Given, n: int, out: Path, resume: bool, overwrite: bool) -> None:
+def _seeds(n: int, out: Path, resume: bool, overwrite: bool, **given: Any) -> None:
     """Run the whole experiment with several seeds."""
     first = min(out.glob("seed-*"), key=lambda path: (len(path.name), path.name), default=out)
     settings = _settings(given, first if resume else None)

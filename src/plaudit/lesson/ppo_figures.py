@@ -11,28 +11,13 @@ from torch import Tensor
 from plaudit.evaluation.hacking import Window
 from plaudit.evaluation.report.figures import column, kl_scale, measured
 from plaudit.evaluation.report.words import written
-from plaudit.lesson.style import (
-    AFTER,
-    BEFORE,
-    BLUE,
-    COMPARED,
-    GREEN,
-    GREY,
-    INK,
-    MUTED,
-    ORANGE,
-    PURPLE,
-    YELLOW,
-    NotebookFigure,
-    new_figure,
-)
+from plaudit.lesson.style import AFTER, BEFORE, COMPARED, GREEN, GREY, INK, MUTED, PURPLE, NotebookFigure, new_figure
 
 
 def optimum_by_kl_coef(names: Sequence[str], optima: Mapping[float, Sequence[float]]) -> NotebookFigure:
     """Probability of each response under the optimal policy of each kl_coef, in the order of `names`."""
     kl_coefs = sorted(optima, reverse=True)
     with new_figure(height=3.2) as (figure, axes):
-        axes.set_prop_cycle(color=[GREY, YELLOW, GREEN, BLUE, ORANGE, PURPLE])
         axes.plot(kl_coefs, [optima[kl_coef] for kl_coef in kl_coefs], label=names)
         axes.set(xscale="log", xlim=(kl_coefs[0], kl_coefs[-1]), ylim=(-0.02, 1.02))
         _plain_ticks(axes.xaxis, [10, 3, 1, 0.3, 0.1, 0.03])

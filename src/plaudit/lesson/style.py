@@ -5,7 +5,7 @@ import io
 from collections.abc import Iterator
 from typing import Any
 
-import matplotlib
+import matplotlib.style
 from matplotlib.figure import Figure
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart. The report uses the same ones.
@@ -20,6 +20,7 @@ _STYLE = {
     "font.size": 10.5,
     "figure.facecolor": "white",
     "text.color": INK,
+    "axes.prop_cycle": matplotlib.cycler(color=[GREY, YELLOW, GREEN, BLUE, ORANGE, PURPLE]),
     "axes.edgecolor": MUTED,
     "axes.labelcolor": INK,
     "axes.titlesize": 11.0,
@@ -48,7 +49,7 @@ class NotebookFigure(Figure):
 
     def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
         buffer = io.BytesIO()
-        with _style():
+        with matplotlib.style.context(["default", _STYLE]):
             self.savefig(buffer, format="png", dpi=_SAVED_DPI)
         width, height = (round(inches * _SHOWN_DPI) for inches in self.get_size_inches())
         return buffer.getvalue(), {"width": width, "height": height}
@@ -59,12 +60,6 @@ def new_figure(
     rows: int = 1, columns: int = 1, height: float = 2.8, **options: Any
 ) -> Iterator[tuple[NotebookFigure, Any]]:
     """A figure of the notebooks' width and `height` inches, and its axes from `Figure.subplots` with the `options`."""
-    with _style():
+    with matplotlib.style.context(["default", _STYLE]):
         figure = NotebookFigure(figsize=(_WIDTH, height), layout="constrained")
         yield figure, figure.subplots(rows, columns, **options)
-
-
-def _style() -> Any:
-    """A context with this module's style, whatever the user's matplotlibrc contains."""
-    defaults = matplotlib.rcParamsDefault.items()
-    return matplotlib.rc_context({k: v for k, v in defaults if not k.startswith(("backend", "interactive"))} | _STYLE)
