@@ -69,11 +69,7 @@ def due(run: Run, stages: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def steps(run: Run, stages: tuple[str, ...] = STAGES, reward: TextReward | None = None) -> Iterator[StepReport]:
-    """Run those of these stages that are due, in order.
-
-    Args:
-        reward: what policies are trained for and measured by, from prompts and responses to a number for each; None for
-            the run's reward model.
+    """Run those of these stages that are due, in order, for this reward or for the run's reward model.
 
     Raises:
         RunError: a policy of these stages has been trained for another reward.

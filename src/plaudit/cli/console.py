@@ -30,7 +30,6 @@ from plaudit.evaluation.report.words import (
 )
 from plaudit.training.metrics import read_jsonl
 
-_NEXT = {"sft": "plaudit reward-model --out {}", "reward_model": "plaudit ppo --out {}"}
 _SHOWN_SAMPLES = 5
 _SEEDS = {  # figures in seeds.json: head of the column, and name
     "reward_accuracy": ("reward", "accuracy of the reward model"),
@@ -142,8 +141,8 @@ def checks(found: list[tuple[str, str]]) -> None:
 
 def next_command(directory: Path, stage: str) -> None:
     """The command that follows a stage."""
-    command = _NEXT.get(stage, "plaudit eval {}").format(shlex.quote(str(directory)))
-    new_console().print(f"next: {command}", soft_wrap=True)
+    command = {"sft": "reward-model --out", "reward_model": "ppo --out"}.get(stage, "eval")
+    new_console().print(f"next: plaudit {command} {shlex.quote(str(directory))}", soft_wrap=True)
 
 
 def result(directory: Path, stage: str) -> str:

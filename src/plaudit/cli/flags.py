@@ -77,7 +77,7 @@ def settings(*sections: str, bare: bool) -> list[click.Parameter]:
     ]
 
 
-def by_full_name(params: dict[str, Any]) -> dict[str, str]:
+def by_full_name(params: dict[str, Any]) -> dict[str, Any]:
     """The settings among the parameters of a command that the user gave, by full name."""
     names = {name.replace(".", "__"): name for name in known_settings()}
     return {names[name]: value for name, value in params.items() if name in names and value is not None}

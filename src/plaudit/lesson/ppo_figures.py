@@ -11,13 +11,14 @@ from torch import Tensor
 from plaudit.evaluation.hacking import Window
 from plaudit.evaluation.report.figures import column, kl_scale, measured
 from plaudit.evaluation.report.words import written
-from plaudit.lesson.style import AFTER, BEFORE, COMPARED, GREEN, GREY, INK, MUTED, PURPLE, NotebookFigure, new_figure
+from plaudit.lesson.style import AFTER, BEFORE, COMPARED, GREY, INK, MUTED, PALETTE, NotebookFigure, new_figure
 
 
 def optimum_by_kl_coef(names: Sequence[str], optima: Mapping[float, Sequence[float]]) -> NotebookFigure:
     """Probability of each response under the optimal policy of each kl_coef, in the order of `names`."""
     kl_coefs = sorted(optima, reverse=True)
     with new_figure(height=3.2) as (figure, axes):
+        axes.set_prop_cycle(color=PALETTE)
         axes.plot(kl_coefs, [optima[kl_coef] for kl_coef in kl_coefs], label=names)
         axes.set(xscale="log", xlim=(kl_coefs[0], kl_coefs[-1]), ylim=(-0.02, 1.02))
         _plain_ticks(axes.xaxis, [10, 3, 1, 0.3, 0.1, 0.03])
@@ -83,7 +84,7 @@ def score_histograms(responses: Sequence[Mapping[str, Any]]) -> NotebookFigure:
 
 
 def frontier_figure(
-    frontier: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]], windows: Sequence[Window]
+    frontier: Mapping[str, Any], metrics: Sequence[dict[str, Any]], windows: Sequence[Window]
 ) -> NotebookFigure:
     """Score and judge against KL: best-of-n, PPO during training, and PPO at the end.
 
@@ -98,15 +99,13 @@ def frontier_figure(
             (panels[0], "score_mean", "score of the reward model (−1 to 1)", kl, column(metrics, "score")),
             (panels[1], "judge_positive", "share judged positive", window_kl, [w.judge_positive for w in windows]),
         ):
-            dots = {"color": AFTER, "markersize": 3.5, "alpha": 0.3, "markeredgewidth": 0}
-            axes.plot(x, y, "o", label="PPO during training", **dots)
+            axes.plot(x, y, "o", color=AFTER, markersize=3.5, alpha=0.3, markeredgewidth=0, label="PPO during training")
             places = np.transpose(measured(axes, best, key, COMPARED, "o"))
             axes.plot([], [], color=COMPARED, marker="o", markersize=4, label="best-of-n")
             for i, (place, point) in enumerate(zip(places, best, strict=True)):
                 if i == 0 or (len(best) - 1 - i) % 2 == 0:  # labels of neighbours would overlap
-                    offset, align = ((8, -4), "left") if i == 0 else ((-6, 5), "right")
-                    text = {"textcoords": "offset points", "ha": align, "color": COMPARED}
-                    axes.annotate(f"n = {point['n']}", place, offset, **text)
+                    text = {"xytext": (8, -4), "ha": "left"} if i == 0 else {"xytext": (-6, 5), "ha": "right"}
+                    axes.annotate(f"n = {point['n']}", place, textcoords="offset points", color=COMPARED, **text)
             place = measured(axes, end, key, AFTER, "D")
             axes.plot(*place, "D", color=AFTER, markersize=8, markeredgecolor="white", zorder=5, label="PPO at the end")
             kl_scale(axes, highest)
@@ -116,7 +115,7 @@ def frontier_figure(
     return figure
 
 
-def training_comparison(runs: Mapping[str, Sequence[Mapping[str, Any]]], warnings: Mapping[str, int]) -> NotebookFigure:
+def training_comparison(runs: Mapping[str, Sequence[dict[str, Any]]], warnings: Mapping[str, int]) -> NotebookFigure:
     """PPO's metrics over the iterations, one line for each run, and iterations to mark, by their text in the legend."""
     titles = {
         "score": "score of the reward model (−1 to 1)",
@@ -126,7 +125,7 @@ def training_comparison(runs: Mapping[str, Sequence[Mapping[str, Any]]], warning
     }
     with new_figure(2, 2, height=4.6, sharex=True) as (figure, panels):
         for axes, (key, title) in zip(panels.flat, titles.items(), strict=True):
-            for colour, (name, lines) in zip((AFTER, COMPARED, GREEN, PURPLE), runs.items(), strict=False):
+            for colour, (name, lines) in zip((AFTER, COMPARED), runs.items(), strict=True):
                 axes.plot(column(lines, "step"), column(lines, key), color=colour, label=name)
             for dashes, (name, iteration) in zip(((1, 1), (4, 2), (6, 2, 1, 2)), warnings.items(), strict=False):
                 axes.axvline(iteration, color=MUTED, linewidth=1.2, linestyle=(0, dashes), label=name)

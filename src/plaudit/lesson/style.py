@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 # Okabe and Ito's colours, which colour-blind readers can tell apart. The report uses the same ones.
 INK, MUTED, GRID = "#1c1d21", "#5d616b", "#dedcd5"
 BLUE, ORANGE, GREEN, PURPLE, YELLOW, GREY = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#85888f"
+PALETTE = (GREY, YELLOW, GREEN, BLUE, ORANGE, PURPLE)
 BEFORE, AFTER, COMPARED = GREY, BLUE, ORANGE  # the model before training; after training; what it is compared with
 
 _WIDTH = 7.0  # inches: the text column of a notebook
@@ -20,7 +21,6 @@ _STYLE = {
     "font.size": 10.5,
     "figure.facecolor": "white",
     "text.color": INK,
-    "axes.prop_cycle": matplotlib.cycler(color=[GREY, YELLOW, GREEN, BLUE, ORANGE, PURPLE]),
     "axes.edgecolor": MUTED,
     "axes.labelcolor": INK,
     "axes.titlesize": 11.0,
