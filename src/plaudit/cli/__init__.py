@@ -103,7 +103,9 @@ def _must_exist(directory: Path) -> None:
         raise RunError(f"{directory}: no run here (config.toml is missing); make one with {make}")
 
 
-def _open(settings: dict[str, Any], out: Path, stages: tuple[str, ...], seeds: dict[Path, int], **how: bool) -> Any:
+def _open(
+    settings: dict[str, Any], out: Path, stages: tuple[str, ...], seeds: dict[Path, int], **how: bool
+) -> list[Any]:
     """The open run directory of each seed, after a line about the settings and one about what they come to."""
     from plaudit.cli import progress
 

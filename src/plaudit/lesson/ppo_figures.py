@@ -125,7 +125,7 @@ def training_comparison(runs: Mapping[str, Sequence[dict[str, Any]]], warnings: 
     }
     with new_figure(2, 2, height=4.6, sharex=True) as (figure, panels):
         for axes, (key, title) in zip(panels.flat, titles.items(), strict=True):
-            for colour, (name, lines) in zip((AFTER, COMPARED), runs.items(), strict=True):
+            for colour, (name, lines) in zip(PALETTE[3:], runs.items(), strict=False):
                 axes.plot(column(lines, "step"), column(lines, key), color=colour, label=name)
             for dashes, (name, iteration) in zip(((1, 1), (4, 2), (6, 2, 1, 2)), warnings.items(), strict=False):
                 axes.axvline(iteration, color=MUTED, linewidth=1.2, linestyle=(0, dashes), label=name)
