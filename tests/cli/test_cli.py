@@ -54,7 +54,7 @@ def stages(monkeypatch, tmp_path) -> Pipeline:
     fake = Pipeline()
     monkeypatch.setattr(pipeline, "steps", fake.steps)
     monkeypatch.setattr(Run, "data", SimpleNamespace(fingerprint="of the data"))
-    plan = Plan("m", 4_240_896, "d", {"train": 6806, "evaluation": 885}, "cpu", "float32", {"sft": 1e6}, {"sft": 1e12})
+    plan = Plan(4_240_896, {"train": 6806, "evaluation": 885}, "cpu", "float32", {"sft": 1e12})
     monkeypatch.setattr(pipeline, "check", lambda config, path, stages: None)
     monkeypatch.setattr(plans, "plan", lambda config, path, stages: plan)
     monkeypatch.chdir(tmp_path)
