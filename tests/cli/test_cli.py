@@ -187,7 +187,7 @@ def test_sample_asks_for_continuations_and_shows_them(stages, capsys, monkeypatc
 
     def fake(*arguments):
         asked.append(arguments)
-        return [room.Sample("dull .", -0.5, "lovely .", 0.75)] * arguments[2]
+        return [{"sft": "dull .", "sft_score": -0.5, "policy": "lovely .", "policy_score": 0.75}] * arguments[2]
 
     monkeypatch.setattr(room, "sample", fake)
     saved(Path("out"))

@@ -213,7 +213,7 @@ def _sample(run: Path, prompt: str, samples: int, seed: int, max_new_tokens: int
         from plaudit.evaluation.sample import sample
 
         found = sample(run, prompt, samples, seed, max_new_tokens)
-    console.samples(prompt, [dataclasses.asdict(row) for row in found])
+    console.samples(prompt, found)
 
 
 @commands.command("doctor", params=flags.settings(*SECTIONS, bare=False))

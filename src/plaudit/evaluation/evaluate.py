@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from plaudit.data.prompts import cut_prompts, held_out_prompts
 from plaudit.data.text import distinct
 from plaudit.errors import DataError, RunError
 from plaudit.evaluation.hacking import hacking_warnings, windows_of
-from plaudit.evaluation.judge import Judge, imdb_judge
+from plaudit.evaluation.judge import imdb_judge
 from plaudit.evaluation.metrics import bootstrap_ci95, duplicate_rate
 from plaudit.evaluation.report import write_report
 from plaudit.maths.masked import unflatten
@@ -77,7 +79,7 @@ class Answers:
 
 
 class Measurement:
-    """The models and the reward by which policies of a run are measured.
+    """The models, the reward and the held-out prompts by which policies of a run are measured.
 
     Args:
         run: a finished run.
@@ -119,6 +121,7 @@ class Measurement:
         """Answers of SFT and of the policy, drawn with the same noise."""
         return self.answer(self.sft, prompts, noise), self.answer(self.policy, prompts, noise)
 
+    @cached_property
     def held_out(self) -> tuple[list[str], list[list[int]]]:
         """The evaluation's prompts, as texts and as token ids.
 
@@ -135,6 +138,16 @@ class Measurement:
         prompts = [self.tokenizer.prompt(text) for text in texts]
         check_window(prompts, self.settings.max_new_tokens, window(self.sft))
         return texts, prompts
+
+    def batches(
+        self, stage: str = "evaluation", iteration: int = 0, purpose: str = "responses"
+    ) -> Iterator[tuple[list[list[int]], torch.Tensor]]:
+        """The held-out prompts, as many as are answered at once, with random numbers drawn for this purpose."""
+        prompts, size = self.held_out[1], self.run.config.evaluation.batch_size
+        for start in range(0, len(prompts), size):
+            rows = range(start, min(start + size, len(prompts)))
+            limit, seed = self.settings.max_new_tokens, self.run.config.seed
+            yield prompts[start : start + size], rng.uniforms(rows, limit, seed, stage, iteration, purpose)
 
 
 def policy_stage(run: Run) -> str:
@@ -159,41 +172,36 @@ def evaluate(run: Run, reward: TextReward | None = None) -> Iterator[StepReport]
         DataError: the evaluation split gives fewer than two prompts.
         ModelError: a prompt and its response do not fit into the model's window.
     """
-    config, settings = run.config, run.config.evaluation
+    config = run.config
     measurement = Measurement(run, policy_stage(run), reward)
-    texts, prompts = measurement.held_out()
-    total = -(-len(prompts) // settings.batch_size) + 1
-    sft_parts, policy_parts = [], []
-    seconds = 0.0
-    for step in range(total - 1):
-        began = time.perf_counter()
-        rows = range(step * settings.batch_size, min((step + 1) * settings.batch_size, len(prompts)))
-        noise = rng.uniforms(rows, measurement.settings.max_new_tokens, config.seed, "evaluation", 0, "responses")
-        before, after = measurement.compare([prompts[i] for i in rows], noise)
-        sft_parts.append(before)
-        policy_parts.append(after)
-        took = time.perf_counter() - began
-        seconds += took
+    texts, _ = measurement.held_out
+    total = -(-len(texts) // config.evaluation.batch_size) + 1
+    parts: list[tuple[Answers, Answers]] = []
+    seconds, began = 0.0, time.perf_counter()
+    for prompts, noise in measurement.batches():
+        before, after = measurement.compare(prompts, noise)
+        parts.append((before, after))
         scores = {"sft_score": float(before.scores.mean()), "policy_score": float(after.scores.mean())}
         tokens = sum(map(len, before.tokens)) + sum(map(len, after.tokens))
-        yield StepReport("evaluation", step + 1, total, scores, {"seconds": took, "tokens_per_second": tokens / took})
+        took = time.perf_counter() - began
+        seconds += took
+        timing = {"seconds": took, "tokens_per_second": tokens / took}
+        yield StepReport("evaluation", len(parts), total, scores, timing)
+        began = time.perf_counter()
 
-    began = time.perf_counter()
-    judge = imdb_judge()
-    sft, policy = joined(sft_parts), joined(policy_parts)
+    judge, labelled = imdb_judge(), run.data.evaluation.labelled
+    sft, policy = (joined(side) for side in zip(*parts, strict=True))
     # The judge reads the responses alone: the sentiment of a prompt is not the model's merit.
-    verdicts = {name: judge.positive(answers.texts) for name, answers in (("sft", sft), ("policy", policy))}
-    responses = _side_by_side(texts, sft, policy)
-    for i, line in enumerate(responses):
-        line |= {f"{name}_judge": float(verdicts[name][i]) for name in ("sft", "policy")}
+    sft_judge, policy_judge = (judge.positive(answers.texts) for answers in (sft, policy))
+    responses = side_by_side(texts, sft, policy)
+    for line, *verdicts in zip(responses, sft_judge, policy_judge, strict=True):
+        line["sft_judge"], line["policy_judge"] = map(float, verdicts)
     _write_jsonl(run.path / "responses.jsonl", responses)
     _write_jsonl(run.path / "samples.jsonl", _shown_samples(measurement))
     took = time.perf_counter() - began
-    sft_figures = figures(sft, verdicts["sft"], config.seed)
-    policy_figures = figures(policy, verdicts["policy"], config.seed)
-    warnings = hacking_warnings(windows_of(run, measurement.stage))
+    sft_figures, policy_figures = figures(sft, sft_judge, config.seed), figures(policy, policy_judge, config.seed)
     meta = {
-        "prompts": len(prompts),
+        "prompts": len(texts),
         "seed": config.seed,
         "model": config.model,
         "data": config.data,
@@ -201,14 +209,13 @@ def evaluate(run: Run, reward: TextReward | None = None) -> Iterator[StepReport]
         "dtype": str(run.dtype).removeprefix("torch."),
         "reward": measurement.reward.name,
         "score_range": measurement.reward.score_range,
-        "judge": {"accuracy_imdb": judge.accuracy_imdb} | _task_accuracy(judge, run.data.evaluation.labelled),
+        "judge": {"accuracy_imdb": judge.accuracy_imdb}
+        | ({"accuracy_task": judge.accuracy(labelled)} if labelled else {}),
         "score_difference_ci95": bootstrap_ci95(policy.scores - sft.scores, config.seed),
-        "judge_difference_ci95": bootstrap_ci95(
-            (verdicts["policy"] > 0.5) - (verdicts["sft"] > 0.5).astype(float), config.seed
-        ),
+        "judge_difference_ci95": bootstrap_ci95((policy_judge > 0.5) - (sft_judge > 0.5).astype(float), config.seed),
         "wall_seconds": {s: run.log(s).seconds() for s in ALGORITHMS if run.complete(s)}
         | {"evaluation": seconds + took},
-        "warnings": [warning.text for warning in warnings],
+        "warnings": [warning.text for warning in hacking_warnings(windows_of(run, measurement.stage))],
     }
     content = {"sft": sft_figures, measurement.stage: policy_figures, "policy": policy_figures, "meta": meta}
     write_json(run.path / "evaluation.json", content)
@@ -243,22 +250,15 @@ def figures(answers: Answers, verdicts: np.ndarray, seed: int) -> dict[str, Any]
     }
 
 
-def joined(parts: list[Answers]) -> Answers:
+def joined(parts: Iterable[Answers]) -> Answers:
     """The answers of several batches as one."""
-    arrays = ("raw_scores", "scores", "ended", "kl", "nats_ref")
-    return Answers(
-        texts=[text for part in parts for text in part.texts],
-        tokens=[tokens for part in parts for tokens in part.tokens],
-        **{name: np.concatenate([getattr(part, name) for part in parts]) for name in arrays},
-    )
+    columns = {f.name: [getattr(part, f.name) for part in parts] for f in fields(Answers)}
+    texts, tokens = (list(chain(*columns.pop(name))) for name in ("texts", "tokens"))
+    return Answers(texts, tokens, **{name: np.concatenate(arrays) for name, arrays in columns.items()})
 
 
-def _task_accuracy(judge: Judge, labelled: Any) -> dict[str, float]:
-    return {"accuracy_task": judge.accuracy(labelled)} if labelled else {}
-
-
-def _side_by_side(prompts: Sequence[str], sft: Answers, policy: Answers) -> list[dict[str, Any]]:
-    """One line a prompt, as samples.jsonl has it."""
+def side_by_side(prompts: Sequence[str], sft: Answers, policy: Answers) -> list[dict[str, Any]]:
+    """The lines of samples.jsonl: prompt, responses and scores."""
     return [
         {
             "prompt": prompt,
@@ -275,7 +275,7 @@ def _shown_samples(measurement: Measurement) -> list[dict[str, Any]]:
     prompts = [measurement.tokenizer.prompt(prompt) for prompt in SHOWN_PROMPTS]
     limit, seed = measurement.settings.max_new_tokens, measurement.run.config.seed
     noise = rng.uniforms(range(len(prompts)), limit, seed, "evaluation", 0, "samples")
-    return _side_by_side(SHOWN_PROMPTS, *measurement.compare(prompts, noise))
+    return side_by_side(SHOWN_PROMPTS, *measurement.compare(prompts, noise))
 
 
 def _write_jsonl(path: Path, lines: list[dict[str, Any]]) -> None:

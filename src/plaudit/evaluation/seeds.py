@@ -40,24 +40,20 @@ def summarise(directory: Path, runs: list[Run], stopped: dict[int, str]) -> dict
         rows.append({"seed": seed, **_row(run)})
         lines = read_jsonl(run.path / "responses.jsonl")
         groups["score_difference"].append(np.array([line["policy_score"] - line["sft_score"] for line in lines]))
-        judged = [[number(line, f"{model}_judge") for model in ("policy", "sft")] for line in lines]
-        if judged and not any(None in pair for pair in judged):
-            policy, sft = (np.array(judged) > 0.5).T.astype(float)
-            groups["judge_difference"].append(policy - sft)
+        if rows[-1]["judge"] is not None:
+            policy, sft = (np.array([line[f"{model}_judge"] for line in lines]) > 0.5 for model in ("policy", "sft"))
+            groups["judge_difference"].append(policy - sft.astype(float))
     for name in _ONE_PER_SEED:
         groups[name] = [np.array([row[name]]) for row in rows if row.get(name) is not None]
-    content = {
-        "seeds": rows,
-        "means": {
-            name: {
-                "mean": float(np.mean([g.mean() for g in each])),
-                "ci95": list(hierarchical_ci95(each, runs[0].config.seed)) if sum(map(len, each)) > 1 else None,
-            }
-            for name, each in groups.items()
-            if each
-        },
-        "diverged": sum(bool(row["diverged"]) for row in rows),
+    means = {
+        name: {
+            "mean": float(np.mean([g.mean() for g in each])),
+            "ci95": list(hierarchical_ci95(each, runs[0].config.seed)) if sum(map(len, each)) > 1 else None,
+        }
+        for name, each in groups.items()
+        if each
     }
+    content = {"seeds": rows, "means": means, "diverged": sum(bool(row["diverged"]) for row in rows)}
     write_json(directory / "seeds.json", content)
     return content
 

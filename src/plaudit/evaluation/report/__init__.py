@@ -6,22 +6,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import fields
-from importlib import resources
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from plaudit.config import SECTIONS, Config, default_settings
+from plaudit.config import known_settings
 from plaudit.errors import RunError
 from plaudit.evaluation.report import figures, words
 from plaudit.evaluation.report.files import RunFiles, read_run
 from plaudit.evaluation.report.words import Measure, bracketed, interval, number, written
 
 LONGEST_TEXT = 1500  # characters of a text on the page
+Line = dict[str, Any]  # of a jsonl file
 
 # Control characters and lone surrogates: a model can write them, but a page cannot hold them.
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -53,12 +52,14 @@ def write_report(directory: Path) -> Path:
 
 def _page(run: RunFiles) -> str:
     environment = Environment(
-        autoescape=True, finalize=_printable, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader(__name__, ""),
+        autoescape=True,
+        finalize=_printable,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    source = resources.files(__name__)
-    template = environment.from_string((source / "report.html.jinja").read_text("utf-8"))
-    css = Markup((source / "report.css").read_text("utf-8"))
-    return template.render(_content(run), css=css).strip() + "\n"
+    return environment.get_template("report.html.jinja").render(_content(run)).strip() + "\n"
 
 
 def _printable(value: Any) -> Any:
@@ -79,9 +80,8 @@ def _content(run: RunFiles) -> dict[str, Any]:
         """Where SFT and the policy lie on the scale of a measure, in percent of it."""
         pair = {"before": number(sft, measure.key), "after": number(policy, measure.key)}
         values = {name: value for name, value in pair.items() if value is not None}
-        top = measure.high or 1.15 * max([*values.values(), 1e-9])
-        low, high = scale if measure.key == "score_mean" else (measure.low, top)
-        return {name: _place(value, low, high) for name, value in values.items()}
+        ends = 0.0, measure.high or 1.15 * max([*values.values(), 1e-9])
+        return {name: _place(v, *(scale if measure.key == "score_mean" else ends)) for name, v in values.items()}
 
     return {
         "run": run,
@@ -118,38 +118,37 @@ def _range_of_scores(run: RunFiles) -> tuple[float, float]:
     return (low, high) if low < high else (low - max(abs(low), 1), high + max(abs(high), 1))
 
 
-def _held_out(run: RunFiles, bounds: tuple[float, float] | None) -> dict[str, list[dict[str, Any]]]:
+def _held_out(run: RunFiles, bounds: tuple[float, float] | None) -> dict[str, list[Line]]:
     """The scored responses to held-out prompts, and those that a reader should see."""
-    keys = ("sft_score", "policy_score")
-    rows = [r for r in run.lines("responses.jsonl") if None not in (number(r, key) for key in keys)]
-    rise = [(row["policy_score"] - row["sft_score"], i) for i, row in enumerate(rows)]
-    doubt = []
-    if bounds:  # both are shares from 0 to 1 then
-        judged = ((i, number(row, "policy_judge")) for i, row in enumerate(rows))
-        doubt = [(_place(rows[i]["policy_score"], *bounds) / 100 - p, i) for i, p in judged if p is not None]
+    rows = [r for r in run.lines("responses.jsonl") if None not in (number(r, "sft_score"), number(r, "policy_score"))]
+    judged = [r for r in rows if bounds and number(r, "policy_judge") is not None]
+    low, high = bounds or (0.0, 1.0)
 
-    def highest(values: list[tuple[float, int]], above: float) -> list[dict[str, Any]]:
-        return [rows[i] for value, i in sorted(values, key=lambda pair: -pair[0])[:5] if value > above]
+    def rise(row: Line) -> float:
+        return row["policy_score"] - row["sft_score"]
+
+    def doubt(row: Line) -> float:  # score minus judge, both as shares from 0 to 1
+        return _place(row["policy_score"], low, high) / 100 - row["policy_judge"]
+
+    def highest(rows: list[Line], value: Callable[[Line], float], above: float = 0.0) -> list[Line]:
+        return [row for row in sorted(rows, key=value, reverse=True)[:5] if value(row) > above]
 
     return {
         "rows": rows,
         "spread": rows[:: max(1, len(rows) // 10)][:10],
-        "rose": highest(rise, 0),
-        "fell": highest([(-value, i) for value, i in rise], 0),
-        "doubtful": highest(doubt, 0.2),
+        "rose": highest(rows, rise),
+        "fell": highest(rows, lambda row: -rise(row)),
+        "doubtful": highest(judged, doubt, 0.2),
     }
 
 
 def _settings(settings: dict[str, Any]) -> list[tuple[str, str, str]]:
     """Name, value with unit, and meaning of every setting."""
-    about: dict[str, Mapping[str, Any]] = {f.name: f.metadata for f in fields(Config)}
-    about |= {f"{s}.{f.name}": f.metadata for s in SECTIONS for f in fields(getattr(Config(), s))}
-    defaults = default_settings()
     rows = []
     for name, value in settings.items():
-        known = about.get(name, {})
-        changed = f" (default: {defaults[name]})" if value != defaults.get(name, value) else ""
-        rows.append((name, f"{value} {known.get('unit', '')}".rstrip(), known.get("help", "") + changed))
+        known = known_settings()[name]
+        changed = f" (default: {known.default})" if value != known.default else ""
+        rows.append((name, f"{value} {known.metadata['unit']}".rstrip(), known.metadata["help"] + changed))
     return rows
 
 

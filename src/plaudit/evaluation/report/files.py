@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from plaudit.config import read_toml
-from plaudit.evaluation.report.words import REWARD_MODEL, number
+from plaudit.config import read_toml, tomllib
+from plaudit.evaluation.report.words import CUSTOM_REWARD, REWARD_MODEL, number
 from plaudit.training.metrics import read_jsonl
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 _FOLDERS = ("sft", "reward_model", "ppo")
 _FILES = (
@@ -35,7 +29,7 @@ class RunFiles:
     contents: dict[str, Any]  # parsed contents of the readable files, by path within the directory
     missing: list[str]  # paths of the files that a finished run has and this run lacks
     broken: list[str]  # paths of the files that cannot be read
-    meta: dict[str, Any]  # from evaluation.json; always has `reward`, the name of the reward that training maximises
+    meta: dict[str, Any]  # from evaluation.json; always has `reward`, the name of the reward, and `score_range`
 
     def lines(self, path: str) -> list[dict[str, Any]]:
         """The objects of a jsonl file."""
@@ -77,11 +71,9 @@ def read_run(directory: Path) -> RunFiles:
     settings = read_toml(path)
     versions = _table(tomllib.loads(path.read_text(encoding="utf-8-sig")).get("versions"))
     contents: dict[str, Any] = {}
-    missing, broken = [], []
-    for name in _FILES:
-        if not (directory / name).exists():
-            missing.append(name)
-            continue
+    broken = []
+    existing = [name for name in _FILES if (directory / name).exists()]
+    for name in existing:
         try:
             contents[name] = _read(directory / name)
         except (OSError, ValueError):
@@ -89,10 +81,11 @@ def read_run(directory: Path) -> RunFiles:
     meta = _table(contents.get("evaluation.json", {}).get("meta"))
     has_model, has_ppo = ((directory / folder).exists() for folder in ("reward_model", "ppo"))
     # PPO without a reward model uses a custom reward; its name will be in evaluation.json.
-    default = "custom reward" if has_ppo and not has_model else REWARD_MODEL
-    meta = meta | {"reward": str(meta.get("reward") or default)}
-    optional = ("frontier.json",) if has_model or meta["reward"] == REWARD_MODEL else ("frontier.json", "reward_model/")
-    missing = [name for name in missing if not name.startswith(optional)]
+    reward = str(meta.get("reward") or (CUSTOM_REWARD if has_ppo and not has_model else REWARD_MODEL))
+    default_range = (-1, 1) if reward == REWARD_MODEL else None
+    meta = meta | {"reward": reward, "score_range": meta.get("score_range", default_range)}
+    optional = ("frontier.json",) if has_model or reward == REWARD_MODEL else ("frontier.json", "reward_model/")
+    missing = [name for name in _FILES if name not in existing and not name.startswith(optional)]
     return RunFiles(directory.resolve().name, settings, versions, contents, missing, broken, meta)
 
 

@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-REWARD_MODEL = "reward model"  # the name of the default reward
+REWARD_MODEL, CUSTOM_REWARD = "reward model", "custom reward"  # the default reward, and one whose name is not known yet
 
 
 class Measure(NamedTuple):
-    """One figure of `evaluation.json`: its key there; name, meaning and format for readers; the ends of its scale."""
+    """One figure of `evaluation.json`: its key there; name, meaning and format for readers; the end of its scale."""
 
     key: str
     name: str
     about: str
     form: str = "{:.0%}"
-    low: float = 0.0
     high: float | None = 1.0  # None: no upper end
 
 
@@ -25,7 +24,6 @@ MEASURES = (
         "Score",
         "Mean score that the reward model gives a response: −1 is certainly negative, 1 certainly positive.",
         "{:.2f}",
-        low=-1.0,
     ),
     Measure(
         "judge_positive",
@@ -52,27 +50,24 @@ FRONTIER_HEADS = ("", "KL", "score", "judged positive", "distinct", "length")
 
 def score_range(meta: Mapping[str, Any]) -> tuple[float, float] | None:
     """The range of a response's score, from `meta` of evaluation.json; None where the reward has no bounds."""
-    if "score_range" not in meta:
-        return (-1.0, 1.0) if meta.get("reward", REWARD_MODEL) == REWARD_MODEL else None
     ends = interval(meta, "score_range")
     return ends if ends and ends[0] < ends[1] else None
 
 
 def reward_phrase(meta: Mapping[str, Any]) -> str:
     """The reward that `meta` of evaluation.json names, for use within a sentence."""
-    reward = meta.get("reward", REWARD_MODEL)
-    return f"the {reward}" if reward in (REWARD_MODEL, "custom reward") else f"the reward {reward}"
+    reward = meta["reward"]
+    return f"the {reward}" if reward in (REWARD_MODEL, CUSTOM_REWARD) else f"the reward {reward}"
 
 
 def measures(meta: Mapping[str, Any]) -> tuple[Measure, ...]:
     """MEASURES, with the score of the reward that `meta` of evaluation.json names."""
     ends = score_range(meta)
-    if meta.get("reward", REWARD_MODEL) == REWARD_MODEL and ends == (-1, 1):
+    if meta["reward"] == REWARD_MODEL and ends == (-1, 1):
         return MEASURES
     about = f"Mean score that {reward_phrase(meta)} gives a response"
     about += f", from {ends[0]:g} to {ends[1]:g}.".replace("-", "−") if ends else "; higher is better."
-    low, high = ends or (0.0, None)
-    return (MEASURES[0]._replace(about=about, low=low, high=high), *MEASURES[1:])
+    return (MEASURES[0]._replace(about=about), *MEASURES[1:])
 
 
 def number(table: Any, key: str) -> float | None:
@@ -199,26 +194,24 @@ def on_or_above(points: Sequence[dict[str, Any]], of: str, draws: int) -> str:
         draws: the largest n. A policy beyond its KL has no best-of-n at equal KL. If its score is lower even so, it
             counts as below, because the score of best-of-n never falls as n grows; the judge's share may fall.
     """
-    found: dict[str, list[float]] = {}
+    found: dict[str, list[float]] = {"above": [], "level with": [], "below": [], "beyond": []}
     for point in points:
-        above = point.get(f"{of}_above_best_of_n")
-        if above is None:  # no judge fits the data
-            continue
-        low, high = above["ci95"]
-        place = "above" if low > 0 else "below" if high < 0 else "level with"
-        if above["beyond"] and not (of == "score" and place == "below"):
-            place = "beyond"
-        found.setdefault(place, []).append(point["kl_mean"])
+        if above := point.get(f"{of}_above_best_of_n"):  # null where no judge fits the data
+            low, high = above["ci95"]
+            place = "above" if low > 0 else "below" if high < 0 else "level with"
+            if above["beyond"] and not (of == "score" and place == "below"):
+                place = "beyond"
+            found[place].append(point["kl_mean"])
+    rest = len(found.pop("beyond"))
     parts = [
         f"{place} it for {len(kls)} of {len(points)} policies ({min(kls):.1f} to {max(kls):.1f} nats)"
-        for place in ("above", "level with", "below")
-        if (kls := found.get(place))
+        for place, kls in found.items()
+        if kls
     ]
-    name = {"score": "score", "judge": "judge's share of positives"}[of]
-    text = f"PPO's {name} against best-of-n at equal KL, by paired 95% intervals: {', '.join(parts)}"
-    if not parts:
-        text = f"PPO's {name} cannot be compared with best-of-n at equal KL"
-    rest = len(found.get("beyond", []))
+    name = "score" if of == "score" else "judge's share of positives"
+    text = f"PPO's {name} cannot be compared with best-of-n at equal KL"
+    if parts:
+        text = f"PPO's {name} against best-of-n at equal KL, by paired 95% intervals: {', '.join(parts)}"
     tail = f"; {rest} beyond the KL of best-of-{draws}, where there is no comparison" if rest else ""
     return f"{text}{tail}."
 
