@@ -57,37 +57,23 @@ class Config:
 
 @dataclass(frozen=True)
 class Answers:
-    """One model's responses to a list of prompts, in order.
+    """One model's responses to a list of prompts, in order."""
 
-    Attributes:
-        texts: the responses, without their prompts.
-        tokens: their ids, end token included.
-        raw_scores: (N,) what the reward gives them.
-        scores: (N,) the same as reports show it.
-        ended: (N,) whether the response ended with the end token.
-        kl: (N,) nats from SFT, summed over the response.
-        nats_ref: (N,) negative log-likelihood of the response under SFT.
-    """
-
-    texts: list[str]
-    tokens: list[list[int]]
-    raw_scores: np.ndarray
-    scores: np.ndarray
-    ended: np.ndarray
-    kl: np.ndarray
-    nats_ref: np.ndarray
+    texts: list[str]  # the responses, without their prompts
+    tokens: list[list[int]]  # their ids, end token included
+    raw_scores: np.ndarray  # (N,) what the reward gives them
+    scores: np.ndarray  # (N,) the same as reports show it
+    ended: np.ndarray  # (N,) whether the response ended with the end token
+    kl: np.ndarray  # (N,) nats from SFT, summed over the response
+    nats_ref: np.ndarray  # (N,) negative log-likelihood of the response under SFT
 
 
 class Measurement:
     """The models, the reward and the held-out prompts by which policies of a run are measured.
 
     Args:
-        run: a finished run.
         stage: the folder of the policy.
         reward: a function of texts, or None for the run's reward model.
-
-    Raises:
-        RunError: a model is not there.
     """
 
     def __init__(self, run: Run, stage: str, reward: TextReward | None = None) -> None:

@@ -31,25 +31,15 @@ _MEASURES = {m.key: m for m in MEASURES}
 
 @dataclass(frozen=True)
 class Window:
-    """Some iterations together.
+    """Some iterations together."""
 
-    Attributes:
-        step: the last iteration.
-        responses: number of responses sampled in them.
-        score: mean of their scores.
-        score_std: standard deviation of their scores.
-        judge_positive: share that the independent judge calls positive.
-        distinct_2: share of distinct token pairs in an iteration's responses, mean over the iterations.
-        perplexity_ref: of the responses under SFT, geometric mean over the iterations.
-    """
-
-    step: int
+    step: int  # the last iteration
     responses: int
-    score: float
+    score: float  # mean over the responses
     score_std: float
-    judge_positive: float
-    distinct_2: float
-    perplexity_ref: float
+    judge_positive: float  # share that the independent judge calls positive
+    distinct_2: float  # share of distinct token pairs in an iteration's responses, mean over the iterations
+    perplexity_ref: float  # of the responses under SFT, geometric mean over the iterations
 
 
 @dataclass(frozen=True)

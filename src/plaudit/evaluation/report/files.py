@@ -82,7 +82,7 @@ def read_run(directory: Path) -> RunFiles:
     has_model, has_ppo = ((directory / folder).exists() for folder in ("reward_model", "ppo"))
     # PPO without a reward model uses a custom reward; its name will be in evaluation.json.
     reward = str(meta.get("reward") or (CUSTOM_REWARD if has_ppo and not has_model else REWARD_MODEL))
-    default_range = (-1, 1) if reward == REWARD_MODEL else None
+    default_range = [-1, 1] if reward == REWARD_MODEL else None
     meta = meta | {"reward": reward, "score_range": meta.get("score_range", default_range)}
     optional = ("frontier.json",) if has_model or reward == REWARD_MODEL else ("frontier.json", "reward_model/")
     missing = [name for name in _FILES if name not in existing and not name.startswith(optional)]
