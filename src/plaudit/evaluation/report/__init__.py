@@ -27,10 +27,7 @@ _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 def write_report(directory: Path) -> Path:
-    """Write `report.html` into a run directory, from the files in it alone.
-
-    Args:
-        directory: of a run. It may be unfinished: everything but `config.toml` may be missing.
+    """Write `report.html` into a run directory, from the files in it alone; all but `config.toml` may be missing.
 
     Returns:
         The path of the page. The same files give the same page, byte for byte.
@@ -39,18 +36,6 @@ def write_report(directory: Path) -> Path:
         ConfigError: `config.toml` is missing or is not TOML.
         RunError: the page cannot be written.
     """
-    page = _page(read_run(directory))
-    path = directory / "report.html"
-    draft = directory / "report.html.part"  # a reader never finds half a page
-    try:
-        draft.write_bytes(page.encode("utf-8"))
-        draft.replace(path)
-    except OSError as error:
-        raise RunError(f"{path}: cannot be written: {error.strerror}") from None
-    return path
-
-
-def _page(run: RunFiles) -> str:
     environment = Environment(
         loader=PackageLoader(__name__, ""),
         autoescape=True,
@@ -59,7 +44,15 @@ def _page(run: RunFiles) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("report.html.jinja").render(_content(run)).strip() + "\n"
+    page = environment.get_template("report.html.jinja").render(_content(read_run(directory))).strip() + "\n"
+    path = directory / "report.html"
+    draft = directory / "report.html.part"  # a reader never finds half a page
+    try:
+        draft.write_bytes(page.encode("utf-8"))
+        draft.replace(path)
+    except OSError as error:
+        raise RunError(f"{path}: cannot be written: {error.strerror}") from None
+    return path
 
 
 def _printable(value: Any) -> Any:

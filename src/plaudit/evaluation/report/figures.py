@@ -81,11 +81,12 @@ def series(name: str, rows: Sequence[dict[str, Any]], panels: Sequence[Panel], u
     lines = [line for line in lines if len(line[1])]
     if not lines:
         return ""
-    with _new_figure(name, len(lines), height) as (figure, all_axes):
+    titles = [panel.title for panel, _, _ in lines]
+    with _new_figure(name, titles, unit, height) as (figure, all_axes):
         for axes, (panel, steps, values) in zip(all_axes, lines, strict=True):
             _trend(axes, steps, values, panel)
         all_axes[-1].xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
-        return _svg(figure, unit, ", ".join(panel.title for panel, _, _ in lines) + f" over each {unit}")
+        return _svg(figure, f"{', '.join(titles)} over each {unit}")
 
 
 def score_against_kl(rows: Sequence[dict[str, Any]], title: str) -> str:
@@ -96,15 +97,13 @@ def score_against_kl(rows: Sequence[dict[str, Any]], title: str) -> str:
         return ""
     kl, y, step = points[:, np.linspace(0, n - 1, min(n, MOST_POINTS)).round().astype(int)]
     x = np.sqrt(np.clip(kl, 0, None))
-    with _new_figure("score-kl") as (figure, (axes,)):
+    with _new_figure("score-kl", [title], "√KL (square root of nats per response)") as (figure, (axes,)):
         axes.scatter(x, y, s=26, color=AFTER, alpha=np.linspace(0.15, 0.9, len(x)), linewidths=0)
         for i in sorted({0, len(x) - 1}):
             axes.scatter(x[i], y[i], s=40, facecolors="none", edgecolors=INK, linewidths=1)
             _label(axes, x[i], y[i], f"iteration\n{step[i]:.0f}", (8, -8))
         axes.margins(0.03, 0.1)
-        _title(axes, title)
-        description = "mean score against the square root of KL, one point per iteration"
-        return _svg(figure, "√KL (square root of nats per response)", description)
+        return _svg(figure, "mean score against the square root of KL, one point per iteration")
 
 
 def frontier(best: Sequence[dict[str, Any]], policies: Sequence[dict[str, Any]], key: str, title: str) -> str:
@@ -115,15 +114,14 @@ def frontier(best: Sequence[dict[str, Any]], policies: Sequence[dict[str, Any]],
     lines = {"": best}
     for point in policies:
         lines.setdefault(f"{point['kl_coef']:g}", []).append(point)
-    with _new_figure(f"frontier-{key}") as (figure, (axes,)):
+    xlabel = "KL (nats per response, on a square-root scale)"
+    with _new_figure(f"frontier-{key}", [title], xlabel) as (figure, (axes,)):
         kl_scale(axes, columns([*best, *policies], "kl_mean").max())
         for i, (name, points) in enumerate(lines.items()):
             colour = AFTER if name else COST
             x, y = measured(axes, points, key, colour, "os^DvP"[i % 6])
             _label(axes, x[-1], y[-1], name or f"best of {points[-1]['n']:g}", (6, 4), colour)
-        _title(axes, title)
-        description = f"{title} against KL, of best-of-n and of the PPO policies"
-        return _svg(figure, "KL (nats per response, on a square-root scale)", description)
+        return _svg(figure, f"{title} against KL, of best-of-n and of the PPO policies")
 
 
 def kl_scale(axes: Any, highest: float) -> None:
@@ -162,15 +160,15 @@ def score_histogram(responses: Sequence[dict[str, Any]], title: str, low: float,
         return ""
     edges, width = np.linspace(low, high, 21, retstep=True)
     shares = [100 * np.histogram(scores, edges)[0] / len(scores) for scores in sides]
-    names = (("SFT (before PPO)", BEFORE), ("policy (after PPO)", AFTER))
-    with _new_figure("score-histogram", 2, TALL // 2) as (figure, all_axes):
-        for axes, scores, share, (name, colour) in zip(all_axes, sides, shares, names, strict=True):
+    means = [f"mean {written(scores.mean(), '{:.2f}')}: % of responses" for scores in sides]
+    titles = [f"SFT (before PPO), {means[0]}", f"policy (after PPO), {means[1]}"]
+    with _new_figure("score-histogram", titles, title, TALL // 2) as (figure, all_axes):
+        for axes, scores, share, colour in zip(all_axes, sides, shares, (BEFORE, AFTER), strict=True):
             axes.bar(edges[:-1], share, width=0.92 * width, align="edge", color=colour)
             axes.axvline(scores.mean(), color=INK, linewidth=1, linestyle=(0, (3, 2)))
             axes.set(xlim=(low - 0.2 * width, high + 0.2 * width), ylim=(0, 1.08 * max(np.max(shares), 1)))
-            _title(axes, f"{name}, mean {written(scores.mean(), '{:.2f}')}: % of responses")
         all_axes[-1].xaxis.set_major_locator(MaxNLocator(nbins=5))
-        return _svg(figure, title, "distribution of the scores of held-out responses, before and after PPO")
+        return _svg(figure, "distribution of the scores of held-out responses, before and after PPO")
 
 
 def calibration(bins: Sequence[dict[str, Any]], of: str) -> str:
@@ -179,15 +177,14 @@ def calibration(bins: Sequence[dict[str, Any]], of: str) -> str:
     predicted, observed, count = points[:, points[2] > 0]
     if not len(count):
         return ""
-    with _new_figure("calibration") as (figure, (axes,)):
+    xlabel = f"probability of {of} according to the reward model"
+    with _new_figure("calibration", [f"share {of}"], xlabel) as (figure, (axes,)):
         axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (3, 3)))
         _label(axes, 0.5, 0.5, "perfectly calibrated", (8, -12), MUTED)
         axes.plot(predicted, observed, color=AFTER, linewidth=1.2, alpha=0.5)
         axes.scatter(predicted, observed, s=160 * (count / count.max()) + 12, color=AFTER, linewidths=0)
         axes.set(xlim=(-0.04, 1.04), ylim=(-0.04, 1.04))
-        _title(axes, f"share {of}")
-        description = f"share {of} against predicted probability, in bins"
-        return _svg(figure, f"probability of {of} according to the reward model", description)
+        return _svg(figure, f"share {of} against predicted probability, in bins")
 
 
 def accuracy_by_margin(bins: Sequence[dict[str, Any]]) -> str:
@@ -199,7 +196,12 @@ def accuracy_by_margin(bins: Sequence[dict[str, Any]]) -> str:
         return ""
     right = np.array([a for a, _, _ in known])
     ends = np.array([wilson(round(a * n), n) for a, n, _ in known])
-    with _new_figure("margins", height=TALL - 16, bottom=BOTTOM + 16) as (figure, (axes,)):  # tick labels of two lines
+    titles, xlabel = (
+        ["accuracy (%); dashed: guessing"],
+        "margin: difference of the two logits, or distance of one from 0",
+    )
+    tick_line = 16  # points: the tick labels have two lines
+    with _new_figure("margins", titles, xlabel, TALL - tick_line, BOTTOM + tick_line) as (figure, (axes,)):
         x = np.arange(len(known))
         axes.axhline(50, color=MUTED, linewidth=1, linestyle=(0, (3, 3)))
         axes.vlines(x, *100 * ends.T, color=AFTER, linewidth=2, alpha=0.5)
@@ -209,9 +211,7 @@ def accuracy_by_margin(bins: Sequence[dict[str, Any]]) -> str:
         names = [f"{span[0]:.2f}–{span[1]:.2f}" if span else "?" for _, _, span in known]
         axes.set_xticks(x, [f"{name}\nn = {n}" for name, (_, n, _) in zip(names, known, strict=True)])
         axes.set_xlim(-0.5, len(x) - 0.5)
-        _title(axes, "accuracy (%); dashed: guessing")
-        label = "margin: difference of the two logits, or distance of one from 0"
-        return _svg(figure, label, "accuracy of the reward model by margin")
+        return _svg(figure, "accuracy of the reward model by margin")
 
 
 def running_mean(values: np.ndarray, reach: int) -> np.ndarray:
@@ -228,7 +228,6 @@ def _trend(axes: Any, steps: np.ndarray, values: np.ndarray, panel: Panel) -> No
     mean = running_mean(values, max(1, len(values) // 20))
     axes.plot(steps, values, color=panel.colour, linewidth=1, alpha=0.35, marker="o" if len(values) < 3 else "")
     axes.plot(steps, mean, color=panel.colour, linewidth=2)
-    _title(axes, panel.title)
     axes.yaxis.set_major_locator(MaxNLocator(nbins=4))
     axes.ticklabel_format(axis="y", useOffset=False)
     if np.ptp(values) <= 1e-9 * abs(mean[-1]):  # a constant: do not magnify rounding errors
@@ -241,30 +240,29 @@ def _label(axes: Any, x: float, y: float, text: str, offset: tuple[float, float]
 
 
 @contextmanager
-def _new_figure(name: str, panels: int = 1, height: int = TALL, bottom: int = BOTTOM) -> Iterator[tuple[Figure, Any]]:
-    """A figure in our style, whatever matplotlibrc the user has, and its panels; `name` makes the ids unique.
+def _new_figure(
+    name: str, titles: Sequence[str], xlabel: str, height: int = TALL, bottom: int = BOTTOM
+) -> Iterator[tuple[Figure, Any]]:
+    """A figure in our style, whatever matplotlibrc the user has, and its panels, each of `height` points with its title.
 
-    Each panel has `height` points with its title; fixed margins align the figures.
+    Fixed margins align the figures, and the titles with their left edges; `name` makes the ids unique.
     """
     ours = {k: v for k, v in matplotlib.rcParamsDefault.items() if not k.startswith(("backend", "interactive"))}
     with matplotlib.rc_context(ours | _STYLE | {"svg.hashsalt": name}):
-        whole = panels * height + bottom
+        whole = len(titles) * height + bottom
         figure = Figure(figsize=(WIDTH / 72, whole / 72))
-        axes = figure.subplots(panels, 1, sharex=True, squeeze=False)[:, 0]
+        all_axes = figure.subplots(len(titles), 1, sharex=True, squeeze=False)[:, 0]
         figure.subplots_adjust(
             LEFT / WIDTH, bottom / whole, 1 - RIGHT / WIDTH, 1 - TOP / whole, hspace=TOP / (height - TOP)
         )
-        yield figure, axes
+        for axes, title in zip(all_axes, titles, strict=True):
+            axes.set_title(title, x=-LEFT / (WIDTH - LEFT - RIGHT))
+        all_axes[-1].set_xlabel(xlabel)
+        yield figure, all_axes
 
 
-def _title(axes: Any, text: str) -> None:
-    """A title above the axes, aligned with the left edge of the figure."""
-    axes.set_title(text, x=-LEFT / (WIDTH - LEFT - RIGHT))
-
-
-def _svg(figure: Figure, xlabel: str, description: str) -> str:
+def _svg(figure: Figure, description: str) -> str:
     """The figure as an `<svg>` element without prolog, metadata, fonts or literal colours."""
-    figure.axes[-1].set_xlabel(xlabel)
     buffer = io.BytesIO()
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
