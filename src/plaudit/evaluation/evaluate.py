@@ -25,12 +25,12 @@ from plaudit.evaluation.metrics import bootstrap_ci95, duplicate_rate
 from plaudit.evaluation.report import write_report
 from plaudit.maths.masked import unflatten
 from plaudit.models.loading import window
-from plaudit.models.tokenizer import pad_left
+from plaudit.models.policy import Policy
 from plaudit.rewards import Reward, TextReward
 from plaudit.settings import setting
 from plaudit.training.metrics import StepReport
 from plaudit.training.models import Models
-from plaudit.training.rollouts import as_reward, check_window
+from plaudit.training.rollouts import as_reward, check_window, generate
 from plaudit.training.run import Run, write_json
 
 POLICIES = tuple(name for name in ALGORITHMS if name not in ("sft", "reward_model"))
@@ -88,9 +88,7 @@ class Measurement:
     def answer(self, lm: Any, prompts: list[list[int]], noise: torch.Tensor) -> Answers:
         """Sample a response of `lm` to each prompt from `noise` (N, R), and measure it."""
         engine, temperature, tokenizer = self.models.engine, self.settings.temperature, self.tokenizer
-        ids, mask = (tensor.to(self.run.device) for tensor in pad_left(prompts, tokenizer.pad_id))
-        noise = noise.to(self.run.device)
-        responses = engine.generate(lm, ids, mask, noise, tokenizer.eos_id, tokenizer.pad_id, temperature)
+        responses = generate(Policy(lm, engine, value_head=False), prompts, noise, tokenizer, temperature)
         found, tokens = engine.compare(lm, self.sft, responses, temperature), responses.tokens()
         raw = self.reward(responses)
         return Answers(
@@ -109,12 +107,7 @@ class Measurement:
 
     @cached_property
     def held_out(self) -> tuple[list[str], list[list[int]]]:
-        """The evaluation's prompts, as texts and as token ids.
-
-        Raises:
-            DataError: the evaluation split gives fewer than two prompts.
-            ModelError: a prompt and its response do not fit into the model's window.
-        """
+        """The evaluation's prompts, as texts and as token ids."""
         config, data = self.run.config, self.run.data
         cut = (config.prompt_min, config.prompt_max, config.seed)
         texts = held_out_prompts(data.evaluation, *cut, seen=cut_prompts(data.prompts, *cut))
@@ -211,15 +204,9 @@ def evaluate(run: Run, reward: TextReward | None = None) -> Iterator[StepReport]
 
 
 def figures(answers: Answers, verdicts: np.ndarray, seed: int) -> dict[str, Any]:
-    """One model's entry in evaluation.json.
+    """One model's entry in evaluation.json, from its answers and the judge's probabilities (N,) that they are positive.
 
-    Args:
-        verdicts: (N,) the judge's probability that the response is positive.
-
-    Returns:
-        score_mean and its bootstrap interval; judge_positive, a share; kl_mean, nats a response; perplexity_ref of the
-        responses under SFT at the sampling temperature; distinct_1 and distinct_2, shares of token n-grams;
-        length_mean, tokens; eos_rate and duplicate_rate, shares of responses.
+    kl_mean is in nats a response, length_mean in tokens; perplexity_ref is under SFT at the sampling temperature.
     """
     lengths = np.array([len(tokens) for tokens in answers.tokens])
     return {

@@ -100,11 +100,10 @@ def frontier(
         places.append((float(path.parts[-3].removeprefix("kl_coef-")), int(path.stem), path))
     points = []
     for kl_coef, iteration, path in sorted(places):
-        measured = load_file(path)
-        above = {
-            f"{of}_above_best_of_n": above_best_of_n(measured, curve, of, config.seed) for of in ("score", "judge")
-        }
-        points.append({"kl_coef": kl_coef, "iteration": iteration, **_summary(measured, config.seed), **above})
+        found = load_file(path)
+        points.append({"kl_coef": kl_coef, "iteration": iteration, **_summary(found, config.seed)})
+        for of in ("score", "judge"):
+            points[-1][f"{of}_above_best_of_n"] = above_best_of_n(found, curve, of, config.seed)
     content = {
         "best_of_n": [
             {"n": n, "kl_bound": kl_bound(n), **_summary(f, config.seed)} for n, f in curve.items() if "distinct_2" in f

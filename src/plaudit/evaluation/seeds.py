@@ -19,12 +19,7 @@ _ONE_PER_SEED = ("reward_accuracy", "kl", "distinct_2_ratio", "length_ratio", "d
 
 
 def summarise(directory: Path, runs: list[Run], stopped: dict[int, str]) -> dict[str, Any]:
-    """Write `seeds.json` of these finished runs into `directory`.
-
-    Args:
-        directory: the folder that holds the run directories.
-        runs: one per seed.
-        stopped: by seed, why its training failed.
+    """Write `seeds.json` of these finished runs, one per seed, into `directory`; `stopped` says by seed why one failed.
 
     Returns:
         The contents of seeds.json: a row for each seed; the means over the seeds that finished (of score and judge:
@@ -61,12 +56,9 @@ def summarise(directory: Path, runs: list[Run], stopped: dict[int, str]) -> dict
 def diverged(evaluation: dict[str, Any], iterations: list[dict[str, Any]]) -> str:
     """Why a finished run counts as diverged; "" if it does not.
 
-    A run has diverged if a metric of PPO is not finite, if the policy is more than 50 nats from SFT or scores lower
-    than SFT, or if the sampled KL (k1) over the last ten iterations is significantly negative: the true KL never is.
-
-    Args:
-        evaluation: contents of evaluation.json.
-        iterations: lines of ppo/metrics.jsonl.
+    A run has diverged if a metric of PPO (a line of metrics.jsonl each iteration) is not finite, if the policy is more
+    than 50 nats from SFT or scores lower than SFT, or if the sampled KL (k1) over the last ten iterations is
+    significantly negative: the true KL never is.
     """
     kl, after = (number(evaluation["policy"], key) for key in ("kl_mean", "score_mean"))
     before = number(evaluation["sft"], "score_mean")

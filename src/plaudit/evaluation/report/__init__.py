@@ -16,7 +16,7 @@ from markupsafe import Markup
 from plaudit.config import known_settings
 from plaudit.errors import RunError
 from plaudit.evaluation.report import figures, words
-from plaudit.evaluation.report.files import RunFiles, read_run
+from plaudit.evaluation.report.files import RunFiles
 from plaudit.evaluation.report.words import Measure, bracketed, interval, number, written
 
 LONGEST_TEXT = 1500  # characters of a text on the page
@@ -44,7 +44,7 @@ def write_report(directory: Path) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    page = environment.get_template("report.html.jinja").render(_content(read_run(directory))).strip() + "\n"
+    page = environment.get_template("report.html.jinja").render(_content(RunFiles(directory))).strip() + "\n"
     path = directory / "report.html"
     draft = directory / "report.html.part"  # a reader never finds half a page
     try:
@@ -65,8 +65,7 @@ def _printable(value: Any) -> Any:
 
 def _content(run: RunFiles) -> dict[str, Any]:
     """Data for the template, and functions that read a number from a table and format it."""
-    bounds = words.score_range(run.meta)
-    scale = bounds or _range_of_scores(run)
+    scale = run.bounds or _range_of_scores(run)
     sft, policy = (run.table("evaluation.json", entry) for entry in ("sft", "policy"))
 
     def marks(measure: Measure) -> dict[str, float]:
@@ -80,12 +79,11 @@ def _content(run: RunFiles) -> dict[str, Any]:
         "run": run,
         "sft": sft,
         "policy": policy,
-        "measures": [m for m in words.measures(run.meta) if m.key in sft or m.key in policy],
+        "measures": [m for m in words.measures(run.reward, run.bounds) if m.key in sft or m.key in policy],
         "marks": marks,
-        "bounds": bounds,
         "scale": scale,
         "place": lambda score: _place(score or 0.0, *scale),
-        "held_out": _held_out(run, bounds),
+        "held_out": _held_out(run),
         "settings": _settings(run.settings),
         "leaves": _leaves,
         "draw": figures,
@@ -111,11 +109,11 @@ def _range_of_scores(run: RunFiles) -> tuple[float, float]:
     return (low, high) if low < high else (low - max(abs(low), 1), high + max(abs(high), 1))
 
 
-def _held_out(run: RunFiles, bounds: tuple[float, float] | None) -> dict[str, list[Line]]:
+def _held_out(run: RunFiles) -> dict[str, list[Line]]:
     """The scored responses to held-out prompts, and those that a reader should see."""
     rows = [r for r in run.lines("responses.jsonl") if None not in (number(r, "sft_score"), number(r, "policy_score"))]
-    judged = [r for r in rows if bounds and number(r, "policy_judge") is not None]
-    low, high = bounds or (0.0, 1.0)
+    judged = [r for r in rows if run.bounds and number(r, "policy_judge") is not None]
+    low, high = run.bounds or (0.0, 1.0)
 
     def rise(row: Line) -> float:
         return row["policy_score"] - row["sft_score"]

@@ -36,7 +36,6 @@ _STYLE = {
     "text.color": INK,
     "axes.edgecolor": GRID,
     "axes.labelcolor": MUTED,
-    "axes.titlecolor": INK,
     "axes.titlesize": 12.0,
     "axes.titlelocation": "left",
     "axes.titlepad": 11.0,
@@ -243,7 +242,7 @@ def _label(axes: Any, x: float, y: float, text: str, offset: tuple[float, float]
 def _new_figure(
     name: str, titles: Sequence[str], xlabel: str, height: int = TALL, bottom: int = BOTTOM
 ) -> Iterator[tuple[Figure, Any]]:
-    """A figure in our style, whatever matplotlibrc the user has, and its panels, each of `height` points with its title.
+    """A figure in our style, whatever matplotlibrc the user has, and panels of `height` points, each with its title.
 
     Fixed margins align the figures, and the titles with their left edges; `name` makes the ids unique.
     """

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from plaudit.config import read_toml, tomllib
-from plaudit.evaluation.report.words import CUSTOM_REWARD, REWARD_MODEL, number
+from plaudit.evaluation.report.words import CUSTOM_REWARD, REWARD_MODEL, interval, number
 from plaudit.training.metrics import read_jsonl
 
 _FOLDERS = ("sft", "reward_model", "ppo")
@@ -19,17 +18,36 @@ _FILES = (
 )
 
 
-@dataclass(frozen=True)
 class RunFiles:
-    """The contents of a run directory. Missing and malformed files read as empty."""
+    """The contents of a run directory. Missing and malformed files are listed, and read as empty.
 
-    name: str  # name of the directory
-    settings: dict[str, Any]  # values by full name, such as `ppo.kl_coef`
-    versions: dict[str, Any]
-    contents: dict[str, Any]  # parsed contents of the readable files, by path within the directory
-    missing: list[str]  # paths of the files that a finished run has and this run lacks
-    broken: list[str]  # paths of the files that cannot be read
-    meta: dict[str, Any]  # from evaluation.json; always has `reward`, the name of the reward, and `score_range`
+    Raises:
+        ConfigError: `config.toml` is missing or is not TOML.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        path = directory / "config.toml"
+        self.name = directory.resolve().name
+        self.settings = read_toml(path)  # values by full name, such as `ppo.kl_coef`
+        self.versions = _table(tomllib.loads(path.read_text(encoding="utf-8-sig")).get("versions"))
+        self.contents: dict[str, Any] = {}  # by path within the directory
+        self.broken = []  # paths of the files that cannot be read
+        existing = [name for name in _FILES if (directory / name).exists()]
+        for name in existing:
+            try:
+                self.contents[name] = _read(directory / name)
+            except (OSError, ValueError):
+                self.broken.append(name)
+        self.meta = self.table("evaluation.json", "meta")
+        has_model, has_ppo = ((directory / folder).exists() for folder in ("reward_model", "ppo"))
+        # PPO without a reward model uses a custom reward; its name will be in evaluation.json.
+        default = CUSTOM_REWARD if has_ppo and not has_model else REWARD_MODEL
+        self.reward = str(self.meta.get("reward") or default)
+        default_reward = self.reward == REWARD_MODEL
+        ends = interval({"score_range": (-1, 1) if default_reward else None} | self.meta, "score_range")
+        self.bounds = ends if ends and ends[0] < ends[1] else None  # of a score; None for a reward without bounds
+        optional = ("frontier.json",) if has_model or default_reward else ("frontier.json", "reward_model/")
+        self.missing = [name for name in _FILES if name not in existing and not name.startswith(optional)]
 
     def lines(self, path: str) -> list[dict[str, Any]]:
         """The objects of a jsonl file."""
@@ -59,34 +77,6 @@ class RunFiles:
         speeds = [number(line, "tokens_per_second") for line in self.lines(f"{stage}/timing.jsonl")]
         known = [speed for speed in speeds if speed is not None]
         return median(known) if known else None
-
-
-def read_run(directory: Path) -> RunFiles:
-    """Read a run directory. Missing and malformed files are listed in the result; they are not errors.
-
-    Raises:
-        ConfigError: `config.toml` is missing or is not TOML.
-    """
-    path = directory / "config.toml"
-    settings = read_toml(path)
-    versions = _table(tomllib.loads(path.read_text(encoding="utf-8-sig")).get("versions"))
-    contents: dict[str, Any] = {}
-    broken = []
-    existing = [name for name in _FILES if (directory / name).exists()]
-    for name in existing:
-        try:
-            contents[name] = _read(directory / name)
-        except (OSError, ValueError):
-            broken.append(name)
-    meta = _table(contents.get("evaluation.json", {}).get("meta"))
-    has_model, has_ppo = ((directory / folder).exists() for folder in ("reward_model", "ppo"))
-    # PPO without a reward model uses a custom reward; its name will be in evaluation.json.
-    reward = str(meta.get("reward") or (CUSTOM_REWARD if has_ppo and not has_model else REWARD_MODEL))
-    default_range = [-1, 1] if reward == REWARD_MODEL else None
-    meta = meta | {"reward": reward, "score_range": meta.get("score_range", default_range)}
-    optional = ("frontier.json",) if has_model or reward == REWARD_MODEL else ("frontier.json", "reward_model/")
-    missing = [name for name in _FILES if name not in existing and not name.startswith(optional)]
-    return RunFiles(directory.resolve().name, settings, versions, contents, missing, broken, meta)
 
 
 def _table(value: Any) -> dict[str, Any]:
