@@ -181,7 +181,7 @@ def test_a_run_that_is_not_there_is_named_with_the_command_that_makes_one(stages
 
 
 def test_sample_asks_for_continuations_and_shows_them(stages, capsys, monkeypatch):
-    from plaudit.evaluation import sample as room
+    from plaudit.evaluation import evaluate as room
 
     asked = []
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from plaudit.errors import ModelError, RunError
-from plaudit.evaluation.sample import sample
+from plaudit.evaluation.evaluate import sample
 from plaudit.training.run import Run
 
 

@@ -30,7 +30,6 @@ from plaudit.training.models import Models
 from plaudit.training.rollouts import REFERENCE_SAMPLES, ScoreScale, as_reward, generate, score_rollout
 from plaudit.training.run import MEMORY_FILE, Run, write_json
 
-_MEMORY = "memory"
 _ROWS = 16  # prompts, each answered once
 # Tolerance of the same figure computed in two ways: float32 rounds in the sixth place, bfloat16 in the third.
 _NATS = {torch.float32: 1e-3, torch.bfloat16: 0.3}
@@ -105,7 +104,7 @@ def doctor(run: Run, stage: str, models: Models | None = None, reward: TextRewar
     found = f"{needed / 2**30:.1f} GiB needed at most{left}"
     enough = free is None or needed <= _TIGHT * free
     advice = "lower microbatch_size, batch_size or ppo.max_new_tokens, or free some memory"
-    return [*checks, Check(_MEMORY, enough, found, advice, stops=False, amount=needed + program)]
+    return [*checks, Check("memory", enough, found, advice, stops=False, amount=needed + program)]
 
 
 def with_preflight_checks(
@@ -122,8 +121,8 @@ def with_preflight_checks(
     checks = doctor(run, stage, models, reward)
     if stage == "sft":  # what follows is trained again
         (run.path / "doctor.json").unlink(missing_ok=True)
-    # Without the free memory, which depends on the machine, the same seed gives the same file.
-    _add_to(run.path / "doctor.json", stage, [vars(check) for check in checks if check.name != _MEMORY])
+    # Without the last one, the free memory, which depends on the machine, the same seed gives the same file.
+    _add_to(run.path / "doctor.json", stage, [vars(check) for check in checks[:-1]])
     for check in checks:
         if check.stops and not check.ok:
             raise ModelError(f"before {stage}: {check.line}")

@@ -176,7 +176,10 @@ def evaluate(run: Run, reward: TextReward | None = None) -> Iterator[StepReport]
     for line, *verdicts in zip(responses, sft_judge, policy_judge, strict=True):
         line["sft_judge"], line["policy_judge"] = map(float, verdicts)
     _write_jsonl(run.path / "responses.jsonl", responses)
-    _write_jsonl(run.path / "samples.jsonl", _shown_samples(measurement))
+    shown = [measurement.tokenizer.prompt(prompt) for prompt in SHOWN_PROMPTS]
+    limit = measurement.settings.max_new_tokens
+    noise = rng.uniforms(range(len(shown)), limit, config.seed, "evaluation", 0, "samples")
+    _write_jsonl(run.path / "samples.jsonl", side_by_side(SHOWN_PROMPTS, *measurement.compare(shown, noise)))
     took = time.perf_counter() - began
     sft_figures, policy_figures = figures(sft, sft_judge, config.seed), figures(policy, policy_judge, config.seed)
     meta = {
@@ -201,6 +204,29 @@ def evaluate(run: Run, reward: TextReward | None = None) -> Iterator[StepReport]
     write_report(run.path)
     gain = policy_figures["score_mean"] - sft_figures["score_mean"]
     yield StepReport("evaluation", total, total, {"score_gain": gain}, {"seconds": took, "tokens_per_second": 0.0})
+
+
+def sample(
+    directory: Path,
+    prompt: str,
+    n: int,
+    seed: int,
+    max_new_tokens: int | None = None,
+    reward: TextReward | None = None,
+) -> list[dict[str, Any]]:
+    """`n` continuations of `prompt` by each model of a run, from the same random numbers, as samples.jsonl has them.
+
+    Raises:
+        RunError: the run does not exist or has not finished.
+        ModelError: the prompt leaves no room for a response.
+    """
+    run = Run.existing(directory)
+    measurement = Measurement(run, policy_stage(run), reward)
+    ids = measurement.tokenizer.prompt(prompt)
+    limit = max_new_tokens or measurement.settings.max_new_tokens
+    check_window([ids], limit, window(measurement.sft))
+    noise = rng.uniforms(range(n), limit, seed, "sample", 0, prompt)
+    return side_by_side([prompt] * n, *measurement.compare([ids] * n, noise))
 
 
 def figures(answers: Answers, verdicts: np.ndarray, seed: int) -> dict[str, Any]:
@@ -242,13 +268,6 @@ def side_by_side(prompts: Sequence[str], sft: Answers, policy: Answers) -> list[
         }
         for i, prompt in enumerate(prompts)
     ]
-
-
-def _shown_samples(measurement: Measurement) -> list[dict[str, Any]]:
-    prompts = [measurement.tokenizer.prompt(prompt) for prompt in SHOWN_PROMPTS]
-    limit, seed = measurement.settings.max_new_tokens, measurement.run.config.seed
-    noise = rng.uniforms(range(len(prompts)), limit, seed, "evaluation", 0, "samples")
-    return side_by_side(SHOWN_PROMPTS, *measurement.compare(prompts, noise))
 
 
 def _write_jsonl(path: Path, lines: list[dict[str, Any]]) -> None:

@@ -140,11 +140,9 @@ def above_best_of_n(point: Figures, curve: dict[int, Figures], of: str, seed: in
     """
     n = len(point["kl"])
     weights = np.vstack([np.full(n, 1 / n), resamples(n, seed)])  # first the prompts as they are
-    kl, value = weights @ point["kl"], weights @ point[of]
-    nats = weights @ np.stack([f["kl"] for f in curve.values()], axis=1)
-    values = weights @ np.stack([f[of] for f in curve.values()], axis=1)
-    at_equal = [np.interp(k, x, y) for k, x, y in zip(kl, nats, values, strict=True)]
-    difference = value - np.array(at_equal)
+    kl, value = (weights @ point[name] for name in ("kl", of))
+    nats, values = (weights @ np.stack([f[name] for f in curve.values()], axis=1) for name in ("kl", of))
+    difference = value - [np.interp(k, x, y) for k, x, y in zip(kl, nats, values, strict=True)]
     ci95 = np.quantile(difference[1:], [0.025, 0.975]).tolist()
     return {"mean": float(difference[0]), "ci95": ci95, "beyond": bool(kl[0] > nats[0, -1])}
 

@@ -188,27 +188,23 @@ def calibration(bins: Sequence[dict[str, Any]], of: str) -> str:
 
 def accuracy_by_margin(bins: Sequence[dict[str, Any]]) -> str:
     """Accuracy for {"margin": [low, high], "accuracy", "count"} each, with Wilson's 95 % interval."""
-    cases = [(number(b, "accuracy"), number(b, "count"), interval(b, "margin")) for b in bins]
-    known = [(a, round(n), margin) for a, n, margin in cases if a is not None and n is not None]
-    known = [(a, n, margin) for a, n, margin in known if 0 <= a <= 1 and n > 0]
-    if not known:
+    bins = [b for b in bins if columns([b], "accuracy", "count").size and 0 <= b["accuracy"] <= 1 and b["count"] >= 1]
+    if not bins:
         return ""
-    right = np.array([a for a, _, _ in known])
-    ends = np.array([wilson(round(a * n), n) for a, n, _ in known])
-    titles, xlabel = (
-        ["accuracy (%); dashed: guessing"],
-        "margin: difference of the two logits, or distance of one from 0",
-    )
-    tick_line = 16  # points: the tick labels have two lines
-    with _new_figure("margins", titles, xlabel, TALL - tick_line, BOTTOM + tick_line) as (figure, (axes,)):
-        x = np.arange(len(known))
+    right, count = columns(bins, "accuracy", "count")
+    ends = np.array([wilson(round(share * n), round(n)) for share, n in zip(right, count, strict=True)])
+    xlabel = "margin: difference of the two logits, or distance of one from 0"
+    title, tick_line = "accuracy (%); dashed: guessing", 16  # points: the tick labels have two lines
+    with _new_figure("margins", [title], xlabel, TALL - tick_line, BOTTOM + tick_line) as (figure, (axes,)):
+        x = np.arange(len(bins))
         axes.axhline(50, color=MUTED, linewidth=1, linestyle=(0, (3, 3)))
         axes.vlines(x, *100 * ends.T, color=AFTER, linewidth=2, alpha=0.5)
         axes.scatter(x, 100 * right, s=40, color=AFTER, linewidths=0, zorder=3)
         for i, share in enumerate(100 * right):
             _label(axes, i, share, f"{share:.0f}", (7, 0))
-        names = [f"{span[0]:.2f}–{span[1]:.2f}" if span else "?" for _, _, span in known]
-        axes.set_xticks(x, [f"{name}\nn = {n}" for name, (_, n, _) in zip(names, known, strict=True)])
+        spans = [interval(b, "margin") for b in bins]
+        names = [f"{span[0]:.2f}–{span[1]:.2f}" if span else "?" for span in spans]
+        axes.set_xticks(x, [f"{name}\nn = {n:.0f}" for name, n in zip(names, count, strict=True)])
         axes.set_xlim(-0.5, len(x) - 0.5)
         return _svg(figure, "accuracy of the reward model by margin")
 
