@@ -135,10 +135,10 @@ def policy_stage(run: Run) -> str:
     Raises:
         RunError: none has finished.
     """
-    finished = [stage for stage in POLICIES if run.complete(stage)]
-    if not finished:
-        raise RunError(f"{run.path}: no finished policy here; run: plaudit ppo --out {run.path}")
-    return finished[0]
+    for stage in POLICIES:
+        if run.complete(stage):
+            return stage
+    raise RunError(f"{run.path}: no finished policy here; run: plaudit ppo --out {run.path}")
 
 
 def evaluate(run: Run, reward: TextReward | None = None) -> Iterator[StepReport]:

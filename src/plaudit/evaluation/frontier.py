@@ -62,10 +62,8 @@ def frontier(
     """Measure best-of-n and PPO at several strengths of the KL penalty; leaves RUN/frontier.json, updates the report.
 
     Args:
-        run: a finished one.
         kl_coefs: to train PPO with, besides those trained before; None for the run's own and multiples of it.
         draws: m, responses of SFT to each prompt; best-of-n is measured for n up to m.
-        overwrite: start again.
         reward: from prompts and responses to a number for each; None for the run's reward model.
 
     Raises:

@@ -36,8 +36,7 @@ _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 def write_report(directory: Path) -> Path:
     """Write `report.html` into a run directory, from the files in it alone; all but `config.toml` may be missing.
 
-    Returns:
-        The path of the page. The same files give the same page, byte for byte.
+    The same files give the same page, byte for byte.
 
     Raises:
         ConfigError: `config.toml` is missing or is not TOML.
@@ -93,7 +92,7 @@ class RunFiles:
         optional = ("frontier.json",) if has_model or default_reward else ("frontier.json", "reward_model/")
         self.missing = [name for name in _FILES if name not in existing and not name.startswith(optional)]
 
-    def lines(self, path: str) -> list[dict[str, Any]]:
+    def lines(self, path: str) -> list[Line]:
         """The objects of a jsonl file."""
         return self.contents.get(path, [])
 

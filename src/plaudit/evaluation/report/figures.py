@@ -107,7 +107,10 @@ def score_against_kl(rows: Sequence[dict[str, Any]], title: str) -> str:
 
 def frontier(best: Sequence[dict[str, Any]], policies: Sequence[dict[str, Any]], key: str, title: str) -> str:
     """Best-of-n and the PPO policies against their KL, with 95 % intervals: the points of `frontier.json`."""
-    best, policies = ([p for p in points if _complete(p, key)] for points in (best, policies))
+    best, policies = (
+        [p for p in points if columns([p], "kl_mean", key, name).size and interval(p, _ends(key))]
+        for points, name in ((best, "n"), (policies, "kl_coef"))
+    )
     if not best:
         return ""
     lines = {"": best}
@@ -140,11 +143,6 @@ def measured(
     axes.vlines(x, *np.array([p[_ends(key)] for p in points]).T, color=colour, linewidth=1, alpha=0.5)
     axes.plot(x, y, color=colour, linewidth=1.2, marker=marker, markersize=4, alpha=0.8, clip_on=False)
     return x, y
-
-
-def _complete(point: dict[str, Any], key: str) -> bool:
-    numbers = (number(point, name) for name in ("kl_mean", key, "n" if "n" in point else "kl_coef"))
-    return None not in (*numbers, interval(point, _ends(key)))
 
 
 def _ends(key: str) -> str:
