@@ -194,10 +194,10 @@ def _sample(run: Path, prompt: str, samples: int, seed: int, max_new_tokens: int
     from plaudit.cli import console, progress
 
     with progress.waiting("opening the models"):
-        from plaudit.evaluation.sample import sample
+        from plaudit.evaluation.evaluate import sample
 
         found = sample(run, prompt, samples, seed, max_new_tokens)
-    console.samples(prompt, [dataclasses.asdict(row) for row in found])
+    console.samples(prompt, found)
 
 
 @commands.command("doctor", params=flags.settings(*SECTIONS, bare=False))

@@ -101,7 +101,7 @@ def frontier(directory: Path) -> None:
     console.print("Best-of-n from SFT, and PPO by kl_coef and iteration, with 95% intervals", style="bold")
     points = (*found["best_of_n"], *found["ppo"])
     console.print(_table(FRONTIER_HEADS, (point_cells(point, ("score", "judge")) for point in points)))
-    for sentence in found["said"]:
+    for sentence in found["findings"]:
         console.print(sentence, soft_wrap=True)
     _print_files(console, directory)
 
