@@ -4,7 +4,8 @@ In these families attention is the only place where tokens meet, so a mask can k
 is not so for a recurrent or convolutional model, nor for one whose attention has a sliding window.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -61,15 +62,9 @@ class TiedWeight(torch.autograd.Function):
 def embed(
     lm: Any, ids: Int[Tensor, "B T"], positions: Int[Tensor, "B T"], weight: Float[Tensor, "V D"] | None = None
 ) -> Float[Tensor, "B T D"]:
-    """What enters the first layer, in float32.
-
-    Args:
-        weight: the input embedding's half of a `TiedWeight`.
-    """
-    if weight is None:
-        hidden = F.embedding(ids, lm.get_input_embeddings().weight).float()
-    else:
-        hidden = F.embedding(ids, weight, sparse=True).float()
+    """What enters the first layer, in float32; `weight` is the input embedding's half of a `TiedWeight`."""
+    table = lm.get_input_embeddings().weight if weight is None else weight
+    hidden = F.embedding(ids, table, sparse=weight is not None).float()
     return hidden + lm.base_model.wpe(positions).float() if lm.config.model_type == "gpt2" else hidden
 
 
@@ -124,48 +119,34 @@ def top_states(
         top = attended + feed_forward(next_norm(attended))
     else:
         top = layer(hidden, **arguments).flatten(0, 1)[places]
-    last_norm = getattr(lm.base_model, _PARTS[lm.config.model_type][0])
-    return last_norm(top[:number]).float()
+    return _last_norm(lm)(top[:number]).float()
 
 
 def frozen_depth(lm: Any) -> int:
     """How many of the lowest layers are frozen, together with everything below them."""
-    below = [
-        p for module in lm.base_model.children() if not isinstance(module, nn.ModuleList) for p in _own(module, lm)
-    ]
-    if any(p.requires_grad for p in below):
-        return 0
-    depth = 0
-    for layer in layers(lm):
-        if any(p.requires_grad for p in layer.parameters()):
-            break
-        depth += 1
-    return depth
+    return _depth(not any(p.requires_grad for p in level) for level in _levels(lm))
 
 
 def common_depth(lm: Any, other: Any) -> int:
     """How many of the lowest layers have the same parameters in memory; 0 if the embeddings are not the same."""
-    if type(lm.base_model) is not type(other.base_model) or len(layers(lm)) != len(layers(other)):
-        return 0
-    embeddings = [[m.weight for m in x.base_model.children() if isinstance(m, nn.Embedding)] for x in (lm, other)]
-    if not _same(*embeddings):
-        return 0
-    depth = 0
-    for layer, other_layer in zip(layers(lm), layers(other), strict=True):
-        if not _same(list(layer.parameters()), list(other_layer.parameters())):
-            break
-        depth += 1
-    return depth
+    levels = zip(_levels(lm), _levels(other), strict=False)
+    return _depth([id(p) for p in ours] == [id(p) for p in theirs] for ours, theirs in levels)
 
 
-def _own(module: nn.Module, lm: Any) -> list[nn.Parameter]:
-    """Parameters of a part of the backbone below the layers: not those of the last norm."""
-    last_norm = getattr(lm.base_model, _PARTS[lm.config.model_type][0])
-    return [] if module is last_norm else list(module.parameters())
+def _levels(lm: Any) -> list[list[nn.Parameter]]:
+    """Parameters of the embeddings, then of each layer."""
+    stack, children = layers(lm), lm.base_model.children()
+    below = [p for child in children if child is not stack and child is not _last_norm(lm) for p in child.parameters()]
+    return [below, *(list(layer.parameters()) for layer in stack)]
 
 
-def _same(some: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
-    return len(some) == len(others) and all(a is b for a, b in zip(some, others, strict=True))
+def _depth(holds: Iterable[bool]) -> int:
+    """How many layers it holds for without a gap, where the first of `holds` is about the embeddings."""
+    return max(0, len(list(takewhile(bool, holds))) - 1)
+
+
+def _last_norm(lm: Any) -> nn.Module:
+    return getattr(lm.base_model, _PARTS[lm.config.model_type][0])
 
 
 def _arguments(lm: Any, hidden: Tensor, mask: Tensor, positions: Tensor, cache: Any) -> dict[str, Any]:
