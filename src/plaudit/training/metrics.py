@@ -48,13 +48,13 @@ class MetricsLog:
     def append(self, report: StepReport) -> None:
         """Append one line to `metrics.jsonl` and to `timing.jsonl`."""
         for path, figures in ((self.metrics_path, report.metrics), (self.timing_path, report.timing)):
-            with path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": report.step} | {k: _plain(v) for k, v in figures.items()}) + "\n")
+            # JSON has no NaN and no infinity.
+            finite = {name: value if math.isfinite(value) else None for name, value in figures.items()}
+            _append(path, {"step": report.step} | finite)
 
     def log_responses(self, step: int, responses: list[str], **columns: list[Any]) -> None:
         """Append the responses of a step to `rollouts.jsonl`; other columns have one value per response."""
-        with self.rollouts_path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, "responses": responses} | columns) + "\n")
+        _append(self.rollouts_path, {"step": step, "responses": responses} | columns)
 
     def truncate(self, step: int) -> None:
         """Keep only the lines of steps up to `step`, because training repeats the steps after its checkpoint."""
@@ -77,6 +77,6 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def _plain(value: float) -> float | None:
-    """The value, or None (null in JSON) for NaN and infinity, which JSON does not have."""
-    return value if math.isfinite(value) else None
+def _append(path: Path, content: dict[str, Any]) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(content) + "\n")

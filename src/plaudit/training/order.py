@@ -22,10 +22,8 @@ def visits(
     """(step, indices of its batch) for every step from `first` to the end of the last epoch."""
     per_epoch = steps_per_epoch(len(lengths), batch_size)
     for epoch in range(first // per_epoch, epochs):
-        for place, rows in enumerate(epoch_batches(lengths, batch_size, seed, stage, epoch)):
-            step = epoch * per_epoch + place
-            if step >= first:
-                yield step, rows
+        batches = list(enumerate(epoch_batches(lengths, batch_size, seed, stage, epoch), epoch * per_epoch))
+        yield from batches[max(0, first - epoch * per_epoch) :]
 
 
 def epoch_batches(lengths: np.ndarray, batch_size: int, seed: int, stage: str, epoch: int) -> list[np.ndarray]:
