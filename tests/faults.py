@@ -109,6 +109,7 @@ EACH_TOKEN = "models/fast/test_generation.py::test_each_token_is_the_one_that_a_
 PLAIN_GENERATION = "models/test_plain.py::test_generation_draws_what_a_loop_without_a_cache_draws"
 OTHER_POLICY = "training/test_models.py::test_a_policy_that_differs_from_sft_in_every_layer_is_measured_rightly"
 SHARED = "training/test_models.py::test_the_models_share_every_frozen_matrix_in_which_they_are_equal"
+LAST_BATCH = "training/test_supervised.py::test_every_record_comes_once_in_an_epoch_and_the_last_batch_is_kept"
 RATES = "training/test_supervised.py::test_the_learning_rate_of_every_step_rises_during_warmup_and_falls_to_zero"
 MEAN_OVER_TOKENS = "training/test_optimizer.py::test_the_loss_of_a_batch_is_its_mean_over_tokens_by_hand"
 BAD_GRADIENT = "training/test_optimizer.py::test_a_gradient_that_is_not_finite_changes_nothing"
@@ -315,7 +316,7 @@ fault(10, "the last, smaller minibatch is filled from the first", "test_batches.
         )
     )
 )
-fault(10, "the last, smaller batch of an epoch is left out", "training/test_order.py", "training.order.epoch_batches")(
+fault(10, "the last, smaller batch of an epoch is left out", LAST_BATCH, "training.supervised.epoch_batches")(
     result(lambda batches, lengths, batch_size, *_: [b for b in batches if len(b) == batch_size])
 )
 

@@ -47,21 +47,13 @@ class Config(RolloutConfig):
 
 @dataclass(frozen=True)
 class PPOBatch:
-    """A rollout with what PPO computes from it.
-
-    Attributes:
-        rollout: the scored responses.
-        values: (B, R) of the value head before each response token, when the responses were sampled.
-        rewards: (B, R) KL penalty and score.
-        advantages: (B, R) whitened over the response tokens of the whole rollout.
-        returns: (B, R) targets of the value head, from advantages before whitening.
-    """
+    """A rollout with what PPO computes from it."""
 
     rollout: Rollout
-    values: Float[Tensor, "B R"]
-    rewards: Float[Tensor, "B R"]
-    advantages: Float[Tensor, "B R"]
-    returns: Float[Tensor, "B R"]
+    values: Float[Tensor, "B R"]  # of the value head before each response token, when the responses were sampled
+    rewards: Float[Tensor, "B R"]  # KL penalty and score
+    advantages: Float[Tensor, "B R"]  # whitened over the response tokens of the whole rollout
+    returns: Float[Tensor, "B R"]  # targets of the value head, from advantages before whitening
 
 
 def ppo(run: Run, reward: TextReward | None = None, models: Models | None = None) -> Iterator[StepReport]:

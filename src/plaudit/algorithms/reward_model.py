@@ -106,19 +106,13 @@ def check_judged(part: Part) -> None:
 
 
 def tokenise(part: Part, tokenizer: Tokenizer, max_tokens: int) -> tuple[list[PreferenceExample], int]:
-    """The judgements of a split of at most `max_tokens` tokens a text, and how many were longer.
-
-    Raises:
-        DataError: there is nothing to learn from.
-    """
+    """The judgements of a split of at most `max_tokens` tokens a text, and how many were longer."""
     check_judged(part)
+    ids = tokenizer.demonstration
     examples = [
-        PreferenceExample(
-            (tokenizer.demonstration(c.prompt, c.response_a), tokenizer.demonstration(c.prompt, c.response_b)),
-            _WEIGHTS[c.choice],
-        )
+        PreferenceExample((ids(c.prompt, c.response_a), ids(c.prompt, c.response_b)), _WEIGHTS[c.choice])
         for c in part.comparisons
-    ] or [PreferenceExample((tokenizer.demonstration("", t.text),), float(t.label)) for t in part.labelled]
+    ] or [PreferenceExample((ids("", t.text),), float(t.label)) for t in part.labelled]
     short = [example for example in examples if max(example.lengths) <= max_tokens]
     if not short:
         raise DataError(

@@ -97,11 +97,7 @@ def number_of_targets(batch: Sequences) -> int:
 
 
 def tokenise(demonstrations: Sequence[Demonstration], tokenizer: Tokenizer, max_tokens: int) -> tuple[list[Pair], int]:
-    """Token ids of every demonstration of at most `max_tokens`, and how many were longer.
-
-    Raises:
-        DataError: none is short enough.
-    """
+    """Token ids of every demonstration of at most `max_tokens`, and how many were longer."""
     pairs = [tokenizer.demonstration(d.prompt, d.response) for d in demonstrations]
     short = [pair for pair in pairs if length(pair) <= max_tokens]
     if not short:

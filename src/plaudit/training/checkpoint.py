@@ -86,11 +86,7 @@ class Checkpoints:
 
 
 def load_weights(path: Path, model: nn.Module) -> None:
-    """Load the parameters in a checkpoint's `tensors.safetensors` at `path` into `model`.
-
-    Raises:
-        RunError: the checkpoint has parameters that the model does not have.
-    """
+    """Load the parameters in a checkpoint's `tensors.safetensors` at `path` into `model`, which must have them all."""
     saved = {key.removeprefix("model/"): value for key, value in load_file(path).items() if key.startswith("model/")}
     # Not strict: a checkpoint has only the trained parameters, and tied weights under one of their names.
     unknown = model.load_state_dict(saved, strict=False).unexpected_keys

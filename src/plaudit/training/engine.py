@@ -19,11 +19,7 @@ Engine: TypeAlias = PlainEngine | FastEngine
 def prepare_to_learn(run: Run, stage: str, model: Any, pairs: Iterable[tuple[list[int], list[int]]] = ()) -> Engine:
     """Freeze lower layers and add adapters, as the settings of a stage say; returns the engine, which is prepared.
 
-    Args:
-        pairs: token ids of prompts and responses that every epoch reads.
-
-    Raises:
-        ModelError: the model has fewer layers, no layer to adapt, or no engine.
+    `pairs` are token ids of the prompts and responses that every epoch reads.
     """
     settings = getattr(run.config, stage)
     freeze_lower_layers(model, settings.train_layers, f"{stage}.train_layers")
@@ -35,11 +31,7 @@ def prepare_to_learn(run: Run, stage: str, model: Any, pairs: Iterable[tuple[lis
 
 
 def choose_engine(run: Run, stage: str, model: Any) -> Engine:
-    """The engine for a model of a stage, as `engine` in the settings says.
-
-    Raises:
-        ModelError: engine = "fast" does not know the model's family or attention.
-    """
+    """The engine for a model of a stage, as `engine` in the settings says."""
     name, supported = run.config.engine, supports(model)
     if name == "plain" or (name == "auto" and not supported):
         return PlainEngine(run.dtype)

@@ -11,32 +11,21 @@ from typing import Any
 
 @dataclass(frozen=True)
 class StepReport:
-    """One finished step of a stage.
+    """One finished step of a stage."""
 
-    Attributes:
-        stage: "sft", "reward_model", "ppo" or "evaluation".
-        step: steps finished, counted from 1.
-        total: steps in the whole stage.
-        metrics: values of this step by name; they depend only on the settings.
-        timing: `seconds` of this step and `tokens_per_second`; they differ from run to run.
-        warnings: one sentence each, to show immediately.
-        sample: a prompt, and the model's response to it in this step; two empty strings if there is none.
-    """
-
-    stage: str
-    step: int
-    total: int
-    metrics: dict[str, float]
-    timing: dict[str, float]
-    warnings: tuple[str, ...] = ()
-    sample: tuple[str, str] = ("", "")
+    stage: str  # an algorithm or "evaluation"
+    step: int  # counted from 1
+    total: int  # steps in the whole stage
+    metrics: dict[str, float]  # by name; they depend only on the settings
+    timing: dict[str, float]  # `seconds` and `tokens_per_second`, which differ from run to run
+    warnings: tuple[str, ...] = ()  # one sentence each, to show immediately
+    sample: tuple[str, str] = ("", "")  # a prompt and the model's response in this step; empty if there is none
 
 
 class MetricsLog:
     """The log files of one stage, with one JSON object per step.
 
-    They are `metrics.jsonl`, `timing.jsonl` and, if the stage samples responses, `rollouts.jsonl`. Times have their
-    own file, so that `metrics.jsonl` of a resumed run is byte for byte equal to that of an uninterrupted run.
+    Times have their own file, so that the metrics of a resumed run are byte for byte those of an uninterrupted one.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -21,18 +21,12 @@ VALUE_HEAD = "value_head.safetensors"  # in the same folder as the model files o
 
 @dataclass(frozen=True)
 class Models:
-    """Policy, reference and reward model, the tokenizer of all three, and the engine that runs them.
-
-    Attributes:
-        policy: the language model to train, with a value head if requested.
-        reference: the SFT model, frozen; it shares the policy's frozen weights.
-        reward_model: frozen; None in a run without one.
-    """
+    """Policy, reference and reward model, the tokenizer of all three, and the engine that runs them."""
 
     tokenizer: Tokenizer
-    policy: Policy
-    reference: Any
-    reward_model: RewardModel | None
+    policy: Policy  # to train, with a value head if requested
+    reference: Any  # the SFT model, frozen; it shares the policy's frozen weights
+    reward_model: RewardModel | None  # frozen; None in a run without one
     engine: Engine
 
     @staticmethod
@@ -44,10 +38,6 @@ class Models:
         Args:
             algorithm: the algorithm whose `train_layers` and LoRA settings apply.
             stage: the folder of the policy: "sft" to train it, `algorithm` to evaluate it after training.
-            reward_model: whether to load the reward model.
-
-        Raises:
-            RunError: a model has not been trained yet.
         """
         sft, reward_folder = run.model("sft"), run.model("reward_model") if reward_model else None
         tokenizer = load_tokenizer(sft)

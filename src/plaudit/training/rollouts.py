@@ -1,6 +1,7 @@
 """The rollout loop that algorithms share: sample responses, score them, update on minibatches, log and save."""
 
 import dataclasses
+import itertools
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -34,18 +35,11 @@ REFERENCE_SAMPLES = 256  # responses of the reference on which scores are normal
 
 @dataclass(frozen=True)
 class ScoreScale:
-    """Raw scores shifted and scaled to mean 0 and standard deviation 1 on responses of the reference.
+    """Shifts and scales raw scores, so that kl_coef and the value head mean the same for any reward."""
 
-    So kl_coef and the value head mean the same for any reward.
-
-    Attributes:
-        mean, std: of the raw scores of reference responses.
-        missing_eos: score of a response that the length limit cut off.
-    """
-
-    mean: float
+    mean: float  # of the raw scores of reference responses
     std: float
-    missing_eos: float
+    missing_eos: float  # score of a response that the length limit cut off
 
     @staticmethod
     def measured(raw: Float[Tensor, "B"], missing_eos: float) -> "ScoreScale":
@@ -65,12 +59,7 @@ def as_reward(reward: TextReward | None, models: Models) -> Reward:
 def generate(
     policy: Policy, prompts: list[list[int]], noise: Float[Tensor, "B R"], tokenizer: Tokenizer, temperature: float
 ) -> Responses:
-    """Sample one response to each prompt.
-
-    Args:
-        prompts: token ids.
-        noise: (B, R) random numbers in [0, 1) that decide every draw; R limits the response length.
-    """
+    """Sample one response to each prompt; `noise` in [0, 1) decides every draw, and R limits the response length."""
     device = next(policy.parameters()).device
     ids, mask = pad_left(prompts, tokenizer.pad_id)
     ids, mask, noise = ids.to(device), mask.to(device), noise.to(device)
@@ -81,9 +70,6 @@ def score_rollout(
     policy: Policy, reference: Any, responses: Responses, raw: Float[Tensor, "B"], scale: ScoreScale, temperature: float
 ) -> tuple[Rollout, Float[Tensor, "N D"]]:
     """What policy and reference say about the responses, in one pass each and without gradients.
-
-    Args:
-        raw: (B,) raw scores.
 
     Returns:
         the rollout; (N, D) the policy's hidden states that predict the response tokens.
@@ -125,17 +111,12 @@ def update(
         means of the figures over the optimizer steps (maxima where their name ends in `_max`), and `optimizer_steps`.
     """
     history: list[dict[str, float]] = []
-    for order in orders:
-        for minibatch in split_rows(batch, order, settings.minibatch_size):
-            figures = accumulate(minibatch, settings.microbatch_size, loss, count(minibatch), where)
-            if history and stop(figures):
-                optimizer.zero_grad(set_to_none=True)
-                return _summary(history)
-            history.append(figures | {"grad_norm": step(optimizer, policy, settings.max_grad_norm, where)})
-    return _summary(history)
-
-
-def _summary(history: list[dict[str, float]]) -> dict[str, float]:
+    for minibatch in (part for order in orders for part in split_rows(batch, order, settings.minibatch_size)):
+        figures = accumulate(minibatch, settings.microbatch_size, loss, count(minibatch), where)
+        if history and stop(figures):
+            optimizer.zero_grad(set_to_none=True)
+            break
+        history.append(figures | {"grad_norm": step(optimizer, policy, settings.max_grad_norm, where)})
     columns = {name: [figures[name] for figures in history] for name in history[0]}
     means = {name: max(v) if name.endswith("_max") else float(np.mean(v)) for name, v in columns.items()}
     return means | {"optimizer_steps": len(history)}
@@ -157,9 +138,7 @@ class RolloutLoop:
     """Iterations of sampling and scoring, resumed from the newest checkpoint if there is one.
 
     Args:
-        run: the run directory.
         stage: the algorithm, whose settings are a `RolloutConfig`.
-        models: with the policy that learns.
         reward: from prompts and responses to a number for each; None for the run's reward model.
     Attributes:
         initial: responses of the reference with their normalised scores (B,); None when training was resumed.
@@ -179,7 +158,7 @@ class RolloutLoop:
         if self._first:
             self._scale, self._kl_coef = ScoreScale(**state["scale"]), state["kl_coef"]
             return
-        some = [self._prompts[i % len(self._prompts)] for i in range(REFERENCE_SAMPLES)]
+        some = list(itertools.islice(itertools.cycle(self._prompts), REFERENCE_SAMPLES))
         responses, raw = self._sample(some, 0, "reference")
         self._scale = ScoreScale.measured(raw, self._settings.missing_eos_score)
         self._kl_coef = self._settings.kl_coef
@@ -257,13 +236,8 @@ class RolloutLoop:
         save(policy.lm, self._models.tokenizer, folder)
         if policy.value_head is not None:
             save_file(policy.value_head.state_dict(), folder / VALUE_HEAD)
-        summary = {
-            "iterations": self._settings.iterations,
-            "prompts": len(self._prompts),
-            "reward": self._reward.name,
-            "scale": dataclasses.asdict(self._scale),
-        }
-        self._run.finish(self._stage, summary)
+        summary = {"iterations": self._settings.iterations, "prompts": len(self._prompts), "reward": self._reward.name}
+        self._run.finish(self._stage, summary | {"scale": dataclasses.asdict(self._scale)})
 
     def _sample(self, prompts: list[list[int]], iteration: int, purpose: str) -> tuple[Responses, Tensor]:
         """Responses of the policy to some prompts, and their raw scores (B,)."""
@@ -274,11 +248,7 @@ class RolloutLoop:
 
 
 def tokenised_prompts(run: Run, tokenizer: Tokenizer) -> list[list[int]]:
-    """The token ids of every prompt to train on.
-
-    Raises:
-        DataError: no text is long enough to cut a prompt from.
-    """
+    """The token ids of every prompt to train on."""
     config = run.config
     texts = cut_prompts(run.data.prompts, config.prompt_min, config.prompt_max, config.seed)
     if not texts:
@@ -294,12 +264,8 @@ def prompts_of(iteration: int, prompts: list[Any], batch_size: int, seed: int) -
 
 
 def check_window(prompts: list[list[int]], max_new_tokens: int, limit: int) -> None:
-    """Refuse prompts that leave no room for a whole response.
-
-    Raises:
-        ModelError: prompt and response together are longer than the model's window.
-    """
-    longest = max((len(p) for p in prompts), default=0)
+    """Refuse prompts that leave no room in the model's window for a whole response, with a ModelError."""
+    longest = max(map(len, prompts), default=0)
     if longest + max_new_tokens > limit:
         raise ModelError(
             f"a prompt of {longest} tokens and a response of {max_new_tokens} do not fit into the model's window of "

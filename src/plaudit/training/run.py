@@ -33,15 +33,10 @@ _EVALUATION_FILES = ("evaluation.json", "responses.jsonl", "samples.jsonl", "rep
 
 @dataclass(frozen=True)
 class Run:
-    """An open run directory and its settings.
-
-    Attributes:
-        path: the directory.
-        config: its settings, as config.toml has them: with the number format that dtype = "auto" resolved to.
-    """
+    """An open run directory and its settings."""
 
     path: Path
-    config: Config
+    config: Config  # as config.toml has it: with the number format that dtype = "auto" resolved to
 
     @staticmethod
     def open(path: Path, config: Config, *, resume: bool, overwrite: bool, stages: tuple[str, ...]) -> Run:
@@ -50,9 +45,6 @@ class Run:
         Args:
             resume: continue what these stages have begun.
             overwrite: remove what these stages, and the stages made from theirs, have left.
-
-        Raises:
-            RunError: a folder exists already, or was made with other settings or data.
         """
         saved = path / "config.toml"
         if path.exists() and not path.is_dir():
@@ -89,11 +81,7 @@ class Run:
 
     @staticmethod
     def existing(path: Path) -> Run:
-        """A run directory to read from.
-
-        Raises:
-            RunError: there is none at `path`.
-        """
+        """The run directory at `path`, to read from."""
         if not (path / "config.toml").exists():
             raise RunError(f"{path}: no run here (config.toml is missing); make one with plaudit run --out {path}")
         return Run(path, build(read_toml(path / "config.toml")))
@@ -101,13 +89,7 @@ class Run:
     def branch(self, path: Path, config: Config, stages: tuple[str, ...], *, overwrite: bool = False) -> Run:
         """A run directory at `path` with other settings for what follows `stages`, whose folders it shares.
 
-        They are hard links, so they are complete and take no room. What is at `path` already is used as it is.
-
-        Args:
-            overwrite: remove what is there and start again.
-
-        Raises:
-            RunError: one of `stages` has not finished, or `path` holds something that is no run.
+        They are hard links, so they take no room. A run at `path` is used as it is, unless it is to be overwritten.
         """
         config = self.resolved(config)
         for stage in stages:
@@ -131,11 +113,7 @@ class Run:
         return self.path / stage
 
     def model(self, stage: str) -> str:
-        """The folder of the finished model of a stage.
-
-        Raises:
-            RunError: the stage has not finished.
-        """
+        """The folder of the finished model of a stage; a RunError if it has not finished."""
         if not self.complete(stage):
             command = stage.replace("_", "-")
             raise RunError(f"{self.path}: no finished {stage} here; run: plaudit {command} --out {self.path}")
@@ -165,10 +143,7 @@ class Run:
     def inputs(self, stage: str, reward: str = "") -> dict[str, Any]:
         """What a stage's result depends on, and the fingerprint of it all.
 
-        The engine is left out: every engine computes the same, up to rounding.
-
-        Args:
-            reward: the name of a reward that takes the place of the run's reward model.
+        `reward` names what takes the place of the run's reward model. The engine is left out: all compute the same.
         """
         config = dataclasses.asdict(self.resolved(self.config))
         general = {k: v for k, v in config.items() if not isinstance(v, dict) and k != "engine"}
@@ -189,28 +164,20 @@ class Run:
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
     def check_inputs(self, stage: str) -> None:
-        """Refuse a folder that was made from other settings, other inputs or other data.
-
-        Raises:
-            RunError: it was.
-        """
+        """Refuse a folder that was made from other settings, other inputs or other data, with a RunError."""
         made = self.made_from(stage)
         if made is None:
             return
-        now, remedy = self.inputs(stage, made.get("reward", "")), "choose another --out, or use --overwrite"
+        now, begins = self.inputs(stage, made.get("reward", "")), f"{self.path}: its {stage} was made"
+        remedy = "choose another --out, or use --overwrite"
         for name, value in now["settings"].items():
             if (before := made["settings"].get(name, value)) != value:
-                raise RunError(
-                    f"{self.path}: its {stage} was made with {name} = {before!r}, not {value!r}; "
-                    f"keep that value, {remedy}"
-                )
+                raise RunError(f"{begins} with {name} = {before!r}, not {value!r}; keep that value, {remedy}")
         if made["data"] != now["data"]:
-            raise RunError(
-                f"{self.path}: its {stage} was made from other data: {self.config.data} has changed; {remedy}"
-            )
+            raise RunError(f"{begins} from other data: {self.config.data} has changed; {remedy}")
         for name, fingerprint in made["inputs"].items():
             if fingerprint != now["inputs"][name]:
-                raise RunError(f"{self.path}: its {stage} was made from another {name}; {remedy}")
+                raise RunError(f"{begins} from another {name}; {remedy}")
 
     def checkpoints(self, stage: str, reward: str = "") -> Checkpoints:
         """The stage's checkpoints, which are refused when its inputs differ; leaves the inputs in the folder."""

@@ -11,10 +11,9 @@ from plaudit.models.plain import position_ids
 
 
 class Decoder:
-    """A causal model that has read the beginnings of some texts and can read on. Its layers keep their keys here.
+    """A causal model that has read the beginnings of some texts and can read on; the cache of its layers.
 
     Args:
-        lm: a model of a known family.
         capacity: most tokens of a row, padding included.
         depths: numbers of lowest layers, ascending, whose outputs `append` returns.
     """
@@ -27,13 +26,9 @@ class Decoder:
     def append(
         self, ids: Int[Tensor, "B T"], mask: Bool[Tensor, "B T"]
     ) -> tuple[list[Float[Tensor, "B T D"]], Float[Tensor, "B D"]]:
-        """Read T more tokens of every row.
+        """Read T more tokens of every row; `mask` is False where it has none.
 
-        Args:
-            mask: False where a row has no token; no later token attends to such a place.
-
-        Returns:
-            outputs of the lowest layers, one tensor for each of `depths`; last hidden state of the last token.
+        Returns the outputs of the lowest layers, one for each of `depths`, and the last hidden state of the last token.
         """
         self._mask = mask if self._mask is None else torch.cat([self._mask, mask], dim=1)
         positions = position_ids(self._mask)[:, -ids.shape[1] :]

@@ -28,8 +28,7 @@ class FastEngine:
     """Runs models of known families with packed batches, cached activations of frozen layers, and rounded products.
 
     Args:
-        dtype: number format of the matrices. With bfloat16 the parameters are bfloat16 too, and the optimizer keeps
-            float32 master weights.
+        dtype: of the matrices. With bfloat16 the parameters are bfloat16 too, and the optimizer keeps master weights.
         folder: where activations lie that are too large for memory.
         round_matrices: False keeps the layers' parameters in float32 all the same: LoRA adapters are added to them.
     """
@@ -44,9 +43,7 @@ class FastEngine:
     def prepare(self, model: Any, *others: Any) -> None:
         """Set the number format, and find the frozen layers whose activations can be cached.
 
-        Args:
-            model: the model that learns, or whose responses are measured.
-            others: models that read the same texts; they use its activations as far up as they have its layers.
+        The `others` read the same texts; they use the activations of `model` as far up as they have its layers.
         """
         if self.dtype != torch.float32:
             for each in (model, *others):

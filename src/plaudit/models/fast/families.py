@@ -17,16 +17,13 @@ from torch.autograd.function import once_differentiable
 from plaudit.models.fast.packing import STEP
 from plaudit.models.layers import layers
 
-# Name of the last norm, and of the argument by which a layer takes its key-value cache.
-_PARTS = {
-    "gpt2": ("ln_f", "past_key_values"),
-    "gpt_neox": ("final_layer_norm", "layer_past"),
-    **dict.fromkeys(("llama", "qwen2", "qwen3"), ("norm", "past_key_values")),
-}
-# Inside a layer: norm, attention, norm, feed-forward; the last two read what the first two wrote. gpt_neox differs.
-_INSIDE = {
-    "gpt2": ("ln_1", "attn", "ln_2", "mlp"),
-    **dict.fromkeys(("llama", "qwen2", "qwen3"), ("input_layernorm", "self_attn", "post_attention_layernorm", "mlp")),
+# Names of the last norm, and of the argument by which a layer takes its key-value cache. Then those inside a layer:
+# norm, attention, norm, feed-forward, where the last two read what the first two wrote; gpt_neox differs.
+_LLAMA = ("norm", "past_key_values", ("input_layernorm", "self_attn", "post_attention_layernorm", "mlp"))
+_NAMES: dict[str, tuple[str, str, tuple[str, ...]]] = {
+    "gpt2": ("ln_f", "past_key_values", ("ln_1", "attn", "ln_2", "mlp")),
+    "gpt_neox": ("final_layer_norm", "layer_past", ()),
+    **dict.fromkeys(("llama", "qwen2", "qwen3"), _LLAMA),
 }
 ATTENTION = "plaudit"  # the attention of `precision`, by its name in transformers
 
@@ -34,7 +31,7 @@ ATTENTION = "plaudit"  # the attention of `precision`, by its name in transforme
 def supports(model: Any) -> bool:
     """Whether the fast engine can run this model: a known family, full attention, in one of two implementations."""
     kinds = set(getattr(model.config, "layer_types", None) or ["full_attention"])
-    known = model.config.model_type in _PARTS and kinds == {"full_attention"}
+    known = model.config.model_type in _NAMES and kinds == {"full_attention"}
     return known and model.config._attn_implementation in ("sdpa", "eager", ATTENTION)
 
 
@@ -76,10 +73,9 @@ def run_layers(
     positions: Int[Tensor, "B T"],
     cache: Any = None,
 ) -> Float[Tensor, "B T D"]:
-    """The layers from which[0] up to, not including, which[1].
+    """The layers from which[0] up to, not including, which[1], from the output of those below.
 
     Args:
-        hidden: output of the layers below these.
         mask: True where a token may attend: at S tokens, those in the cache included.
         cache: keys and values of earlier tokens; every layer calls its `update`.
     """
@@ -100,12 +96,8 @@ def top_states(
 ) -> Float[Tensor, "N D"]:
     """Last hidden states of some tokens, in float32, from the output of the lowest `depth` layers for all tokens.
 
-    No other token attends to the output of the last layer, so its feed-forward part runs for the wanted tokens only.
-
-    Args:
-        depth: fewer than all layers.
-        places: indices of the wanted tokens in the flattened (B, T).
-        mask, positions, cache: as in `run_layers`.
+    `places` are their indices in the flattened (B, T). No other token attends to the output of the last layer, so its
+    feed-forward part runs for these tokens only.
     """
     arguments = _arguments(lm, hidden, mask, positions, cache)
     *lower, layer = list(layers(lm))[depth:]
@@ -113,8 +105,8 @@ def top_states(
         hidden = each(hidden, **arguments)
     number = len(places)
     places = F.pad(places, (0, -number % STEP))  # some token more than once, so that there are few shapes
-    if lm.config.model_type in _INSIDE:
-        norm, attention, next_norm, feed_forward = (getattr(layer, name) for name in _INSIDE[lm.config.model_type])
+    if names := _NAMES[lm.config.model_type][2]:
+        norm, attention, next_norm, feed_forward = (getattr(layer, name) for name in names)
         attended = (hidden + attention(norm(hidden), **arguments)[0]).flatten(0, 1)[places]
         top = attended + feed_forward(next_norm(attended))
     else:
@@ -146,14 +138,14 @@ def _depth(holds: Iterable[bool]) -> int:
 
 
 def _last_norm(lm: Any) -> nn.Module:
-    return getattr(lm.base_model, _PARTS[lm.config.model_type][0])
+    return getattr(lm.base_model, _NAMES[lm.config.model_type][0])
 
 
 def _arguments(lm: Any, hidden: Tensor, mask: Tensor, positions: Tensor, cache: Any) -> dict[str, Any]:
     """What a layer is called with besides the hidden states."""
     if lm.config._attn_implementation == "eager":  # it adds the mask to the attention logits
         mask = torch.zeros(mask.shape, device=mask.device).masked_fill(~mask, torch.finfo(torch.float32).min)
-    arguments: dict[str, Any] = {"attention_mask": mask, _PARTS[lm.config.model_type][1]: cache}
+    arguments: dict[str, Any] = {"attention_mask": mask, _NAMES[lm.config.model_type][1]: cache}
     if lm.config.model_type != "gpt2":
         arguments["position_embeddings"] = lm.base_model.rotary_emb(hidden, position_ids=positions)
     return arguments

@@ -27,9 +27,7 @@ def generate(
 ) -> tuple[Responses, list[Float[Tensor, "B T D"]]]:
     """Continue every prompt until its end token, or until R tokens; see `PlainEngine.generate`.
 
-    Args:
-        logits_of: logits over the vocabulary, temperature applied, from last hidden states.
-        depths: numbers of lowest layers, ascending, whose outputs for prompts and responses are returned.
+    `logits_of` applies the temperature; `depths` are numbers of lowest layers, ascending, whose outputs are returned.
     """
     (batch, limit), width = noise.shape, prompt_ids.shape[1]
     device = prompt_ids.device

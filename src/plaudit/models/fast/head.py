@@ -34,12 +34,7 @@ def logits_at_once(device: torch.device, *, gradient: bool) -> int:
 
 
 class Head:
-    """The output embedding of a model.
-
-    Args:
-        lm: a model whose logits are its last hidden state times its output embedding (plus a bias).
-        rounded: whether the factors of its products are rounded to bfloat16.
-    """
+    """The output embedding of a model; `rounded` says whether the factors of its products are rounded to bfloat16."""
 
     def __init__(self, lm: Any, rounded: bool) -> None:
         self._module, self.rounded = lm.get_output_embeddings(), rounded
@@ -64,8 +59,7 @@ class Head:
     ) -> Float[Tensor, "N"]:
         """Log-probability of each token under the state that predicts it, in nats.
 
-        Args:
-            weight: gets the gradient in place of the weight itself: its half of a `TiedWeight`.
+        `weight` gets the gradient in place of the weight itself: its half of a `TiedWeight`.
         """
         number, bias = len(tokens), self._module.bias
         if number >= _MANY:
@@ -167,13 +161,14 @@ def _add_products(
         rows = slice(start, start + size)
         if of_states is not None:
             of_states += slope[:, rows] @ weight[rows].to(slope.dtype)
-        if of_weight is not None:
-            if first and of_weight.dtype == slope.dtype:
-                torch.mm(slope[:, rows].T, states, out=of_weight[rows])
-            elif first:
-                of_weight[rows] = slope[:, rows].T @ states
-            else:
-                of_weight[rows] += slope[:, rows].T @ states
+        if of_weight is None:
+            continue
+        if not first:
+            of_weight[rows] += slope[:, rows].T @ states
+        elif of_weight.dtype == slope.dtype:
+            torch.mm(slope[:, rows].T, states, out=of_weight[rows])
+        else:
+            of_weight[rows] = slope[:, rows].T @ states
 
 
 def _times_transposed(x: Tensor, weight: Tensor, rounded: bool, packed: tuple[int, Tensor, Tensor] | None) -> Tensor:

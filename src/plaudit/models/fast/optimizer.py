@@ -19,12 +19,8 @@ _SLICE, _SLICE_ON_CPU = 2**24, 2**20  # numbers that are stepped together; the s
 class SlicedAdamW(torch.optim.AdamW):
     """torch's AdamW, stepping a slice of numbers at a time.
 
-    The state of a parameter has `step`, `exp_avg` and `exp_avg_sq` as torch's, and for a rounded parameter `master`.
-
-    Args:
-        groups: parameter groups as for torch.optim.AdamW.
-        rounded: parameters to keep in `dtype`, with their present float32 values as master weights.
-        dtype: bfloat16, or float32 to round nothing.
+    The state of a parameter has `step`, `exp_avg` and `exp_avg_sq` as torch's. Those that are to be `rounded` are kept
+    in `dtype`, with their present float32 values in the state as `master`; float32 rounds nothing.
     """
 
     def __init__(
