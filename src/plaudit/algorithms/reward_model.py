@@ -87,16 +87,11 @@ def reward_model(run: Run) -> Iterator[StepReport]:
     logits, weights = predict(model, held_out, tokenizer, run.device)
     engine.restore(classifier, optimizer, lambda: load_reward_model(run.model("sft"), tokenizer.pad_id))
     save(classifier, tokenizer, run.folder("reward_model"))
-    pairs = len(train[0].texts) == 2
+    pairs, dropped = len(train[0].texts) == 2, data.dropped | {"too long": too_long}
     # Tokens of the text; of two, how many more the first has.
     differences = np.array([first - sum(second) for first, *second in (example.lengths for example in held_out)])
-    summary = {
-        "kind": "comparisons" if pairs else "labels",
-        "records": len(train),
-        "dropped": data.dropped | {"too long": too_long},
-        **preference_statistics(logits, weights, differences, pairs=pairs),
-    }
-    run.finish("reward_model", summary)
+    summary = {"kind": "comparisons" if pairs else "labels", "records": len(train), "dropped": dropped}
+    run.finish("reward_model", summary | preference_statistics(logits, weights, differences, pairs=pairs))
 
 
 def check_judged(part: Part) -> None:
@@ -153,9 +148,8 @@ def predict(
     model: RewardModel, examples: list[PreferenceExample], tokenizer: Tokenizer, device: torch.device
 ) -> tuple[np.ndarray, np.ndarray]:
     """(N,) logits and (N,) weights of every judgement, in order."""
-    logits, weights = [], []
+    logits = []
     for start in range(0, len(examples), 64):
         batch = to_device(collate_examples(examples[start : start + 64], tokenizer), device)
         logits.append(preference_loss(model, batch)[2].float().cpu())
-        weights.append(batch.weight.cpu())
-    return torch.cat(logits).numpy(), torch.cat(weights).numpy()
+    return torch.cat(logits).numpy(), np.array([example.weight for example in examples], dtype=np.float32)

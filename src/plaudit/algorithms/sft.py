@@ -69,14 +69,9 @@ def sft(run: Run, lm: Any = None) -> Iterator[StepReport]:
     after = perplexity(policy, held_out, tokenizer, run.device)
     engine.restore(lm, optimizer, lambda: load_causal_lm(run.config.model))
     save(lm, tokenizer, run.folder("sft"))
-    summary = {
-        "texts": len(train),
-        "held_out_texts": len(held_out),
-        "dropped": data.dropped | {"too long": too_long},
-        "perplexity_before": before,
-        "perplexity": after,
-    }
-    run.finish("sft", summary)
+    dropped = data.dropped | {"too long": too_long}
+    summary = {"texts": len(train), "held_out_texts": len(held_out), "dropped": dropped}
+    run.finish("sft", summary | {"perplexity_before": before, "perplexity": after})
 
 
 def sft_loss(policy: Any, batch: Sequences) -> Loss:

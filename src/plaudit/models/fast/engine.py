@@ -1,7 +1,6 @@
 """The fast engine: the same methods as `PlainEngine`, for families whose layers it knows."""
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Bool, Float, Float64, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from plaudit.batches import Responses
 from plaudit.maths.logprobs import predicting
@@ -59,10 +58,6 @@ class FastEngine:
         if depth := self._depths[model]:
             self._caches[depth].expect(texts)
 
-    def autocast(self, model: nn.Module) -> AbstractContextManager[Any]:
-        """The context in which the layers of `model` run."""
-        return autocast(model, self.dtype)
-
     def optimizer(self, model: Any, groups: list[dict[str, Any]], **settings: Any) -> SlicedAdamW:
         """AdamW for a `Policy` or `RewardModel`; in bfloat16 its matrices that learn become bfloat16 here."""
         return SlicedAdamW(groups, list(matrices(model.network)), self._parameters, **settings)
@@ -88,7 +83,7 @@ class FastEngine:
     ) -> Float[Tensor, "N D"]:
         """Last hidden states, in float32, of the N tokens where `wanted` is True; for `embedding` see `embed`."""
         packed, depth = pack(ids, attention_mask), self._depths.get(model, 0)
-        with self.autocast(model):
+        with autocast(model, self.dtype):
             if depth:
                 hidden = packed.lay_out(self._cached(model, depth, ids, attention_mask))
             else:
@@ -152,7 +147,7 @@ class FastEngine:
         head = self._head(lm)
         depths = tuple(d for d in self._caches if d <= self._depths.get(lm, 0))
         logits_of = partial(head.logits, temperature=temperature)
-        with self.autocast(lm):
+        with autocast(lm, self.dtype):
             responses, outputs = generation.generate(
                 lm, logits_of, prompt_ids, prompt_mask, noise, eos_id, pad_id, depths
             )
@@ -163,9 +158,7 @@ class FastEngine:
         return responses
 
     def _head(self, lm: Any) -> Head:
-        if lm not in self._heads:
-            self._heads[lm] = Head(lm, rounded=self.dtype == torch.bfloat16)
-        return self._heads[lm]
+        return self._heads.setdefault(lm, Head(lm, rounded=self.dtype == torch.bfloat16))
 
     @torch.no_grad()
     def _cached(self, model: Any, depth: int, ids: Tensor, attention_mask: Tensor) -> Float[Tensor, "N D"]:

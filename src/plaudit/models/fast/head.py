@@ -47,8 +47,21 @@ class Head:
 
     def logits(self, states: Float[Tensor, "N D"], temperature: float) -> Float[Tensor, "N V"]:
         """Logits divided by the temperature, in float32, without a gradient for the weight."""
-        logits = _times_transposed(states.float() / temperature, self.weight.detach(), self.rounded, self._packed)
-        return logits if self._module.bias is None else logits + self._module.bias / temperature
+        x, weight, bias = states.float() / temperature, self.weight.detach(), self._module.bias
+        device = weight.device
+        with _rounding(self.rounded and device.type == "cpu"), torch.autocast(device.type, enabled=False):
+            if self._packed is not None and self._packed[0] == weight._version:
+                logits = torch.ops.mkldnn._linear_pointwise(x, self._packed[1], None, "none", [], "")
+            elif weight.dtype == torch.float32:
+                logits = x @ weight.T
+            else:
+                logits = x.new_empty(len(x), len(weight))
+                size = max(1, _SLICE // weight.shape[1])
+                room = torch.empty(size, weight.shape[1], device=device)
+                for start in range(0, len(weight), size):
+                    part = weight[start : start + size]
+                    logits[:, start : start + size] = x @ room[: len(part)].copy_(part).T
+        return logits if bias is None else logits + bias / temperature
 
     def logprobs(
         self,
@@ -169,23 +182,6 @@ def _add_products(
             torch.mm(slope[:, rows].T, states, out=of_weight[rows])
         else:
             of_weight[rows] = slope[:, rows].T @ states
-
-
-def _times_transposed(x: Tensor, weight: Tensor, rounded: bool, packed: tuple[int, Tensor, Tensor] | None) -> Tensor:
-    """(N, V) x W^T in float32, with factors rounded to bfloat16 where the processor has an instruction for it."""
-    rounded = rounded and weight.device.type == "cpu"
-    with _rounding(rounded), torch.autocast(weight.device.type, enabled=False):
-        if packed is not None and packed[0] == weight._version:
-            return torch.ops.mkldnn._linear_pointwise(x, packed[1], None, "none", [], "")
-        if weight.dtype == torch.float32:
-            return x @ weight.T
-        logits = x.new_empty(len(x), len(weight))
-        size = max(1, _SLICE // weight.shape[1])
-        room = torch.empty(size, weight.shape[1], device=weight.device)
-        for start in range(0, len(weight), size):
-            part = weight[start : start + size]
-            logits[:, start : start + size] = x @ room[: len(part)].copy_(part).T
-        return logits
 
 
 def _can_pack() -> bool:

@@ -77,8 +77,10 @@ class SlicedAdamW(torch.optim.AdamW):
             state, own = self.state[p], p.detach()
             state["step"] += 1
             whole = (state.get(MASTER, own), p.grad, state["exp_avg"], state["exp_avg_sq"], own)
-            for *parts, rounded in zip(*(x.view(-1).split(size) for x in whole), strict=True):
-                yield _Slice(*parts, rounded if MASTER in state else None, state["step"])
+            parts = zip(*(x.view(-1).split(size) for x in whole), strict=True)
+            for weights, gradient, exp_avg, exp_avg_sq, part in parts:
+                rounded = part if MASTER in state else None
+                yield _Slice(weights, gradient, exp_avg, exp_avg_sq, rounded, state["step"])
 
 
 class _Slice(NamedTuple):

@@ -44,11 +44,11 @@ def restore(model: Any, optimizer: torch.optim.Optimizer | None, source: Callabl
     """
     if model.config._attn_implementation == ATTENTION:
         model.config._attn_implementation = "sdpa"
+    learned = {} if optimizer is None else optimizer.state
     rounded = {name: p for name, p in model.named_parameters() if p.dtype != torch.float32}
-    frozen = {name for name, p in rounded.items() if optimizer is None or p not in optimizer.state}
-    whole = dict(source().named_parameters()) if frozen else {}
+    whole = dict(source().named_parameters()) if any(p not in learned for p in rounded.values()) else {}
     for name, parameter in rounded.items():
-        weights = whole[name] if name in frozen else optimizer.state[parameter][MASTER]  # type: ignore[union-attr]
+        weights = learned[parameter][MASTER] if parameter in learned else whole[name]
         parameter.grad = None
         parameter.data = weights.detach().to(parameter.device, torch.float32)
 
