@@ -1,6 +1,5 @@
 """SFT -> reward model -> PPO -> evaluation in one run directory."""
 
-import json
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -21,7 +20,7 @@ from plaudit.models.lora import FOLDER, check_installed
 from plaudit.rewards import TextReward, reward_name
 from plaudit.training.metrics import StepReport
 from plaudit.training.rollouts import check_window
-from plaudit.training.run import INPUTS_FILE, STAGES, Run, needs_of
+from plaudit.training.run import STAGES, Run, needs_of
 
 
 def check(config: Config, path: Path, stages: tuple[str, ...], reward: TextReward | None = None) -> None:
@@ -84,8 +83,7 @@ def steps(run: Run, stages: tuple[str, ...] = STAGES, reward: TextReward | None 
 
 def _check_reward(run: Run, stage: str, reward: str) -> None:
     """Refuse a finished policy that was trained for another reward."""
-    path = run.folder(stage) / INPUTS_FILE
-    made = json.loads(path.read_text(encoding="utf-8")).get("reward", "") if path.exists() else reward
+    made = (run.made_from(stage) or {"reward": reward}).get("reward", "")
     if made != reward:
         before, now = (f"the reward '{name}'" if name else "the reward model" for name in (made, reward))
         remedy = "choose another --out, or use --overwrite"

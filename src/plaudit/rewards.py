@@ -3,6 +3,8 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from types import FunctionType
 from typing import Any, TypeAlias
 
 import torch
@@ -16,8 +18,11 @@ TextReward = Callable[[list[str], list[str]], Sequence[float]]  # from prompts a
 
 
 def reward_name(reward: TextReward | None) -> str:
-    """The name of a reward function; empty for None, the run's reward model."""
-    return "" if reward is None else getattr(reward, "__name__", type(reward).__name__)
+    """The name of a reward function; of a lambda with its place; empty for None, the run's reward model."""
+    name = "" if reward is None else getattr(reward, "__name__", type(reward).__name__)
+    if name == "<lambda>" and isinstance(reward, FunctionType):
+        return f"<lambda> in {Path(reward.__code__.co_filename).name}, line {reward.__code__.co_firstlineno}"
+    return name
 
 
 @dataclass(frozen=True)
