@@ -33,13 +33,11 @@ class Checkpoints:
         folder: the folder that contains them.
         fingerprint: identifies the settings of the run; a checkpoint made with other settings is an error.
         log: the stage's log files, which belong to its state.
-    Attributes:
-        notes: what `restore` found wrong and went around, one sentence each.
     """
 
     def __init__(self, folder: Path, fingerprint: str, log: MetricsLog) -> None:
         self.folder, self.fingerprint, self._log = folder, fingerprint, log
-        self.notes: tuple[str, ...] = ()
+        self._notes: tuple[str, ...] = ()
 
     def save(
         self, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any] | None = None
@@ -61,19 +59,19 @@ class Checkpoints:
     def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
         """Load the newest whole checkpoint into model and optimizer, and cut the logs back to its step.
 
-        Damaged checkpoints are set aside: they are renamed, and `notes` names them.
+        Damaged checkpoints are set aside: they are renamed, and `take_notes` names them.
 
         Returns:
             the state that was saved with it; {"step": 0} if there is no checkpoint.
 
         Raises:
-            RunError: every checkpoint is damaged, one was made with other settings, or a log is damaged.
+            RunError: every checkpoint is damaged, one was made with other settings or another number format, or a log is
+                damaged.
         """
         damaged = []
         for path in reversed(self._steps()):
             state = self._verified(path)
             if state is not None:
-                _restore(load_file(path / "tensors.safetensors"), model, optimizer)
                 break
             aside = path.with_name(_DAMAGED + path.name)
             shutil.rmtree(aside, ignore_errors=True)
@@ -82,13 +80,23 @@ class Checkpoints:
         else:
             if damaged or any(self.folder.glob(f"{_DAMAGED}*")):
                 raise RunError(f"{self.folder}: every checkpoint is damaged; start the stage again with --overwrite")
-            state = {"step": 0, "logs": {}}
-        step = state["step"]
-        self.notes = tuple(
-            f"{path}: damaged checkpoint, set aside; training goes on from step {step}" for path in damaged
-        )
+            state, path = {"step": 0, "logs": {}}, None
+        if path is not None:
+            tensors = load_file(path / "tensors.safetensors")
+            if any(tensors[f"model/{name}"].dtype != p.dtype for name, p in _trained(model, optimizer).items()):
+                raise RunError(
+                    f"{path}: made with another engine; set engine as before, or start again with --overwrite"
+                )
+            _restore(tensors, model, optimizer)
+        found = f"damaged checkpoint, set aside; training goes on from step {state['step']}"
+        self._notes = tuple(f"{path}: {found}" for path in damaged)
         self._log.cut_back(state["step"], state.pop("logs"))
         return state
+
+    def take_notes(self) -> tuple[str, ...]:
+        """What `restore` found wrong and went around, one sentence each, for the first report after it."""
+        notes, self._notes = self._notes, ()
+        return notes
 
     def weights(self) -> dict[int, Path]:
         """Paths of the tensors in the existing checkpoints, by number of steps."""
@@ -121,28 +129,23 @@ class Checkpoints:
 
 
 def load_weights(path: Path, model: nn.Module) -> None:
-    """Load the parameters in a checkpoint's `tensors.safetensors` at `path` into `model`.
-
-    Raises:
-        RunError: the checkpoint has parameters that the model does not have.
-    """
-    tensors = load_file(path)
-    saved = {key.removeprefix("model/"): value for key, value in tensors.items() if key.startswith("model/")}
+    """Load the parameters in a checkpoint's `tensors.safetensors` at `path` into `model`, which must have them all."""
+    saved = {key.removeprefix("model/"): value for key, value in load_file(path).items() if key.startswith("model/")}
     # Not strict: a checkpoint has only the trained parameters, and tied weights under one of their names.
     unknown = model.load_state_dict(saved, strict=False).unexpected_keys
     if unknown:
         raise RunError(f"{path}: holds '{unknown[0]}', which the model does not have")
 
 
-def _named(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[tuple[str, nn.Parameter]]:
-    """(name, parameter) of the parameters that the optimizer trains; tied weights appear once."""
+def _trained(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, nn.Parameter]:
+    """The parameters that the optimizer trains, by name; tied weights appear once."""
     trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    return [(n, p) for n, p in model.named_parameters() if id(p) in trained]
+    return {name: p for name, p in model.named_parameters() if id(p) in trained}
 
 
 def _tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
     tensors = {}
-    for name, parameter in _named(model, optimizer):
+    for name, parameter in _trained(model, optimizer).items():
         tensors[f"model/{name}"] = parameter.detach().contiguous()
         for key, value in optimizer.state[parameter].items():
             tensors[f"optimizer/{key}/{name}"] = value.contiguous()
@@ -152,14 +155,13 @@ def _tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, to
 @torch.no_grad()
 def _restore(tensors: dict[str, torch.Tensor], model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """Set parameters and optimizer state. Existing state is set in place: the optimizer may have chosen its storage."""
-    for name, parameter in _named(model, optimizer):
-        parameter.copy_(tensors[f"model/{name}"])
-        state = optimizer.state[parameter]
-        for full, value in tensors.items():
-            _, _, key_and_name = full.partition("optimizer/")
-            key, _, of = key_and_name.partition("/")
-            if of == name:
-                if key in state:
-                    state[key].copy_(value)
-                else:
-                    state[key] = value if key == "step" else value.to(parameter.device)
+    parameters = _trained(model, optimizer)
+    for full, value in tensors.items():
+        kind, *key, name = full.split("/")
+        state = optimizer.state[parameters[name]]
+        if kind == "model":
+            parameters[name].copy_(value)
+        elif key[0] in state:
+            state[key[0]].copy_(value)
+        else:
+            state[key[0]] = value if key[0] == "step" else value.to(parameters[name].device)

@@ -31,24 +31,19 @@ from plaudit.training.metrics import MetricsLog
 
 STAGES = ("sft", "reward_model", "ppo", "evaluation")  # of `plaudit run`
 MEMORY_FILE = "memory.json"  # bytes: predicted, and measured; they depend on the machine and differ from run to run
-INPUTS_FILE = "inputs.json"
+_INPUTS_FILE = "inputs.json"
 _EVALUATION_FILES = ("evaluation.json", "responses.jsonl", "samples.jsonl", "report.html", "frontier.json")
 _OTHER_FILES = (manifest.FILE, "frontier", "config.toml", "doctor.json", MEMORY_FILE, *lock.FILES)
 _UNSEALED = ("summary.json", "watch.jsonl", manifest.FILE)  # the second is written on after a stage has finished
-_NO_RESULT = ("save_every", "keep_checkpoints", "microbatch_size")  # settings that change no figure
+_NO_RESULT = ("engine", "save_every", "keep_checkpoints", "microbatch_size")  # settings that change no result
 
 
 @dataclass(frozen=True)
 class Run:
-    """An open run directory and its settings.
-
-    Attributes:
-        path: the directory.
-        config: its settings, as config.toml has them: with the number format that dtype = "auto" resolved to.
-    """
+    """An open run directory and its settings."""
 
     path: Path
-    config: Config
+    config: Config  # as config.toml has it: with the number format that dtype = "auto" resolved to
 
     @staticmethod
     def open(path: Path, config: Config, *, resume: bool, overwrite: bool, stages: tuple[str, ...]) -> Run:
@@ -64,23 +59,23 @@ class Run:
         """
         if int(os.environ.get("WORLD_SIZE") or 1) > 1:
             raise RunError("several processes cannot train together yet (WORLD_SIZE > 1); do not use torchrun")
+        saved = path / "config.toml"
         if path.exists() and not path.is_dir():
             raise RunError(f"{path}: is a file; --out takes a folder")
-        saved = path / "config.toml"
         known = (*ALGORITHMS, *_EVALUATION_FILES, *_OTHER_FILES, partial_of(saved).name)
-        unknown = [p.name for p in path.iterdir() if p.name not in known] if path.exists() else []
+        unknown = [p.name for p in path.glob("*") if p.name not in known]
         if unknown and not saved.exists():
             raise RunError(f"{path}: holds '{unknown[0]}' and no run; choose an empty or a new folder")
         if resume and not saved.exists():
             raise RunError(f"{path}: nothing to resume here (config.toml is missing); start without --resume")
-        removed = {s for s in (*ALGORITHMS, "evaluation") if ancestors(s) & set(stages)} | set(stages)
-        removed = removed if overwrite else set()
-        begun = [s for s in ALGORITHMS if _begun(path, s)]
+        begun = [s for s in ALGORITHMS if any((path / s).glob("*"))]
         existing = [s for s in stages if s in begun]
         if existing and not resume and not overwrite:
             raise RunError(
                 f"{path}: already holds {', '.join(existing)}; use --resume to continue, or --overwrite to start again"
             )
+        made_from = {s for s in (*ALGORITHMS, "evaluation") if ancestors(s) & set(stages)}
+        removed = made_from | set(stages) if overwrite else set()
         kept = [s for s in begun if s not in removed]
         if kept and not saved.exists():
             raise RunError(f"{path}: config.toml is missing, so its settings are unknown; use --overwrite")
@@ -103,11 +98,7 @@ class Run:
 
     @staticmethod
     def existing(path: Path) -> Run:
-        """A run directory to read from.
-
-        Raises:
-            RunError: there is none at `path`.
-        """
+        """The run directory at `path`, to read from."""
         if not (path / "config.toml").exists():
             raise RunError(f"{path}: no run here (config.toml is missing); make one with plaudit run --out {path}")
         return Run(path, build(read_saved(path / "config.toml")))
@@ -115,13 +106,7 @@ class Run:
     def branch(self, path: Path, config: Config, stages: tuple[str, ...], *, overwrite: bool = False) -> Run:
         """A run directory at `path` with other settings for what follows `stages`, whose folders it shares.
 
-        They are hard links, so they are complete and take no room. What is at `path` already is used as it is.
-
-        Args:
-            overwrite: remove what is there and start again.
-
-        Raises:
-            RunError: one of `stages` has not finished, or `path` holds something that is no run.
+        They are hard links, so they take no room. A run at `path` is used as it is, unless it is to be overwritten.
         """
         config = self.resolved(config)
         for stage in stages:
@@ -145,11 +130,7 @@ class Run:
         return self.path / stage
 
     def model(self, stage: str) -> str:
-        """The folder of the finished model of a stage.
-
-        Raises:
-            RunError: the stage has not finished, or a file in its folder has changed since.
-        """
+        """The folder of the finished model of a stage; a RunError if it has not finished, or a file has changed."""
         command = f"plaudit {stage.replace('_', '-')} --out {self.path}"
         if not self.complete(stage):
             raise RunError(f"{self.path}: no finished {stage} here; run: {command}")
@@ -179,8 +160,7 @@ class Run:
 
     def summary(self, stage: str) -> dict[str, Any]:
         """The figures that `finish` wrote."""
-        self.model(stage)
-        return json.loads((self.folder(stage) / "summary.json").read_text(encoding="utf-8"))
+        return json.loads(Path(self.model(stage), "summary.json").read_text(encoding="utf-8"))
 
     def log(self, stage: str) -> MetricsLog:
         """The stage's metrics files."""
@@ -191,40 +171,29 @@ class Run:
         """The data set."""
         return load(self.config.data)
 
-    def inputs(self, stage: str, *, needs: tuple[str, ...] | None = None, reward: str = "") -> dict[str, Any]:
+    def inputs(self, stage: str, reward: str = "") -> dict[str, Any]:
         """What a stage's result depends on, and the fingerprint of it all.
 
-        Args:
-            needs: folders that it is made from; None for the algorithm's NEEDS.
-            reward: the name of a reward that is not a model of this run.
+        `reward` names what takes the place of the run's reward model. Settings that change no result are left out.
         """
-        settings = {k: v for k, v in dataclasses.asdict(self.config).items() if not isinstance(v, dict)}
-        settings |= flatten({stage: dataclasses.asdict(getattr(self.config, stage))})
-        settings = {name: v for name, v in settings.items() if name.rpartition(".")[2] not in _NO_RESULT}
+        config = dataclasses.asdict(self.resolved(self.config))
+        general = {k: v for k, v in config.items() if not isinstance(v, dict)}
+        settings = general | flatten({stage: config[stage]}) | {"device": self.device.type}
+        needs = [need for need in needs_of(stage) if not (reward and need == "reward_model")]
         content: dict[str, Any] = {
-            # What "auto" resolves to, by the names of the settings.
-            "settings": settings | {"device": self.device.type, "dtype": _name(self.dtype)},
+            "settings": {k: v for k, v in settings.items() if k.rpartition(".")[2] not in _NO_RESULT},
             "data": self.data.fingerprint,
-            "inputs": {need: self._fingerprint(need) for need in (needs_of(stage) if needs is None else needs)},
+            "inputs": {need: (self.made_from(need) or self.inputs(need))["fingerprint"] for need in needs},
         }
-        if not content["inputs"]:
+        if not needs:
             content["model"] = loading.fingerprint(self.config.model)
         if reward:
             content["reward"] = reward
         return content | {"fingerprint": _fingerprint(content), "made_with": made_with()}
 
-    def _fingerprint(self, stage: str) -> str:
-        """The fingerprint that a folder was made with; of these settings where it does not exist yet."""
-        made = self._made_from(stage)
-        return (self.inputs(stage) if made is None else made)["fingerprint"]
-
-    def _made_from(self, stage: str) -> dict[str, Any] | None:
-        """What `inputs` was when the folder was begun; None where it does not exist.
-
-        Raises:
-            RunError: the file that says so is damaged.
-        """
-        path = self.folder(stage) / INPUTS_FILE
+    def made_from(self, stage: str) -> dict[str, Any] | None:
+        """The `inputs` that a folder was made from; None where they are not known, as of a folder from elsewhere."""
+        path = self.folder(stage) / _INPUTS_FILE
         if not path.exists():
             return None
         try:
@@ -238,76 +207,61 @@ class Run:
 
     def differences(self, stages: tuple[str, ...]) -> list[str]:
         """What has changed since unfinished stages were begun and may change their last digits, one sentence each."""
-        found = []
+        found, now = [], made_with()
         for stage in stages:
-            made = self._made_from(stage) if stage in ALGORITHMS and not self.complete(stage) else None
-            now = made_with()
+            made = self.made_from(stage) if stage in ALGORITHMS and not self.complete(stage) else None
             for name, value in (made or {}).get("made_with", {}).items():
                 if now.get(name) != value:
-                    found.append(f"{stage} was begun with {name} {value}, now {now.get(name)}: digits may differ")
+                    found.append(f"{stage} was begun with {name} {value}, now {now.get(name)}: last digits may differ")
         return found
 
     def check_inputs(self, stage: str) -> None:
-        """Refuse a folder that was made from other settings, other inputs or other data.
-
-        Raises:
-            RunError: it was.
-        """
-        made = self._made_from(stage)
+        """Refuse a folder that was made from other settings, other inputs or other data, with a RunError."""
+        made = self.made_from(stage)
         if made is None:
             return
-        now = self.inputs(stage, needs=tuple(made["inputs"]), reward=made.get("reward", ""))
+        now, begins = self.inputs(stage, made.get("reward", "")), f"{self.path}: its {stage} was made"
         remedy = "choose another --out, or use --overwrite"
-        for name, value in made["settings"].items():
-            if value != now["settings"].get(name):
-                raise RunError(
-                    f"{self.path}: its {stage} was made with {name} = {value!r}, not {now['settings'].get(name)!r}; "
-                    f"keep that value, {remedy}"
-                )
+        for name, value in now["settings"].items():
+            if (before := made["settings"].get(name, value)) != value:
+                raise RunError(f"{begins} with {name} = {before!r}, not {value!r}; keep that value, {remedy}")
         if made["data"] != now["data"]:
-            raise RunError(
-                f"{self.path}: its {stage} was made from other data: {self.config.data} has changed; {remedy}"
-            )
+            raise RunError(f"{begins} from other data: {self.config.data} has changed; {remedy}")
         if made.get("model") != now.get("model"):
-            raise RunError(
-                f"{self.path}: its {stage} was made from other weights: {self.config.model} has changed; {remedy}"
-            )
+            raise RunError(f"{begins} from other weights: {self.config.model} has changed; {remedy}")
         for name, fingerprint in made["inputs"].items():
             if fingerprint != now["inputs"][name]:
-                raise RunError(f"{self.path}: its {stage} was made from another {name}; {remedy}")
+                raise RunError(f"{begins} from another {name}; {remedy}")
 
-    def checkpoints(self, stage: str, *, needs: tuple[str, ...] | None = None, reward: str = "") -> Checkpoints:
-        """The stage's checkpoints, which are refused when its inputs differ; leaves the inputs in the folder.
-
-        Args:
-            needs, reward: as in `inputs`.
-        """
-        inputs = self.inputs(stage, needs=needs, reward=reward)
+    def checkpoints(self, stage: str, reward: str = "") -> Checkpoints:
+        """The stage's checkpoints, which are refused when its inputs differ; leaves the inputs in the folder."""
+        inputs = self.inputs(stage, reward)
         self.folder(stage).mkdir(parents=True, exist_ok=True)
-        write_json(self.folder(stage) / INPUTS_FILE, inputs)
+        write_json(self.folder(stage) / _INPUTS_FILE, inputs)
         return Checkpoints(self.folder(stage) / "checkpoints", inputs["fingerprint"], self.log(stage))
 
     @property
     def device(self) -> torch.device:
         """Where to compute: as set, or the first GPU if there is one."""
-        wanted = self.config.device
-        usable = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-        if wanted != "auto":
-            if not usable[wanted]:
-                raise ConfigError(f"device = '{wanted}': this machine has no such device; use cpu or auto")
-            return torch.device(wanted)
-        return torch.device(next(name for name, there in usable.items() if there))
+        present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+        usable = [name for name, there in present.items() if there]
+        wanted = usable[0] if self.config.device == "auto" else self.config.device
+        if wanted not in usable:
+            raise ConfigError(f"device = '{wanted}': this machine has no such device; use cpu or auto")
+        return torch.device(wanted)
 
     @property
     def dtype(self) -> torch.dtype:
         """Number format of the matrix products: as set, or bfloat16 if the device multiplies it in hardware."""
         if self.config.dtype == "auto":
             return torch.bfloat16 if _multiplies_bfloat16(self.device) else torch.float32
-        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[self.config.dtype]
+        return getattr(torch, self.config.dtype)
 
     def resolved(self, config: Config) -> Config:
         """These settings, with this run's number format for dtype = "auto"."""
-        return dataclasses.replace(config, dtype=_name(self.dtype)) if config.dtype == "auto" else config
+        if config.dtype != "auto":
+            return config
+        return dataclasses.replace(config, dtype=str(self.dtype).removeprefix("torch."))
 
 
 def needs_of(stage: str) -> tuple[str, ...]:
@@ -333,13 +287,8 @@ def _multiplies_bfloat16(device: torch.device) -> bool:
 
 def versions() -> dict[str, str]:
     """plaudit's version and revision, Python's version, and those of the libraries that decide the figures."""
-    libraries = ("torch", "transformers", "tokenizers", "numpy", "scikit-learn")
-    return {
-        "plaudit": __version__,
-        "revision": _revision(),
-        "python": platform.python_version(),
-        **{name: version(name) for name in libraries},
-    }
+    libraries = {name: version(name) for name in ("torch", "transformers", "tokenizers", "numpy", "scikit-learn")}
+    return {"plaudit": __version__, "revision": _revision(), "python": platform.python_version(), **libraries}
 
 
 def made_with() -> dict[str, Any]:
@@ -365,20 +314,11 @@ def _fingerprint(content: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
 def _link(source: str, target: str) -> None:
     try:
         os.link(source, target)
     except OSError:  # a file system without links
         shutil.copy2(source, target)
-
-
-def _begun(path: Path, stage: str) -> bool:
-    folder = path / stage
-    return folder.exists() and any(folder.iterdir())
 
 
 def _remove(path: Path, stage: str) -> None:
