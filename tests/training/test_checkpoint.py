@@ -5,7 +5,7 @@ import torch
 
 from plaudit.errors import RunError
 from plaudit.models.plain import PlainEngine
-from plaudit.training.checkpoint import Checkpoints, load_weights
+from plaudit.training.checkpoint import Checkpoints, load_weights, saved_weights
 from plaudit.training.metrics import MetricsLog, StepReport, read_jsonl
 from plaudit.training.optimizer import adamw, step
 
@@ -92,7 +92,7 @@ def test_resume_goes_down_to_the_newest_whole_checkpoint_and_sets_the_damaged_on
     assert checkpoints.restore(model, optimizer) == {"step": 1, "kl_coef": 0.5}
     assert sorted(p.name for p in tmp_path.iterdir()) == ["damaged-step-00000002", "step-00000001"]
     aside = tmp_path / "damaged-step-00000002"
-    assert checkpoints.notes == (f"{aside}: damaged checkpoint, set aside; training goes on from step 1",)
+    assert checkpoints.take_notes() == (f"{aside}: damaged checkpoint, set aside; training goes on from step 1",)
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_a_log_that_has_changed_before_the_checkpoint_is_refused_by_name(tmp_pat
     DAMAGES[damage](tmp_path / "log" / name)
     with pytest.raises(RunError, match=rf"{name}: damaged: its lines up to step 1 have changed; put the file back"):
         checkpoints.restore(model, optimizer)
-    assert checkpoints.weights()  # the checkpoint itself is whole, and stays
+    assert saved_weights(checkpoints.folder)  # the checkpoint itself is whole, and stays
 
 
 def test_a_checkpoint_of_other_settings_is_refused(tmp_path):
@@ -190,8 +190,8 @@ def test_the_weights_of_each_kept_checkpoint_can_be_loaded_without_the_optimizer
         train(model, optimizer, number - 1, number)
         checkpoints.save(number, model, optimizer)
         kept[number] = [p.detach().clone() for p in model.parameters()]
-    assert sorted(checkpoints.weights()) == [2, 3]
-    for number, path in checkpoints.weights().items():
+    assert sorted(saved_weights(checkpoints.folder)) == [2, 3]
+    for number, path in saved_weights(checkpoints.folder).items():
         fresh = make_network(seed=9)
         load_weights(path, fresh)
         assert all(torch.equal(p, q) for p, q in zip(fresh.parameters(), kept[number], strict=True))
@@ -201,7 +201,9 @@ def test_weights_of_another_model_are_refused(tmp_path):
     model, checkpoints = make_network(), Checkpoints(tmp_path, "f", MetricsLog(tmp_path))
     checkpoints.save(1, model, adamw(model, 0.01))
     with pytest.raises(RunError, match=r"holds '1\.bias', which the model does not have"):
-        load_weights(checkpoints.weights()[1], Network(torch.nn.Linear(4, 8), torch.nn.Linear(8, 1, bias=False)))
+        load_weights(
+            saved_weights(checkpoints.folder)[1], Network(torch.nn.Linear(4, 8), torch.nn.Linear(8, 1, bias=False))
+        )
 
 
 def test_only_what_learns_is_saved_and_the_rest_stays(tmp_path):

@@ -8,6 +8,7 @@ import dataclasses
 import importlib.util
 import os
 import shlex
+import signal
 import sys
 from json import dumps
 from pathlib import Path
@@ -16,9 +17,10 @@ from typing import Any
 import click
 
 from plaudit import __version__
-from plaudit.cli import flags
+from plaudit.cli import failures, flags
 from plaudit.config import ALGORITHMS, SECTIONS, build, preset, read_saved, read_toml, resolve
 from plaudit.errors import ConfigError, PlauditError, RunError, TrainingError
+from plaudit.training import stopping
 
 RUN_STAGES = ("sft", "reward_model", "ppo", "evaluation")
 
@@ -32,7 +34,9 @@ First steps:
   plaudit notebooks lessons                        copy the three notebooks that teach all this into lessons/
   plaudit COMMAND --help                           every flag and setting: meaning, unit, range, default
 
-Exit codes: 0 done; 1 failed (data, model, run directory, training); 2 a wrong flag or setting; 130 stopped by Ctrl-C.
+Ctrl-C or SIGTERM lets the running step finish and saves a checkpoint; a second one stops at once.
+Exit codes: 0 done; 1 failed (data, model, run directory, training); 2 a wrong flag or setting; 130 stopped by Ctrl-C,
+143 by SIGTERM.
 """
 
 
@@ -50,6 +54,7 @@ commands = _Commands(
     context_settings=flags.CONTEXT,
 )
 click.version_option(__version__, message=f"plaudit {__version__}")(commands)
+_opened: list[Path] = []  # run directories of this command, once they are open
 _overwrite = click.option("--overwrite", is_flag=True, help="replace existing files and start again")
 _run = click.argument("run", type=flags.PATH, help="run directory")
 
@@ -57,10 +62,12 @@ _run = click.argument("run", type=flags.PATH, help="run directory")
 def main(argv: list[str] | None = None) -> int:
     """Run one command, by default that of this process, and return its exit code, as in `plaudit --help`."""
     words = sys.argv[1:] if argv is None else argv
+    _opened.clear()
     if hasattr(sys.stdout, "reconfigure"):  # a terminal that cannot show a character gets '?', not a traceback
         sys.stdout.reconfigure(errors="replace")
     try:
-        with commands.make_context("plaudit", words or ["--help"]) as context:
+        stopping_soon = "stopping after this step, with a checkpoint; once more stops at once"
+        with commands.make_context("plaudit", words or ["--help"]) as context, stopping.signals(stopping_soon):
             code = commands.invoke(context) or 0
         sys.stdout.flush()
         return code
@@ -70,19 +77,25 @@ def main(argv: list[str] | None = None) -> int:
         # The reader, such as `head`, has gone; without this Python would complain once more when it exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except KeyboardInterrupt:
-        again = [word for word in words if word not in ("--overwrite", "--resume")]
-        name = again[0].replace("_", "-")
-        again += ["--resume"] if any(param.name == "resume" for param in commands.commands[name].params) else []
-        restart = "" if name in ("sample", "doctor", "notebooks") else f"; continue with: plaudit {shlex.join(again)}"
-        print(f"plaudit: stopped{restart}", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as stop:
+        print(f"plaudit: stopped{_way_on(words)}", file=sys.stderr)
+        return 128 + getattr(stop, "number", signal.SIGINT)
     except click.ClickException as error:
         print("plaudit: error:", flags.message(error, commands, words), file=sys.stderr)
         return 2
-    except PlauditError as error:
-        print("plaudit: error:", " ".join(str(error).split("\n")), file=sys.stderr)
+    except Exception as error:
+        way_on = "" if isinstance(error, PlauditError) else _way_on(words)
+        print(f"plaudit: error: {failures.describe(error)}{way_on}", file=sys.stderr)
         return 2 if isinstance(error, ConfigError) else 1
+
+
+def _way_on(words: list[str]) -> str:
+    """How to go on after a stop: with --resume where a run directory has been opened, else with the same command."""
+    if words[0] in ("sample", "doctor", "notebooks"):
+        return ""
+    if _opened and any(param.name == "resume" for param in commands.commands[words[0].replace("_", "-")].params):
+        words = [*(word for word in words if word not in ("--overwrite", "--resume")), "--resume"]
+    return f"; continue with: plaudit {shlex.join(words)}"
 
 
 def _settings(given: dict[str, Any], directory: Path | None) -> dict[str, Any]:
@@ -120,6 +133,9 @@ def _open(
         planned = plan(config, out, stages)
     each = ((path, dataclasses.replace(config, seed=seed)) for path, seed in seeds.items())
     runs = [Run.open(path, own, stages=stages, **how) for path, own in each]
+    _opened.extend(seeds)
+    for run in runs:
+        progress.note(run.differences(stages))
     progress.outlook(planned, runs, stages)
     return runs
 

@@ -20,6 +20,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
 from rich.text import Text
 
+from plaudit.training import stopping
+
 if TYPE_CHECKING:
     from plaudit.cli.plan import Plan
     from plaudit.training.metrics import StepReport
@@ -80,6 +82,12 @@ def outlook(plan: Plan, runs: Iterable[Run], stages: tuple[str, ...]) -> None:
     new_console(stderr=True).print("; ".join(parts), soft_wrap=True)
 
 
+def note(sentences: Iterable[str]) -> None:
+    """Sentences that the user should know, one a line."""
+    for sentence in sentences:
+        new_console(stderr=True).print(f"note: {sentence}", style="bold", soft_wrap=True)
+
+
 def waiting(what: str) -> AbstractContextManager[Any]:
     """A spinner on a terminal, nothing elsewhere, while something takes its time."""
     console = new_console(stderr=True)
@@ -109,6 +117,8 @@ def follow(run: Run, stages: tuple[str, ...], console: Console | None = None) ->
         seconds[stage] = time.monotonic() - began
         line = f"{title}: {result(run.path, stage)} [{duration(seconds[stage])}]"
         console.print(line, style="bold", soft_wrap=True)
+        if stopping.requested() and stage != to_run[-1]:  # in the last step, which ended the stage
+            stopping.stop()
     return seconds
 
 

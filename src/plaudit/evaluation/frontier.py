@@ -40,7 +40,7 @@ from plaudit.models.loading import load_causal_lm
 from plaudit.models.lora import add_adapters, merge
 from plaudit.models.policy import Policy
 from plaudit.rewards import ModelReward, TextReward, reward_name
-from plaudit.training.checkpoint import Checkpoints, load_weights
+from plaudit.training.checkpoint import load_weights, saved_weights
 from plaudit.training.metrics import StepReport
 from plaudit.training.rollouts import ScoreScale
 from plaudit.training.run import Run, versions
@@ -184,7 +184,7 @@ def _train(measurement: Measurement, kl_coef: float, path: Path, reward: TextRew
 
 def _measure_checkpoints(measurement: Measurement, sub: Run) -> None:
     models, settings = measurement.models, sub.config.ppo
-    for step, weights in Checkpoints(sub.folder("ppo") / "checkpoints", "").weights().items():
+    for step, weights in saved_weights(sub.folder("ppo") / "checkpoints").items():
         path = sub.path / "points" / f"{step:08d}.safetensors"
         if not path.exists():
             policy = Policy(load_causal_lm(measurement.run.model("sft")), models.engine)

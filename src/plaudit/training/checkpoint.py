@@ -65,8 +65,8 @@ class Checkpoints:
             the state that was saved with it; {"step": 0} if there is no checkpoint.
 
         Raises:
-            RunError: every checkpoint is damaged, one was made with other settings or another number format, or a log is
-                damaged.
+            RunError: every checkpoint is damaged, a log is damaged, or a checkpoint was made with other settings or
+                another number format.
         """
         damaged = []
         for path in reversed(self._steps()):
@@ -98,10 +98,6 @@ class Checkpoints:
         notes, self._notes = self._notes, ()
         return notes
 
-    def weights(self) -> dict[int, Path]:
-        """Paths of the tensors in the existing checkpoints, by number of steps."""
-        return {int(path.name.removeprefix("step-")): path / "tensors.safetensors" for path in self._steps()}
-
     def remove(self) -> None:
         """Remove them all; the stage has finished."""
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -126,6 +122,11 @@ class Checkpoints:
 
     def _steps(self) -> list[Path]:
         return sorted(self.folder.glob("step-*"))
+
+
+def saved_weights(folder: Path) -> dict[int, Path]:
+    """Paths of the tensors in the checkpoints of a folder, by number of steps."""
+    return {int(path.name.removeprefix("step-")): path / "tensors.safetensors" for path in folder.glob("step-*")}
 
 
 def load_weights(path: Path, model: nn.Module) -> None:
