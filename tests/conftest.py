@@ -72,7 +72,7 @@ def tiny_config(tiny_model_folder, tiny_data_folder) -> Config:
     return build(
         {
             "model": tiny_model_folder, "data": tiny_data_folder, "device": "cpu", "dtype": "float32",
-            "prompt_max": 3, "prompt_min": 2,
+            "prompt_max": 3, "prompt_min": 2, "keep_checkpoints": 1,
             "sft.epochs": 3, "sft.lr": 1e-2, "sft.batch_size": 16, "sft.save_every": 10,
             "reward_model.lr": 5e-3, "reward_model.epochs": 2, "reward_model.batch_size": 16,
             "reward_model.save_every": 5,

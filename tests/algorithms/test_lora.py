@@ -21,7 +21,7 @@ from plaudit.models.lora import FOLDER
 from plaudit.models.plain import PlainEngine
 from plaudit.models.policy import Policy
 from plaudit.pipeline import check, steps
-from plaudit.training.checkpoint import load_weights
+from plaudit.training.checkpoint import load_weights, saved_weights
 from plaudit.training.models import Models
 from plaudit.training.run import STAGES, Run
 
@@ -194,7 +194,7 @@ def test_a_checkpoint_with_adapters_is_refused_by_a_model_without(bare_run):
     run = bare_run(lora_rank=2, iterations=1)
     for _ in ppo(run):
         pass
-    (weights,) = run.checkpoints("ppo").weights().values()
+    (weights,) = saved_weights(run.folder("ppo") / "checkpoints").values()
     with pytest.raises(RunError, match="lora_A"):
         load_weights(weights, Policy(load_causal_lm(run.model("sft")), PlainEngine()))
 

@@ -1,20 +1,24 @@
 import dataclasses
+import errno
 import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from safetensors import SafetensorError
 
 from plaudit import __version__, cli, pipeline
 from plaudit.cli import plan as plans
 from plaudit.cli.plan import Plan
 from plaudit.config import Config, build, read_toml, to_toml
 from plaudit.errors import DataError, RunError
+from plaudit.training import stopping
 from plaudit.training.metrics import StepReport
 from plaudit.training.run import Run
 
@@ -120,7 +124,8 @@ def test_each_layer_of_settings_beats_the_one_below(stages, capsys):
     assert (with_preset.sft.lr, with_preset.prompt_max, with_preset.ppo.lr, with_preset.seed) == (0.3, 7, 0.4, 5)
 
 
-def test_a_preset_beats_the_defaults_and_loses_to_a_file(stages, capsys):
+def test_a_preset_beats_the_defaults_and_loses_to_a_file(stages, capsys, monkeypatch):
+    monkeypatch.setattr("plaudit.models.loading.fingerprint", lambda name: name)  # it is on the hub
     Path("mine.toml").write_text("prompt_max = 7\n")
     printed(capsys, "run", "--preset", "gpt2-sst2", "--config", "mine.toml", "--data", "movie-reviews")
     assert (stages.config.model, stages.config.prompt_max) == ("openai-community/gpt2", 7)
@@ -232,7 +237,7 @@ def test_what_cannot_be_done_is_one_line_and_exit_1(stages, capsys, error):
     [
         (("run",), "plaudit run --resume"),
         (("run", "--seed", "3", "--overwrite", "--out", "my run"), "plaudit run --seed 3 --out 'my run' --resume"),
-        (("reward_model", "--resume"), "plaudit reward_model --resume"),
+        (("sft", "--overwrite"), "plaudit sft --resume"),
         (("seeds", "--n", "2"), "plaudit seeds --n 2 --resume"),
     ],
 )
@@ -276,10 +281,58 @@ def test_notebooks_are_copied_and_the_next_step_is_named(stages, capsys, monkeyp
     printed(capsys, "notebooks", "my lessons", "--overwrite")
 
 
-def test_a_bug_is_not_hidden(stages):
-    stages.fails = ZeroDivisionError()
-    with pytest.raises(ZeroDivisionError):
-        cli.main(["sft"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_exit_code_tells_the_signal(stages, capsys, number):
+    stages.fails = stopping.Stopped(number)
+    printed(capsys, "sft", code=128 + number)
+
+
+@pytest.mark.parametrize(
+    ("failure", "line"),
+    [
+        (
+            OSError(errno.ENOSPC, "No space left on device", "a/b.json"),
+            "a/b.json: No space left on device; free some disk",
+        ),
+        (PermissionError(errno.EACCES, "Permission denied", "a"), "a: Permission denied; continue"),
+        (MemoryError(), "out of memory; lower microbatch_size or batch_size"),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+            "out of memory; lower",
+        ),
+        (
+            SafetensorError("Error while serializing: I/O error: No space left"),
+            "a file of tensors cannot be read or written",
+        ),
+    ],
+)
+def test_what_the_machine_refuses_is_one_line_with_the_way_on(stages, capsys, failure, line):
+    stages.fails = failure
+    _, err = printed(capsys, "sft", code=1)
+    last = err.splitlines()[-1]
+    assert last.startswith(f"plaudit: error: {line}")
+    assert last.endswith("; continue with: plaudit sft --resume")
+
+
+def test_a_bug_is_one_line_and_a_file_with_the_traceback(stages, capsys):
+    stages.fails = ZeroDivisionError("division\nby zero")
+    _, err = printed(capsys, "sft", code=1)
+    found = re.search(r"error: unexpected ZeroDivisionError: division by zero; please report it with (\S+);", err)
+    traceback = Path(found[1])
+    assert "Traceback (most recent call last)" in traceback.read_text()
+    traceback.unlink()
+
+
+@pytest.mark.parametrize("words", [("run",), ("run", "--overwrite"), ("sft", "--resume", "--seed", "3")])
+def test_before_a_run_directory_is_open_the_same_command_is_the_way_on(stages, capsys, monkeypatch, words):
+    from plaudit.cli import progress
+
+    def stopped(settings, out):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(progress, "header", stopped)
+    _, err = printed(capsys, *words, code=130)
+    assert err.splitlines()[-1] == f"plaudit: stopped; continue with: plaudit {' '.join(words)}"
 
 
 def test_the_header_is_printed_before_torch_is_imported(tmp_path):

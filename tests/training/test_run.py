@@ -118,10 +118,12 @@ def test_the_engine_does_not_say_what_a_folder_is(tmp_path):
 
 
 def test_a_folder_with_a_setting_that_is_gone_is_accepted(tmp_path):
-    run = finished(tmp_path / "run")
+    run = finished(tmp_path / "run", ("sft",))
     path = run.folder("sft") / "inputs.json"
     made = json.loads(path.read_text())
-    path.write_text(json.dumps(made | {"settings": made["settings"] | {"engine": "fast"}}))
+    made["settings"]["gone"] = 3
+    made["fingerprint"] = module._fingerprint({k: v for k, v in made.items() if k not in ("fingerprint", "made_with")})
+    path.write_text(json.dumps(made))
     assert open_run(run.path, resume=True).complete("sft")
 
 

@@ -1,10 +1,12 @@
 import dataclasses
+import signal
 
 import numpy as np
 import pytest
 
 from plaudit.algorithms.sft import sft
-from plaudit.training import supervised
+from plaudit.training import stopping, supervised
+from plaudit.training.checkpoint import saved_weights
 from plaudit.training.metrics import read_jsonl
 from plaudit.training.supervised import epoch_batches, steps_per_epoch, visits
 
@@ -43,7 +45,15 @@ def test_every_step_is_reported_and_logged_and_a_checkpoint_kept(cpu_run):
     for report, line in zip(reports, read_jsonl(log.metrics_path), strict=True):
         assert line == {"step": report.step, **report.metrics}
     assert len(read_jsonl(log.timing_path)) == total
-    assert max(cpu_run.checkpoints("sft").weights()) == total
+    assert max(saved_weights(cpu_run.folder("sft") / "checkpoints")) == total
+
+
+def test_a_stop_after_the_running_step_keeps_a_checkpoint_of_it(cpu_run, monkeypatch):
+    steps = []
+    monkeypatch.setattr(stopping, "_requests", [signal.SIGTERM])
+    with pytest.raises(stopping.Stopped):
+        steps.extend(sft(cpu_run))
+    assert list(saved_weights(cpu_run.folder("sft") / "checkpoints")) == [1]
 
 
 def test_microbatches_give_the_run_of_whole_batches(tmp_path, cpu_run):

@@ -93,8 +93,10 @@ def _way_on(words: list[str]) -> str:
     """How to go on after a stop: with --resume where a run directory has been opened, else with the same command."""
     if words[0] in ("sample", "doctor", "notebooks"):
         return ""
-    if _opened and any(param.name == "resume" for param in commands.commands[words[0].replace("_", "-")].params):
-        words = [*(word for word in words if word not in ("--overwrite", "--resume")), "--resume"]
+    resumes = any(param.name == "resume" for param in commands.commands[words[0].replace("_", "-")].params)
+    if _opened or not resumes:
+        words = [word for word in words if word not in ("--overwrite", "--resume")]
+        words += ["--resume"] if resumes else []
     return f"; continue with: plaudit {shlex.join(words)}"
 
 

@@ -49,7 +49,7 @@ class Splits:
 
     name: str  # in the settings
     train: Part  # for SFT and the reward model
-    prompts: Part  # source of the prompts of PPO and REINFORCE
+    prompts: Part  # source of the prompts that policies are trained on
     evaluation: Part  # held out, for perplexity, preference accuracy and the prompts of the evaluation
     dropped: dict[str, int]  # numbers of records that were left out, by reason
 
