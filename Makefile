@@ -6,7 +6,7 @@ RUN ?= runs/demo
 .PHONY: demo lab notebooks notebooks-check test check mutants format parity bench seeds frontier hacking reward-curve clean
 
 demo: $(VENV)/.user  ## install, then train and evaluate with the built-in model and data; continues a stopped run
-	$(BIN)/plaudit run --out $(RUN) --resume
+	$(BIN)/plaudit run --out $(RUN) $(if $(wildcard $(RUN)/config.toml),--resume)
 
 lab: $(VENV)/.lab  ## open the three notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks
@@ -40,13 +40,13 @@ bench: $(VENV)/.dev .venv-trl/.ready  ## time one PPO update at GPT-2's size bes
 
 # Studies take minutes to an hour each and continue after a stop. Results: docs/results.md, docs/experiments.md.
 seeds: $(VENV)/.user  ## all stages with ten seeds
-	$(BIN)/plaudit seeds --n 10 --out runs/seeds --resume
+	$(BIN)/plaudit seeds --n 10 --out runs/seeds $(if $(wildcard runs/seeds/seed-1/config.toml),--resume)
 
 frontier: $(VENV)/.user  ## compare PPO with best-of-n at equal KL
 	$(BIN)/plaudit frontier $(RUN) --draws 256
 
 hacking: $(VENV)/.user  ## train long without a KL penalty: the warning of reward hacking must appear
-	$(BIN)/plaudit run --ppo.kl-coef 0 --ppo.iterations 150 --out runs/hacking --resume
+	$(BIN)/plaudit run --ppo.kl-coef 0 --ppo.iterations 150 --out runs/hacking $(if $(wildcard runs/hacking/config.toml),--resume)
 
 reward-curve: $(VENV)/.user  ## accuracy of the reward model by number of training texts
 	$(BIN)/python recipes/reward_curve.py $(RUN) --out build/reward-curve

@@ -53,9 +53,18 @@ def move_folder(partial: Path, final: Path) -> None:
     for path in sorted(partial.rglob("*")):
         if path.is_file():
             sync(path)
-    shutil.rmtree(final, ignore_errors=True)
+    remove_folder(final)
     _replace(partial, final)
     _sync_folder(final.parent)
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder, if there is one; a crash leaves the whole folder or nothing of its name."""
+    if folder.exists():
+        leaving = partial_of(folder.with_name(f"{folder.name}.old"))
+        shutil.rmtree(leaving, ignore_errors=True)
+        _replace(folder, leaving)
+        shutil.rmtree(leaving, ignore_errors=True)
 
 
 def sync(path: Path) -> None:

@@ -134,7 +134,10 @@ def _open(
         check(config, out, stages)
         planned = plan(config, out, stages)
     each = ((path, dataclasses.replace(config, seed=seed)) for path, seed in seeds.items())
-    runs = [Run.open(path, own, stages=stages, **how) for path, own in each]
+    runs = []
+    for path, own in each:
+        begun = path == out or (path / "config.toml").exists()  # a stop may have come before a later seed
+        runs.append(Run.open(path, own, stages=stages, **how | {"resume": how["resume"] and begun}))
     _opened.extend(seeds)
     for run in runs:
         progress.note(run.differences(stages))
@@ -277,6 +280,8 @@ def _seeds(n: int, out: Path, resume: bool, overwrite: bool, **given: Any) -> No
     first = min(out.glob("seed-*"), key=lambda path: (len(path.name), path.name), default=out)
     settings = _settings(given, first if resume else None)
     seeds = {out / f"seed-{seed}": seed for seed in range(settings["seed"], settings["seed"] + n)}
+    if resume and not first.joinpath("config.toml").exists():
+        raise RunError(f"{out}: nothing to resume here; start without --resume")
     runs = _open(settings, out, RUN_STAGES, seeds, resume=resume, overwrite=overwrite)
 
     from plaudit.cli import console, progress

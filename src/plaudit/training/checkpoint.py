@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from plaudit.errors import RunError
-from plaudit.files import move_folder, partial_of, sha256
+from plaudit.files import move_folder, partial_of, remove_folder, sha256
 from plaudit.training.metrics import MetricsLog
 
 _KEEP = 2
@@ -54,7 +54,7 @@ class Checkpoints:
         (partial / "manifest.json").write_text(json.dumps({"sha256": hashes}), encoding="utf-8")
         move_folder(partial, final)
         for old in self._steps()[:-_KEEP]:
-            shutil.rmtree(old)
+            remove_folder(old)
 
     def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
         """Load the newest whole checkpoint into model and optimizer, and cut the logs back to its step.
@@ -74,7 +74,7 @@ class Checkpoints:
             if state is not None:
                 break
             aside = path.with_name(_DAMAGED + path.name)
-            shutil.rmtree(aside, ignore_errors=True)
+            remove_folder(aside)
             path.rename(aside)
             damaged.append(aside)
         else:

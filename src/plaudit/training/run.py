@@ -23,7 +23,7 @@ from plaudit.config import ALGORITHMS, Config, build, flatten, read_saved, to_to
 from plaudit.data.corpus import load
 from plaudit.data.splits import Splits
 from plaudit.errors import ConfigError, RunError
-from plaudit.files import json_text, partial_of, sweep, write_atomic, write_json
+from plaudit.files import json_text, partial_of, remove_folder, sweep, write_atomic, write_json
 from plaudit.models import loading
 from plaudit.training import lock, manifest
 from plaudit.training.checkpoint import Checkpoints
@@ -156,7 +156,7 @@ class Run:
 
     def _remove_checkpoints(self, stage: str) -> None:
         if not self.config.keep_checkpoints:
-            shutil.rmtree(self.folder(stage) / "checkpoints", ignore_errors=True)
+            remove_folder(self.folder(stage) / "checkpoints")
 
     def summary(self, stage: str) -> dict[str, Any]:
         """The figures that `finish` wrote."""
@@ -326,5 +326,5 @@ def _remove(path: Path, stage: str) -> None:
         for name in (*_EVALUATION_FILES, manifest.FILE):
             (path / name).unlink(missing_ok=True)
     else:
-        shutil.rmtree(path / stage, ignore_errors=True)
-        shutil.rmtree(path / "frontier", ignore_errors=True)  # measured with this model
+        remove_folder(path / stage)
+        remove_folder(path / "frontier")  # measured with this model
