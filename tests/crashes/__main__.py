@@ -1,0 +1,104 @@
+"""Disturb plaudit in every way that a machine, a user or a file can, and see that no work is lost: `make crashes`.
+
+python -m tests.crashes                               all trials; about TODO minutes
+python -m tests.crashes --short                       some trials of each part; under two minutes
+python -m tests.crashes --only kills/ppo corruptions  the trials whose names begin so
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TextIO
+
+# Before torch and tokenizers are imported: a fork loses threads, and no trial needs a network.
+os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+
+import torch  # noqa: E402
+
+from tests.crashes import corruptions, kills, stops, writers  # noqa: E402
+from tests.crashes.bench import Bench  # noqa: E402
+from tests.crashes.trials import Problem, Trial, sample, table  # noqa: E402
+
+SHORT = {"kills": 16, "corruptions": 12, "signals": 4, "writers": 2}  # trials of each part in the short form
+PARTS = {"kills": kills, "corruptions": corruptions, "signals": stops, "writers": writers}
+
+
+def main() -> int:
+    """Run the trials that the words ask for; 1 if something went wrong."""
+    about, _, usage = (__doc__ or "").partition("\n\n")
+    parser = argparse.ArgumentParser(
+        "python -m tests.crashes", description=about, epilog=usage, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--short", action="store_true", help="some trials of each part")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="only trials whose names begin so")
+    parser.add_argument("--list", action="store_true", help="print the names of the trials")
+    parser.add_argument("--keep", metavar="DIR", type=Path, help="work in this new folder, and leave it there")
+    parser.add_argument("--answer", action="store_true", help="run the trials named on stdin as PART NUMBER")
+    words = parser.parse_args()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory(prefix="plaudit-crashes-") as folder:
+        if words.keep:
+            words.keep.mkdir(parents=True)
+        bench = Bench((words.keep or Path(folder)).resolve())
+        if words.answer:
+            return answer(bench, sys.stdin)
+        chosen = [
+            trial
+            for part, module in PARTS.items()
+            if not words.only or any(part == name.partition("/")[0] for name in words.only)
+            for trial in (sample(module.trials(bench), SHORT[part]) if words.short else module.trials(bench))
+            if not words.only or any(f"{trial.name}/".startswith(f"{name}/") for name in words.only)
+        ]
+        if words.list:
+            print("\n".join(trial.name for trial in chosen))
+            return 0
+        return 1 if run(bench, chosen) else 0
+
+
+def run(bench: Bench, trials: list[Trial]) -> int:
+    """Run the trials, print every problem and then the table; the number of trials with a problem."""
+    results, seconds = [], dict.fromkeys(PARTS, 0.0)
+    for number, trial in enumerate(trials, start=1):
+        began = time.monotonic()
+        problems = trial.check(bench)
+        seconds[trial.part] += time.monotonic() - began
+        results.append((trial, problems))
+        for line in described(trial, problems):
+            print(line, flush=True)
+        if number % 20 == 0:
+            print(f"{number} of {len(trials)} trials", file=sys.stderr, flush=True)
+    print(table(results))
+    times = [f"{part} {spent:.0f} s" for part, spent in seconds.items() if spent]
+    print(f"time: {', '.join(times)}", file=sys.stderr)
+    return sum(bool(problems) for _, problems in results)
+
+
+def described(trial: Trial, problems: list[Problem]) -> Iterator[str]:
+    """One line for each problem; the first has the name that repeats the trial."""
+    for problem in problems:
+        yield f"{trial.name}: {problem.kind}: {problem.text}"
+
+
+def answer(bench: Bench, names: TextIO) -> int:
+    """Serve the test suite: for each line "PART NUMBER" run that trial of the short form and print one line.
+
+    The line is "ok", or the problems separated by " | ".
+    """
+    short = {}
+    for line in names:
+        part, number = line.split()
+        if part not in short:
+            short[part] = sample(PARTS[part].trials(bench), SHORT[part])
+        trial = short[part][int(number)]
+        print(" | ".join(described(trial, trial.check(bench))).replace("\n", " ") or "ok", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
