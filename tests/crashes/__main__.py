@@ -21,12 +21,20 @@ os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HU
 
 import torch  # noqa: E402
 
-from tests.crashes import corruptions, kills, stops, writers  # noqa: E402
+from tests.crashes import corruptions, hostile, kills, soak, stops, storage, writers  # noqa: E402
 from tests.crashes.bench import Bench  # noqa: E402
 from tests.crashes.trials import Problem, Trial, sample, table  # noqa: E402
 
-SHORT = {"kills": 16, "corruptions": 12, "signals": 4, "writers": 2}  # trials of each part in the short form
-PARTS = {"kills": kills, "corruptions": corruptions, "signals": stops, "writers": writers}
+SHORT = {"kills": 16, "corruptions": 12, "signals": 5, "writers": 3, "storage": 7, "hostile": 9, "soak": 1}  # trials in the short form
+PARTS = {
+    "kills": kills,
+    "corruptions": corruptions,
+    "signals": stops,
+    "writers": writers,
+    "storage": storage,
+    "hostile": hostile,
+    "soak": soak,
+}
 
 
 def main() -> int:

@@ -155,7 +155,7 @@ class Bench:
 
     def start(
         self, job: str, box: Path, *, resume: bool = False, fault: Fault | None = None, log: int = -1,
-        prepare: Callable[[], None] = lambda: None, more: str = "",
+        prepare: Callable[[], None] = lambda: None, more: str = "", stdin: str = "",
     ) -> Child:  # fmt: skip
         """Start a job in a box.
 
@@ -165,6 +165,7 @@ class Bench:
             log: as in `filecalls.watch`.
             prepare: called in the child before the command.
             more: words to add.
+            stdin: what it reads there.
         """
 
         def before() -> None:
@@ -172,7 +173,7 @@ class Bench:
             filecalls.watch(box, fault, log)
 
         words = f"{JOBS[job].words} {JOBS[job].resume if resume else ''} {more}".split()
-        return Child(words, box, before)
+        return Child(words, box, before, stdin)
 
     def run(self, job: str, box: Path, **how) -> Ended:
         """Run a job in a box to its end; arguments as in `start`."""

@@ -6,6 +6,7 @@ would lose.
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -73,6 +74,32 @@ class Ended:
         if found := self.accidents():
             return found
         return [] if self.code == 0 else [Problem("unclear", f"`{' '.join(self.words)}`: {self.last_line}")]
+
+
+def isolated(check: Callable[[], list[Problem]], limit: float = 10 * LIMIT) -> list[Problem]:
+    """The problems that `check` finds in a forked process; a hang if it takes longer than `limit` seconds."""
+    with tempfile.TemporaryFile() as answer:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                found = check()
+            except BaseException:
+                found = [Problem("unclear", f"the trial itself fails: {traceback.format_exc()}")]
+            os.write(answer.fileno(), json.dumps(found).encode())
+            os._exit(0)
+        end = time.monotonic() + limit
+        while not (status := os.waitpid(pid, os.WNOHANG))[0]:
+            if time.monotonic() > end:
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+                return [Problem("hang", f"no end after {limit:.0f} s")]
+            time.sleep(_TICK)
+        if status[1]:
+            return [Problem("unclear", f"the process of the trial ended with {os.waitstatus_to_exitcode(status[1])}")]
+        answer.seek(0)
+        return [Problem(*problem) for problem in json.load(answer)]
 
 
 class Child:

@@ -50,7 +50,8 @@ def trials(bench: Bench) -> list[Trial]:
     """Every file and damage of a stopped PPO run; one damage after the other for files of the other jobs."""
     found = []
     for job in (*TRAINED, "evaluation"):
-        names = [str(p.relative_to(_stopped(bench, job))) for p in sorted(_stopped(bench, job).rglob("*")) if _ours(p)]
+        paths = sorted(path for path in _stopped(bench, job).rglob("*") if _is_used(path, job))
+        names = [str(path.relative_to(_stopped(bench, job))) for path in paths]
         for i, name in enumerate(names):
             damages = list(DAMAGES) if job == "ppo" else [list(DAMAGES)[(i + n) % len(DAMAGES)] for n in range(2)]
             found += [
@@ -89,8 +90,10 @@ def _names(ended: Ended, path: Path) -> bool:
     return any(str(place) in ended.last_line for place in places)
 
 
-def _ours(path: Path) -> bool:
-    return path.is_file() and path.name not in VOLATILE
+def _is_used(path: Path, job: str) -> bool:
+    """Whether a job may read the file. Nobody reads the checkpoints of a stage that has finished."""
+    left_over = "checkpoints" in path.parts and job not in path.parts
+    return path.is_file() and path.name not in VOLATILE and not left_over
 
 
 def _stopped(bench: Bench, job: str) -> Path:
