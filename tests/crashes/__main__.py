@@ -18,14 +18,16 @@ from typing import TextIO
 
 # Before torch and tokenizers are imported: a fork loses threads, and no trial needs a network.
 os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+# Where transformers would copy the code of a hostile folder.
+os.environ["HF_MODULES_CACHE"] = os.path.join(tempfile.gettempdir(), f"plaudit-crashes-code-{os.getpid()}")
 
-import torch  # noqa: E402
+import torch
 
-from tests.crashes import corruptions, hostile, kills, soak, stops, storage, writers  # noqa: E402
-from tests.crashes.bench import Bench  # noqa: E402
-from tests.crashes.trials import Problem, Trial, sample, table  # noqa: E402
+from tests.crashes import corruptions, hostile, kills, soak, stops, storage, writers
+from tests.crashes.bench import Bench
+from tests.crashes.short import SHORT
+from tests.crashes.trials import Problem, Trial, sample, table
 
-SHORT = {"kills": 16, "corruptions": 12, "signals": 5, "writers": 3, "storage": 7, "hostile": 9, "soak": 1}  # trials in the short form
 PARTS = {
     "kills": kills,
     "corruptions": corruptions,

@@ -116,7 +116,7 @@ class Child:
         self, words: Sequence[str], folder: Path, prepare: Callable[[], None] = lambda: None, stdin: str = ""
     ) -> None:
         self.words, self.began, self._code = tuple(words), time.monotonic(), None
-        self._log, self._stdin = tempfile.TemporaryFile(), tempfile.TemporaryFile()
+        self._log, self._stdin = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115
         self._stdin.write(stdin.encode())
         self._stdin.seek(0)
         sys.stdout.flush()

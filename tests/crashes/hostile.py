@@ -47,7 +47,7 @@ def _batch(load: Callable[[int, Path], Any], number: int, bench: Bench) -> list[
 
     def check() -> list[Problem]:
         signal.signal(signal.SIGALRM, _too_long)
-        found = []
+        found: dict[tuple[str, str], list[int]] = {}  # numbers of the files, by kind and text of the problem
         for seed in range(number * BATCH, (number + 1) * BATCH):
             signal.alarm(LIMIT)
             try:
@@ -55,11 +55,14 @@ def _batch(load: Callable[[int, Path], Any], number: int, bench: Bench) -> list[
             except PlauditError:
                 pass
             except _TooLongError:
-                found.append(Problem("hang", f"file {seed}: more than {LIMIT} s"))
+                found.setdefault(("hang", f"more than {LIMIT} s"), []).append(seed)
             except BaseException as error:
-                found.append(Problem("traceback", f"file {seed}: {type(error).__name__}: {str(error)[:200]}"))
+                text = f"{type(error).__name__}: {str(error)[:100]}"
+                found.setdefault(("traceback", text), []).append(seed)
             signal.alarm(0)
-        return found
+        return [
+            Problem(kind, f"{text} (files {seeds[:3]}, {len(seeds)} in all)") for (kind, text), seeds in found.items()
+        ]
 
     return isolated(check)
 

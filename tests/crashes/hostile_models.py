@@ -127,12 +127,12 @@ for _name, _change in {
     "unknown-quantization": {"quantization_config": {"quant_method": "nobody-knows", "bits": 3}},
     "wrong-quantization": {"quantization_config": "int8"},
 }.items():
-    _case(f"config-{_name}")(_settings("config.json", **_change))
+    _case(f"config-{_name}", usable=_name == "unknown-quantization")(_settings("config.json", **_change))
 _case("config-fewer-layers")(_settings("config.json", n_layer=1))
 _case("config-eos-beyond-the-vocabulary", usable=True)(_settings("config.json", eos_token_id=10**9))
 
 _case("tokenizer-of-an-unknown-class", usable=True)(_settings("tokenizer_config.json", tokenizer_class="os.system"))
-_case("tokenizer-larger-than-the-model")(
+_case("tokenizer-larger-than-the-model", usable=True)(
     _settings("tokenizer_config.json", added_tokens_decoder={"9999": {"content": "<new>", "special": True}})
 )
 _case("tokenizer-with-a-hostile-template", usable=True)(
@@ -151,16 +151,16 @@ _case("weights-of-one-layer-missing")(_weights(lambda t: [t.pop(n) for n in list
 _case("weights-embedding-missing")(_weights(lambda t: t.pop("transformer.wte.weight")))
 _case("weights-unexpected")(_weights(lambda t: t.update({"transformer.h.7.ln_1.weight": torch.ones(32)})))
 _case("weights-other-shape")(_weights(lambda t: t.update({"transformer.ln_f.weight": torch.ones(31)})))
-_case("weights-of-whole-numbers")(_weights(lambda t: t.update({"transformer.ln_f.weight": torch.ones(32).long()})))
+_case("weights-of-whole-numbers", usable=True)(
+    _weights(lambda t: t.update({"transformer.ln_f.weight": torch.ones(32).long()}))
+)
 _case("weights-none")(_weights(dict.clear))
 _case("weights-link-outside", usable=True)(
     lambda f: ((f / _WEIGHTS).rename(f.parent / "outside"), (f / _WEIGHTS).symlink_to(f.parent / "outside"))
 )
 
 _case("index-of-a-path-above")(_index("../outside.safetensors"))
-_case("index-of-an-absolute-path")(
-    lambda folder: _index(str(folder.parent / "outside.safetensors"))(folder)
-)
+_case("index-of-an-absolute-path")(lambda folder: _index(str(folder.parent / "outside.safetensors"))(folder))
 _case("index-of-a-missing-file")(_index("model-00001-of-00001.safetensors"))
 _case("index-of-numbers")(_index(7))
 _case("index-of-nothing")(lambda f: ((f / _WEIGHTS).unlink(), _content(_INDEX, '{"weight_map": {}}')(f)))

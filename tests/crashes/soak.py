@@ -12,7 +12,11 @@ from tests.crashes.trials import Problem, Trial
 
 LOGS = ("metrics.jsonl", "rollouts.jsonl", "timing.jsonl")  # one line an iteration
 EVERY = 0.2  # seconds between two measurements
-MOST_GROWTH = {"memory": 8 << 20, "files": 2, "disk": 64 << 10}  # from the second quarter to the last, in bytes or files
+MOST_GROWTH = {
+    "memory": 8 << 20,
+    "files": 2,
+    "disk": 64 << 10,
+}  # from the second quarter to the last, in bytes or files
 
 
 def trials(bench: Bench) -> list[Trial]:

@@ -66,7 +66,9 @@ def table(results: Iterable[tuple[Trial, list[Problem]]]) -> str:
     heads = ["part", "trials", *KINDS.values()]
     cells = [[part, *map(str, row.values())] for part, row in rows.items()]
     widths = [max(map(len, column)) for column in zip(heads, *cells, strict=True)]
-    lines = ["  ".join(cell.rjust(w) if i else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True)))
-             for row in (heads, *cells)]  # fmt: skip
+    lines = []
+    for row in (heads, *cells):
+        padded = [cell.rjust(width) for cell, width in zip(row, widths, strict=True)]
+        lines.append("  ".join([row[0].ljust(widths[0]), *padded[1:]]))
     bad = sum(row[kind] for row in rows.values() for kind in KINDS)
     return "\n".join([*lines, f"not ok: {bad} problems" if bad else "ok"])
