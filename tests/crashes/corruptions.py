@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
 from functools import partial
@@ -85,9 +86,10 @@ def damaged(job: str, name: str, damage: str, bench: Bench) -> list[Problem]:
 
 
 def _names(ended: Ended, path: Path) -> bool:
-    """Whether the refusal names the file, or a folder that it is in."""
-    places = [path, *path.parents][:-2] if len(path.parts) > 2 else [path, path.parent]
-    return any(str(place) in ended.last_line for place in places)
+    """Whether the refusal names the file, or a folder that it is in, as in "run/sft" and "run: its sft"."""
+    words = set(re.findall(r"[\w.-]+", ended.last_line.replace("reward model", "reward_model")))
+    places = [path, *path.parents][: max(2, len(path.parts) - 1)]  # the run directory only for files directly in it
+    return any(words >= set(place.parts) for place in places)
 
 
 def _is_used(path: Path, job: str) -> bool:

@@ -18,8 +18,8 @@ LAYOUTS = (
 )  # fmt: skip
 COLUMNS = (
     "text", "sentence", "label", "labels", "rating", "prompt", "response", "chosen", "rejected", "messages",
-    "question", "answer", "completion", "score", "idx", "instruction", "input", "output", "conversations", "", " ", "Text",
-    "\ufeff",
+    "question", "answer", "completion", "score", "idx", "instruction", "input", "output", "conversations", "",
+    " ", "Text", "\ufeff",
 )  # fmt: skip
 _SENTENCES = (
     "a warm and moving film",
@@ -82,7 +82,8 @@ def _odd(draw: random.Random) -> Any:
     return draw.choice((
         None, "", "nan", "NaN", float("nan"), float("inf"), -1, 7, 10**400, 1e308, True, "positive", [], {}, [[]],
         [None], [1, "a"], {"role": "user"}, [{"role": 1, "content": None}], [{"from": "human", "value": 3}],
-        {"content": {"content": []}}, "x" * 300_000, "\x00", draw.choice(("\ud800", "a", 3)), "<|endoftext|>", "a\nb", "\r", '"', "=1+1",
+        {"content": {"content": []}}, "x" * 300_000, "\x00", draw.choice(("\ud800", "a", 3)), "<|endoftext|>", "a\nb",
+        "\r", '"', "=1+1",
     ))  # fmt: skip
 
 
@@ -149,6 +150,6 @@ def _damaged(draw: random.Random, content: bytes) -> bytes:
 def _toml_value(draw: random.Random) -> str:
     return draw.choice((
         "1", "0", "-1", "0.5", "1e-3", "true", '"cpu"', "'float32'", "nan", "inf", "-inf", "1e400", "9" * 5000, "[]",
-        "{}", "1979-05-27", "07:32:00", "0x10", "1_000", '""', '"\\u0000"', "'../x'", "[1, 2]", "{a = 1}", '"""\nx"""', "=",
-        "", '"x' , "\x00", "1.0", "2.5", "'1e3'", "'1' ", "# nothing", "'\x1b[31m'", "9223372036854775808",
+        "{}", "1979-05-27", "07:32:00", "0x10", "1_000", '""', '"\\u0000"', "'../x'", "[1, 2]", "{a = 1}", '"""\nx"""',
+        "=", "", '"x' , "\x00", "1.0", "2.5", "'1e3'", "'1' ", "# nothing", "'\x1b[31m'", "9223372036854775808",
     ))  # fmt: skip

@@ -20,13 +20,8 @@ MOST_GROWTH = {
 
 
 def trials(bench: Bench) -> list[Trial]:
-    """One run of 2,000 iterations."""
-    return [short(bench), Trial("soak/ppo/2000", partial(soaked, 2000), size=2000)]
-
-
-def short(bench: Bench) -> Trial:
-    """A run that takes seconds."""
-    return Trial("soak/ppo/200", partial(soaked, 200), size=200)
+    """A run of 2,000 iterations; the short form takes the other one."""
+    return [Trial(f"soak/ppo/{iterations}", partial(soaked, iterations), iterations) for iterations in (2000, 100)]
 
 
 def soaked(iterations: int, bench: Bench) -> list[Problem]:
@@ -45,7 +40,11 @@ def soaked(iterations: int, bench: Bench) -> list[Problem]:
         if quarter and not problems:
             early, late = statistics.median(values[quarter : 2 * quarter]), statistics.median(values[-quarter:])
             if late - early > MOST_GROWTH[name]:
-                problems.append(Problem("difference", f"{name} grows from {early:,.0f} to {late:,.0f}"))
+                problems.append(
+                    Problem(
+                        "difference", f"{name} grows from {early:,.0f} to {late:,.0f}: {values[:: quarter // 2 or 1]}"
+                    )
+                )
     return problems
 
 
