@@ -54,6 +54,8 @@ save_every = 2
 [evaluation]
 prompts = 8
 """
+SAVE_EVERY = 2
+TITLES = {"sft": "sft", "reward_model": "reward model", "ppo": "ppo", "reinforce": "reinforce"}  # in the output
 # Files about the machine and the moment: they differ between two runs that nobody disturbs.
 VOLATILE = ("timing.jsonl", "memory.json", "doctor.json", ".lock", ".owner.json")
 
@@ -181,10 +183,11 @@ class Bench:
 
     def finish(self, job: str, box: Path) -> list[Problem]:
         """Resume a disturbed job, or start it again if it has not begun; what is wrong with what it leaves."""
+        logged = {stage: _lines(box / "run" / stage / "metrics.jsonl") for stage in TITLES}
         ended = self.run(job, box, resume=True)
         if ended.refused and not (box / "run" / "config.toml").exists():
             ended = self.run(job, box)
-        return ended.unless_done() or self.compare(job, box)
+        return ended.unless_done() or [*_lost_steps(logged, ended.output), *self.compare(job, box)]
 
     def compare(self, job: str, box: Path) -> list[Problem]:
         """A problem that names the files which differ from the job's reference; none if there are none."""
@@ -195,6 +198,21 @@ class Bench:
             if wanted.get(name) != found.get(name)
         ]
         return [Problem("difference", ", ".join(names))] if names else []
+
+
+def _lost_steps(logged: dict[str, int], output: str) -> list[Problem]:
+    """Stages that a resumed job begins more than SAVE_EVERY steps before the last one that had been logged."""
+    problems = []
+    for stage, title in TITLES.items():
+        first = re.search(rf"^{title}: .* step (\d+) of ", output, re.MULTILINE)  # so short a run prints every step
+        lost = logged[stage] - int(first[1]) + 1 if first else 0
+        if lost > SAVE_EVERY:
+            problems.append(Problem("difference", f"{stage}: {lost} steps are lost, more than {SAVE_EVERY}"))
+    return problems
+
+
+def _lines(path: Path) -> int:
+    return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
 def content_of(folder: Path) -> dict[str, bytes]:

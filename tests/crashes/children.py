@@ -128,7 +128,6 @@ class Child:
     def _be_the_child(self, folder: Path, prepare: Callable[[], None]) -> None:
         code = 1
         try:
-            os.setsid()
             signal.signal(signal.SIGINT, signal.default_int_handler)
             for source, target in ((self._stdin, 0), (self._log, 1), (self._log, 2)):
                 os.dup2(source.fileno(), target)

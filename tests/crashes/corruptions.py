@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from tests.crashes.bench import VOLATILE, Bench
-from tests.crashes.children import Ended
+from tests.crashes.children import LIMIT, Child, Ended
 from tests.crashes.filecalls import Fault
 from tests.crashes.trials import Problem, Trial
 
@@ -47,9 +47,22 @@ DAMAGES: dict[str, Callable[[Path, Path], None]] = {
 }
 
 
+def _config(folder: Path, content: str) -> None:
+    folder.mkdir()
+    (folder / "config.toml").write_text(content)
+
+
+ROOTS: dict[str, Callable[[Path], object]] = {
+    "nothing": lambda folder: None,
+    "an-empty-folder": lambda folder: folder.mkdir(),
+    "an-empty-config": lambda folder: _config(folder, ""),
+    "half-a-config": lambda folder: _config(folder, 'model = "../model"\ndata = "../da'),
+}
+
+
 def trials(bench: Bench) -> list[Trial]:
     """Every file and damage of a stopped PPO run; one damage after the other for files of the other jobs."""
-    found = []
+    found = [Trial(f"corruptions/resume-of-{what}", partial(resume_of, what)) for what in ROOTS]
     for job in (*TRAINED, "evaluation"):
         paths = sorted(path for path in _stopped(bench, job).rglob("*") if _is_used(path, job))
         names = [str(path.relative_to(_stopped(bench, job))) for path in paths]
@@ -59,6 +72,13 @@ def trials(bench: Bench) -> list[Trial]:
                 Trial(f"corruptions/{job}/{name}/{damage}", partial(damaged, job, name, damage)) for damage in damages
             ]
     return found
+
+
+def resume_of(what: str, bench: Bench) -> list[Problem]:
+    """`--resume` without any settings where there is nothing to resume: the defaults are not what the user meant."""
+    box = bench.box("sft")
+    ROOTS[what](box / "run")
+    return Child(["run", "--out", "run", "--resume"], box).end(LIMIT / 3).unless_refused()
 
 
 def damaged(job: str, name: str, damage: str, bench: Bench) -> list[Problem]:

@@ -40,11 +40,8 @@ def soaked(iterations: int, bench: Bench) -> list[Problem]:
         if quarter and not problems:
             early, late = statistics.median(values[quarter : 2 * quarter]), statistics.median(values[-quarter:])
             if late - early > MOST_GROWTH[name]:
-                problems.append(
-                    Problem(
-                        "difference", f"{name} grows from {early:,.0f} to {late:,.0f}: {values[:: quarter // 2 or 1]}"
-                    )
-                )
+                course = [f"{value:,}" for value in values[:: max(1, quarter // 2)]]
+                problems.append(Problem("difference", f"{name} grows: {', '.join(course)}"))
     return problems
 
 
