@@ -12,6 +12,7 @@ import os
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
@@ -76,7 +77,7 @@ def run(bench: Bench, trials: list[Trial]) -> int:
     results, seconds = [], dict.fromkeys(PARTS, 0.0)
     for number, trial in enumerate(trials, start=1):
         began = time.monotonic()
-        problems = trial.check(bench)
+        problems = checked(trial, bench)
         seconds[trial.part] += time.monotonic() - began
         results.append((trial, problems))
         for line in described(trial, problems):
@@ -87,6 +88,15 @@ def run(bench: Bench, trials: list[Trial]) -> int:
     times = [f"{part} {spent:.0f} s" for part, spent in seconds.items() if spent]
     print(f"time: {', '.join(times)}", file=sys.stderr)
     return sum(bool(problems) for _, problems in results)
+
+
+def checked(trial: Trial, bench: Bench) -> list[Problem]:
+    """The problems that a trial finds, or the one that it has itself."""
+    try:
+        return trial.check(bench)
+    except Exception as error:
+        at = traceback.extract_tb(error.__traceback__)[-1]
+        return [Problem("unclear", f"the trial itself fails: {error!r} at {Path(at.filename).name}:{at.lineno}")]
 
 
 def described(trial: Trial, problems: list[Problem]) -> Iterator[str]:
@@ -106,7 +116,7 @@ def answer(bench: Bench, names: TextIO) -> int:
         if part not in short:
             short[part] = sample(PARTS[part].trials(bench), SHORT[part])
         trial = short[part][int(number)]
-        print(" | ".join(described(trial, trial.check(bench))).replace("\n", " ") or "ok", flush=True)
+        print(" | ".join(described(trial, checked(trial, bench))).replace("\n", " ") or "ok", flush=True)
     return 0
 
 

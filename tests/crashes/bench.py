@@ -6,7 +6,6 @@ called `run`, so that no path differs between two boxes.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -224,9 +223,7 @@ def content_of(folder: Path) -> dict[str, bytes]:
 def _without_times(path: Path) -> bytes:
     content = path.read_bytes()
     if path.name == "evaluation.json":
-        figures = json.loads(content)
-        del figures["meta"]["wall_seconds"]
-        return json.dumps(figures).encode()
+        return re.sub(rb'"wall_seconds": {[^}]*}', b"", content)
     if path.name == "report.html":
         speed = rb"(?<=<td>)[\d.,]+ (s|min|h)</td><td>[^<]*"
         return re.sub(rb"[\d.,]+ (s|min|h)(?=</p>)", b"", re.sub(speed, b"", content))
