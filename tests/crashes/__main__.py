@@ -74,19 +74,20 @@ def main() -> int:
 
 def run(bench: Bench, trials: list[Trial]) -> int:
     """Run the trials, print every problem and then the table; the number of trials with a problem."""
-    results, seconds = [], dict.fromkeys(PARTS, 0.0)
+    results, seconds, cpu = [], dict.fromkeys(PARTS, 0.0), dict.fromkeys(PARTS, 0.0)
     for number, trial in enumerate(trials, start=1):
-        began = time.monotonic()
+        began, used = time.monotonic(), sum(os.times()[:4])
         problems = checked(trial, bench)
         seconds[trial.part] += time.monotonic() - began
+        cpu[trial.part] += sum(os.times()[:4]) - used
         results.append((trial, problems))
         for line in described(trial, problems):
             print(line, flush=True)
         if number % 20 == 0:
             print(f"{number} of {len(trials)} trials", file=sys.stderr, flush=True)
     print(table(results))
-    times = [f"{part} {spent:.0f} s" for part, spent in seconds.items() if spent]
-    print(f"time: {', '.join(times)}", file=sys.stderr)
+    times = [f"{part} {seconds[part]:.0f} s, {cpu[part]:.0f} s of CPU" for part in PARTS if seconds[part]]
+    print(f"time: {'; '.join(times)}", file=sys.stderr)
     return sum(bool(problems) for _, problems in results)
 
 
