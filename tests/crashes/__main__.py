@@ -1,6 +1,6 @@
 """Disturb plaudit in every way that a machine, a user or a file can, and see that no work is lost: `make crashes`.
 
-python -m tests.crashes                               all trials; about TODO minutes
+python -m tests.crashes                               all trials; half an hour
 python -m tests.crashes --short                       some trials of each part; under two minutes
 python -m tests.crashes --only kills/ppo corruptions  the trials whose names begin so
 """

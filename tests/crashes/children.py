@@ -138,6 +138,8 @@ class Child:
             from plaudit.cli import main
 
             code = main(list(self.words))
+            for number in (signal.SIGINT, signal.SIGTERM):  # the command has ended; what follows is ours
+                signal.signal(number, signal.SIG_IGN)
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else 1
         except BaseException:

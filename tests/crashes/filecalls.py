@@ -113,10 +113,12 @@ def _counted(kind: str, path: str, act: Callable[[], Any], half: Callable[[], An
         if number >= fault.number and kind in ("write", "save_file", "mkdir", "link"):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
     elif fault is not None and number == fault.number:
-        if fault.how == "torn":
-            (half or act)()
-        if fault.how in ("kill", "torn"):
-            os.kill(os.getpid(), signal.SIGKILL)
+        try:
+            if fault.how == "torn":
+                (half or act)()
+        finally:  # a call may fail by itself, such as mkdir of what exists
+            if fault.how in ("kill", "torn"):
+                os.kill(os.getpid(), signal.SIGKILL)
         code = getattr(errno, fault.how)
         raise OSError(code, os.strerror(code), path)
     return act()

@@ -28,9 +28,10 @@ def soaked(iterations: int, bench: Bench) -> list[Problem]:
     """Run PPO for so many iterations, and measure it from outside meanwhile."""
     box = bench.box("ppo")
     child = bench.start("ppo", box, more=f"--iterations {iterations} --save-every 20 --lr 1e-5")
-    child.wait_until((box / "run" / "ppo" / "metrics.jsonl").exists)
+    log = box / "run" / "ppo" / "metrics.jsonl"
+    child.wait_until(log.exists)
     found: dict[str, list[int]] = {name: [] for name in MOST_GROWTH}
-    while child.running():
+    while child.running() and log.read_bytes().count(b"\n") < iterations:  # then it saves the model
         for name, value in measured(child.pid, box).items():
             found[name].append(value)
         child.wait_until(lambda: False, EVERY)
