@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 RUN ?= runs/demo
 
-.PHONY: demo lab notebooks notebooks-check test check mutants format parity bench seeds frontier hacking reward-curve clean
+.PHONY: demo lab notebooks notebooks-check test check crashes mutants format parity bench seeds frontier hacking reward-curve clean
 
 demo: $(VENV)/.user  ## install, then train and evaluate with the built-in model and data; continues a stopped run
 	$(BIN)/plaudit run --out $(RUN) $(if $(wildcard $(RUN)/config.toml),--resume)
@@ -27,6 +27,9 @@ check: test
 
 mutants: $(VENV)/.dev  ## put a known fault in place of a function: a test must fail; about four minutes
 	$(BIN)/python tests/mutants.py
+
+crashes: $(VENV)/.dev  ## kill, damage, stop and starve runs, and feed them hostile files: nothing is lost; about half an hour
+	$(BIN)/python -m tests.crashes
 
 format: $(VENV)/.dev  ## format the code and fix lint errors where ruff can
 	$(BIN)/ruff format .

@@ -12,10 +12,8 @@ install_import_hook("plaudit", "typechecker.checked")
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
-from tiny import BAD, GOOD, make_lm  # noqa: E402
-from tokenizers import Tokenizer as Backend  # noqa: E402
-from tokenizers import decoders, models, pre_tokenizers, trainers  # noqa: E402
-from transformers import GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadModel, PreTrainedTokenizerFast  # noqa: E402
+from tiny import labelled_texts, make_lm, make_tokenizer  # noqa: E402
+from transformers import GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadModel  # noqa: E402
 
 from plaudit.config import Config, build  # noqa: E402
 from plaudit.models.loading import save  # noqa: E402
@@ -26,18 +24,7 @@ from plaudit.training.run import STAGES, Run  # noqa: E402
 @pytest.fixture(scope="session")
 def tiny_tokenizer() -> Tokenizer:
     """Byte-level BPE of 300 tokens with end-of-text as id 0 and, like GPT-2, no padding token."""
-    backend = Backend(models.BPE())
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=300,
-        special_tokens=["<|endoftext|>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    backend.train_from_iterator(GOOD + BAD, trainer)
-    eos = "<|endoftext|>"
-    return Tokenizer.of(PreTrainedTokenizerFast(tokenizer_object=backend, bos_token=eos, eos_token=eos))
+    return Tokenizer.of(make_tokenizer())
 
 
 @pytest.fixture
@@ -60,9 +47,7 @@ def tiny_model_folder(tmp_path_factory, tiny_tokenizer) -> str:
 def tiny_data_folder(tmp_path_factory) -> str:
     """A TSV file of labelled texts: good and bad sentences, each with a number that makes it distinct."""
     folder = tmp_path_factory.mktemp("tiny-data")
-    texts = [(text, 1) for text in GOOD] + [(text, 0) for text in BAD]
-    rows = [f"film {i} {text}\t{label}" for i, (text, label) in enumerate(texts * 50)]
-    (folder / "train.tsv").write_text("sentence\tlabel\n" + "\n".join(rows) + "\n")
+    (folder / "train.tsv").write_text(labelled_texts(50))
     return str(folder)
 
 

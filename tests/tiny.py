@@ -1,6 +1,8 @@
 """Small texts and random models that the tests share."""
 
 import torch
+from tokenizers import Tokenizer as Backend
+from tokenizers import decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoModelForCausalLM,
     BloomConfig,
@@ -12,6 +14,7 @@ from transformers import (
     MambaConfig,
     MistralConfig,
     OPTConfig,
+    PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen3Config,
 )
@@ -64,6 +67,29 @@ def make_lm(vocab: int = 300, layers: int = 2, width: int = 32, window: int = 64
         bos_token_id=0, eos_token_id=0, resid_pdrop=0.1, embd_pdrop=0.1, attn_pdrop=0.1,
     )  # fmt: skip
     return GPT2LMHeadModel(config)
+
+
+def make_tokenizer() -> PreTrainedTokenizerFast:
+    """Byte-level BPE of 300 tokens with end-of-text as id 0 and, like GPT-2, no padding token."""
+    backend = Backend(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300,
+        special_tokens=["<|endoftext|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    backend.train_from_iterator(GOOD + BAD, trainer)
+    eos = "<|endoftext|>"
+    return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token=eos, eos_token=eos)
+
+
+def labelled_texts(times: int) -> str:
+    """A TSV file of good and bad sentences, each `times` times with a number that makes it distinct."""
+    texts = [(text, 1) for text in GOOD] + [(text, 0) for text in BAD]
+    rows = [f"film {i} {text}\t{label}" for i, (text, label) in enumerate(texts * times)]
+    return "sentence\tlabel\n" + "\n".join(rows) + "\n"
 
 
 def make_family(name: str, seed: int = 0):
