@@ -98,10 +98,6 @@ class Checkpoints:
         notes, self._notes = self._notes, ()
         return notes
 
-    def remove(self) -> None:
-        """Remove them all; the stage has finished."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-
     def _verified(self, path: Path) -> dict[str, Any] | None:
         """The state of a checkpoint; None if anything in it is not as it was saved.
 
