@@ -106,10 +106,10 @@ def read_toml(path: Path) -> dict[str, Any]:
         return _check_each(flatten(tree))
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such settings file") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read as TOML: {error}") from None
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: cannot be read as TOML: {error}") from None
 
 
 def read_saved(path: Path) -> dict[str, Any]:

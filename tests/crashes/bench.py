@@ -57,6 +57,7 @@ SAVE_EVERY = 2
 TITLES = {"sft": "sft", "reward_model": "reward model", "ppo": "ppo", "reinforce": "reinforce"}  # in the output
 # Files about the machine and the moment: they differ between two runs that nobody disturbs.
 VOLATILE = ("timing.jsonl", "memory.json", "doctor.json", ".lock", ".owner.json")
+VOLATILE_HERE = ("manifest.json",)  # in the run directory itself: it has the hash of evaluation.json with its times
 
 
 @dataclass(frozen=True)
@@ -217,7 +218,11 @@ def _lines(path: Path) -> int:
 def content_of(folder: Path) -> dict[str, bytes]:
     """The files of a run directory by relative path, without those about the moment, and without times in others."""
     files = {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*")) if path.is_file()}
-    return {name: _without_times(path) for name, path in files.items() if path.name not in VOLATILE}
+    return {
+        name: _without_times(path)
+        for name, path in files.items()
+        if path.name not in VOLATILE and name not in VOLATILE_HERE
+    }
 
 
 def _without_times(path: Path) -> bytes:

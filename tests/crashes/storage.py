@@ -16,7 +16,7 @@ from tests.crashes.trials import Problem, Trial
 
 JOBS = ("sft", "reward_model", "ppo", "reinforce", "run")
 SHARES = (0.05, 0.3, 0.6, 0.9)  # of the bytes or calls that a job needs
-MEGABYTES = (0, 4, 16, 64, 256)  # of address space that a job gets
+MEGABYTES = (64, 128, 256, 512)  # of address space that a job gets; the C library itself aborts below some 50
 ROOM = 64 << 20  # bytes; more than any job needs
 
 

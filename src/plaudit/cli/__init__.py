@@ -63,11 +63,19 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command, by default that of this process, and return its exit code, as in `plaudit --help`."""
     words = sys.argv[1:] if argv is None else argv
     _opened.clear()
+    try:
+        with stopping.signals("stopping after this step, with a checkpoint; once more stops at once"):
+            return _answer(words)
+    except KeyboardInterrupt as stop:
+        print(f"plaudit: stopped{_way_on(words)}", file=sys.stderr)
+        return 128 + getattr(stop, "number", signal.SIGINT)
+
+
+def _answer(words: list[str]) -> int:
     if hasattr(sys.stdout, "reconfigure"):  # a terminal that cannot show a character gets '?', not a traceback
         sys.stdout.reconfigure(errors="replace")
     try:
-        stopping_soon = "stopping after this step, with a checkpoint; once more stops at once"
-        with commands.make_context("plaudit", words or ["--help"]) as context, stopping.signals(stopping_soon):
+        with commands.make_context("plaudit", words or ["--help"]) as context:
             code = commands.invoke(context) or 0
         sys.stdout.flush()
         return code
@@ -77,9 +85,6 @@ def main(argv: list[str] | None = None) -> int:
         # The reader, such as `head`, has gone; without this Python would complain once more when it exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except KeyboardInterrupt as stop:
-        print(f"plaudit: stopped{_way_on(words)}", file=sys.stderr)
-        return 128 + getattr(stop, "number", signal.SIGINT)
     except click.ClickException as error:
         print("plaudit: error:", flags.message(error, commands, words), file=sys.stderr)
         return 2
@@ -91,7 +96,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _way_on(words: list[str]) -> str:
     """How to go on after a stop: with --resume where a run directory has been opened, else with the same command."""
-    if words[0] in ("sample", "doctor", "notebooks"):
+    if not words or words[0] in ("sample", "doctor", "notebooks"):
         return ""
     resumes = any(param.name == "resume" for param in commands.commands[words[0].replace("_", "-")].params)
     if _opened or not resumes:

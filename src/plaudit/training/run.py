@@ -34,7 +34,7 @@ MEMORY_FILE = "memory.json"  # bytes: predicted, and measured; they depend on th
 _INPUTS_FILE = "inputs.json"
 _EVALUATION_FILES = ("evaluation.json", "responses.jsonl", "samples.jsonl", "report.html", "frontier.json")
 _OTHER_FILES = (manifest.FILE, "frontier", "config.toml", "doctor.json", MEMORY_FILE, *lock.FILES)
-_UNSEALED = ("summary.json", "watch.jsonl", manifest.FILE)  # the second is written on after a stage has finished
+_UNSEALED = ("summary.json", "timing.jsonl", "watch.jsonl", manifest.FILE)  # written later, or different every time
 _NO_RESULT = ("engine", "save_every", "keep_checkpoints", "microbatch_size")  # settings that change no result
 
 
