@@ -69,6 +69,9 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt as stop:
         print(f"plaudit: stopped{_way_on(words)}", file=sys.stderr)
         return 128 + getattr(stop, "number", signal.SIGINT)
+    finally:
+        if argv is None:  # the process ends, and Python would answer one more signal with a traceback
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _answer(words: list[str]) -> int:
