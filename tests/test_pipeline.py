@@ -2,14 +2,17 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from tiny import make_lm
 
+from plaudit import pipeline
 from plaudit.cli import main
-from plaudit.models.loading import load_tokenizer, save
+from plaudit.errors import RunError
+from plaudit.models.loading import load_tokenizer, model_without_weights, save
 from plaudit.pipeline import steps
 from plaudit.training.run import STAGES, Run
 
@@ -212,3 +215,18 @@ def test_a_policy_may_be_trained_by_another_engine_than_its_sft_model(tmp_path, 
         lines(run.path / "ppo/metrics.jsonl"), lines(finished_run / "ppo/metrics.jsonl"), strict=True
     ):
         assert ours == pytest.approx(theirs, rel=1e-2, abs=1e-3)
+
+
+@pytest.mark.parametrize(("change", "copies"), [({}, 11), ({"train_layers": 1}, 2), ({"lora_rank": 2}, 2)])
+def test_a_disk_that_is_too_small_is_refused_before_training(tmp_path, tiny_config, monkeypatch, change, copies):
+    """Of each model a copy; of all that learns weights and two moments, in two checkpoints and one that is written."""
+    stages = ("sft", "ppo")
+    parts = {stage: dataclasses.replace(getattr(tiny_config, stage), **change) for stage in stages}
+    run = Run(tmp_path / "new" / "run", dataclasses.replace(tiny_config, **parts))
+    model = model_without_weights(tiny_config.model)
+    needed = copies * 4 * sum(p.numel() for p in model.parameters())
+    monkeypatch.setattr(pipeline.shutil, "disk_usage", lambda path: SimpleNamespace(free=needed))
+    pipeline.check_disk_space(run, stages, model)
+    monkeypatch.setattr(pipeline.shutil, "disk_usage", lambda path: SimpleNamespace(free=needed - 1))
+    with pytest.raises(RunError, match=r"sft, ppo need about 0\.0 GB of disk space, and 0\.0 GB are free there"):
+        pipeline.check_disk_space(run, stages, model)

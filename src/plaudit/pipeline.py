@@ -1,5 +1,6 @@
 """SFT -> reward model -> PPO -> evaluation in one run directory."""
 
+import shutil
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -59,6 +60,23 @@ def check(config: Config, path: Path, stages: tuple[str, ...], reward: TextRewar
     for stage in policies:
         prompts = [tokenizer.prompt(t) for part in (data.prompts, data.evaluation) for t in cut_prompts(part, *cut)]
         check_window(prompts, getattr(config, stage).max_new_tokens, window(model))
+    check_disk_space(run, [stage for stage in stages if stage != "evaluation"], model)
+
+
+def check_disk_space(run: Run, stages: list[str], model: Any) -> None:
+    """Refuse stages whose models and checkpoints have no room on the disk, with a RunError."""
+    size = 4 * sum(p.numel() for p in model.parameters())
+    settings = [getattr(run.config, stage) for stage in stages if not run.complete(stage)]
+    whole = any(not s.train_layers and not getattr(s, "lora_rank", 0) for s in settings)
+    # A checkpoint has weights and two moments of all that learns. Two are kept while a third is written.
+    needed = size * len(settings) + (9 * size if whole else 0)
+    place = next(p for p in (run.path.absolute(), *run.path.absolute().parents) if p.exists())
+    free = shutil.disk_usage(place).free
+    if settings and free < needed:
+        raise RunError(
+            f"{run.path}: {', '.join(stages)} need about {needed / 1e9:.1f} GB of disk space, and {free / 1e9:.1f} GB "
+            "are free there; free some, or choose another --out"
+        )
 
 
 def due(run: Run, stages: tuple[str, ...]) -> tuple[str, ...]:
