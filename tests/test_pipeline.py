@@ -220,7 +220,7 @@ def test_a_policy_may_be_trained_by_another_engine_than_its_sft_model(tmp_path, 
 @pytest.mark.parametrize(("change", "copies"), [({}, 11), ({"train_layers": 1}, 2), ({"lora_rank": 2}, 2)])
 def test_a_disk_that_is_too_small_is_refused_before_training(tmp_path, tiny_config, monkeypatch, change, copies):
     """Of each model a copy; of all that learns weights and two moments, in two checkpoints and one that is written."""
-    stages = ("sft", "ppo")
+    stages = ["sft", "ppo"]
     parts = {stage: dataclasses.replace(getattr(tiny_config, stage), **change) for stage in stages}
     run = Run(tmp_path / "new" / "run", dataclasses.replace(tiny_config, **parts))
     model = model_without_weights(tiny_config.model)
