@@ -89,7 +89,7 @@ MEASUREMENT = "evaluation.evaluate.Measurement"
 
 ENGINE = "models/fast/test_engine.py::test_fast_equals_plain"
 STEP = "models/fast/test_engine.py::test_a_step_and_restore_leave_the_float32_model_that_plain_training_leaves"
-TIED = "models/fast/test_engine.py::test_a_tied_embedding_gets_its_gradient_from_values_alone"
+TIED = "models/fast/test_engine.py::test_a_tied_embedding_has_the_same_dense_gradient_whatever_the_loss_is_of"
 EVERY_GRADIENT = "models/fast/test_engine.py::test_every_tool_of_torch_sees_every_gradient"
 FIRST = "proofs/test_first_minibatch.py::test_the_first_minibatch_of_an_update"
 FIRST_OF_PPO = "proofs/test_first_minibatch.py::test_the_first_iteration_of_ppo"
@@ -108,6 +108,7 @@ EACH_TOKEN = "models/fast/test_generation.py::test_each_token_is_the_one_that_a_
 PLAIN_GENERATION = "models/test_plain.py::test_generation_draws_what_a_loop_without_a_cache_draws"
 OTHER_POLICY = "training/test_models.py::test_a_policy_that_differs_from_sft_in_every_layer_is_measured_rightly"
 SHARED = "training/test_models.py::test_the_models_share_every_frozen_matrix_in_which_they_are_equal"
+LAST_BATCH = "training/test_supervised.py::test_every_record_comes_once_in_an_epoch_and_the_last_batch_is_kept"
 RATES = "training/test_supervised.py::test_the_learning_rate_of_every_step_rises_during_warmup_and_falls_to_zero"
 MEAN_OVER_TOKENS = "training/test_optimizer.py::test_the_loss_of_a_batch_is_its_mean_over_tokens_by_hand"
 BAD_GRADIENT = "training/test_optimizer.py::test_a_gradient_that_is_not_finite_changes_nothing"
@@ -314,7 +315,7 @@ fault(10, "the last, smaller minibatch is filled from the first", "test_batches.
         )
     )
 )
-fault(10, "the last, smaller batch of an epoch is left out", "training/test_order.py", "training.order.epoch_batches")(
+fault(10, "the last, smaller batch of an epoch is left out", LAST_BATCH, "training.supervised.epoch_batches")(
     result(lambda batches, lengths, batch_size, *_: [b for b in batches if len(b) == batch_size])
 )
 
@@ -418,7 +419,7 @@ fault(14, "positions count the padding", "models/test_policy.py", "models.plain.
     lambda position_ids: lambda mask: torch.arange(mask.shape[1]).expand(mask.shape)
 )
 fault(14, "positions after the prompt are one too high", ENGINE, "models.fast.decoder.embed")(
-    lambda embed: lambda lm, ids, positions: embed(lm, ids, positions + (ids.shape[1] == 1))
+    arguments(positions=lambda positions: positions + (positions.shape[1] == 1))
 )
 
 
@@ -672,15 +673,9 @@ def _(share_weights):
 
 
 # 20. Gradients are at p.grad, and master weights are what is saved.
-@fault(20, "the gradient of a tied embedding from its input is lost", TIED, "models.fast.families.embed")
-def _(embed):
-    def replacement(lm, ids, positions):
-        read = F.embedding(ids, lm.get_input_embeddings().weight).float()
-        return embed(lm, ids, positions) - read + read.detach()
-
-    return replacement
-
-
+fault(20, "the gradient of a tied embedding from its input is lost", TIED, "models.fast.families.embed")(
+    arguments(weight=lambda weight: None if weight is None else weight.detach())
+)
 fault(20, "the gradient of the output embedding is not at p.grad", EVERY_GRADIENT, f"{HEAD_LOGPROBS}.backward")(
     result(lambda gradients, ctx, gradient: (gradients[0], None, *gradients[2:]))
 )

@@ -199,3 +199,16 @@ def test_a_stage_without_its_inputs_removes_nothing(tmp_path, capsys, finished_r
     assert main(["ppo", "--out", str(tmp_path / "run"), "--overwrite"]) == 1
     assert "no finished reward_model here" in capsys.readouterr().err
     assert (tmp_path / "run" / "ppo" / "model.safetensors").exists()
+
+
+def test_a_policy_may_be_trained_by_another_engine_than_its_sft_model(tmp_path, finished_run, tiny_config):
+    for name in ("sft", "reward_model"):
+        shutil.copytree(finished_run / name, tmp_path / "run" / name)
+    shutil.copy(finished_run / "config.toml", tmp_path / "run")
+    assert tiny_config.engine == "auto"
+    run = opened(tmp_path / "run", dataclasses.replace(tiny_config, engine="plain"), stages=("ppo",))
+    list(steps(run, ("ppo",)))
+    for ours, theirs in zip(
+        lines(run.path / "ppo/metrics.jsonl"), lines(finished_run / "ppo/metrics.jsonl"), strict=True
+    ):
+        assert ours == pytest.approx(theirs, rel=1e-2, abs=1e-3)

@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import math
+import re
 import shutil
 
 import numpy as np
@@ -14,7 +15,7 @@ from plaudit.evaluation.doctor import doctor
 from plaudit.evaluation.evaluate import evaluate
 from plaudit.evaluation.frontier import frontier
 from plaudit.pipeline import check, steps
-from plaudit.rewards import FunctionReward, ModelReward
+from plaudit.rewards import FunctionReward, ModelReward, reward_name
 from plaudit.training.run import STAGES, Run
 
 WITHOUT_REWARD_MODEL = tuple(stage for stage in STAGES if stage != "reward_model")
@@ -97,7 +98,7 @@ def test_a_reward_model_s_logit_is_shown_between_minus_1_and_1():
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        (lambda prompts, responses: [1.0], "reward '<lambda>': returned 1 numbers for 3 responses"),
+        (lambda prompts, responses: [1.0], "': returned 1 numbers for 3 responses"),
         (lambda prompts, responses: [1.0, math.nan, 2.0], "returned nan for the response ' is dreadful' to 'the cast'"),
         (lambda prompts, responses: [1.0, 2.0, -math.inf], "returned -inf for the response ' café' to 'ÿ'"),
     ],
@@ -217,3 +218,12 @@ def test_the_fingerprint_of_the_policy_has_the_name_of_its_reward(run):
     with pytest.raises(RunError, match="other settings"):
         next(ppo(run, length))
     assert next(ppo(run, shortness)).step == 3
+
+
+def test_two_lambdas_are_told_apart_by_their_places():
+    one, other = (
+        lambda prompts, responses: [1.0] * len(responses),
+        lambda prompts, responses: [2.0] * len(responses),
+    )
+    assert reward_name(one) != reward_name(other)
+    assert re.fullmatch(r"<lambda> in test_rewards\.py, line \d+", reward_name(one))

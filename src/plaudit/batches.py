@@ -19,108 +19,77 @@ Batch = TypeVar("Batch")
 
 @dataclass(frozen=True)
 class Sequences:
-    """Token sequences to learn from.
+    """Token sequences to learn from."""
 
-    Attributes:
-        ids: (B, T) token ids, padded on the right.
-        attention_mask: (B, T) True for tokens, False for padding.
-        loss_mask: (B, T) True for the tokens to learn: the response, its end token included.
-    """
-
-    ids: Int[Tensor, "B T"]
-    attention_mask: Bool[Tensor, "B T"]
-    loss_mask: Bool[Tensor, "B T"]
+    ids: Int[Tensor, "B T"]  # padded on the right
+    attention_mask: Bool[Tensor, "B T"]  # True for tokens, False for padding
+    loss_mask: Bool[Tensor, "B T"]  # True for the tokens to learn: the response, its end token included
 
 
 @dataclass(frozen=True)
 class PreferenceBatch:
-    """Pairs of responses to the same prompts.
-
-    Attributes:
-        chosen, rejected: the two sequences of each pair.
-        weight: (B,) share of people who preferred `chosen`: 1 for a clear choice, 1/2 for a tie.
-    """
+    """Pairs of responses to the same prompts."""
 
     chosen: Sequences
     rejected: Sequences
-    weight: Float[Tensor, "B"]
+    weight: Float[Tensor, "B"]  # share of people who preferred `chosen`: 1 for a clear choice, 1/2 for a tie
 
 
 @dataclass(frozen=True)
 class LabelledBatch:
-    """Texts with labels.
-
-    Attributes:
-        texts: one sequence a text.
-        weight: (B,) 1 for a good text, 0 for a bad one.
-    """
+    """Texts with labels."""
 
     texts: Sequences
-    weight: Float[Tensor, "B"]
+    weight: Float[Tensor, "B"]  # 1 for a good text, 0 for a bad one
 
 
 @dataclass(frozen=True)
 class Responses:
-    """Prompts and the responses that a model sampled.
+    """Prompts and the responses that a model sampled."""
 
-    Attributes:
-        ids: (B, T) prompt padded on the left, response padded on the right.
-        attention_mask: (B, T) True for prompt and response tokens.
-        response_mask: (B, R) True for response tokens, the end token included.
-        ended: (B,) True where the response ends with the end token, False where the length limit cut it off.
-    """
-
-    ids: Int[Tensor, "B T"]
-    attention_mask: Bool[Tensor, "B T"]
-    response_mask: Bool[Tensor, "B R"]
-    ended: Bool[Tensor, "B"]
+    ids: Int[Tensor, "B T"]  # prompt padded on the left, response padded on the right
+    attention_mask: Bool[Tensor, "B T"]  # True for prompt and response tokens
+    response_mask: Bool[Tensor, "B R"]  # True for response tokens, the end token included
+    ended: Bool[Tensor, "B"]  # True where the response has its end token, False where the length limit cut it off
 
     @property
     def response_ids(self) -> Int[Tensor, "B R"]:
-        """(B, R) the response columns of ids."""
+        """The response columns of ids."""
         return self.ids[:, -self.response_mask.shape[1] :]
 
     @property
     def prompt_mask(self) -> Bool[Tensor, "B P"]:
-        """(B, P) the prompt columns of the attention mask."""
+        """The prompt columns of the attention mask."""
         return self.attention_mask[:, : -self.response_mask.shape[1]]
 
     def tokens(self) -> list[list[int]]:
         """The token ids of each response, without padding."""
-        lengths = self.response_mask.sum(1).tolist()
-        return [row[:length] for row, length in zip(self.response_ids.tolist(), lengths, strict=True)]
+        return _unpadded(self.response_ids, self.response_mask)
 
     def prompts(self) -> list[list[int]]:
         """The token ids of each prompt, without padding."""
-        lengths = self.prompt_mask.sum(1).tolist()
-        columns = self.prompt_mask.shape[1]
-        rows = self.ids[:, :columns].tolist()
-        return [row[columns - length :] for row, length in zip(rows, lengths, strict=True)]
+        return _unpadded(self.ids[:, : self.prompt_mask.shape[1]], self.prompt_mask)
 
 
 @dataclass(frozen=True)
 class Rollout:
     """Responses with what policy, reference and reward say about them before an update.
 
-    Attributes:
-        responses: what the policy sampled.
-        logprobs: (B, R) of the response tokens under the policy that sampled them, nats.
-        ref_logprobs: (B, R) under the reference, nats.
-        kl: (B, R) KL of policy from reference at each state, summed over the vocabulary, nats.
-        entropy: (B, R) of the policy's next-token distribution, nats.
-        raw_scores: (B,) what the reward gives each whole response.
-        scores: (B,) the same as training uses it: normalised, with the penalty for a missing end token.
-
-    The (B, R) tensors are zero outside the response.
+    The (B, R) tensors are in nats, and zero outside the response.
     """
 
     responses: Responses
-    logprobs: Float[Tensor, "B R"]
-    ref_logprobs: Float[Tensor, "B R"]
-    kl: Float[Tensor, "B R"]
-    entropy: Float[Tensor, "B R"]
-    raw_scores: Float[Tensor, "B"]
-    scores: Float[Tensor, "B"]
+    logprobs: Float[Tensor, "B R"]  # of the response tokens under the policy that sampled them
+    ref_logprobs: Float[Tensor, "B R"]  # under the reference
+    kl: Float[Tensor, "B R"]  # KL of policy from reference at each state, summed over the vocabulary
+    entropy: Float[Tensor, "B R"]  # of the policy's next-token distribution
+    raw_scores: Float[Tensor, "B"]  # what the reward gives each whole response
+    scores: Float[Tensor, "B"]  # as training uses them: normalised, with the penalty for a missing end token
+
+
+def _unpadded(ids: Tensor, mask: Tensor) -> list[list[int]]:
+    """The ids of each row where the mask is True."""
+    return [row.tolist() for row in ids[mask].cpu().split(mask.sum(1).tolist())]
 
 
 def select_rows(batch: Batch, rows: Int[Tensor, "n"]) -> Batch:

@@ -4,8 +4,6 @@ Each algorithm owns its settings: the frozen dataclass `Config` in plaudit/algor
 with `setting`. This module combines them: `build({"seed": 2, "ppo.kl_coef": 0.1})` has `.seed` and `.ppo.kl_coef`.
 """
 
-from __future__ import annotations
-
 import ast
 import dataclasses
 import difflib
@@ -63,8 +61,8 @@ Config: Any = dataclasses.make_dataclass(
 def section_class(section: str) -> type:
     """The settings class of a section ("" for the general settings), for its names, defaults and help texts.
 
-    Importing the section's module takes seconds, because it imports torch; `--help` and a wrong flag must not. So only
-    the class is taken from the module's source, unless it uses a name that plaudit.settings does not have.
+    `--help` must not wait for the section's module, which imports torch. So only the class is taken from the module's
+    source, unless it uses a name that plaudit.settings does not have.
     """
     if not section:
         return General
@@ -102,13 +100,12 @@ def read_toml(path: Path) -> dict[str, Any]:
     """The settings of a TOML file by full name. The table `[versions]` of a run's config.toml is ignored."""
     try:
         tree = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # some editors write a byte order mark
+        tree.pop("versions", None)
+        return _check_each(flatten(tree))
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such settings file") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read as TOML: {error}") from None
-    tree.pop("versions", None)
-    try:
-        return _check_each(flatten(tree))
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
 
@@ -136,16 +133,12 @@ def nearest(name: str, names: list[str]) -> str:
 
 
 def resolve(*layers: dict[str, Any]) -> dict[str, Any]:
-    """Every setting by full name, from layers of settings; a later layer overrides an earlier one.
-
-    Below all layers are the defaults, and above these the preset of a built-in model's own name.
+    """Every setting by full name: defaults < the preset of a built-in model's own name < each layer in turn.
 
     Raises:
         ConfigError: an unknown name, a value of the wrong type or outside its range, or a contradiction.
     """
-    given: dict[str, Any] = {}
-    for layer in layers:
-        given |= _check_each(layer)
+    given = {name: value for layer in layers for name, value in _check_each(layer).items()}
     model = given.get("model")
     own = preset(model) if model in preset_names() else {}
     settings = default_settings() | (own if own.get("model") == model else {}) | given
@@ -157,12 +150,12 @@ def resolve(*layers: dict[str, Any]) -> dict[str, Any]:
 
 def build(*layers: dict[str, Any]) -> Config:
     """A Config from layers of settings by full name, checked and combined as in `resolve`."""
-    parts: dict[str, dict[str, Any]] = {section: {} for section in ("", *SECTIONS)}
-    for full, value in resolve(*layers).items():
-        section, _, name = full.rpartition(".")
-        parts[section][name] = value
-    general = parts.pop("")
-    return Config(**general, **{s: _make(s, **part) for s, part in parts.items()})
+    settings = resolve(*layers)
+
+    def part(section: str) -> dict[str, Any]:
+        return {f.name: settings[f"{section}.{f.name}".lstrip(".")] for f in fields(section_class(section))}
+
+    return Config(**part(""), **{section: _make(section, **part(section)) for section in SECTIONS})
 
 
 def _check_each(settings: dict[str, Any]) -> dict[str, Any]:
@@ -181,7 +174,10 @@ def _check(name: str, value: Any, described: dataclasses.Field[Any]) -> Any:
     try:
         if isinstance(value, bool) or (kind is str and not isinstance(value, str)):
             raise ValueError
-        value = _whole(value) if kind is int else kind(value)
+        exact = Decimal(str(value)) if kind is int else value  # where float would round, as for a large seed
+        if kind is int and int(exact) != exact:
+            raise ValueError
+        value = kind(exact)
         if kind is float and not math.isfinite(value):
             raise ValueError
     except (TypeError, ValueError, ArithmeticError):
@@ -192,13 +188,6 @@ def _check(name: str, value: Any, described: dataclasses.Field[Any]) -> Any:
     if choices and value not in choices:
         raise ConfigError(f"{name} = {value!r}{nearest(value, list(choices))}: must be one of {', '.join(choices)}")
     return value
-
-
-def _whole(value: Any) -> int:
-    number = Decimal(str(value))  # exact where float would round, as for a large seed; reads 1e3 too
-    if number != int(number):
-        raise ValueError
-    return int(number)
 
 
 def allowed(about: Any) -> str:

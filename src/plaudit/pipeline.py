@@ -1,8 +1,5 @@
 """SFT -> reward model -> PPO -> evaluation in one run directory."""
 
-from __future__ import annotations
-
-import json
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -23,7 +20,7 @@ from plaudit.models.lora import FOLDER, check_installed
 from plaudit.rewards import TextReward, reward_name
 from plaudit.training.metrics import StepReport
 from plaudit.training.rollouts import check_window
-from plaudit.training.run import INPUTS_FILE, STAGES, Run, needs_of
+from plaudit.training.run import STAGES, Run, needs_of
 
 
 def check(config: Config, path: Path, stages: tuple[str, ...], reward: TextReward | None = None) -> None:
@@ -63,31 +60,30 @@ def check(config: Config, path: Path, stages: tuple[str, ...], reward: TextRewar
         check_window(prompts, getattr(config, stage).max_new_tokens, window(model))
 
 
-def steps(run: Run, stages: tuple[str, ...] = STAGES, reward: TextReward | None = None) -> Iterator[StepReport]:
-    """Run these stages in order. A stage that has finished yields nothing; evaluation follows any that ran.
+def due(run: Run, stages: tuple[str, ...]) -> tuple[str, ...]:
+    """Those of these stages that have not finished. The evaluation is made again after any of them, and alone."""
+    unfinished = [stage for stage in stages if not run.complete(stage)]
+    again = ["evaluation"] if unfinished or stages == ("evaluation",) else []
+    return tuple(stage for stage in stages if stage in unfinished + again)
 
-    Args:
-        reward: what policies are trained for and measured by, from prompts and responses to a number for each; None for
-            the run's reward model.
+
+def steps(run: Run, stages: tuple[str, ...] = STAGES, reward: TextReward | None = None) -> Iterator[StepReport]:
+    """Run those of these stages that are due, in order, for this reward or for the run's reward model.
 
     Raises:
         RunError: a policy of these stages has been trained for another reward.
     """
-    worked = False
+    to_run = due(run, stages)
     for stage in stages:
-        alone = stages == (stage,) and stage == "evaluation"
-        if run.complete(stage) and not alone and not (stage == "evaluation" and worked):
-            if stage in POLICIES:
-                _check_reward(run, stage, reward_name(reward))
-            continue
-        worked = True
-        yield from _reports(run, stage, reward)
+        if stage in to_run:
+            yield from _reports(run, stage, reward)
+        elif stage in POLICIES:
+            _check_reward(run, stage, reward_name(reward))
 
 
 def _check_reward(run: Run, stage: str, reward: str) -> None:
     """Refuse a finished policy that was trained for another reward."""
-    path = run.folder(stage) / INPUTS_FILE
-    made = json.loads(path.read_text(encoding="utf-8")).get("reward", "") if path.exists() else reward
+    made = (run.made_from(stage) or {"reward": reward}).get("reward", "")
     if made != reward:
         before, now = (f"the reward '{name}'" if name else "the reward model" for name in (made, reward))
         remedy = "choose another --out, or use --overwrite"
@@ -101,8 +97,7 @@ def _reports(run: Run, stage: str, reward: TextReward | None) -> Iterator[StepRe
         return with_preflight_checks(run, stage, lambda models: sft(run, models.policy.lm))
     if stage == "ppo":
         reports = with_preflight_checks(run, stage, lambda models: ppo(run, reward, models), reward)
-        return detect_reward_hacking(run, stage, reports)
-    algorithm: Any = getattr(import_module(f"plaudit.algorithms.{stage}"), stage)
-    if stage in POLICIES:
-        return detect_reward_hacking(run, stage, algorithm(run, reward))
-    return algorithm(run)
+    else:
+        algorithm: Any = getattr(import_module(f"plaudit.algorithms.{stage}"), stage)
+        reports = algorithm(run, reward) if stage in POLICIES else algorithm(run)
+    return detect_reward_hacking(run, stage, reports) if stage in POLICIES else reports

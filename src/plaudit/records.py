@@ -1,7 +1,5 @@
 """Training data as plain records."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal
 

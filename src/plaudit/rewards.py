@@ -3,6 +3,8 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from types import FunctionType
 from typing import Any, TypeAlias
 
 import torch
@@ -16,23 +18,20 @@ TextReward = Callable[[list[str], list[str]], Sequence[float]]  # from prompts a
 
 
 def reward_name(reward: TextReward | None) -> str:
-    """The name of a reward function; empty for None, the run's reward model."""
-    return "" if reward is None else getattr(reward, "__name__", type(reward).__name__)
+    """The name of a reward function; of a lambda with its place; empty for None, the run's reward model."""
+    name = "" if reward is None else getattr(reward, "__name__", type(reward).__name__)
+    if name == "<lambda>" and isinstance(reward, FunctionType):
+        return f"<lambda> in {Path(reward.__code__.co_filename).name}, line {reward.__code__.co_firstlineno}"
+    return name
 
 
 @dataclass(frozen=True)
 class ModelReward:
-    """The logit of a reward model for prompt and response, by their token ids. Shown as 2 sigmoid(logit) - 1.
+    """The logit of a reward model for prompt and response, by their token ids. Shown as 2 sigmoid(logit) - 1."""
 
-    Attributes:
-        model: a `RewardModel`.
-        name: how reports call the reward.
-        score_range: ends of the scale of shown scores; None where there is none.
-    """
-
-    model: Any
-    name = "reward model"
-    score_range = (-1.0, 1.0)
+    model: Any  # a `RewardModel`
+    name = "reward model"  # in reports
+    score_range = (-1.0, 1.0)  # of the shown scores; None where they have no bounds
 
     @torch.no_grad()
     def __call__(self, responses: Responses) -> Float[Tensor, "B"]:
@@ -46,15 +45,10 @@ class ModelReward:
 
 @dataclass(frozen=True)
 class FunctionReward:
-    """A function of the prompts and the responses as texts.
-
-    Attributes:
-        function: returns one finite number for each response.
-        tokenizer: turns token ids into texts.
-    """
+    """A function of the prompts and the responses as texts."""
 
     function: TextReward
-    tokenizer: Any
+    tokenizer: Any  # a `Tokenizer`
     score_range = None
 
     @property
@@ -63,11 +57,7 @@ class FunctionReward:
         return reward_name(self.function)
 
     def __call__(self, responses: Responses) -> Float[Tensor, "B"]:
-        """(B,) what the function returns.
-
-        Raises:
-            RewardError: not one finite number for each response.
-        """
+        """(B,) what the function returns; a RewardError unless it is one finite number for each response."""
         prompts, tokens = responses.prompts(), responses.tokens()
         texts = [self.tokenizer.continuation(p, t) for p, t in zip(prompts, tokens, strict=True)]
         given = [self.tokenizer.text(prompt) for prompt in prompts]

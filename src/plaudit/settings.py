@@ -1,7 +1,5 @@
 """How a setting is described, and the settings that several algorithms or all of them share."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,12 +25,7 @@ def setting(
 ) -> Any:
     """A dataclass field with its description, for `--help` and validation.
 
-    Args:
-        default: an int, a float or a str; values must have this type.
-        help: what the setting does and when to change it.
-        unit: of the value.
-        low, high: the smallest and the largest value allowed.
-        choices: the only values allowed.
+    Values must have the type of the default: int, float or str. `low` and `high` are allowed themselves.
     """
     return field(default=default, metadata={"help": help, "unit": unit, "low": low, "high": high, "choices": choices})
 
@@ -80,9 +73,7 @@ class SupervisedConfig:
     lora_rank: int = setting(0, LORA_RANK, low=0)
     lora_alpha: int = setting(16, LORA_ALPHA, low=1)
     lr: float = setting(1e-3, "peak learning rate of AdamW; lower it if the loss jumps", low=0, high=1)
-    warmup: float = setting(
-        0.05, "fraction of the steps in which the learning rate rises linearly to its peak", low=0, high=1
-    )
+    warmup: float = setting(0.05, "fraction of the steps in which lr rises linearly to its peak", low=0, high=1)
     weight_decay: float = setting(0.01, "decoupled weight decay of AdamW; raise it against overfitting", low=0, high=1)
     max_grad_norm: float = setting(1.0, "largest norm of the gradient; a larger one is scaled down to it", low=1e-6)
     max_tokens: int = setting(
@@ -95,9 +86,7 @@ class SupervisedConfig:
 class RolloutConfig:
     """Settings of every algorithm that samples responses and scores them."""
 
-    iterations: int = setting(
-        36, "rounds of sampling responses and updating the policy; more train longer", unit="iterations", low=1
-    )
+    iterations: int = setting(36, "rounds of sampling responses and updating the policy", unit="iterations", low=1)
     batch_size: int = setting(
         128, "responses sampled in one iteration; raise it if the score is noisy", unit="responses", low=2
     )
@@ -125,9 +114,7 @@ class RolloutConfig:
     lr: float = setting(
         3e-4, "peak learning rate of Adam, from which it falls linearly to 0; lower it if KL jumps", low=0, high=1
     )
-    warmup: float = setting(
-        0.1, "fraction of the iterations in which the learning rate rises linearly to its peak", low=0, high=1
-    )
+    warmup: float = setting(0.1, "fraction of the iterations in which lr rises linearly to its peak", low=0, high=1)
     kl_coef: float = setting(
         0.15,
         "penalty for each nat of KL from the SFT model (beta); raise it to stay closer to the SFT model",

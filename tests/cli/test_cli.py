@@ -54,7 +54,7 @@ def stages(monkeypatch, tmp_path) -> Pipeline:
     fake = Pipeline()
     monkeypatch.setattr(pipeline, "steps", fake.steps)
     monkeypatch.setattr(Run, "data", SimpleNamespace(fingerprint="of the data"))
-    plan = Plan("m", 4_240_896, "d", {"train": 6806, "evaluation": 885}, "cpu", "float32", {"sft": 1e6}, {"sft": 1e12})
+    plan = Plan(4_240_896, {"train": 6806, "evaluation": 885}, "cpu", "float32", {"sft": 1e12})
     monkeypatch.setattr(pipeline, "check", lambda config, path, stages: None)
     monkeypatch.setattr(plans, "plan", lambda config, path, stages: plan)
     monkeypatch.chdir(tmp_path)
@@ -181,13 +181,13 @@ def test_a_run_that_is_not_there_is_named_with_the_command_that_makes_one(stages
 
 
 def test_sample_asks_for_continuations_and_shows_them(stages, capsys, monkeypatch):
-    from plaudit.evaluation import sample as room
+    from plaudit.evaluation import evaluate as room
 
     asked = []
 
     def fake(*arguments):
         asked.append(arguments)
-        return [room.Sample("dull .", -0.5, "lovely .", 0.75)] * arguments[2]
+        return [{"sft": "dull .", "sft_score": -0.5, "policy": "lovely .", "policy_score": 0.75}] * arguments[2]
 
     monkeypatch.setattr(room, "sample", fake)
     saved(Path("out"))

@@ -10,13 +10,13 @@ from plaudit.config import ALGORITHMS, SECTIONS, default_settings
 
 def parse(*argv: str) -> click.Context:
     """The context of a command that is not invoked."""
-    group = commands.make_context("plaudit", list(argv[:1]), obj={"flags": {}})
+    group = commands.make_context("plaudit", list(argv[:1]))
     name, command, _ = commands.resolve_command(group, list(argv[:1]))
     return command.make_context(name, list(argv[1:]), parent=group)
 
 
 def settings(*argv: str) -> dict[str, str]:
-    return parse(*argv).obj["flags"]
+    return flags.by_full_name(parse(*argv).params)
 
 
 def refusal(*argv: str) -> str:

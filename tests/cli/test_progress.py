@@ -10,6 +10,7 @@ from rich.console import Console
 from plaudit import pipeline
 from plaudit.cli import plan as plans
 from plaudit.cli import progress
+from plaudit.training import run
 from plaudit.training.metrics import StepReport
 
 
@@ -30,14 +31,14 @@ def report(stage: str, step: int, total: int, seconds: float = 2.0, **metrics: f
     return StepReport(stage, step, total, metrics, {"seconds": seconds, "tokens_per_second": 100.0})
 
 
-class Run:
-    """Stands in for a run directory."""
+@dataclasses.dataclass(frozen=True)
+class Run(run.Run):
+    """A run directory in which these stages are complete."""
 
-    def __init__(self, path, complete=()):
-        self.path, self.config, self._complete = path, None, complete
+    finished: tuple[str, ...] = ()
 
     def complete(self, stage):
-        return stage in self._complete
+        return stage in self.finished
 
 
 def plain_console(width=120) -> Console:
@@ -62,7 +63,7 @@ def follow(tmp_path, monkeypatch):
     def make(work, stages, complete=()):
         monkeypatch.setattr(pipeline, "steps", lambda run, stages: work[stages[0]])
         console = plain_console()
-        make.seconds = progress.follow(Run(tmp_path, complete), stages, console)
+        make.seconds = progress.follow(Run(tmp_path, None, complete), stages, console)
         return console.file.getvalue().splitlines()
 
     return make
@@ -284,10 +285,10 @@ def test_the_outlook_has_parameters_texts_device_and_the_time_of_what_is_left(tm
         def seconds(self, stages):
             return 100.0 * len(list(stages))
 
-    plan = Plan("m", 134_515_008, "d", {"train": 6806, "evaluation": 885}, "cuda:0", "bfloat16", {}, {})
-    progress.outlook(plan, [Run(tmp_path, ("sft",)), Run(tmp_path)], ("sft", "ppo"))
+    plan = Plan(134_515_008, {"train": 6806, "evaluation": 885}, "cuda:0", "bfloat16", {})
+    progress.outlook(plan, [Run(tmp_path, None, ("sft",)), Run(tmp_path, None)], ("sft", "ppo"))
     assert capsys.readouterr().err == (
         "135M parameters; texts: 6,806 train, 885 evaluation; cuda:0, bfloat16; expected time 5 min 00 s\n"
     )
-    progress.outlook(plan, [Run(tmp_path, ("sft", "ppo"))], ("sft", "ppo"))
+    progress.outlook(plan, [Run(tmp_path, None, ("sft", "ppo"))], ("sft", "ppo"))
     assert "expected" not in capsys.readouterr().err

@@ -172,6 +172,9 @@ def test_a_reward_function_ranks_the_draws(tmp_path, finished_run):
     assert drawn["score"].tolist() == [[len(text) for text in row] for row in texts]
     scores = [point["score_mean"] for point in read(run.path)["best_of_n"]]
     assert scores == sorted(scores)
+    assert read(run.path)["meta"]["reward"] == "length"
+    with pytest.raises(RunError, match="its ppo was trained for the reward 'length', not for 'reward model'"):
+        next(frontier(run, [], draws=4))
 
 
 def test_a_response_without_an_end_token_is_best_only_where_no_other_ended():

@@ -294,7 +294,9 @@ def test_hostile_text_stays_text(tmp_path: Path) -> None:
     figures["meta"] |= {"device": hostile, hostile: {hostile: hostile}, "prompts": hostile, "reward": hostile}
     figures["meta"]["warnings"] = [hostile]
     write_object(directory / "evaluation.json", figures)
-    write_object(directory / "frontier.json", {"said": [hostile], "ppo": [{"kl_coef": hostile, "iteration": hostile}]})
+    write_object(
+        directory / "frontier.json", {"findings": [hostile], "ppo": [{"kl_coef": hostile, "iteration": hostile}]}
+    )
     write_lines(directory / "ppo/timing.jsonl", [{"seconds": hostile, "tokens_per_second": hostile}])
     write_object(directory / "sft/summary.json", {"dropped": {hostile: hostile}, "perplexity": hostile})
     write_object(directory / "reward_model/summary.json", {"calibration": [{"confidence": hostile}], "kind": hostile})
@@ -577,7 +579,9 @@ def test_ppo_is_compared_with_best_of_n_at_equal_kl() -> None:
 def test_incomplete_points_of_the_frontier_are_not_drawn(tmp_path: Path, point: dict) -> None:
     make_config(tmp_path)
     whole = {"score_mean": 0.5, "score_ci95": [0.4, 0.6], "judge_positive": 0.7, "judge_ci95": [0.6, 0.8], "kl_mean": 1}
-    write_object(tmp_path / "frontier.json", {"best_of_n": [{"n": 4} | whole, point], "ppo": [point], "said": ["<"]})
+    write_object(
+        tmp_path / "frontier.json", {"best_of_n": [{"n": 4} | whole, point], "ppo": [point], "findings": ["<"]}
+    )
     page = write_report(tmp_path).read_text(encoding="utf-8")
     assert "<td>best of 4</td>" in page
     assert page.count('aria-label="mean score (−1 to 1) against KL') == 1

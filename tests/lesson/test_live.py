@@ -72,7 +72,7 @@ def test_no_reports_draw_nothing(output):
 
 def test_one_panel_per_metric_without_missing_values():
     reports = [report(i, stage="ppo", score=i / 20, kl=math.nan if i == 3 else 2.0) for i in range(1, 21)]
-    figure = curves(reports, {"score": "score", "kl": "KL (nats)", "entropy": "entropy"})
+    figure = curves(reports, {"score": "score", "kl": "KL (nats)", "entropy": "entropy"}, 12.0)
     score, kl, entropy, unused = figure.axes
     assert [step for step, _ in points(kl)] == [i for i in range(1, 21) if i != 3]
     assert len(points(score)) == 20
@@ -80,4 +80,4 @@ def test_one_panel_per_metric_without_missing_values():
     assert not unused.get_visible()
     assert kl.get_xlabel() == entropy.get_xlabel() == "iteration"
     assert score.get_xlabel() == ""
-    assert figure.get_suptitle() == "ppo: step 20 of 20"
+    assert figure.get_suptitle() == "ppo: step 20 of 20, 12 s"

@@ -40,7 +40,7 @@ def test_visible_tokens_show_spaces_and_line_breaks(tiny_tokenizer):
 def test_reward_logits_of_a_batch_equal_those_of_single_texts(bare_run, tiny_tokenizer):
     model = load_reward_model(bare_run().model("reward_model"), tiny_tokenizer.pad_id)
     texts = [*GOOD, *BAD, "a"]
-    for text, logit in zip(texts, reward_logits(model, tiny_tokenizer, texts, batch_size=3), strict=True):
+    for text, logit in zip(texts, reward_logits(model, tiny_tokenizer, texts), strict=True):
         ids = torch.tensor([[*tiny_tokenizer.prompt(""), *tiny_tokenizer.response(text)]])
         with torch.no_grad():
             single = model.base_model(input_ids=ids).last_hidden_state[0, -1] @ model.score.weight[0]

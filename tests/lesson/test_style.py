@@ -21,9 +21,9 @@ def test_a_figure_fills_the_page_and_is_saved_with_more_pixels_than_it_shows():
 
 
 def test_the_users_matplotlib_settings_change_nothing():
-    plain = drawn().png()
+    plain, _ = drawn()._repr_png_()
     with matplotlib.rc_context({"axes.facecolor": "black", "font.size": 30, "lines.linewidth": 9, "savefig.dpi": 7}):
-        assert drawn().png() == plain
+        assert drawn()._repr_png_()[0] == plain
 
 
 def test_pyplot_does_not_know_the_figure():

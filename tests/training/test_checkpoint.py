@@ -81,6 +81,15 @@ def test_a_checkpoint_of_other_settings_is_refused(tmp_path):
         Checkpoints(tmp_path, "g").restore(model, optimizer)
 
 
+def test_a_checkpoint_in_the_number_format_of_another_engine_is_refused(tmp_path):
+    model, rounded = make_network(), make_network(seed=9).bfloat16()
+    Checkpoints(tmp_path, "f").save(1, model, adamw(model, 0.1))
+    before = [p.clone() for p in rounded.parameters()]
+    with pytest.raises(RunError, match="step-00000001: made with another engine; set engine as before, or start again"):
+        Checkpoints(tmp_path, "f").restore(rounded, adamw(rounded, 0.1))
+    assert all(torch.equal(p, q) for p, q in zip(rounded.parameters(), before, strict=True))
+
+
 def test_nothing_is_pickled(tmp_path):
     model = make_network()
     Checkpoints(tmp_path, "f").save(1, model, adamw(model, 0.1))

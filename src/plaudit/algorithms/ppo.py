@@ -8,7 +8,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from plaudit import rng
 from plaudit.batches import Responses, Rollout
 from plaudit.maths.advantages import gae, token_rewards
 from plaudit.maths.logprobs import predicting
@@ -19,12 +18,10 @@ from plaudit.rewards import TextReward
 from plaudit.settings import RolloutConfig, setting
 from plaudit.training.metrics import StepReport
 from plaudit.training.models import Models
-from plaudit.training.optimizer import adamw
-from plaudit.training.rollouts import RolloutLoop, as_reward, update
+from plaudit.training.rollouts import RolloutLoop
 from plaudit.training.run import Run
 
 NEEDS = ("sft", "reward_model")
-_ADAM_EPS = 1e-5
 
 
 @dataclass(frozen=True)
@@ -50,21 +47,13 @@ class Config(RolloutConfig):
 
 @dataclass(frozen=True)
 class PPOBatch:
-    """A rollout with what PPO computes from it.
-
-    Attributes:
-        rollout: the scored responses.
-        values: (B, R) of the value head before each response token, when the responses were sampled.
-        rewards: (B, R) KL penalty and score.
-        advantages: (B, R) whitened over the response tokens of the whole rollout.
-        returns: (B, R) targets of the value head, from advantages before whitening.
-    """
+    """A rollout with what PPO computes from it."""
 
     rollout: Rollout
-    values: Float[Tensor, "B R"]
-    rewards: Float[Tensor, "B R"]
-    advantages: Float[Tensor, "B R"]
-    returns: Float[Tensor, "B R"]
+    values: Float[Tensor, "B R"]  # of the value head before each response token, when the responses were sampled
+    rewards: Float[Tensor, "B R"]  # KL penalty and score
+    advantages: Float[Tensor, "B R"]  # whitened over the response tokens of the whole rollout
+    returns: Float[Tensor, "B R"]  # targets of the value head, from advantages before whitening
 
 
 def ppo(run: Run, reward: TextReward | None = None, models: Models | None = None) -> Iterator[StepReport]:
@@ -79,27 +68,21 @@ def ppo(run: Run, reward: TextReward | None = None, models: Models | None = None
         RewardError: `reward` does not return one finite number for each response.
         TrainingError: a loss or gradient is not finite.
     """
-    settings, seed = run.config.ppo, run.config.seed
+    settings = run.config.ppo
     models = models or Models.load(run, "ppo", value_head=True, reward_model=reward is None)
     policy = models.policy
-    optimizer = adamw(policy, settings.lr, eps=_ADAM_EPS)
-    loop = RolloutLoop(run, "ppo", models, as_reward(reward, models), optimizer)
+    loop = RolloutLoop(run, "ppo", models, reward)
     if loop.initial is not None:
         fit_critic(policy, *loop.initial)
 
     for iteration in loop:
         values = rollout_values(policy, iteration.states, iteration.rollout)
         batch = compute_advantages(iteration.rollout, values, iteration.kl_coef, settings.gamma, settings.lam)
-        epochs = range(iteration.number * settings.epochs, (iteration.number + 1) * settings.epochs)
-        stats = update(
-            policy,
-            optimizer,
+        stats = loop.update(
+            iteration,
             batch,
             loss=lambda minibatch: ppo_loss(policy, minibatch, settings),
             count=number_of_tokens,
-            settings=settings,
-            orders=[rng.permutation(settings.batch_size, seed, "ppo", epoch) for epoch in epochs],
-            where=f"ppo iteration {iteration.number + 1}",
             stop=lambda figures: figures["approx_kl"] > settings.kl_stop,
         )
         mask = iteration.rollout.responses.response_mask

@@ -7,7 +7,6 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from plaudit import rng
 from plaudit.batches import Rollout, number_of_rows
 from plaudit.maths.losses import Loss
 from plaudit.maths.masked import masked_sum
@@ -15,8 +14,7 @@ from plaudit.rewards import TextReward
 from plaudit.settings import RolloutConfig, setting
 from plaudit.training.metrics import StepReport
 from plaudit.training.models import Models
-from plaudit.training.optimizer import adamw
-from plaudit.training.rollouts import RolloutLoop, as_reward, update
+from plaudit.training.rollouts import RolloutLoop
 from plaudit.training.run import Run
 
 NEEDS = ("sft", "reward_model")
@@ -51,21 +49,15 @@ def reinforce(run: Run, reward: TextReward | None = None) -> Iterator[StepReport
     """
     settings = run.config.reinforce
     models = Models.load(run, "reinforce", reward_model=reward is None)
-    optimizer = adamw(models.policy, settings.lr, eps=1e-5)
-    loop = RolloutLoop(run, "reinforce", models, as_reward(reward, models), optimizer)
+    loop = RolloutLoop(run, "reinforce", models, reward)
 
     for iteration in loop:
         batch = ReinforceBatch(iteration.rollout, leave_one_out(iteration.rollout, iteration.kl_coef))
-        epochs = range(iteration.number * settings.epochs, (iteration.number + 1) * settings.epochs)
-        stats = update(
-            models.policy,
-            optimizer,
+        stats = loop.update(
+            iteration,
             batch,
             loss=lambda minibatch: reinforce_loss(models.policy, minibatch, settings.temperature),
             count=number_of_rows,
-            settings=settings,
-            orders=[rng.permutation(settings.batch_size, run.config.seed, "reinforce", epoch) for epoch in epochs],
-            where=f"reinforce iteration {iteration.number + 1}",
         )
         yield loop.finish_iteration(iteration, stats)
 

@@ -15,13 +15,11 @@ from plaudit.data.splits import Part
 from plaudit.errors import DataError
 from plaudit.maths.losses import Loss, bradley_terry_loss, label_loss
 from plaudit.maths.preferences import preference_statistics
-from plaudit.models.layers import freeze_lower_layers
 from plaudit.models.loading import load_reward_model, load_tokenizer, save, window
-from plaudit.models.lora import add_adapters
 from plaudit.models.policy import RewardModel, initialise_score_head
 from plaudit.models.tokenizer import Tokenizer, collate
 from plaudit.settings import SupervisedConfig, setting
-from plaudit.training.engine import choose_engine
+from plaudit.training.engine import prepare_to_learn
 from plaudit.training.metrics import StepReport
 from plaudit.training.optimizer import adamw
 from plaudit.training.run import Run
@@ -51,12 +49,6 @@ class PreferenceExample:
         """Tokens of each text."""
         return [len(prompt) + len(response) for prompt, response in self.texts]
 
-    @property
-    def length_difference(self) -> int:
-        """Tokens of the text; of two, how many more the first has."""
-        first, *second = self.lengths
-        return first - sum(second)
-
 
 def reward_model(run: Run) -> Iterator[StepReport]:
     """Train the reward model on the training split, one report a step; leaves RUN/reward_model.
@@ -76,63 +68,46 @@ def reward_model(run: Run) -> Iterator[StepReport]:
     train, too_long = tokenise(data.train, tokenizer, longest)
     held_out, _ = tokenise(data.evaluation, tokenizer, longest)
 
-    freeze_lower_layers(classifier, settings.train_layers, "reward_model.train_layers")
-    add_adapters(classifier, settings, seed, "reward_model")
+    engine = prepare_to_learn(run, "reward_model", classifier, [text for e in train + held_out for text in e.texts])
     classifier.score.requires_grad_(True)
-    engine = choose_engine(run, "reward_model", classifier)
-    engine.prepare(classifier)
-    texts = [[*prompt, *response] for example in train + held_out for prompt, response in example.texts]
-    engine.remember(classifier, texts)
     model = RewardModel(classifier, engine).eval()
     optimizer = adamw(model, settings.lr, settings.weight_decay)
 
-    def batch_of(examples: Sequence[PreferenceExample]) -> LabelledBatch | PreferenceBatch:
-        return collate_examples(examples, tokenizer)
-
-    def loss(batch: LabelledBatch | PreferenceBatch) -> tuple[Loss, dict[str, Tensor]]:
-        return preference_loss(model, batch)[:2]
-
-    lengths = np.array([max(example.lengths) for example in train])
-    yield from train_supervised(run, "reward_model", model, optimizer, train, lengths, batch_of, loss, number_of_rows)
-
+    yield from train_supervised(
+        run,
+        "reward_model",
+        model,
+        optimizer,
+        train,
+        lengths=np.array([max(example.lengths) for example in train]),
+        collate=lambda examples: collate_examples(examples, tokenizer),
+        loss=lambda batch: preference_loss(model, batch)[:2],
+        count=number_of_rows,
+    )
     logits, weights = predict(model, held_out, tokenizer, run.device)
     engine.restore(classifier, optimizer, lambda: load_reward_model(run.model("sft"), tokenizer.pad_id))
     save(classifier, tokenizer, run.folder("reward_model"))
-    pairs = len(train[0].texts) == 2
-    differences = np.array([example.length_difference for example in held_out])
-    summary = {
-        "kind": "comparisons" if pairs else "labels",
-        "records": len(train),
-        "dropped": data.dropped | {"too long": too_long},
-        **preference_statistics(logits, weights, differences, pairs=pairs),
-    }
-    run.finish("reward_model", summary)
+    pairs, dropped = len(train[0].texts) == 2, data.dropped | {"too long": too_long}
+    # Tokens of the text; of two, how many more the first has.
+    differences = np.array([first - sum(second) for first, *second in (example.lengths for example in held_out)])
+    summary = {"kind": "comparisons" if pairs else "labels", "records": len(train), "dropped": dropped}
+    run.finish("reward_model", summary | preference_statistics(logits, weights, differences, pairs=pairs))
 
 
 def check_judged(part: Part) -> None:
-    """Refuse data that a reward model cannot learn from.
-
-    Raises:
-        DataError: there are neither labels nor comparisons.
-    """
+    """Refuse data that has neither labels nor comparisons with a DataError."""
     if not (part.labelled or part.comparisons):
         raise DataError("the data has neither labels nor comparisons: a reward model needs one of them")
 
 
 def tokenise(part: Part, tokenizer: Tokenizer, max_tokens: int) -> tuple[list[PreferenceExample], int]:
-    """The judgements of a split of at most `max_tokens` tokens a text, and how many were longer.
-
-    Raises:
-        DataError: there is nothing to learn from.
-    """
+    """The judgements of a split of at most `max_tokens` tokens a text, and how many were longer."""
     check_judged(part)
+    ids = tokenizer.demonstration
     examples = [
-        PreferenceExample(
-            (tokenizer.demonstration(c.prompt, c.response_a), tokenizer.demonstration(c.prompt, c.response_b)),
-            _WEIGHTS[c.choice],
-        )
+        PreferenceExample((ids(c.prompt, c.response_a), ids(c.prompt, c.response_b)), _WEIGHTS[c.choice])
         for c in part.comparisons
-    ] or [PreferenceExample((tokenizer.demonstration("", t.text),), float(t.label)) for t in part.labelled]
+    ] or [PreferenceExample((ids("", t.text),), float(t.label)) for t in part.labelled]
     short = [example for example in examples if max(example.lengths) <= max_tokens]
     if not short:
         raise DataError(
@@ -173,9 +148,8 @@ def predict(
     model: RewardModel, examples: list[PreferenceExample], tokenizer: Tokenizer, device: torch.device
 ) -> tuple[np.ndarray, np.ndarray]:
     """(N,) logits and (N,) weights of every judgement, in order."""
-    logits, weights = [], []
+    logits = []
     for start in range(0, len(examples), 64):
         batch = to_device(collate_examples(examples[start : start + 64], tokenizer), device)
         logits.append(preference_loss(model, batch)[2].float().cpu())
-        weights.append(batch.weight.cpu())
-    return torch.cat(logits).numpy(), torch.cat(weights).numpy()
+    return torch.cat(logits).numpy(), np.array([example.weight for example in examples], dtype=np.float32)

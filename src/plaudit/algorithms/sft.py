@@ -13,14 +13,12 @@ import torch
 from plaudit.batches import Sequences, to_device
 from plaudit.errors import DataError
 from plaudit.maths.losses import Loss, causal_lm_loss
-from plaudit.models.layers import freeze_lower_layers
 from plaudit.models.loading import load_causal_lm, load_tokenizer, save, window
-from plaudit.models.lora import add_adapters
 from plaudit.models.policy import Policy
 from plaudit.models.tokenizer import Tokenizer, collate
 from plaudit.records import Demonstration
 from plaudit.settings import SupervisedConfig
-from plaudit.training.engine import choose_engine
+from plaudit.training.engine import prepare_to_learn
 from plaudit.training.metrics import StepReport
 from plaudit.training.optimizer import adamw
 from plaudit.training.run import Run
@@ -52,35 +50,28 @@ def sft(run: Run, lm: Any = None) -> Iterator[StepReport]:
     train, too_long = tokenise(data.train.demonstrations, tokenizer, longest)
     held_out, _ = tokenise(data.evaluation.demonstrations, tokenizer, longest)
 
-    freeze_lower_layers(lm, settings.train_layers, "sft.train_layers")
-    add_adapters(lm, settings, run.config.seed, "sft")
-    engine = choose_engine(run, "sft", lm)
-    engine.prepare(lm)
-    engine.remember(lm, [[*prompt, *response] for prompt, response in train + held_out])
+    engine = prepare_to_learn(run, "sft", lm, train + held_out)
     policy = Policy(lm, engine, value_head=False).eval()
     optimizer = adamw(policy, settings.lr, settings.weight_decay)
 
-    def batch_of(pairs: Sequence[Pair]) -> Sequences:
-        return collate(pairs, tokenizer.pad_id)
-
-    def loss(batch: Sequences) -> tuple[Loss, dict[str, torch.Tensor]]:
-        return sft_loss(policy, batch), {}
-
     before = perplexity(policy, held_out, tokenizer, run.device)
-    lengths = np.array([len(prompt) + len(response) for prompt, response in train])
-    yield from train_supervised(run, "sft", policy, optimizer, train, lengths, batch_of, loss, number_of_targets)
-
+    yield from train_supervised(
+        run,
+        "sft",
+        policy,
+        optimizer,
+        train,
+        lengths=np.array([length(pair) for pair in train]),
+        collate=lambda pairs: collate(pairs, tokenizer.pad_id),
+        loss=lambda batch: (sft_loss(policy, batch), {}),
+        count=number_of_targets,
+    )
     after = perplexity(policy, held_out, tokenizer, run.device)
     engine.restore(lm, optimizer, lambda: load_causal_lm(run.config.model))
     save(lm, tokenizer, run.folder("sft"))
-    summary = {
-        "texts": len(train),
-        "held_out_texts": len(held_out),
-        "dropped": data.dropped | {"too long": too_long},
-        "perplexity_before": before,
-        "perplexity": after,
-    }
-    run.finish("sft", summary)
+    dropped = data.dropped | {"too long": too_long}
+    summary = {"texts": len(train), "held_out_texts": len(held_out), "dropped": dropped}
+    run.finish("sft", summary | {"perplexity_before": before, "perplexity": after})
 
 
 def sft_loss(policy: Any, batch: Sequences) -> Loss:
@@ -90,19 +81,20 @@ def sft_loss(policy: Any, batch: Sequences) -> Loss:
     return causal_lm_loss(logprobs, mask)
 
 
+def length(pair: Pair) -> int:
+    """Tokens of a prompt and its response."""
+    return len(pair[0]) + len(pair[1])
+
+
 def number_of_targets(batch: Sequences) -> int:
     """Tokens that have a loss."""
     return int(batch.loss_mask[:, 1:].sum())
 
 
 def tokenise(demonstrations: Sequence[Demonstration], tokenizer: Tokenizer, max_tokens: int) -> tuple[list[Pair], int]:
-    """Token ids of every demonstration of at most `max_tokens`, and how many were longer.
-
-    Raises:
-        DataError: none is short enough.
-    """
+    """Token ids of every demonstration of at most `max_tokens`, and how many were longer."""
     pairs = [tokenizer.demonstration(d.prompt, d.response) for d in demonstrations]
-    short = [p for p in pairs if len(p[0]) + len(p[1]) <= max_tokens]
+    short = [pair for pair in pairs if length(pair) <= max_tokens]
     if not short:
         raise DataError(f"none of {len(pairs)} demonstrations has at most {max_tokens} tokens; raise sft.max_tokens")
     return short, len(pairs) - len(short)
@@ -112,7 +104,7 @@ def tokenise(demonstrations: Sequence[Demonstration], tokenizer: Tokenizer, max_
 def perplexity(policy: Policy, pairs: list[Pair], tokenizer: Tokenizer, device: torch.device) -> float:
     """exp of the mean negative log-likelihood of a response token over all `pairs`."""
     nats, tokens = 0.0, 0
-    by_length = sorted(pairs, key=lambda pair: len(pair[0]) + len(pair[1]))
+    by_length = sorted(pairs, key=length)
     for start in range(0, len(by_length), 64):
         batch = to_device(collate(by_length[start : start + 64], tokenizer.pad_id), device)
         total, count = sft_loss(policy, batch)

@@ -4,8 +4,6 @@ torch and transformers take seconds to import, so the modules that need them are
 help texts, wrong flags and wrong settings are answered at once.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import importlib.util
 import os
@@ -13,19 +11,15 @@ import shlex
 import sys
 from json import dumps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from plaudit import __version__
 from plaudit.cli import flags
-from plaudit.config import ALGORITHMS, SECTIONS, Config, build, preset, read_toml, resolve
+from plaudit.config import ALGORITHMS, SECTIONS, build, preset, read_toml, resolve
 from plaudit.errors import ConfigError, PlauditError, RunError, TrainingError
 
-if TYPE_CHECKING:
-    from plaudit.cli.plan import Plan
-
-Given = dict[str, Any]  # "flags": settings by full name; "config" and "preset": a path and a name, None if not given
 RUN_STAGES = ("sft", "reward_model", "ppo", "evaluation")
 
 _EPILOG = """\b
@@ -61,58 +55,46 @@ _run = click.argument("run", type=flags.PATH, help="run directory")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command.
-
-    Args:
-        argv: the words after `plaudit`; those of this process if None.
-
-    Returns:
-        the exit code: 0 done, 1 failed, 2 a wrong flag or setting, 130 stopped by Ctrl-C.
-    """
+    """Run one command, by default that of this process, and return its exit code, as in `plaudit --help`."""
     words = sys.argv[1:] if argv is None else argv
     if hasattr(sys.stdout, "reconfigure"):  # a terminal that cannot show a character gets '?', not a traceback
         sys.stdout.reconfigure(errors="replace")
     try:
-        code = _guarded(words)
+        with commands.make_context("plaudit", words or ["--help"]) as context:
+            code = commands.invoke(context) or 0
         sys.stdout.flush()
+        return code
+    except click.exceptions.Exit as done:  # after --help or --version
+        return done.exit_code
     except BrokenPipeError:
         # The reader, such as `head`, has gone; without this Python would complain once more when it exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 1
-    return code
-
-
-def _guarded(argv: list[str]) -> int:
-    try:
-        with commands.make_context("plaudit", argv or ["--help"], obj={"flags": {}}) as context:
-            return commands.invoke(context) or 0
-    except click.exceptions.Exit as done:  # after --help or --version
-        return done.exit_code
+        return 1
     except KeyboardInterrupt:
-        words = [word for word in argv if word not in ("--overwrite", "--resume")]
-        name = words[0].replace("_", "-")
-        words += ["--resume"] if any(param.name == "resume" for param in commands.commands[name].params) else []
-        again = "" if name in ("sample", "doctor", "notebooks") else f"; continue with: plaudit {shlex.join(words)}"
-        print(f"plaudit: stopped{again}", file=sys.stderr)
+        again = [word for word in words if word not in ("--overwrite", "--resume")]
+        name = again[0].replace("_", "-")
+        again += ["--resume"] if any(param.name == "resume" for param in commands.commands[name].params) else []
+        restart = "" if name in ("sample", "doctor", "notebooks") else f"; continue with: plaudit {shlex.join(again)}"
+        print(f"plaudit: stopped{restart}", file=sys.stderr)
         return 130
     except click.ClickException as error:
-        print("plaudit: error:", flags.message(error, commands, argv), file=sys.stderr)
+        print("plaudit: error:", flags.message(error, commands, words), file=sys.stderr)
         return 2
     except PlauditError as error:
         print("plaudit: error:", " ".join(str(error).split("\n")), file=sys.stderr)
         return 2 if isinstance(error, ConfigError) else 1
 
 
-def _settings(given: Given, directory: Path | None) -> dict[str, Any]:
-    """Every setting: default < preset < the settings of `directory`, if given < --config < flags."""
-    layers = [preset(given["preset"]) if given["preset"] else {}, _saved(directory)]
-    layers.append(read_toml(Path(given["config"])) if given["config"] else {})
-    return resolve(*layers, given["flags"])
+def _settings(given: dict[str, Any], directory: Path | None) -> dict[str, Any]:
+    """Every setting: default < --preset < the settings of `directory`, if given < --config < flags."""
+    base = preset(given["preset"]) if given["preset"] else {}
+    file = read_toml(Path(given["config"])) if given["config"] else {}
+    return resolve(base, _saved(directory) if directory else {}, file, flags.by_full_name(given))
 
 
-def _saved(directory: Path | None) -> dict[str, Any]:
-    path = (directory or Path()) / "config.toml"
-    return read_toml(path) if directory and path.exists() else {}
+def _saved(directory: Path) -> dict[str, Any]:
+    path = directory / "config.toml"
+    return read_toml(path) if path.exists() else {}
 
 
 def _must_exist(directory: Path) -> None:
@@ -121,29 +103,33 @@ def _must_exist(directory: Path) -> None:
         raise RunError(f"{directory}: no run here (config.toml is missing); make one with {make}")
 
 
-def _checked(settings: dict[str, Any], out: Path, stages: tuple[str, ...]) -> tuple[Config, Plan]:
-    """The settings as a Config, and what they come to, after a line about them."""
+def _open(
+    settings: dict[str, Any], out: Path, stages: tuple[str, ...], seeds: dict[Path, int], **how: bool
+) -> list[Any]:
+    """The open run directory of each seed, after a line about the settings and one about what they come to."""
     from plaudit.cli import progress
 
     progress.header(settings, out)
     with progress.waiting("starting"):
         from plaudit.cli.plan import plan
         from plaudit.pipeline import check
+        from plaudit.training.run import Run
 
         config = build(settings)
         check(config, out, stages)
-        return config, plan(config, out, stages)
+        planned = plan(config, out, stages)
+    each = ((path, dataclasses.replace(config, seed=seed)) for path, seed in seeds.items())
+    runs = [Run.open(path, own, stages=stages, **how) for path, own in each]
+    progress.outlook(planned, runs, stages)
+    return runs
 
 
 def _drive(settings: dict[str, Any], out: Path, stages: tuple[str, ...], **how: bool) -> dict[str, float]:
     """Run the stages with their progress on stderr; wall-clock seconds by stage of those that ran."""
-    config, plan = _checked(settings, out, stages)
+    (run,) = _open(settings, out, stages, {out: settings["seed"]}, **how)
 
     from plaudit.cli import progress
-    from plaudit.training.run import Run
 
-    run = Run.open(out, config, stages=stages, **how)
-    progress.outlook(plan, [run], stages)
     return progress.follow(run, stages)
 
 
@@ -153,8 +139,7 @@ def _add_training(name: str, about: str, stages: tuple[str, ...]) -> None:
     settings = flags.settings(*(SECTIONS if whole else stages), bare=not whole)
 
     @commands.command(name, help=about, params=[*flags.directory("runs/default"), *settings])
-    @click.pass_obj
-    def train(given: Given, out: Path, resume: bool, overwrite: bool) -> None:
+    def train(out: Path, resume: bool, overwrite: bool, **given: Any) -> None:
         settings = _settings(given, out if resume or not whole else None)
         seconds = _drive(settings, out, stages, resume=resume, overwrite=overwrite)
 
@@ -175,8 +160,7 @@ for _stage, _about in ALGORITHMS.items():
 @_run
 @click.option("--json", is_flag=True, help="print evaluation.json, and nothing else, on stdout")
 @_overwrite
-@click.pass_obj
-def _evaluate(given: Given, run: Path, json: bool, overwrite: bool) -> None:
+def _evaluate(run: Path, json: bool, overwrite: bool, **given: Any) -> None:
     """Compare SFT model and policy on held-out prompts.
 
     The figures of a finished run are shown at once; they are made again if a setting of the evaluation is changed.
@@ -210,16 +194,15 @@ def _sample(run: Path, prompt: str, samples: int, seed: int, max_new_tokens: int
     from plaudit.cli import console, progress
 
     with progress.waiting("opening the models"):
-        from plaudit.evaluation.sample import sample
+        from plaudit.evaluation.evaluate import sample
 
         found = sample(run, prompt, samples, seed, max_new_tokens)
-    console.samples(prompt, [dataclasses.asdict(row) for row in found])
+    console.samples(prompt, found)
 
 
 @commands.command("doctor", params=flags.settings(*SECTIONS, bare=False))
 @click.argument("run", type=flags.PATH, required=False, help="run directory; without it, the base model is checked")
-@click.pass_obj
-def _doctor(given: Given, run: Path | None) -> int:
+def _doctor(run: Path | None, **given: Any) -> int:
     """Run the preflight checks on a run's models."""
     if run:
         _must_exist(run)
@@ -254,8 +237,8 @@ def _frontier(run: Path, kl_coefs: str | None, draws: int, overwrite: bool) -> N
 
     Each kl_coef trains PPO again, from the run's SFT and reward model. After a stop it continues.
     """
-    words = None if kl_coefs is None else kl_coefs.split(",") if kl_coefs else []
-    numbers = None if words is None else [resolve({"ppo.kl_coef": word})["ppo.kl_coef"] for word in words]
+    words = kl_coefs.split(",") if kl_coefs else []
+    numbers = [resolve({"ppo.kl_coef": word})["ppo.kl_coef"] for word in words]
     _must_exist(run)
 
     from plaudit.cli import console, progress
@@ -264,29 +247,23 @@ def _frontier(run: Path, kl_coefs: str | None, draws: int, overwrite: bool) -> N
         from plaudit.evaluation.frontier import frontier
         from plaudit.training.run import Run
 
-        reports = frontier(Run.existing(run), numbers, draws, overwrite=overwrite)
+        reports = frontier(Run.existing(run), None if kl_coefs is None else numbers, draws, overwrite=overwrite)
     progress.watch(reports, "frontier")
     console.frontier(run)
 
 
 @commands.command("seeds", params=[*flags.directory("runs/seeds"), *flags.settings(*SECTIONS, bare=False)])
 @flags.count("--n", low=1, default=10, help="number of seeds, counted up from --seed; each has a directory DIR/seed-N")
-@click.pass_obj
-def _seeds(given: Given, n: int, out: Path, resume: bool, overwrite: bool) -> None:
+def _seeds(n: int, out: Path, resume: bool, overwrite: bool, **given: Any) -> None:
     """Run the whole experiment with several seeds."""
     first = min(out.glob("seed-*"), key=lambda path: (len(path.name), path.name), default=out)
-    config, plan = _checked(_settings(given, first if resume else None), out, RUN_STAGES)
+    settings = _settings(given, first if resume else None)
+    seeds = {out / f"seed-{seed}": seed for seed in range(settings["seed"], settings["seed"] + n)}
+    runs = _open(settings, out, RUN_STAGES, seeds, resume=resume, overwrite=overwrite)
 
     from plaudit.cli import console, progress
     from plaudit.evaluation.seeds import summarise
-    from plaudit.training.run import Run
 
-    runs = []
-    for seed in range(config.seed, config.seed + n):
-        own = dataclasses.replace(config, seed=seed)
-        path = out / f"seed-{seed}"
-        runs.append(Run.open(path, own, resume=resume, overwrite=overwrite, stages=RUN_STAGES))
-    progress.outlook(plan, runs, RUN_STAGES)
     stopped = {}
     for run in runs:
         print(f"seed {run.config.seed}", file=sys.stderr)

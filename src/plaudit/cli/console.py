@@ -1,7 +1,5 @@
 """Results of a run, as tables and lines on stdout: colour on a terminal, plain text elsewhere."""
 
-from __future__ import annotations
-
 import json
 import shlex
 import statistics
@@ -32,7 +30,6 @@ from plaudit.evaluation.report.words import (
 )
 from plaudit.training.metrics import read_jsonl
 
-_NEXT = {"sft": "plaudit reward-model --out {}", "reward_model": "plaudit ppo --out {}"}
 _SHOWN_SAMPLES = 5
 _SEEDS = {  # figures in seeds.json: head of the column, and name
     "reward_accuracy": ("reward", "accuracy of the reward model"),
@@ -52,9 +49,7 @@ _SEEDS = {  # figures in seeds.json: head of the column, and name
 def summary(directory: Path, settings: dict[str, Any], seconds: dict[str, float]) -> None:
     """The result of a whole run: samples of both models, the figures, the times, and what to do next.
 
-    Args:
-        settings: of the run, by full name.
-        seconds: wall-clock time by stage, for stages of which evaluation.json has none.
+    `settings` are by full name; `seconds` are those of stages of which evaluation.json may have none.
     """
     console = new_console()
     rows = read_jsonl(directory / "samples.jsonl")
@@ -65,9 +60,8 @@ def summary(directory: Path, settings: dict[str, Any], seconds: dict[str, float]
     headline(directory)
 
     known = evaluation(directory)["meta"].get("wall_seconds") or {}
-    times = seconds | {stage: s for stage in known if (s := number(known, stage)) is not None}
-    if times:
-        each = ", ".join(f"{stage} {duration(times[stage])}" for stage in {**known, **seconds} if stage in times)
+    if times := known | seconds | known:
+        each = ", ".join(f"{stage} {duration(time)}" for stage, time in times.items())
         console.print(f"\nTime: {each}; together {duration(sum(times.values()))}", soft_wrap=True)
     _print_files(console, directory)
 
@@ -86,17 +80,14 @@ def summary(directory: Path, settings: dict[str, Any], seconds: dict[str, float]
 
 
 def headline(directory: Path) -> None:
-    """The figures of evaluation.json, SFT model beside policy, each with what it means.
-
-    Raises:
-        RunError: evaluation.json is missing or malformed.
-    """
+    """The figures of evaluation.json, SFT model beside policy, each with what it means."""
     figures, console = evaluation(directory), new_console()
     meta = figures["meta"]
     console.print(f"{meta.get('prompts', '?')} held-out prompts, seed {meta.get('seed', '?')}", style="bold")
-    measures = [measure for measure in MEASURES if measure.key != "distinct_1"]
     rows = (
-        (m.name, _measured(figures["sft"], m), _measured(figures["policy"], m), Text(m.about, "dim")) for m in measures
+        (m.name, _measured(figures["sft"], m), _measured(figures["policy"], m), Text(m.about, "dim"))
+        for m in MEASURES
+        if m.key != "distinct_1"
     )
     console.print(_table(("", "SFT", "policy", ""), rows))
     console.print(verdict(figures, read_jsonl(directory / "ppo" / "metrics.jsonl"), None))
@@ -110,29 +101,21 @@ def frontier(directory: Path) -> None:
     console.print("Best-of-n from SFT, and PPO by kl_coef and iteration, with 95% intervals", style="bold")
     points = (*found["best_of_n"], *found["ppo"])
     console.print(_table(FRONTIER_HEADS, (point_cells(point, ("score", "judge")) for point in points)))
-    for sentence in found["said"]:
+    for sentence in found["findings"]:
         console.print(sentence, soft_wrap=True)
     _print_files(console, directory)
 
 
 def seeds(directory: Path, found: dict[str, Any]) -> None:
-    """Every seed, the means with their intervals, and the seeds that diverged.
-
-    Args:
-        found: contents of seeds.json.
-    """
+    """Every seed, the means with their intervals, and the seeds that diverged, from the contents of seeds.json."""
     console = new_console()
     console.print("SFT model and policy: score and judge; pairs and length relative to SFT", style="bold")
-    columns = [key for key, (head, _) in _SEEDS.items() if head]
-    rows = (
-        (
-            str(row["seed"]),
-            *(written(number(row, key), "{:.2f}") for key in columns),
-            "yes" if row["diverged"] else "no",
-        )
-        for row in found["seeds"]
-    )
-    console.print(_table(("seed", *(_SEEDS[key][0] for key in columns), "diverged"), rows))
+    columns = {key: head for key, (head, _) in _SEEDS.items() if head}
+    rows = [["seed", *columns.values(), "diverged"]]
+    for row in found["seeds"]:
+        cells = (written(number(row, key), "{:.2f}") for key in columns)
+        rows.append([str(row["seed"]), *cells, "yes" if row["diverged"] else "no"])
+    console.print(_table(rows[0], rows[1:]))
     for key, figure in found["means"].items():
         mean = f"{written(figure['mean'], '{:.2f}')} {bracketed(interval(figure, 'ci95'))}"
         console.print(f"{_SEEDS[key][1]}: {mean}", soft_wrap=True)
@@ -143,11 +126,7 @@ def seeds(directory: Path, found: dict[str, Any]) -> None:
 
 
 def samples(prompt: str, rows: list[dict[str, Any]]) -> None:
-    """Responses to one prompt side by side.
-
-    Args:
-        rows: each with `sft`, `sft_score`, `policy`, `policy_score`.
-    """
+    """Responses to one prompt side by side: rows with `sft`, `sft_score`, `policy` and `policy_score`."""
     console = new_console()
     console.print(f"{one_line(prompt)} ...", style="bold", soft_wrap=True)
     _print_samples(console, rows)
@@ -162,8 +141,8 @@ def checks(found: list[tuple[str, str]]) -> None:
 
 def next_command(directory: Path, stage: str) -> None:
     """The command that follows a stage."""
-    command = _NEXT.get(stage, "plaudit eval {}").format(shlex.quote(str(directory)))
-    new_console().print(f"next: {command}", soft_wrap=True)
+    command = {"sft": "reward-model --out", "reward_model": "ppo --out"}.get(stage, "eval")
+    new_console().print(f"next: plaudit {command} {shlex.quote(str(directory))}", soft_wrap=True)
 
 
 def result(directory: Path, stage: str) -> str:
@@ -176,7 +155,7 @@ def result(directory: Path, stage: str) -> str:
         figures = _read(directory / "evaluation.json")
         means = [number(figures.get(model), "score_mean") for model in ("sft", "policy")]
         return "done" if None in means else f"{change('score', *means)} on held-out prompts"
-    figures, steps = _read(directory / stage / "summary.json"), read_jsonl(directory / stage / "metrics.jsonl")
+    figures = _read(directory / stage / "summary.json")
     if "perplexity" in figures:
         before, after = number(figures, "perplexity_before"), number(figures, "perplexity")
         return f"{change('perplexity', before, after)} on held-out texts"
@@ -184,11 +163,11 @@ def result(directory: Path, stage: str) -> str:
         ends = interval(figures, "accuracy_ci95")
         span = f" ({' to '.join(brief('accuracy', end) for end in ends)})" if ends else ""
         return f"accuracy {brief('accuracy', number(figures, 'accuracy'))}{span} on held-out data"
-    scores = [score for step in steps if (score := number(step, "score")) is not None]
-    if scores:
-        scored = change("score", scores[0], statistics.fmean(scores[-10:]))
-        return f"{scored} in training, KL {brief('kl', number(steps[-1], 'kl'))} nats per response"
-    return "done"
+    steps = [step for step in read_jsonl(directory / stage / "metrics.jsonl") if number(step, "score") is not None]
+    if not steps:
+        return "done"
+    scored = change("score", steps[0]["score"], statistics.fmean(step["score"] for step in steps[-10:]))
+    return f"{scored} in training, KL {brief('kl', number(steps[-1], 'kl'))} nats per response"
 
 
 def _print_files(console: Console, directory: Path) -> None:
@@ -232,11 +211,7 @@ def _measured(figures: dict[str, Any], measure: Measure) -> Text:
 
 
 def evaluation(directory: Path) -> dict[str, Any]:
-    """Contents of evaluation.json.
-
-    Raises:
-        RunError: it is missing or malformed.
-    """
+    """Contents of evaluation.json; a RunError if it is missing or malformed."""
     path, again = directory / "evaluation.json", f"plaudit eval {shlex.quote(str(directory))}"
     figures = _read(path)
     if not figures:
@@ -248,11 +223,7 @@ def evaluation(directory: Path) -> dict[str, Any]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; empty if there is no file.
-
-    Raises:
-        RunError: it is not a JSON object.
-    """
+    """The object in a JSON file; empty if there is no file, and a RunError if there is something else."""
     try:
         content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     except (UnicodeDecodeError, json.JSONDecodeError) as error:

@@ -6,15 +6,13 @@ Values of settings remain strings here; `plaudit.config.resolve` checks them lik
 # We use click because the flags are made from dataclass fields at run time, and only flags that the user gives may
 # override a file. typer and tyro return a complete object with the defaults filled in.
 
-from __future__ import annotations
-
 from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any
 
 import click
 
-from plaudit.config import allowed, nearest, preset_names, section_class
+from plaudit.config import allowed, known_settings, nearest, preset_names, section_class
 
 CONTEXT = {
     "token_normalize_func": lambda word: word.replace("_", "-"),
@@ -48,25 +46,20 @@ class Command(click.Command):
 
 
 class Setting(click.Option):
-    """The flag of one setting. If given, its value is in `ctx.obj["flags"]` under the setting's full name."""
+    """The flag of one setting; the parameter's name is the setting's full name, with __ for the dot."""
 
     def __init__(self, section: str, field: Field[Any], *, bare: bool) -> None:
-        self.full = f"{section}.{field.name}" if section else field.name
+        full = f"{section}.{field.name}" if section else field.name
         self.group = f"Settings: {section or 'general'} ({(section_class(section).__doc__ or '').rstrip('.')})"
         default = f"{field.default:g}" if isinstance(field.default, float) else field.default
         notes = [field.metadata["unit"], ", ".join(field.metadata["choices"]), allowed(field.metadata)]
-        names = dict.fromkeys([field.name, self.full] if bare else [self.full])
+        names = dict.fromkeys([field.name, full] if bare else [full])
         super().__init__(
-            [*(f"--{name.replace('_', '-')}" for name in names), self.full.replace(".", "__")],
+            [*(f"--{name.replace('_', '-')}" for name in names), full.replace(".", "__")],
             metavar={int: "N", float: "X", str: "NAME"}[type(field.default)],
             help=f"{field.metadata['help']} [{'; '.join(filter(None, [*notes, f'default {default}']))}]",
-            expose_value=False,
-            callback=self._keep,
+            callback=_not_a_flag,
         )
-
-    def _keep(self, ctx: click.Context, param: click.Parameter, value: str | None) -> None:
-        if _not_a_flag(ctx, param, value) is not None:
-            ctx.obj["flags"][self.full] = value
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str]:
         """The flag's shortest name, and its help."""
@@ -74,22 +67,20 @@ class Setting(click.Option):
 
 
 def settings(*sections: str, bare: bool) -> list[click.Parameter]:
-    """--config, --preset, and a flag for every setting of these sections and the general ones.
-
-    Args:
-        bare: whether a flag may omit its section.
-    """
-
-    def keep(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
-        ctx.obj[param.name] = _not_a_flag(ctx, param, value)
-
+    """--config, --preset, and a flag for every general setting and those of these sections; `bare` may omit theirs."""
     presets = f"built-in settings: {', '.join(preset_names())}"
     layers = (("--config", "FILE", "settings from a TOML file"), ("--preset", "NAME", presets))
     own = ((section, field) for section in ("", *sections) for field in fields(section_class(section)))
     return [
-        *(click.Option([n], metavar=m, help=h, expose_value=False, callback=keep) for n, m, h in layers),
+        *(click.Option([n], metavar=m, help=h, callback=_not_a_flag) for n, m, h in layers),
         *(Setting(section, field, bare=bare) for section, field in own),
     ]
+
+
+def by_full_name(params: dict[str, Any]) -> dict[str, Any]:
+    """The settings among the parameters of a command that the user gave, by full name."""
+    names = {name.replace(".", "__"): name for name in known_settings()}
+    return {names[name]: value for name, value in params.items() if name in names and value is not None}
 
 
 def directory(out: str) -> list[click.Parameter]:

@@ -1,7 +1,5 @@
 """What a run will work on, and how long it will take on this machine."""
 
-from __future__ import annotations
-
 import math
 import statistics
 import time
@@ -14,9 +12,8 @@ import torch
 
 from plaudit.config import Config
 from plaudit.data.prompts import cut_prompts
-from plaudit.data.splits import Splits
+from plaudit.data.splits import Part
 from plaudit.models.loading import load_tokenizer, model_without_weights
-from plaudit.models.tokenizer import Tokenizer
 from plaudit.training.run import Run
 
 # Fitted to the default run and to smollm2 on two cores: training reaches this share of the speed of one large product,
@@ -27,25 +24,13 @@ _MEASURED_TEXTS = 200
 
 @dataclass(frozen=True)
 class Plan:
-    """What stages will work on, before they begin.
+    """What stages will work on, before they begin."""
 
-    Attributes:
-        model, data: names, as in the settings.
-        parameters: of the model.
-        records: demonstrations by split.
-        device, dtype: as resolved from the settings.
-        tokens: trained on or sampled, by stage; an estimate, without stages that have none.
-        flops: floating point operations, by stage; an estimate, as `tokens`.
-    """
-
-    model: str
-    parameters: int
-    data: str
-    records: dict[str, int]
+    parameters: int  # of the model
+    records: dict[str, int]  # demonstrations by split
     device: str
     dtype: str
-    tokens: dict[str, float]
-    flops: dict[str, float]
+    flops: dict[str, float]  # floating point operations by stage; an estimate, without stages that have none
 
     def seconds(self, stages: Iterable[str]) -> float:
         """Expected time of these stages on this machine, good to a factor of two; it measures for 0.1 seconds."""
@@ -60,33 +45,28 @@ def plan(config: Config, path: Path, stages: tuple[str, ...]) -> Plan:
     name = config.model if "sft" in stages else run.model("sft")
     tokenizer, model = load_tokenizer(name), model_without_weights(name)
     cut = (config.prompt_min, config.prompt_max, config.seed)
-    prompts = [tokenizer.prompt(text) for text in cut_prompts(data.prompts, *cut)]
-    tokens, flops = _work(config, stages, model, data, tokenizer, prompts)
+    prompts = [len(tokenizer.prompt(text)) for text in cut_prompts(data.prompts, *cut)]
+    some = data.train.demonstrations[:_MEASURED_TEXTS]
+    text = statistics.fmean(sum(map(len, tokenizer.demonstration(d.prompt, d.response))) for d in some)
     return Plan(
-        model=config.model,
         parameters=sum(p.numel() for p in model.parameters()),
-        data=config.data,
         records={part: len(getattr(data, part).demonstrations) for part in ("train", "prompts", "evaluation")},
         device=str(run.device),
         dtype=str(run.dtype).removeprefix("torch."),
-        tokens=tokens,
-        flops=flops,
+        flops=_flops(config, stages, model, data.train, text, statistics.fmean(prompts or [0.0])),
     )
 
 
-def _work(
-    config: Config, stages: tuple[str, ...], model: Any, data: Splits, tokenizer: Tokenizer, prompts: list[list[int]]
-) -> tuple[dict[str, float], dict[str, float]]:
-    """Tokens and floating point operations by stage.
+def _flops(
+    config: Config, stages: tuple[str, ...], model: Any, train: Part, text: float, prompt: float
+) -> dict[str, float]:
+    """Floating point operations by stage, for texts and prompts of these mean lengths in tokens.
 
     A token takes 2 operations a weight in a forward pass, and 4 more in a backward pass. Layers that do not learn run
     once, because their activations are cached.
     """
     head = model.get_output_embeddings().weight.numel()
     body = sum(p.numel() for p in model.base_model.parameters()) - model.get_input_embeddings().weight.numel()
-    some = data.train.demonstrations[:_MEASURED_TEXTS]
-    text = statistics.fmean(sum(map(len, tokenizer.demonstration(d.prompt, d.response))) for d in some)
-    prompt = statistics.fmean(map(len, prompts or [[]]))
 
     def answered(part: Any) -> float:
         """Tokens of a prompt and its response."""
@@ -98,19 +78,18 @@ def _work(
         return body * (2 * (1 - share) + 6 * share * part.epochs)
 
     sampled = 2 * (body + head) + 3 * 2 * body + 2 * 2 * head  # then log-probabilities, the reference's, and a score
-    judged = len(data.train.labelled) + 2 * len(data.train.comparisons)
+    judged = len(train.labelled) + 2 * len(train.comparisons)
     sft = config.sft
-    work = {
-        "sft": (len(data.train.demonstrations) * text, learning(sft) + 6 * head * sft.epochs),
-        "reward_model": (judged * text, learning(config.reward_model)),
-        "evaluation": (2 * config.evaluation.prompts * answered(config.ppo), sampled),
+    flops = {
+        "sft": len(train.demonstrations) * text * (learning(sft) + 6 * head * sft.epochs),
+        "reward_model": judged * text * learning(config.reward_model),
+        "evaluation": 2 * config.evaluation.prompts * answered(config.ppo) * sampled,
     }
     for stage in stages:
         if hasattr(part := getattr(config, stage), "iterations"):  # it samples responses
-            responses = part.iterations * part.batch_size
-            work[stage] = (responses * answered(part), sampled + learning(part) + 6 * head * part.epochs)
-    work = {stage: each for stage, each in work.items() if stage in stages}
-    return {s: tokens for s, (tokens, _) in work.items()}, {s: tokens * each for s, (tokens, each) in work.items()}
+            tokens = part.iterations * part.batch_size * answered(part)
+            flops[stage] = tokens * (sampled + learning(part) + 6 * head * part.epochs)
+    return {stage: count for stage, count in flops.items() if stage in stages}
 
 
 def _flops_per_second(device: torch.device, dtype: torch.dtype) -> float:

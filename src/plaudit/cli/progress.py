@@ -87,25 +87,19 @@ def waiting(what: str) -> AbstractContextManager[Any]:
 
 
 def follow(run: Run, stages: tuple[str, ...], console: Console | None = None) -> dict[str, float]:
-    """Run the stages in order and show how they proceed; one line with the result of each remains.
+    """Run the stages that are due and show how they proceed, on stderr by default; a line with each result remains.
 
-    A stage that is complete is skipped. The evaluation is made again after a stage that ran, and when it is alone.
-
-    Args:
-        console: where to show it; stderr if None.
-
-    Returns:
-        wall-clock seconds of every stage that ran, loading and saving included.
+    Returns the wall-clock seconds of every stage that ran, loading and saving included.
     """
     from plaudit.cli.console import result
     from plaudit.evaluation.report.words import duration
-    from plaudit.pipeline import steps
+    from plaudit.pipeline import due, steps
 
     console = console or new_console(stderr=True)
-    seconds: dict[str, float] = {}
+    to_run, seconds = due(run, stages), {}
     for number, stage in enumerate(stages, start=1):
-        title, again = _title(stage), stage == "evaluation" and (bool(seconds) or len(stages) == 1)
-        if run.complete(stage) and not again:
+        title = _title(stage)
+        if stage not in to_run:
             console.print(f"{title}: {result(run.path, stage)} [was complete]", soft_wrap=True)
             continue
         if len(stages) > 1:
@@ -119,12 +113,7 @@ def follow(run: Run, stages: tuple[str, ...], console: Console | None = None) ->
 
 
 def watch(reports: Iterable[StepReport], title: str, console: Console | None = None) -> None:
-    """Do the work behind `reports` by asking for them, and show how it proceeds.
-
-    Args:
-        title: what it is called until the first report.
-        console: where to show it; stderr if None.
-    """
+    """Do the work behind `reports` by asking for them, and show how it proceeds; `title` is until the first report."""
     console = console or new_console(stderr=True)
     lines = not _animated(console)
     columns = (SpinnerColumn(), TextColumn("{task.description}", style="bold", markup=False), BarColumn(_BAR))

@@ -20,11 +20,8 @@ def kl_bound(n: int) -> float:
 def kept(ranking: np.ndarray, n: int) -> np.ndarray:
     """(N, m) the probability that best-of-n keeps each draw: the share of all subsets of n draws in which it is best.
 
-    The sum of `kept * values` over the draws is an unbiased estimate of the mean value under best-of-n.
-
-    Args:
-        ranking: (N, m) the value by which the draws are ranked; higher is better.
-        n: draws in a subset.
+    Draws are compared by their `ranking` (N, m); higher is better. The sum of `kept * values` over the draws is an
+    unbiased estimate of the mean value under best-of-n.
     """
     m = ranking.shape[1]
     below, at_most = _rank_counts(ranking)

@@ -6,6 +6,7 @@ import dataclasses
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,7 +30,6 @@ from plaudit.training.models import Models
 from plaudit.training.rollouts import REFERENCE_SAMPLES, ScoreScale, as_reward, generate, score_rollout
 from plaudit.training.run import MEMORY_FILE, Run, write_json
 
-_MEMORY = "memory"
 _ROWS = 16  # prompts, each answered once
 # Tolerance of the same figure computed in two ways: float32 rounds in the sixth place, bfloat16 in the third.
 _NATS = {torch.float32: 1e-3, torch.bfloat16: 0.3}
@@ -50,23 +50,14 @@ _trained_in: set[torch.dtype] = set()  # formats in which this process has train
 
 @dataclass(frozen=True)
 class Check:
-    """The result of one check.
-
-    Attributes:
-        name: what was checked.
-        ok: whether it is as it should be.
-        figure: what was found.
-        advice: what to do when it is not ok.
-        stops: whether training must not start; otherwise the check is a warning.
-        amount: the figure as a number, where the run is compared with it later.
-    """
+    """The result of one check."""
 
     name: str
     ok: bool
-    figure: str
-    advice: str
-    stops: bool = True
-    amount: float | None = None
+    figure: str  # what was found
+    advice: str  # what to do when it is not ok
+    stops: bool = True  # whether training must not start; otherwise the check is a warning
+    amount: float | None = None  # the figure as a number, where the run is compared with it later
 
     @property
     def mark(self) -> str:
@@ -80,14 +71,7 @@ class Check:
 
 
 def open_models(run: Run, stage: str, reward: TextReward | None = None) -> Models:
-    """The models that a stage starts from, and that its preflight checks use.
-
-    Args:
-        stage: "sft" for the base model; "ppo" for the run's SFT and reward model.
-
-    Raises:
-        RunError: a model that "ppo" starts from has not been trained.
-    """
+    """The models that `stage` starts from: "sft" from the base model, "ppo" from the run's SFT and reward model."""
     if stage == "ppo":
         return Models.load(run, "ppo", value_head=True, reward_model=reward is None)
     lm = load_causal_lm(run.config.model).to(run.device).eval()
@@ -97,13 +81,7 @@ def open_models(run: Run, stage: str, reward: TextReward | None = None) -> Model
 
 
 def doctor(run: Run, stage: str, models: Models | None = None, reward: TextReward | None = None) -> list[Check]:
-    """Check what `stage` starts from.
-
-    Args:
-        stage: "sft" checks the base model, "ppo" the run's SFT and reward model.
-        models: from `open_models`, if they are open already.
-        reward: from prompts and responses to a number for each; None for the run's reward model.
-    """
+    """Check what `stage` starts from: "sft" or "ppo". `models` are those of `open_models`, if they are open already."""
     program = memory.held(run.device)
     models = models or open_models(run, stage, reward)
     config, settings = run.config, run.config.ppo
@@ -121,26 +99,30 @@ def doctor(run: Run, stage: str, models: Models | None = None, reward: TextRewar
     needed = memory_needed(run, models.policy.lm, longest)
     if (run.device.type, run.dtype) == ("cpu", torch.bfloat16) and run.dtype not in _trained_in:
         needed += _SHAPES
-    return [*checks, _memory(needed, program, run)]
+    free = memory.free(run.device)
+    left = "; how much is free is unknown" if free is None else f", {free / 2**30:.1f} GiB free"
+    found = f"{needed / 2**30:.1f} GiB needed at most{left}"
+    enough = free is None or needed <= _TIGHT * free
+    advice = "lower microbatch_size, batch_size or ppo.max_new_tokens, or free some memory"
+    return [*checks, Check("memory", enough, found, advice, stops=False, amount=needed + program)]
 
 
 def with_preflight_checks(
     run: Run, stage: str, start: Callable[[Models], Iterator[StepReport]], reward: TextReward | None = None
 ) -> Iterator[StepReport]:
-    """The stage's reports, the first with the warnings of its checks; leaves RUN/doctor.json and RUN/memory.json.
+    """The reports that `start` makes from the models that were checked, the first with the warnings of the checks.
 
-    Args:
-        start: makes the stage's reports from the models that were checked.
+    Leaves RUN/doctor.json and RUN/memory.json.
 
     Raises:
         ModelError: a check fails that everything after it depends on.
     """
     models = open_models(run, stage, reward)
     checks = doctor(run, stage, models, reward)
-    path = run.path / "doctor.json"
-    before = json.loads(path.read_text(encoding="utf-8")) if stage == "ppo" and path.exists() else {}
-    # Without the free memory, which depends on the machine, the same seed gives the same file.
-    write_json(path, before | {stage: [dataclasses.asdict(c) for c in checks if c.name != _MEMORY]})
+    if stage == "sft":  # what follows is trained again
+        (run.path / "doctor.json").unlink(missing_ok=True)
+    # Without the last one, the free memory, which depends on the machine, the same seed gives the same file.
+    _add_to(run.path / "doctor.json", stage, [vars(check) for check in checks[:-1]])
     for check in checks:
         if check.stops and not check.ok:
             raise ModelError(f"before {stage}: {check.line}")
@@ -149,9 +131,13 @@ def with_preflight_checks(
     for report in start(models):
         yield dataclasses.replace(report, warnings=warnings + report.warnings)
         warnings = ()
-    path, measured = run.path / MEMORY_FILE, memory.peak(run.device)
-    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    write_json(path, before | {stage: {"predicted": checks[-1].amount, "measured": measured}})
+    measured = memory.peak(run.device)
+    _add_to(run.path / MEMORY_FILE, stage, {"predicted": checks[-1].amount, "measured": measured})
+
+
+def _add_to(path: Path, stage: str, entry: Any) -> None:
+    content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    write_json(path, content | {stage: entry})
 
 
 def _first_iteration(
@@ -159,8 +145,7 @@ def _first_iteration(
 ) -> Iterator[Check]:
     """A small first iteration of PPO up to its first loss, and the same figures computed in other ways.
 
-    Args:
-        trained: the models are the run's; a base model is not held to what PPO asks of an SFT model.
+    A base model, which is not `trained`, is not held to what PPO asks of an SFT model.
     """
     settings, near, policy, engine = run.config.ppo, _NATS[run.dtype], models.policy, models.engine
     tokenizer, temperature = models.tokenizer, settings.temperature
@@ -233,22 +218,8 @@ def _reward_model(summary: dict[str, Any]) -> Iterator[Check]:
     yield Check("reward model not length-biased", abs(slope) <= _LENGTH_BIAS, found, advice, False)
 
 
-def _memory(needed: int, program: int, run: Run) -> Check:
-    free, together = memory.free(run.device), needed + program
-    if free is None:
-        found = f"{needed / 2**30:.1f} GiB needed at most; how much is free is unknown"
-        return Check(_MEMORY, True, found, "", False, together)
-    found = f"{needed / 2**30:.1f} GiB needed at most, {free / 2**30:.1f} GiB free"
-    advice = "lower microbatch_size, batch_size or ppo.max_new_tokens, or free some memory"
-    return Check(_MEMORY, needed <= _TIGHT * free, found, advice, False, together)
-
-
 def memory_needed(run: Run, lm: Any, prompt: int) -> int:
-    """Bytes that the largest stage needs beyond the program itself; an estimate for float32.
-
-    Args:
-        prompt: tokens of the longest prompt.
-    """
+    """Bytes that the largest stage needs beyond the program itself, for prompts of `prompt` tokens in float32."""
     sft, reward, ppo = run.config.sft, run.config.reward_model, run.config.ppo
     weights = 4 * sum(p.numel() for p in lm.parameters())
     vocabulary, width = lm.get_input_embeddings().weight.shape
@@ -264,14 +235,12 @@ def memory_needed(run: Run, lm: Any, prompt: int) -> int:
 
     def stage(part: Any, rows: int, tokens: int, predicted: int, cache: int = MAPPED_FROM) -> int:
         """A model, gradients and Adam's moments of what learns, cached activations, and a batch or a copy to save."""
+        rows = min(rows, part.microbatch_size or rows)
         all_learn = not (part.train_layers or part.lora_rank)
         logits = min(rows * predicted * vocabulary, logits_at_once(run.device, gradient=all_learn))
         batch = rows * tokens * (part.train_layers or depth) * one_layer + 4 * _LOSS_COPIES * logits
         cached = cache if number_of_frozen_layers(lm, part.train_layers) else 0
         return weights + 3 * learns(part) + cached + max(batch, weights, 3 * learns(part))
-
-    def rows_of(part: Any, rows: int) -> int:
-        return min(rows, part.microbatch_size or rows)
 
     length = prompt + ppo.max_new_tokens
     heads = getattr(lm.config, "num_attention_heads", 1)  # a recurrent model has none
@@ -279,12 +248,12 @@ def memory_needed(run: Run, lm: Any, prompt: int) -> int:
     sampled = max(REFERENCE_SAMPLES, ppo.batch_size) * length  # tokens
     sampling = sampled * (one_layer + depth * keys_and_values)
     rollout = min(ppo.batch_size * ppo.max_new_tokens * vocabulary, logits_at_once(run.device, gradient=False))
-    rows = rows_of(ppo, min(ppo.minibatch_size, ppo.batch_size))
+    rows = min(ppo.minibatch_size, ppo.batch_size)
     # Activations of the sampled tokens at two depths: one for the policy, one for the reward model.
     update = stage(ppo, rows, length, ppo.max_new_tokens, cache=4 * 2 * width * sampled)
     return max(
-        stage(sft, rows_of(sft, sft.batch_size), sft.max_tokens, sft.max_tokens),
-        stage(reward, rows_of(reward, 2 * reward.batch_size), reward.max_tokens, 0),
+        stage(sft, sft.batch_size, sft.max_tokens, sft.max_tokens),
+        stage(reward, 2 * reward.batch_size, reward.max_tokens, 0),
         # Reference and reward model hold what learned a second time, and share the rest with the policy.
         update + learns(ppo) + learns(reward) + 4 * _ROLLOUT_COPIES * rollout + sampling,
         learns(ppo) + 3 * weights,  # while the last of the three is opened: in the file and out of it

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +20,17 @@ from plaudit.data.prompts import cut_prompts, held_out_prompts
 from plaudit.data.text import distinct
 from plaudit.errors import DataError, RunError
 from plaudit.evaluation.hacking import hacking_warnings, windows_of
-from plaudit.evaluation.judge import Judge, imdb_judge
+from plaudit.evaluation.judge import imdb_judge
 from plaudit.evaluation.metrics import bootstrap_ci95, duplicate_rate
 from plaudit.evaluation.report import write_report
 from plaudit.maths.masked import unflatten
 from plaudit.models.loading import window
-from plaudit.models.tokenizer import pad_left
+from plaudit.models.policy import Policy
 from plaudit.rewards import Reward, TextReward
 from plaudit.settings import setting
 from plaudit.training.metrics import StepReport
 from plaudit.training.models import Models
-from plaudit.training.rollouts import as_reward, check_window
+from plaudit.training.rollouts import as_reward, check_window, generate
 from plaudit.training.run import Run, write_json
 
 POLICIES = tuple(name for name in ALGORITHMS if name not in ("sft", "reward_model"))
@@ -55,37 +57,23 @@ class Config:
 
 @dataclass(frozen=True)
 class Answers:
-    """One model's responses to a list of prompts, in order.
+    """One model's responses to a list of prompts, in order."""
 
-    Attributes:
-        texts: the responses, without their prompts.
-        tokens: their ids, end token included.
-        raw_scores: (N,) what the reward gives them.
-        scores: (N,) the same as reports show it.
-        ended: (N,) whether the response ended with the end token.
-        kl: (N,) nats from SFT, summed over the response.
-        nats_ref: (N,) negative log-likelihood of the response under SFT.
-    """
-
-    texts: list[str]
-    tokens: list[list[int]]
-    raw_scores: np.ndarray
-    scores: np.ndarray
-    ended: np.ndarray
-    kl: np.ndarray
-    nats_ref: np.ndarray
+    texts: list[str]  # the responses, without their prompts
+    tokens: list[list[int]]  # their ids, end token included
+    raw_scores: np.ndarray  # (N,) what the reward gives them
+    scores: np.ndarray  # (N,) the same as reports show it
+    ended: np.ndarray  # (N,) whether the response ended with the end token
+    kl: np.ndarray  # (N,) nats from SFT, summed over the response
+    nats_ref: np.ndarray  # (N,) negative log-likelihood of the response under SFT
 
 
 class Measurement:
-    """The models and the reward by which policies of a run are measured.
+    """The models, the reward and the held-out prompts by which policies of a run are measured.
 
     Args:
-        run: a finished run.
         stage: the folder of the policy.
         reward: a function of texts, or None for the run's reward model.
-
-    Raises:
-        RunError: a model is not there.
     """
 
     def __init__(self, run: Run, stage: str, reward: TextReward | None = None) -> None:
@@ -100,9 +88,7 @@ class Measurement:
     def answer(self, lm: Any, prompts: list[list[int]], noise: torch.Tensor) -> Answers:
         """Sample a response of `lm` to each prompt from `noise` (N, R), and measure it."""
         engine, temperature, tokenizer = self.models.engine, self.settings.temperature, self.tokenizer
-        ids, mask = (tensor.to(self.run.device) for tensor in pad_left(prompts, tokenizer.pad_id))
-        noise = noise.to(self.run.device)
-        responses = engine.generate(lm, ids, mask, noise, tokenizer.eos_id, tokenizer.pad_id, temperature)
+        responses = generate(Policy(lm, engine, value_head=False), prompts, noise, tokenizer, temperature)
         found, tokens = engine.compare(lm, self.sft, responses, temperature), responses.tokens()
         raw = self.reward(responses)
         return Answers(
@@ -119,13 +105,9 @@ class Measurement:
         """Answers of SFT and of the policy, drawn with the same noise."""
         return self.answer(self.sft, prompts, noise), self.answer(self.policy, prompts, noise)
 
+    @cached_property
     def held_out(self) -> tuple[list[str], list[list[int]]]:
-        """The evaluation's prompts, as texts and as token ids.
-
-        Raises:
-            DataError: the evaluation split gives fewer than two prompts.
-            ModelError: a prompt and its response do not fit into the model's window.
-        """
+        """The evaluation's prompts, as texts and as token ids."""
         config, data = self.run.config, self.run.data
         cut = (config.prompt_min, config.prompt_max, config.seed)
         texts = held_out_prompts(data.evaluation, *cut, seen=cut_prompts(data.prompts, *cut))
@@ -136,6 +118,16 @@ class Measurement:
         check_window(prompts, self.settings.max_new_tokens, window(self.sft))
         return texts, prompts
 
+    def batches(
+        self, stage: str = "evaluation", iteration: int = 0, purpose: str = "responses"
+    ) -> Iterator[tuple[list[list[int]], torch.Tensor]]:
+        """The held-out prompts, as many as are answered at once, with random numbers drawn for this purpose."""
+        prompts, size = self.held_out[1], self.run.config.evaluation.batch_size
+        for start in range(0, len(prompts), size):
+            rows = range(start, min(start + size, len(prompts)))
+            limit, seed = self.settings.max_new_tokens, self.run.config.seed
+            yield prompts[start : start + size], rng.uniforms(rows, limit, seed, stage, iteration, purpose)
+
 
 def policy_stage(run: Run) -> str:
     """The stage whose policy the run is about: PPO, or another that has finished.
@@ -143,10 +135,10 @@ def policy_stage(run: Run) -> str:
     Raises:
         RunError: none has finished.
     """
-    finished = [stage for stage in POLICIES if run.complete(stage)]
-    if not finished:
-        raise RunError(f"{run.path}: no finished policy here; run: plaudit ppo --out {run.path}")
-    return finished[0]
+    for stage in POLICIES:
+        if run.complete(stage):
+            return stage
+    raise RunError(f"{run.path}: no finished policy here; run: plaudit ppo --out {run.path}")
 
 
 def evaluate(run: Run, reward: TextReward | None = None) -> Iterator[StepReport]:
@@ -159,41 +151,39 @@ def evaluate(run: Run, reward: TextReward | None = None) -> Iterator[StepReport]
         DataError: the evaluation split gives fewer than two prompts.
         ModelError: a prompt and its response do not fit into the model's window.
     """
-    config, settings = run.config, run.config.evaluation
+    config = run.config
     measurement = Measurement(run, policy_stage(run), reward)
-    texts, prompts = measurement.held_out()
-    total = -(-len(prompts) // settings.batch_size) + 1
-    sft_parts, policy_parts = [], []
-    seconds = 0.0
-    for step in range(total - 1):
-        began = time.perf_counter()
-        rows = range(step * settings.batch_size, min((step + 1) * settings.batch_size, len(prompts)))
-        noise = rng.uniforms(rows, measurement.settings.max_new_tokens, config.seed, "evaluation", 0, "responses")
-        before, after = measurement.compare([prompts[i] for i in rows], noise)
-        sft_parts.append(before)
-        policy_parts.append(after)
-        took = time.perf_counter() - began
-        seconds += took
+    texts, _ = measurement.held_out
+    total = -(-len(texts) // config.evaluation.batch_size) + 1
+    parts: list[tuple[Answers, Answers]] = []
+    seconds, began = 0.0, time.perf_counter()
+    for prompts, noise in measurement.batches():
+        before, after = measurement.compare(prompts, noise)
+        parts.append((before, after))
         scores = {"sft_score": float(before.scores.mean()), "policy_score": float(after.scores.mean())}
         tokens = sum(map(len, before.tokens)) + sum(map(len, after.tokens))
-        yield StepReport("evaluation", step + 1, total, scores, {"seconds": took, "tokens_per_second": tokens / took})
+        took = time.perf_counter() - began
+        seconds += took
+        timing = {"seconds": took, "tokens_per_second": tokens / took}
+        yield StepReport("evaluation", len(parts), total, scores, timing)
+        began = time.perf_counter()
 
-    began = time.perf_counter()
-    judge = imdb_judge()
-    sft, policy = joined(sft_parts), joined(policy_parts)
+    judge, labelled = imdb_judge(), run.data.evaluation.labelled
+    sft, policy = (joined(side) for side in zip(*parts, strict=True))
     # The judge reads the responses alone: the sentiment of a prompt is not the model's merit.
-    verdicts = {name: judge.positive(answers.texts) for name, answers in (("sft", sft), ("policy", policy))}
-    responses = _side_by_side(texts, sft, policy)
-    for i, line in enumerate(responses):
-        line |= {f"{name}_judge": float(verdicts[name][i]) for name in ("sft", "policy")}
+    sft_judge, policy_judge = (judge.positive(answers.texts) for answers in (sft, policy))
+    responses = side_by_side(texts, sft, policy)
+    for line, *verdicts in zip(responses, sft_judge, policy_judge, strict=True):
+        line["sft_judge"], line["policy_judge"] = map(float, verdicts)
     _write_jsonl(run.path / "responses.jsonl", responses)
-    _write_jsonl(run.path / "samples.jsonl", _shown_samples(measurement))
+    shown = [measurement.tokenizer.prompt(prompt) for prompt in SHOWN_PROMPTS]
+    limit = measurement.settings.max_new_tokens
+    noise = rng.uniforms(range(len(shown)), limit, config.seed, "evaluation", 0, "samples")
+    _write_jsonl(run.path / "samples.jsonl", side_by_side(SHOWN_PROMPTS, *measurement.compare(shown, noise)))
     took = time.perf_counter() - began
-    sft_figures = figures(sft, verdicts["sft"], config.seed)
-    policy_figures = figures(policy, verdicts["policy"], config.seed)
-    warnings = hacking_warnings(windows_of(run, measurement.stage))
+    sft_figures, policy_figures = figures(sft, sft_judge, config.seed), figures(policy, policy_judge, config.seed)
     meta = {
-        "prompts": len(prompts),
+        "prompts": len(texts),
         "seed": config.seed,
         "model": config.model,
         "data": config.data,
@@ -201,14 +191,13 @@ def evaluate(run: Run, reward: TextReward | None = None) -> Iterator[StepReport]
         "dtype": str(run.dtype).removeprefix("torch."),
         "reward": measurement.reward.name,
         "score_range": measurement.reward.score_range,
-        "judge": {"accuracy_imdb": judge.accuracy_imdb} | _task_accuracy(judge, run.data.evaluation.labelled),
+        "judge": {"accuracy_imdb": judge.accuracy_imdb}
+        | ({"accuracy_task": judge.accuracy(labelled)} if labelled else {}),
         "score_difference_ci95": bootstrap_ci95(policy.scores - sft.scores, config.seed),
-        "judge_difference_ci95": bootstrap_ci95(
-            (verdicts["policy"] > 0.5) - (verdicts["sft"] > 0.5).astype(float), config.seed
-        ),
+        "judge_difference_ci95": bootstrap_ci95((policy_judge > 0.5) - (sft_judge > 0.5).astype(float), config.seed),
         "wall_seconds": {s: run.log(s).seconds() for s in ALGORITHMS if run.complete(s)}
         | {"evaluation": seconds + took},
-        "warnings": [warning.text for warning in warnings],
+        "warnings": [warning.text for warning in hacking_warnings(windows_of(run, measurement.stage))],
     }
     content = {"sft": sft_figures, measurement.stage: policy_figures, "policy": policy_figures, "meta": meta}
     write_json(run.path / "evaluation.json", content)
@@ -217,16 +206,33 @@ def evaluate(run: Run, reward: TextReward | None = None) -> Iterator[StepReport]
     yield StepReport("evaluation", total, total, {"score_gain": gain}, {"seconds": took, "tokens_per_second": 0.0})
 
 
+def sample(
+    directory: Path,
+    prompt: str,
+    n: int,
+    seed: int,
+    max_new_tokens: int | None = None,
+    reward: TextReward | None = None,
+) -> list[dict[str, Any]]:
+    """`n` continuations of `prompt` by each model of a run, from the same random numbers, as samples.jsonl has them.
+
+    Raises:
+        RunError: the run does not exist or has not finished.
+        ModelError: the prompt leaves no room for a response.
+    """
+    run = Run.existing(directory)
+    measurement = Measurement(run, policy_stage(run), reward)
+    ids = measurement.tokenizer.prompt(prompt)
+    limit = max_new_tokens or measurement.settings.max_new_tokens
+    check_window([ids], limit, window(measurement.sft))
+    noise = rng.uniforms(range(n), limit, seed, "sample", 0, prompt)
+    return side_by_side([prompt] * n, *measurement.compare([ids] * n, noise))
+
+
 def figures(answers: Answers, verdicts: np.ndarray, seed: int) -> dict[str, Any]:
-    """One model's entry in evaluation.json.
+    """One model's entry in evaluation.json, from its answers and the judge's probabilities (N,) that they are positive.
 
-    Args:
-        verdicts: (N,) the judge's probability that the response is positive.
-
-    Returns:
-        score_mean and its bootstrap interval; judge_positive, a share; kl_mean, nats a response; perplexity_ref of the
-        responses under SFT at the sampling temperature; distinct_1 and distinct_2, shares of token n-grams;
-        length_mean, tokens; eos_rate and duplicate_rate, shares of responses.
+    kl_mean is in nats a response, length_mean in tokens; perplexity_ref is under SFT at the sampling temperature.
     """
     lengths = np.array([len(tokens) for tokens in answers.tokens])
     return {
@@ -243,22 +249,15 @@ def figures(answers: Answers, verdicts: np.ndarray, seed: int) -> dict[str, Any]
     }
 
 
-def joined(parts: list[Answers]) -> Answers:
+def joined(parts: Iterable[Answers]) -> Answers:
     """The answers of several batches as one."""
-    arrays = ("raw_scores", "scores", "ended", "kl", "nats_ref")
-    return Answers(
-        texts=[text for part in parts for text in part.texts],
-        tokens=[tokens for part in parts for tokens in part.tokens],
-        **{name: np.concatenate([getattr(part, name) for part in parts]) for name in arrays},
-    )
+    columns = {f.name: [getattr(part, f.name) for part in parts] for f in fields(Answers)}
+    texts, tokens = (list(chain(*columns.pop(name))) for name in ("texts", "tokens"))
+    return Answers(texts, tokens, **{name: np.concatenate(arrays) for name, arrays in columns.items()})
 
 
-def _task_accuracy(judge: Judge, labelled: Any) -> dict[str, float]:
-    return {"accuracy_task": judge.accuracy(labelled)} if labelled else {}
-
-
-def _side_by_side(prompts: Sequence[str], sft: Answers, policy: Answers) -> list[dict[str, Any]]:
-    """One line a prompt, as samples.jsonl has it."""
+def side_by_side(prompts: Sequence[str], sft: Answers, policy: Answers) -> list[dict[str, Any]]:
+    """The lines of samples.jsonl: prompt, responses and scores."""
     return [
         {
             "prompt": prompt,
@@ -269,13 +268,6 @@ def _side_by_side(prompts: Sequence[str], sft: Answers, policy: Answers) -> list
         }
         for i, prompt in enumerate(prompts)
     ]
-
-
-def _shown_samples(measurement: Measurement) -> list[dict[str, Any]]:
-    prompts = [measurement.tokenizer.prompt(prompt) for prompt in SHOWN_PROMPTS]
-    limit, seed = measurement.settings.max_new_tokens, measurement.run.config.seed
-    noise = rng.uniforms(range(len(prompts)), limit, seed, "evaluation", 0, "samples")
-    return _side_by_side(SHOWN_PROMPTS, *measurement.compare(prompts, noise))
 
 
 def _write_jsonl(path: Path, lines: list[dict[str, Any]]) -> None:

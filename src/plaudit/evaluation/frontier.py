@@ -24,13 +24,12 @@ import numpy as np
 import torch
 from safetensors.numpy import load_file, save_file
 
-from plaudit import rng
 from plaudit.algorithms.ppo import ppo
 from plaudit.config import build, read_toml, to_toml
 from plaudit.data.text import distinct
 from plaudit.errors import RunError
 from plaudit.evaluation.best_of_n import kept, kl_bound, kl_measured
-from plaudit.evaluation.evaluate import Measurement, joined
+from plaudit.evaluation.evaluate import Answers, Measurement, joined
 from plaudit.evaluation.judge import imdb_judge
 from plaudit.evaluation.metrics import bootstrap_ci95, distinct_without, jackknife_ci95, resamples
 from plaudit.evaluation.report import write_report
@@ -39,7 +38,7 @@ from plaudit.models.layers import freeze_lower_layers
 from plaudit.models.loading import load_causal_lm
 from plaudit.models.lora import add_adapters, merge
 from plaudit.models.policy import Policy
-from plaudit.rewards import TextReward
+from plaudit.rewards import ModelReward, TextReward, reward_name
 from plaudit.training.checkpoint import Checkpoints, load_weights
 from plaudit.training.metrics import StepReport
 from plaudit.training.rollouts import ScoreScale
@@ -63,17 +62,17 @@ def frontier(
     """Measure best-of-n and PPO at several strengths of the KL penalty; leaves RUN/frontier.json, updates the report.
 
     Args:
-        run: a finished one.
         kl_coefs: to train PPO with, besides those trained before; None for the run's own and multiples of it.
         draws: m, responses of SFT to each prompt; best-of-n is measured for n up to m.
-        overwrite: start again.
         reward: from prompts and responses to a number for each; None for the run's reward model.
 
     Raises:
         RunError: the run is not finished, or its frontier was begun with other settings.
     """
     config, folder = run.config, run.path / "frontier"
-    run.model("ppo")
+    trained_for, given = run.summary("ppo")["reward"], reward_name(reward) or ModelReward.name
+    if trained_for != given:
+        raise RunError(f"{run.path}: its ppo was trained for the reward '{trained_for}', not for '{given}'")
     if overwrite:
         shutil.rmtree(folder, ignore_errors=True)
     if (folder / "config.toml").exists() and build(read_toml(folder / "config.toml")) != config:
@@ -84,36 +83,32 @@ def frontier(
         kl_coefs = [times * config.ppo.kl_coef for times in TIMES]
 
     measurement = Measurement(run, "ppo", reward)
-    prompts = measurement.held_out()[1]
     drawn = folder / f"best-of-n-{draws}.safetensors"
     if not drawn.exists():
-        yield from _draw(measurement, prompts, draws, drawn)
+        yield from _draw(measurement, draws, drawn)
     own = folder / "policy.safetensors"
     if not own.exists():
-        _save(_measured(measurement, measurement.policy, prompts), own)
+        _save(_measured(measurement, measurement.policy), own)
     for kl_coef in dict.fromkeys(float(f"{k:g}") for k in kl_coefs):
-        yield from _train(measurement, prompts, kl_coef, folder / f"kl_coef-{kl_coef:g}", reward)
+        yield from _train(measurement, kl_coef, folder / f"kl_coef-{kl_coef:g}", reward)
 
     curve = best_of_n(load_file(drawn))
-    places = [
-        (build(read_toml(sub / "config.toml")).ppo.kl_coef, int(point.stem), point)
-        for sub in folder.glob("kl_coef-*")
-        for point in sub.glob("points/*.safetensors")
-    ]
-    places.append((config.ppo.kl_coef, config.ppo.iterations, own))
-    points: list[dict[str, Any]] = []
+    places = [(config.ppo.kl_coef, config.ppo.iterations, own)]
+    for path in folder.glob("kl_coef-*/points/*.safetensors"):
+        places.append((float(path.parts[-3].removeprefix("kl_coef-")), int(path.stem), path))
+    points = []
     for kl_coef, iteration, path in sorted(places):
-        figures = load_file(path)
-        points.append({"kl_coef": kl_coef, "iteration": iteration, **_summary(figures, config.seed)})
+        found = load_file(path)
+        points.append({"kl_coef": kl_coef, "iteration": iteration, **_summary(found, config.seed)})
         for of in ("score", "judge"):
-            points[-1][f"{of}_above_best_of_n"] = above_best_of_n(figures, curve, of, config.seed)
+            points[-1][f"{of}_above_best_of_n"] = above_best_of_n(found, curve, of, config.seed)
     content = {
         "best_of_n": [
             {"n": n, "kl_bound": kl_bound(n), **_summary(f, config.seed)} for n, f in curve.items() if "distinct_2" in f
         ],
         "ppo": points,
-        "meta": {"prompts": len(prompts), "draws": draws, "seed": config.seed},
-        "said": [on_or_above(points, of, draws) for of in ("score", "judge")],
+        "meta": {"prompts": len(measurement.held_out[1]), "draws": draws, "seed": config.seed, "reward": given},
+        "findings": [on_or_above(points, of, draws) for of in ("score", "judge")],
     }
     write_json(run.path / "frontier.json", content)
     write_report(run.path)
@@ -143,67 +138,50 @@ def above_best_of_n(point: Figures, curve: dict[int, Figures], of: str, seed: in
     """
     n = len(point["kl"])
     weights = np.vstack([np.full(n, 1 / n), resamples(n, seed)])  # first the prompts as they are
-    kl, value = weights @ point["kl"], weights @ point[of]
-    nats = weights @ np.stack([f["kl"] for f in curve.values()], axis=1)
-    values = weights @ np.stack([f[of] for f in curve.values()], axis=1)
-    at_equal = [np.interp(k, x, y) for k, x, y in zip(kl, nats, values, strict=True)]
-    difference = value - np.array(at_equal)
+    kl, value = (weights @ point[name] for name in ("kl", of))
+    nats, values = (weights @ np.stack([f[name] for f in curve.values()], axis=1) for name in ("kl", of))
+    difference = value - [np.interp(k, x, y) for k, x, y in zip(kl, nats, values, strict=True)]
     ci95 = np.quantile(difference[1:], [0.025, 0.975]).tolist()
     return {"mean": float(difference[0]), "ci95": ci95, "beyond": bool(kl[0] > nats[0, -1])}
 
 
-def _draw(measurement: Measurement, prompts: list[list[int]], draws: int, path: Path) -> Iterator[StepReport]:
+def _draw(measurement: Measurement, draws: int, path: Path) -> Iterator[StepReport]:
     """Sample `draws` responses of SFT to every prompt, and save their figures."""
-    run, drawn = measurement.run, []
-    limit = measurement.settings.max_new_tokens
-    scale = ScoreScale(**run.summary("ppo")["scale"])
-
-    def measured(draw: int, rows: range) -> Figures:
-        noise = rng.uniforms(rows, limit, run.config.seed, "frontier", draw, "best of n")
-        answers = measurement.answer(measurement.sft, [prompts[i] for i in rows], noise)
-        tokens = np.zeros((len(rows), limit), dtype=np.int32)
+    scale, drawn = ScoreScale(**measurement.run.summary("ppo")["scale"]), []
+    for draw in range(draws):
+        began = time.perf_counter()
+        answers = _answers(measurement, measurement.sft, "frontier", draw, "best of n")
+        tokens = np.zeros((len(answers.tokens), measurement.settings.max_new_tokens), dtype=np.int32)
         for row, ids in zip(tokens, answers.tokens, strict=True):
             row[: len(ids)] = ids
         raw, ended = torch.from_numpy(answers.raw_scores), torch.from_numpy(answers.ended)
-        return {
-            "ranking": scale.scores(raw, ended).numpy(),  # PPO scores a response that was cut off in the same way
-            "score": answers.scores,
-            "judge": (imdb_judge().positive(answers.texts) > 0.5).astype(float),
-            "length": np.array([len(ids) for ids in answers.tokens], dtype=float),
-            "tokens": tokens,
-        }
-
-    for draw in range(draws):
-        began = time.perf_counter()
-        parts = [measured(draw, rows) for rows in _batches(prompts, run)]
-        drawn.append({name: np.concatenate([p[name] for p in parts]) for name in parts[0]})
+        ranking = scale.scores(raw, ended).numpy()  # PPO scores a response that was cut off in the same way
+        drawn.append({"ranking": ranking, "tokens": tokens, **_figures(answers)})
         took = time.perf_counter() - began
         timing = {"seconds": took, "tokens_per_second": drawn[-1]["length"].sum() / took}
-        yield StepReport("best-of-n", draw + 1, draws, {"score": float(drawn[-1]["score"].mean())}, timing)
+        yield StepReport("best-of-n", draw + 1, draws, {"score": float(answers.scores.mean())}, timing)
     _save({name: np.stack([d[name] for d in drawn], axis=1) for name in drawn[0]}, path)
 
 
-def _batches(prompts: list[list[int]], run: Run) -> Iterator[range]:
-    size = run.config.evaluation.batch_size
-    return (range(start, min(start + size, len(prompts))) for start in range(0, len(prompts), size))
-
-
-def _train(
-    measurement: Measurement, prompts: list[list[int]], kl_coef: float, path: Path, reward: TextReward | None
-) -> Iterator[StepReport]:
+def _train(measurement: Measurement, kl_coef: float, path: Path, reward: TextReward | None) -> Iterator[StepReport]:
     """PPO with this coefficient, and everything else as in the run; its policies are measured during training."""
-    sub = _sub_run(measurement.run, kl_coef, path, reward is None)
-    _measure_checkpoints(measurement, prompts, sub)  # a stop may have come between a checkpoint and its figures
+    run, settings = measurement.run, measurement.settings
+    every = max(1, settings.iterations // _POINTS)
+    settings = dataclasses.replace(settings, kl_coef=kl_coef, kl_control="fixed", save_every=every)
+    stages = ("sft", "reward_model") if reward is None else ("sft",)
+    sub = run.branch(path, dataclasses.replace(run.config, ppo=settings), stages)
+    (path / "points").mkdir(exist_ok=True)
+    _measure_checkpoints(measurement, sub)  # a stop may have come between a checkpoint and its figures
     if sub.complete("ppo"):
         return
     for report in ppo(sub, reward):
-        _measure_checkpoints(measurement, prompts, sub)
+        _measure_checkpoints(measurement, sub)
         shown = {name: report.metrics[name] for name in _SHOWN}
         yield dataclasses.replace(report, stage=path.name, metrics=shown)
     shutil.rmtree(sub.folder("ppo") / "checkpoints")  # measured, and three times the size of the policy
 
 
-def _measure_checkpoints(measurement: Measurement, prompts: list[list[int]], sub: Run) -> None:
+def _measure_checkpoints(measurement: Measurement, sub: Run) -> None:
     models, settings = measurement.models, sub.config.ppo
     for step, weights in Checkpoints(sub.folder("ppo") / "checkpoints", "").weights().items():
         path = sub.path / "points" / f"{step:08d}.safetensors"
@@ -215,33 +193,24 @@ def _measure_checkpoints(measurement: Measurement, prompts: list[list[int]], sub
             merge(policy.lm)
             policy.to(sub.device).eval().requires_grad_(False)
             models.share(policy.lm)
-            _save(_measured(measurement, policy.lm, prompts), path)
+            _save(_measured(measurement, policy.lm), path)
 
 
-def _sub_run(run: Run, kl_coef: float, path: Path, has_reward_model: bool) -> Run:
-    """The run directory of one more PPO training, with a folder for the figures of its policies."""
-    settings = run.config.ppo
-    every = max(1, settings.iterations // _POINTS)
-    settings = dataclasses.replace(settings, kl_coef=kl_coef, kl_control="fixed", save_every=every)
-    stages = ("sft", "reward_model") if has_reward_model else ("sft",)
-    sub = run.branch(path, dataclasses.replace(run.config, ppo=settings), stages)
-    (path / "points").mkdir(exist_ok=True)
-    return sub
+def _measured(measurement: Measurement, lm: Any) -> Figures:
+    """The policy's answers to the held-out prompts, with the evaluation's random numbers."""
+    answers = _answers(measurement, lm)
+    return {"kl": answers.kl.astype(float), **_figures(answers), **_distinct([answers.tokens])}
 
 
-def _measured(measurement: Measurement, lm: Any, prompts: list[list[int]]) -> Figures:
-    """The policy's answers to the prompts, with the evaluation's random numbers."""
-    seed, limit, parts = measurement.run.config.seed, measurement.settings.max_new_tokens, []
-    for rows in _batches(prompts, measurement.run):
-        noise = rng.uniforms(rows, limit, seed, "evaluation", 0, "responses")
-        parts.append(measurement.answer(lm, [prompts[i] for i in rows], noise))
-    answers = joined(parts)
+def _answers(measurement: Measurement, lm: Any, *draw: Any) -> Answers:
+    return joined([measurement.answer(lm, *batch) for batch in measurement.batches(*draw)])
+
+
+def _figures(answers: Answers) -> Figures:
     return {
         "score": answers.scores,
         "judge": (imdb_judge().positive(answers.texts) > 0.5).astype(float),
-        "kl": answers.kl.astype(float),
-        "length": np.array([float(len(t)) for t in answers.tokens]),
-        **_distinct([answers.tokens]),
+        "length": np.array([len(ids) for ids in answers.tokens], dtype=float),
     }
 
 

@@ -31,25 +31,15 @@ _MEASURES = {m.key: m for m in MEASURES}
 
 @dataclass(frozen=True)
 class Window:
-    """Some iterations together.
+    """Some iterations together."""
 
-    Attributes:
-        step: the last iteration.
-        responses: number of responses sampled in them.
-        score: mean of their scores.
-        score_std: standard deviation of their scores.
-        judge_positive: share that the independent judge calls positive.
-        distinct_2: share of distinct token pairs in an iteration's responses, mean over the iterations.
-        perplexity_ref: of the responses under SFT, geometric mean over the iterations.
-    """
-
-    step: int
+    step: int  # the last iteration
     responses: int
-    score: float
+    score: float  # mean over the responses
     score_std: float
-    judge_positive: float
-    distinct_2: float
-    perplexity_ref: float
+    judge_positive: float  # share that the independent judge calls positive
+    distinct_2: float  # share of distinct token pairs in an iteration's responses, mean over the iterations
+    perplexity_ref: float  # of the responses under SFT, geometric mean over the iterations
 
 
 @dataclass(frozen=True)
@@ -97,7 +87,7 @@ def hacking_warnings(windows: Sequence[Window]) -> list[HackingWarning]:
 
 
 def _rose(before: Window, now: Window) -> bool:
-    return now.score - before.score > NOISE * _error(before, now, [w.score_std**2 for w in (before, now)])
+    return now.score - before.score > NOISE * math.sqrt(sum(w.score_std**2 / w.responses for w in (before, now)))
 
 
 def _fell(before: Window, now: Window, measure: str) -> bool:
@@ -105,14 +95,8 @@ def _fell(before: Window, now: Window, measure: str) -> bool:
         return now.distinct_2 < DISTINCT_LEFT * before.distinct_2
     if measure == "perplexity_ref":
         return abs(math.log(now.perplexity_ref / before.perplexity_ref)) > math.log(PERPLEXITY_FACTOR)
-    shares = [w.judge_positive for w in (before, now)]
-    error = _error(before, now, [p * (1 - p) for p in shares])
-    return shares[0] - shares[1] > max(JUDGE_FALL, NOISE * error)
-
-
-def _error(before: Window, now: Window, variances: list[float]) -> float:
-    """Standard error of the difference of two means, from the variances of single responses."""
-    return math.sqrt(variances[0] / before.responses + variances[1] / now.responses)
+    error = math.sqrt(sum(w.judge_positive * (1 - w.judge_positive) / w.responses for w in (before, now)))
+    return before.judge_positive - now.judge_positive > max(JUDGE_FALL, NOISE * error)
 
 
 def detect_reward_hacking(run: Run, stage: str, reports: Iterator[StepReport]) -> Iterator[StepReport]:
@@ -120,13 +104,10 @@ def detect_reward_hacking(run: Run, stage: str, reports: Iterator[StepReport]) -
 
     The windows follow from what the stage has logged, so that stopping and resuming changes nothing.
     """
-    known = None
     for report in reports:
-        known = hacking_warnings(_observe(run, stage, report.step - 1)) if known is None else known
-        warnings = hacking_warnings(_observe(run, stage, report.step))
-        texts = tuple(warning.text for warning in warnings[len(known) :])
+        before, now = (hacking_warnings(_observe(run, stage, done)) for done in (report.step - 1, report.step))
+        texts = tuple(warning.text for warning in now[len(before) :])
         yield dataclasses.replace(report, warnings=report.warnings + texts)
-        known = warnings
     _observe(run, stage, getattr(run.config, stage).iterations)
 
 
@@ -137,8 +118,7 @@ def windows_of(run: Run, stage: str) -> list[Window]:
 
 def _observe(run: Run, stage: str, done: int) -> list[Window]:
     """The windows of the first `done` iterations; those not on record are measured and recorded."""
-    folder, batch = run.folder(stage), getattr(run.config, stage).batch_size
-    size = -(-WINDOW // batch)
+    folder, size = run.folder(stage), math.ceil(WINDOW / getattr(run.config, stage).batch_size)
     windows = windows_of(run, stage)
     if len(windows) == done // size:
         return windows
@@ -158,8 +138,7 @@ def _observe(run: Run, stage: str, done: int) -> list[Window]:
                 perplexity_ref=math.exp(fmean(math.log(row["perplexity_ref"]) for row in rows)),
             )
         )
-    lines = "".join(json.dumps(dataclasses.asdict(window)) + "\n" for window in windows)
     partial = folder / "watch.jsonl.partial"
-    partial.write_text(lines, encoding="utf-8")
+    partial.write_text("".join(json.dumps(vars(window)) + "\n" for window in windows), encoding="utf-8")
     partial.replace(folder / "watch.jsonl")
     return windows

@@ -37,11 +37,7 @@ def vectorizer(terms: Sequence[str] | None = None) -> TfidfVectorizer:
 
 
 class Judge:
-    """Logistic regression on TF-IDF of words and word pairs.
-
-    Attributes:
-        accuracy_imdb: share of held-out IMDb reviews whose label it predicts.
-    """
+    """Logistic regression on TF-IDF of words and word pairs."""
 
     def __init__(
         self, terms: Sequence[str], idf: np.ndarray, weights: np.ndarray, bias: float, accuracy_imdb: float = np.nan
@@ -50,7 +46,7 @@ class Judge:
         self._terms, self._weights, self._bias = terms, weights, bias
         self._tfidf = vectorizer(terms)
         self._tfidf.idf_ = idf
-        self.accuracy_imdb = accuracy_imdb
+        self.accuracy_imdb = accuracy_imdb  # share of held-out IMDb reviews whose label it predicts
 
     @classmethod
     def load(cls, path: Path) -> Judge:

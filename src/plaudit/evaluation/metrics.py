@@ -35,13 +35,10 @@ def bootstrap_ci95(values: np.ndarray, seed: int) -> tuple[float, float]:
 
 
 def jackknife_ci95(value: float, without: np.ndarray) -> tuple[float, float]:
-    """95% normal interval of a statistic of N responses. Source: Efron and Stein 1981.
+    """95% normal interval of a statistic of N responses, from its values (N,) without each of them.
 
     Use it for statistics that count repetitions: a bootstrap draws responses twice, which adds repetitions.
-
-    Args:
-        value: the statistic of all N responses.
-        without: (N,) the statistic without each response.
+    Source: Efron and Stein 1981.
     """
     half = 1.959964 * np.sqrt((len(without) - 1) * without.var())
     return float(value - half), float(value + half)
@@ -54,10 +51,9 @@ def resamples(n: int, seed: int) -> np.ndarray:
 
 
 def hierarchical_ci95(groups: Sequence[np.ndarray], seed: int) -> tuple[float, float]:
-    """95% percentile interval of the mean of the groups' means, resampling groups and then values within each group.
+    """95% percentile interval of the mean of the groups' means, resampling groups and then the values (N,) in each.
 
-    Args:
-        groups: one per seed, (N,) values, one per prompt. Each seed counts the same, whatever its N.
+    A group is a seed, and its values are those of N prompts. Each seed counts the same, whatever its N.
     """
     # Not scipy.stats.bootstrap: it resamples on one level only.
     draw = rng.generator(seed, "evaluation", 0, "hierarchical bootstrap")

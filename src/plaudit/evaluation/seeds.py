@@ -19,12 +19,7 @@ _ONE_PER_SEED = ("reward_accuracy", "kl", "distinct_2_ratio", "length_ratio", "d
 
 
 def summarise(directory: Path, runs: list[Run], stopped: dict[int, str]) -> dict[str, Any]:
-    """Write `seeds.json` of these finished runs into `directory`.
-
-    Args:
-        directory: the folder that holds the run directories.
-        runs: one per seed.
-        stopped: by seed, why its training failed.
+    """Write `seeds.json` of these finished runs, one per seed, into `directory`; `stopped` says by seed why one failed.
 
     Returns:
         The contents of seeds.json: a row for each seed; the means over the seeds that finished (of score and judge:
@@ -40,24 +35,20 @@ def summarise(directory: Path, runs: list[Run], stopped: dict[int, str]) -> dict
         rows.append({"seed": seed, **_row(run)})
         lines = read_jsonl(run.path / "responses.jsonl")
         groups["score_difference"].append(np.array([line["policy_score"] - line["sft_score"] for line in lines]))
-        judged = [[number(line, f"{model}_judge") for model in ("policy", "sft")] for line in lines]
-        if judged and not any(None in pair for pair in judged):
-            policy, sft = (np.array(judged) > 0.5).T.astype(float)
-            groups["judge_difference"].append(policy - sft)
+        if rows[-1]["judge"] is not None:
+            policy, sft = (np.array([line[f"{model}_judge"] for line in lines]) > 0.5 for model in ("policy", "sft"))
+            groups["judge_difference"].append(policy - sft.astype(float))
     for name in _ONE_PER_SEED:
         groups[name] = [np.array([row[name]]) for row in rows if row.get(name) is not None]
-    content = {
-        "seeds": rows,
-        "means": {
-            name: {
-                "mean": float(np.mean([g.mean() for g in each])),
-                "ci95": list(hierarchical_ci95(each, runs[0].config.seed)) if sum(map(len, each)) > 1 else None,
-            }
-            for name, each in groups.items()
-            if each
-        },
-        "diverged": sum(bool(row["diverged"]) for row in rows),
+    means = {
+        name: {
+            "mean": float(np.mean([g.mean() for g in each])),
+            "ci95": list(hierarchical_ci95(each, runs[0].config.seed)) if sum(map(len, each)) > 1 else None,
+        }
+        for name, each in groups.items()
+        if each
     }
+    content = {"seeds": rows, "means": means, "diverged": sum(bool(row["diverged"]) for row in rows)}
     write_json(directory / "seeds.json", content)
     return content
 
@@ -65,12 +56,9 @@ def summarise(directory: Path, runs: list[Run], stopped: dict[int, str]) -> dict
 def diverged(evaluation: dict[str, Any], iterations: list[dict[str, Any]]) -> str:
     """Why a finished run counts as diverged; "" if it does not.
 
-    A run has diverged if a metric of PPO is not finite, if the policy is more than 50 nats from SFT or scores lower
-    than SFT, or if the sampled KL (k1) over the last ten iterations is significantly negative: the true KL never is.
-
-    Args:
-        evaluation: contents of evaluation.json.
-        iterations: lines of ppo/metrics.jsonl.
+    A run has diverged if a metric of PPO (a line of metrics.jsonl each iteration) is not finite, if the policy is more
+    than 50 nats from SFT or scores lower than SFT, or if the sampled KL (k1) over the last ten iterations is
+    significantly negative: the true KL never is.
     """
     kl, after = (number(evaluation["policy"], key) for key in ("kl_mean", "score_mean"))
     before = number(evaluation["sft"], "score_mean")

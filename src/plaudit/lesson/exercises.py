@@ -1,22 +1,19 @@
 """Exercises that check the reader's answer."""
 
-from __future__ import annotations
-
 import numpy as np
 
 
 def check(answer: object, expected: object, tolerance: float = 5e-3) -> str:
-    """One line that says whether an answer is correct.
+    """One line that says whether an answer is correct: a number, a list of numbers, a text or a boolean.
 
-    Args:
-        answer: a number, a list of numbers, a text or a boolean; None means that there is no answer yet.
-        expected: the correct answer.
-        tolerance: largest absolute difference between numbers.
+    None means that there is no answer yet. The tolerance is the largest absolute difference between numbers.
     """
     if answer is None:
         return "No answer yet: replace None with your answer."
+    if isinstance(answer, str) and isinstance(expected, str):
+        answer, expected = answer.strip().lower() == expected.strip().lower(), True
     if isinstance(expected, (str, bool)):
-        return "Correct." if _plain(answer) == _plain(expected) and type(answer) is type(expected) else "Not correct."
+        return "Correct." if type(answer) is type(expected) and answer == expected else "Not correct."
     wanted = np.asarray(expected, dtype=np.float64)
     try:
         given = np.asarray(answer, dtype=np.float64)
@@ -28,7 +25,3 @@ def check(answer: object, expected: object, tolerance: float = 5e-3) -> str:
     if not len(wrong):
         return "Correct."
     return f"Not correct: number {wrong[0] + 1} is wrong." if wanted.ndim else "Not correct."
-
-
-def _plain(answer: object) -> object:
-    return answer.strip().lower() if isinstance(answer, str) else answer

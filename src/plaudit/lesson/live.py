@@ -1,7 +1,5 @@
 """Curves that are redrawn while a model trains."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -21,10 +19,7 @@ _COLUMNS = 2
 
 
 def plot_live(reports: Iterable[StepReport], **titles: str) -> Iterator[StepReport]:
-    """Yield the reports of a training run unchanged, and draw their metrics in the cell's output as they arrive.
-
-    Args:
-        titles: for each metric to draw, its title with the unit.
+    """Yield the reports of a training run unchanged, and draw metrics, by their titles, in the cell's output.
 
     >>> for report in plot_live(sft(run), loss="loss (nats per token)"):
     ...     pass
@@ -53,21 +48,15 @@ def _show(figure: NotebookFigure, handle: Any) -> Any:
     return handle
 
 
-def curves(reports: Sequence[StepReport], titles: Mapping[str, str], seconds: float | None = None) -> NotebookFigure:
-    """Metrics over the steps, one panel each: values as a thin line, their running mean as a thick one.
-
-    Args:
-        titles: as in `plot_live`.
-        seconds: since training began; None shows no times.
-    """
+def curves(reports: Sequence[StepReport], titles: Mapping[str, str], seconds: float) -> NotebookFigure:
+    """Metrics over the steps, `seconds` after the first: values as a thin line, their running mean as a thick one."""
     columns, last = min(_COLUMNS, len(titles)), reports[-1]
     rows = math.ceil(len(titles) / columns)
     with new_figure(rows, columns, height=0.55 + 1.95 * rows, squeeze=False) as (figure, panels):
         for axes, (key, title) in zip(panels.flat, titles.items(), strict=False):
             points = [(report.step, report.metrics.get(key, math.nan)) for report in reports]
             steps, values = np.array([(step, value) for step, value in points if math.isfinite(value)]).reshape(-1, 2).T
-            axes.set_title(title)
-            axes.set_xlim(0, last.total)
+            axes.set(title=title, xlim=(0, last.total))
             axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
             axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
             axes.ticklabel_format(axis="y", useOffset=False)
@@ -83,15 +72,8 @@ def curves(reports: Sequence[StepReport], titles: Mapping[str, str], seconds: fl
             axes.set_visible(False)
         for axes in panels.flat[len(titles) - columns : len(titles)]:  # the lowest panel of each column
             axes.set_xlabel("optimizer step" if last.stage in ("sft", "reward_model") else "iteration")
-        figure.suptitle(_progress(last, seconds), x=0.99, ha="right", fontsize=9.5, color=MUTED)
+        left = seconds / last.step * (last.total - last.step)
+        done = f"{last.stage}: step {last.step:,} of {last.total:,}, {seconds:.0f} s"
+        done += f", about {left:.0f} s left" if last.step < last.total else ""
+        figure.suptitle(done, x=0.99, ha="right", fontsize=9.5, color=MUTED)
     return figure
-
-
-def _progress(report: StepReport, seconds: float | None) -> str:
-    done = f"{report.stage}: step {report.step:,} of {report.total:,}"
-    if seconds is None:
-        return done
-    if report.step == report.total:
-        return f"{done}, {seconds:.0f} s"
-    left = seconds / report.step * (report.total - report.step)
-    return f"{done}, {seconds:.0f} s, about {left:.0f} s left"

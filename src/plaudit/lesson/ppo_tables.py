@@ -1,7 +1,5 @@
 """Tables of notebook 3."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -52,11 +50,7 @@ def _thousands(parameters: Iterable[nn.Parameter]) -> float:
 
 
 def rollout_table(tokenizer: Tokenizer, batch: PPOBatch, row: int) -> Html:
-    """One response of a rollout: its text coloured by advantage, and a table with the numbers of each token.
-
-    Args:
-        row: of the response in the rollout.
-    """
+    """One response of a rollout: its text coloured by advantage, and a table with the numbers of each token."""
     rollout, mask = batch.rollout, batch.rollout.responses.response_mask[row]
     prompt, ids = rollout.responses.prompts()[row], rollout.responses.tokens()[row]
     columns = {
@@ -76,11 +70,7 @@ def rollout_table(tokenizer: Tokenizer, batch: PPOBatch, row: int) -> Html:
 
 
 def before_after(samples: Sequence[Mapping[str, Any]]) -> Html:
-    """Responses of the SFT model and of the policy to the same prompts, with their scores.
-
-    Args:
-        samples: lines of samples.jsonl.
-    """
+    """Responses of SFT model and policy to the same prompts, with their scores, from the lines of samples.jsonl."""
     columns = {
         "prompt": [line["prompt"] for line in samples],
         "SFT": [line["sft"].strip() for line in samples],
@@ -92,11 +82,7 @@ def before_after(samples: Sequence[Mapping[str, Any]]) -> Html:
 
 
 def metrics_table(models: Mapping[str, Mapping[str, Any]]) -> Html:
-    """The metrics of evaluation.json, one column for each model.
-
-    Args:
-        models: entries of evaluation.json by the name to show.
-    """
+    """The metrics of some entries of evaluation.json, one column for each model."""
     columns = {"metric": [measure.name for measure in MEASURES]}
     for name, metrics in models.items():
         ends = bracketed(interval(dict(metrics), "score_ci95"))
@@ -107,11 +93,7 @@ def metrics_table(models: Mapping[str, Mapping[str, Any]]) -> Html:
 
 
 def difference_table(evaluation: Mapping[str, Mapping[str, Any]]) -> Html:
-    """Policy minus SFT on the same prompts, with paired 95% intervals.
-
-    Args:
-        evaluation: content of evaluation.json.
-    """
+    """Policy minus SFT on the same prompts, with paired 95% intervals, from evaluation.json."""
     rows = []
     for name, key, ends, scale, form in (
         ("score", "score_mean", "score_difference_ci95", 1, "{:+.2f}"),

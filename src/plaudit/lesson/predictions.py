@@ -1,7 +1,5 @@
 """What a model predicts for texts: continuations, next tokens, reward model logits."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,10 +7,10 @@ import numpy as np
 import torch
 
 from plaudit import rng
-from plaudit.batches import to_device
+from plaudit.algorithms.reward_model import PreferenceExample, predict
 from plaudit.models.plain import PlainEngine
 from plaudit.models.policy import Policy, RewardModel
-from plaudit.models.tokenizer import Tokenizer, collate
+from plaudit.models.tokenizer import Tokenizer
 from plaudit.training.rollouts import generate
 
 
@@ -26,10 +24,7 @@ def continuations(
 ) -> tuple[list[str], list[bool]]:
     """A sampled continuation of each prompt, and whether the model ended it with eos.
 
-    Args:
-        lm: a causal language model.
-        seed: the same seed gives the same random numbers, whatever the model.
-        max_new_tokens: longest continuation, eos included.
+    The same seed gives the same random numbers, whatever the model.
     """
     policy = Policy(lm.eval(), PlainEngine(), value_head=False)
     ids = [tokenizer.prompt(prompt) for prompt in prompts]
@@ -52,15 +47,7 @@ def visible_tokens(tokenizer: Tokenizer, ids: Sequence[int]) -> list[str]:
     return [tokenizer.hf.decode([i]).replace(" ", "␣").replace("\n", "↵") for i in ids]
 
 
-@torch.no_grad()
-def reward_logits(classifier: Any, tokenizer: Tokenizer, texts: Sequence[str], batch_size: int = 64) -> np.ndarray:
+def reward_logits(classifier: Any, tokenizer: Tokenizer, texts: Sequence[str]) -> np.ndarray:
     """(N,) logits of a reward model: for each text, the log odds that it is good."""
-    model = RewardModel(classifier, PlainEngine()).eval()
-    pairs = [tokenizer.demonstration("", text) for text in texts]
-    by_length = np.argsort([len(response) for _, response in pairs], kind="stable")  # less padding in each batch
-    logits = np.zeros(len(pairs), dtype=np.float32)
-    for start in range(0, len(pairs), batch_size):
-        rows = by_length[start : start + batch_size]
-        batch = to_device(collate([pairs[i] for i in rows], tokenizer.pad_id), classifier.device)
-        logits[rows] = model(batch.ids, batch.attention_mask).float().cpu().numpy()
-    return logits
+    examples = [PreferenceExample((tokenizer.demonstration("", text),), weight=1.0) for text in texts]
+    return predict(RewardModel(classifier, PlainEngine()).eval(), examples, tokenizer, classifier.device)[0]

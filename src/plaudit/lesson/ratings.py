@@ -1,7 +1,5 @@
 """The human ratings, for a notebook that also works without them."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 

@@ -1,7 +1,5 @@
 """Figures of notebook 2."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,8 +20,7 @@ def bradley_terry(score_a: float, score_b: float) -> NotebookFigure:
             axes.plot([here], [curve(here)], "o", color=COMPARED, markersize=8, zorder=5)
             place = {"xytext": (9, 5), "textcoords": "offset points"}
             axes.annotate(form.format(curve(here)), (here, curve(here)), **place, color=COMPARED, fontweight="bold")
-            axes.set_title(title)
-            axes.set_xlabel("score of A − score of B")
+            axes.set(title=title, xlabel="score of A − score of B")
     return figure
 
 
@@ -46,11 +43,7 @@ def confusion(logits: np.ndarray, labels: np.ndarray) -> NotebookFigure:
 
 
 def calibration(bins: Sequence[Mapping[str, Any]]) -> NotebookFigure:
-    """Share of positive texts against the predicted probability, with 95% intervals.
-
-    Args:
-        bins: `confidence`, `positive` and `count` of each bin, as the reward model's summary has them.
-    """
+    """Share of positive texts against the predicted probability, by the bins of the reward model's summary."""
     confidence, positive, count = (np.array([b[key] for b in bins]) for key in ("confidence", "positive", "count"))
     half_width = 1.96 * np.sqrt(np.maximum(positive * (1 - positive), 0.25 / count) / count)
     with new_figure(2, 1, height=4.2, sharex=True, height_ratios=[3, 1]) as (figure, (axes, below)):
@@ -58,11 +51,9 @@ def calibration(bins: Sequence[Mapping[str, Any]]) -> NotebookFigure:
         look = {"color": AFTER, "marker": "o", "linewidth": 1.6, "elinewidth": 1.2, "label": "reward model"}
         axes.errorbar(100 * confidence, 100 * positive, 100 * half_width, **look)
         axes.legend(loc="upper left")
-        axes.set(xlim=(-2, 102), ylim=(-4, 104))
-        axes.set_title("share of positive texts (%), with 95% intervals")
+        axes.set(xlim=(-2, 102), ylim=(-4, 104), title="share of positive texts (%), with 95% intervals")
         below.bar(100 * confidence, count, width=6, color=AFTER, alpha=0.6)
-        below.set_title("number of texts")
-        below.set_xlabel("predicted probability of positive (%)")
+        below.set(title="number of texts", xlabel="predicted probability of positive (%)")
     return figure
 
 
@@ -73,18 +64,13 @@ def logit_histogram(logits: np.ndarray, labels: np.ndarray) -> NotebookFigure:
         for label, colour, name in ((0, COMPARED, "human label: negative"), (1, AFTER, "human label: positive")):
             axes.hist(logits[labels == label], edges, color=colour, alpha=0.55, label=name)
         axes.axvline(0, color=INK, linewidth=1)
-        axes.set_title("number of held-out sentences")
-        axes.set_xlabel("score (log odds of positive)")
+        axes.set(title="number of held-out sentences", xlabel="score (log odds of positive)")
         axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return figure
 
 
 def agreement(shares: Mapping[str, float], ceiling: float, title: str) -> NotebookFigure:
-    """Agreement with people's votes in percent, one row for each person or model, and the ceiling that people set.
-
-    Args:
-        shares: agreement between 0 and 1 by name; a name with "model" in it is drawn in the models' colour.
-    """
+    """Agreement with people's votes, 0 to 1, of each person or model ("model" in the name), and people's ceiling."""
     with new_figure(height=1.2 + 0.42 * len(shares)) as (figure, axes):
         for row, (name, share) in enumerate(shares.items()):
             colour = AFTER if "model" in name else BEFORE

@@ -1,18 +1,17 @@
 """The look of the notebooks' figures: size, fonts and colours."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 from collections.abc import Iterator
 from typing import Any
 
-import matplotlib
+import matplotlib.style
 from matplotlib.figure import Figure
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart. The report uses the same ones.
 INK, MUTED, GRID = "#1c1d21", "#5d616b", "#dedcd5"
 BLUE, ORANGE, GREEN, PURPLE, YELLOW, GREY = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#85888f"
+PALETTE = (GREY, YELLOW, GREEN, BLUE, ORANGE, PURPLE)
 BEFORE, AFTER, COMPARED = GREY, BLUE, ORANGE  # the model before training; after training; what it is compared with
 
 _WIDTH = 7.0  # inches: the text column of a notebook
@@ -48,37 +47,19 @@ class NotebookFigure(Figure):
     It is outside pyplot, so it needs no backend and is never shown twice.
     """
 
-    def png(self) -> bytes:
-        """The figure as a PNG file."""
-        buffer = io.BytesIO()
-        with _style():
-            self.savefig(buffer, format="png", dpi=_SAVED_DPI)
-        return buffer.getvalue()
-
     def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
+        buffer = io.BytesIO()
+        with matplotlib.style.context(["default", _STYLE]):
+            self.savefig(buffer, format="png", dpi=_SAVED_DPI)
         width, height = (round(inches * _SHOWN_DPI) for inches in self.get_size_inches())
-        return self.png(), {"width": width, "height": height}
+        return buffer.getvalue(), {"width": width, "height": height}
 
 
 @contextlib.contextmanager
 def new_figure(
     rows: int = 1, columns: int = 1, height: float = 2.8, **options: Any
 ) -> Iterator[tuple[NotebookFigure, Any]]:
-    """A figure of the notebooks' width and its axes, to be drawn on inside the `with` block.
-
-    Args:
-        height: of the whole figure, in inches.
-        options: for `Figure.subplots`, such as sharex.
-
-    Yields:
-        the figure, and its axes as `Figure.subplots` returns them.
-    """
-    with _style():
+    """A figure of the notebooks' width and `height` inches, and its axes from `Figure.subplots` with the `options`."""
+    with matplotlib.style.context(["default", _STYLE]):
         figure = NotebookFigure(figsize=(_WIDTH, height), layout="constrained")
         yield figure, figure.subplots(rows, columns, **options)
-
-
-def _style() -> Any:
-    """A context with this module's style, whatever the user's matplotlibrc contains."""
-    defaults = matplotlib.rcParamsDefault.items()
-    return matplotlib.rc_context({k: v for k, v in defaults if not k.startswith(("backend", "interactive"))} | _STYLE)

@@ -4,8 +4,6 @@ This is not pandas' Styler because the Styler writes a <style> element, which Ju
 are not trusted yet. The inline styles used here stay. Where a viewer removes all colours, the signs remain.
 """
 
-from __future__ import annotations
-
 import html
 import math
 import re
@@ -31,7 +29,7 @@ class Html:
         """The text without tags, for viewers that show no HTML."""
         return html.unescape(re.sub(r"<[^>]*>", " ", self.text.replace("</tr>", "\n")))
 
-    def __add__(self, other: Html) -> Html:
+    def __add__(self, other: "Html") -> "Html":
         return Html(self.text + other.text)
 
 
@@ -41,14 +39,12 @@ def table(
     digits: int = 2,
     caption: str = "",
 ) -> Html:
-    """A table of texts and numbers, one column for each entry of `columns`.
+    """A table of texts and numbers from the header and the values of each column. NaN gives an empty cell.
 
     Args:
-        columns: header and values of each column; all columns have the same length. NaN gives an empty cell.
         coloured: columns whose cells are vermilion below zero and blue above. The largest number of a column gets the
             strongest colour; a mapping names another number for it.
         digits: decimal places of the numbers that are not integers. Signs are shown if there are negative numbers.
-        caption: title above the table.
     """
     strongest = coloured if isinstance(coloured, Mapping) else dict.fromkeys(coloured)
     columns = {name: values.tolist() if hasattr(values, "tolist") else list(values) for name, values in columns.items()}
@@ -59,10 +55,7 @@ def table(
         scale = (strongest[name] or _largest(values)) if name in strongest else 0.0
         look = f"{_CELL}text-align:{'left' if any(isinstance(v, str) for v in values) else 'right'};"
         heads.append(f'<th style="{look}">{html.escape(name)}</th>')
-        texts = [_text(value, digits, name in signed) for value in values]
-        cells.append(
-            [f'<td style="{look}{_colour(v, scale)}">{text}</td>' for v, text in zip(values, texts, strict=True)]
-        )
+        cells.append([f'<td style="{look}{_colour(v, scale)}">{_text(v, digits, name in signed)}</td>' for v in values])
     body = "".join(f"<tr>{''.join(row)}</tr>" for row in zip(*cells, strict=True))
     title = f"<p><b>{html.escape(caption)}</b></p>" if caption else ""
     page = f"{title}<table><thead><tr>{''.join(heads)}</tr></thead><tbody>{body}</tbody></table>"
@@ -70,11 +63,7 @@ def table(
 
 
 def coloured_text(pieces: Sequence[str], values: Sequence[float], prompt: str = "") -> Html:
-    """A text with one colour for each piece, by the piece's number. A tooltip shows the number.
-
-    Args:
-        prompt: text in front of the pieces, in italics and without colour.
-    """
+    """A text with one colour for each piece, by the piece's number, which a tooltip shows; the prompt in italics."""
     scale = _largest(values)
     spans = (
         f'<span style="{_colour(value, scale)}padding:1px 0" title="{value:+.3f}">{html.escape(piece)}</span>'

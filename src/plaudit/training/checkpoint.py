@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +25,12 @@ from plaudit.errors import RunError
 _KEEP = 2
 
 
+@dataclass(frozen=True)
 class Checkpoints:
-    """The checkpoints of one stage.
+    """The checkpoints of one stage in a folder. One that was made with another fingerprint is refused."""
 
-    Args:
-        folder: the folder that contains them.
-        fingerprint: identifies the settings of the run; a checkpoint made with other settings is an error.
-    """
-
-    def __init__(self, folder: Path, fingerprint: str) -> None:
-        self.folder = folder
-        self.fingerprint = fingerprint
+    folder: Path
+    fingerprint: str
 
     def save(
         self, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any] | None = None
@@ -60,10 +56,10 @@ class Checkpoints:
         """Load the newest checkpoint into model and optimizer, and return its state; {"step": 0} if there is none.
 
         Raises:
-            RunError: the checkpoint is damaged, or was made with other settings.
+            RunError: the checkpoint is damaged, was made with other settings, or by an engine with another number
+                format.
         """
-        steps = self._steps()
-        if not steps:
+        if not (steps := self._steps()):
             return {"step": 0}
         newest = steps[-1]
         try:
@@ -75,7 +71,10 @@ class Checkpoints:
             raise RunError(f"{newest}: damaged checkpoint; delete this folder to continue from the previous checkpoint")
         if manifest.get("fingerprint") != self.fingerprint:
             raise RunError(f"{newest}: made with other settings; use those settings, or start again with --overwrite")
-        _restore(load_file(newest / "tensors.safetensors"), model, optimizer)
+        tensors = load_file(newest / "tensors.safetensors")
+        if any(tensors[f"model/{name}"].dtype != p.dtype for name, p in _trained(model, optimizer).items()):
+            raise RunError(f"{newest}: made with another engine; set engine as before, or start again with --overwrite")
+        _restore(tensors, model, optimizer)
         return json.loads((newest / "state.json").read_text())
 
     def weights(self) -> dict[int, Path]:
@@ -87,28 +86,23 @@ class Checkpoints:
 
 
 def load_weights(path: Path, model: nn.Module) -> None:
-    """Load the parameters in a checkpoint's `tensors.safetensors` at `path` into `model`.
-
-    Raises:
-        RunError: the checkpoint has parameters that the model does not have.
-    """
-    tensors = load_file(path)
-    saved = {key.removeprefix("model/"): value for key, value in tensors.items() if key.startswith("model/")}
+    """Load the parameters in a checkpoint's `tensors.safetensors` at `path` into `model`, which must have them all."""
+    saved = {key.removeprefix("model/"): value for key, value in load_file(path).items() if key.startswith("model/")}
     # Not strict: a checkpoint has only the trained parameters, and tied weights under one of their names.
     unknown = model.load_state_dict(saved, strict=False).unexpected_keys
     if unknown:
         raise RunError(f"{path}: holds '{unknown[0]}', which the model does not have")
 
 
-def _named(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[tuple[str, nn.Parameter]]:
-    """(name, parameter) of the parameters that the optimizer trains; tied weights appear once."""
+def _trained(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, nn.Parameter]:
+    """The parameters that the optimizer trains, by name; tied weights appear once."""
     trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    return [(n, p) for n, p in model.named_parameters() if id(p) in trained]
+    return {name: p for name, p in model.named_parameters() if id(p) in trained}
 
 
 def _tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
     tensors = {}
-    for name, parameter in _named(model, optimizer):
+    for name, parameter in _trained(model, optimizer).items():
         tensors[f"model/{name}"] = parameter.detach().contiguous()
         for key, value in optimizer.state[parameter].items():
             tensors[f"optimizer/{key}/{name}"] = value.contiguous()
@@ -118,17 +112,16 @@ def _tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, to
 @torch.no_grad()
 def _restore(tensors: dict[str, torch.Tensor], model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """Set parameters and optimizer state. Existing state is set in place: the optimizer may have chosen its storage."""
-    for name, parameter in _named(model, optimizer):
-        parameter.copy_(tensors[f"model/{name}"])
-        state = optimizer.state[parameter]
-        for full, value in tensors.items():
-            _, _, key_and_name = full.partition("optimizer/")
-            key, _, of = key_and_name.partition("/")
-            if of == name:
-                if key in state:
-                    state[key].copy_(value)
-                else:
-                    state[key] = value if key == "step" else value.to(parameter.device)
+    parameters = _trained(model, optimizer)
+    for full, value in tensors.items():
+        kind, *key, name = full.split("/")
+        state = optimizer.state[parameters[name]]
+        if kind == "model":
+            parameters[name].copy_(value)
+        elif key[0] in state:
+            state[key[0]].copy_(value)
+        else:
+            state[key[0]] = value if key[0] == "step" else value.to(parameters[name].device)
 
 
 def _sha256(path: Path) -> str:

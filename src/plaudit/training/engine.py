@@ -1,24 +1,37 @@
-"""The one place that chooses how models are run."""
+"""The one place that chooses which layers of a model learn, and how models are run."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, TypeAlias
 
 from plaudit.errors import ModelError
 from plaudit.models.fast.engine import FastEngine
 from plaudit.models.fast.families import supports
+from plaudit.models.layers import freeze_lower_layers
+from plaudit.models.lora import add_adapters
 from plaudit.models.plain import PlainEngine
 from plaudit.training.run import Run
 
 Engine: TypeAlias = PlainEngine | FastEngine
 
 
-def choose_engine(run: Run, stage: str, model: Any) -> Engine:
-    """The engine for a model of a stage, as `engine` in the settings says.
+def prepare_to_learn(run: Run, stage: str, model: Any, pairs: Iterable[tuple[list[int], list[int]]] = ()) -> Engine:
+    """Freeze lower layers and add adapters, as the settings of a stage say; returns the engine, which is prepared.
 
-    Raises:
-        ModelError: engine = "fast" does not know the model's family or attention.
+    `pairs` are token ids of the prompts and responses that every epoch reads.
     """
+    settings = getattr(run.config, stage)
+    freeze_lower_layers(model, settings.train_layers, f"{stage}.train_layers")
+    add_adapters(model, settings, run.config.seed, stage)
+    engine = choose_engine(run, stage, model)
+    engine.prepare(model)
+    engine.remember(model, [[*prompt, *response] for prompt, response in pairs])
+    return engine
+
+
+def choose_engine(run: Run, stage: str, model: Any) -> Engine:
+    """The engine for a model of a stage, as `engine` in the settings says."""
     name, supported = run.config.engine, supports(model)
     if name == "plain" or (name == "auto" and not supported):
         return PlainEngine(run.dtype)

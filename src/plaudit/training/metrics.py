@@ -11,32 +11,21 @@ from typing import Any
 
 @dataclass(frozen=True)
 class StepReport:
-    """One finished step of a stage.
+    """One finished step of a stage."""
 
-    Attributes:
-        stage: "sft", "reward_model", "ppo" or "evaluation".
-        step: steps finished, counted from 1.
-        total: steps in the whole stage.
-        metrics: values of this step by name; they depend only on the settings.
-        timing: `seconds` of this step and `tokens_per_second`; they differ from run to run.
-        warnings: one sentence each, to show immediately.
-        sample: a prompt, and the model's response to it in this step; two empty strings if there is none.
-    """
-
-    stage: str
-    step: int
-    total: int
-    metrics: dict[str, float]
-    timing: dict[str, float]
-    warnings: tuple[str, ...] = ()
-    sample: tuple[str, str] = ("", "")
+    stage: str  # an algorithm or "evaluation"
+    step: int  # counted from 1
+    total: int  # steps in the whole stage
+    metrics: dict[str, float]  # by name; they depend only on the settings
+    timing: dict[str, float]  # `seconds` and `tokens_per_second`, which differ from run to run
+    warnings: tuple[str, ...] = ()  # one sentence each, to show immediately
+    sample: tuple[str, str] = ("", "")  # a prompt and the model's response in this step; empty if there is none
 
 
 class MetricsLog:
     """The log files of one stage, with one JSON object per step.
 
-    They are `metrics.jsonl`, `timing.jsonl` and, if the stage samples responses, `rollouts.jsonl`. Times have their
-    own file, so that `metrics.jsonl` of a resumed run is byte for byte equal to that of an uninterrupted run.
+    Times have their own file, so that the metrics of a resumed run are byte for byte those of an uninterrupted one.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -48,13 +37,13 @@ class MetricsLog:
     def append(self, report: StepReport) -> None:
         """Append one line to `metrics.jsonl` and to `timing.jsonl`."""
         for path, figures in ((self.metrics_path, report.metrics), (self.timing_path, report.timing)):
-            with path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": report.step} | {k: _plain(v) for k, v in figures.items()}) + "\n")
+            # JSON has no NaN and no infinity.
+            finite = {name: value if math.isfinite(value) else None for name, value in figures.items()}
+            _append(path, {"step": report.step} | finite)
 
     def log_responses(self, step: int, responses: list[str], **columns: list[Any]) -> None:
         """Append the responses of a step to `rollouts.jsonl`; other columns have one value per response."""
-        with self.rollouts_path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, "responses": responses} | columns) + "\n")
+        _append(self.rollouts_path, {"step": step, "responses": responses} | columns)
 
     def truncate(self, step: int) -> None:
         """Keep only the lines of steps up to `step`, because training repeats the steps after its checkpoint."""
@@ -77,6 +66,6 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def _plain(value: float) -> float | None:
-    """The value, or None (null in JSON) for NaN and infinity, which JSON does not have."""
-    return value if math.isfinite(value) else None
+def _append(path: Path, content: dict[str, Any]) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(content) + "\n")

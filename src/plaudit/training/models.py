@@ -8,12 +8,12 @@ from typing import Any
 
 from safetensors.torch import load_file
 
-from plaudit.models.layers import freeze_lower_layers, share_weights
+from plaudit.models.layers import share_weights
 from plaudit.models.loading import load_causal_lm, load_reward_model, load_tokenizer
-from plaudit.models.lora import FOLDER, add_adapters, load_adapters
+from plaudit.models.lora import FOLDER, load_adapters
 from plaudit.models.policy import Policy, RewardModel
 from plaudit.models.tokenizer import Tokenizer
-from plaudit.training.engine import Engine, choose_engine
+from plaudit.training.engine import Engine, choose_engine, prepare_to_learn
 from plaudit.training.run import Run
 
 VALUE_HEAD = "value_head.safetensors"  # in the same folder as the model files of a policy
@@ -21,18 +21,12 @@ VALUE_HEAD = "value_head.safetensors"  # in the same folder as the model files o
 
 @dataclass(frozen=True)
 class Models:
-    """Policy, reference and reward model, the tokenizer of all three, and the engine that runs them.
-
-    Attributes:
-        policy: the language model to train, with a value head if requested.
-        reference: the SFT model, frozen; it shares the policy's frozen weights.
-        reward_model: frozen; None in a run without one.
-    """
+    """Policy, reference and reward model, the tokenizer of all three, and the engine that runs them."""
 
     tokenizer: Tokenizer
-    policy: Policy
-    reference: Any
-    reward_model: RewardModel | None
+    policy: Policy  # to train, with a value head if requested
+    reference: Any  # the SFT model, frozen; it shares the policy's frozen weights
+    reward_model: RewardModel | None  # frozen; None in a run without one
     engine: Engine
 
     @staticmethod
@@ -44,16 +38,10 @@ class Models:
         Args:
             algorithm: the algorithm whose `train_layers` and LoRA settings apply.
             stage: the folder of the policy: "sft" to train it, `algorithm` to evaluate it after training.
-            reward_model: whether to load the reward model.
-
-        Raises:
-            RunError: a model has not been trained yet.
         """
-        reward_folder = run.model("reward_model") if reward_model else None
-        tokenizer = load_tokenizer(run.model("sft"))
-        return Models.of(
-            run, algorithm, run.model(stage), run.model("sft"), reward_folder, tokenizer, value_head=value_head
-        )
+        sft, reward_folder = run.model("sft"), run.model("reward_model") if reward_model else None
+        tokenizer = load_tokenizer(sft)
+        return Models.of(run, algorithm, run.model(stage), sft, reward_folder, tokenizer, value_head=value_head)
 
     @staticmethod
     def of(
@@ -71,17 +59,14 @@ class Models:
         To train a policy, a reward model with LoRA adapters uses the weights of the reference, so that they exist only
         once. To evaluate a policy, the merged weights in its folder are used, without adapters and without peft.
         """
-        settings = getattr(run.config, algorithm)
         lm = load_causal_lm(policy_folder).to(run.device).eval()
         learns = policy_folder == reference_folder
+        # Prepared before the next model is opened, so that they are not all in memory in float32.
         if learns:
-            freeze_lower_layers(lm, settings.train_layers, f"{algorithm}.train_layers")
-            add_adapters(lm, settings, run.config.seed, algorithm)
+            engine = prepare_to_learn(run, algorithm, lm)
         else:
-            lm.requires_grad_(False)
-        engine = choose_engine(run, algorithm, lm)
-        engine.prepare(lm)  # before the next model is opened, so that they are not all in memory in float32
-
+            engine = choose_engine(run, algorithm, lm.requires_grad_(False))
+            engine.prepare(lm)
         reference = load_causal_lm(reference_folder).to(run.device).eval().requires_grad_(False)
         engine.prepare(reference)
         share_weights(lm, reference)
@@ -92,9 +77,8 @@ class Models:
             classifier = load_reward_model(reference_folder if on_reference else reward_folder, tokenizer.pad_id)
             if on_reference:
                 load_adapters(classifier, adapter)
-            classifier = classifier.to(run.device).eval().requires_grad_(False)
+            reward_model = RewardModel(classifier.requires_grad_(False), engine).to(run.device).eval()
             engine.prepare(classifier)
-            reward_model = RewardModel(classifier, engine).eval()
         policy = Policy(lm, engine, value_head=value_head).to(run.device)
         if policy.value_head is not None and (saved := Path(policy_folder) / VALUE_HEAD).exists():
             policy.value_head.load_state_dict(load_file(saved))

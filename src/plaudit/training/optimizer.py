@@ -20,11 +20,7 @@ BatchLoss = Callable[[Any], tuple[Loss, dict[str, Tensor]]]
 
 
 def adamw(model: Any, lr: float, weight_decay: float = 0.0, eps: float = 1e-8) -> torch.optim.Optimizer:
-    """AdamW that decays matrices and leaves biases, norms and other vectors alone.
-
-    Args:
-        model: a `Policy` or `RewardModel`, whose engine decides how the step is computed.
-    """
+    """AdamW for a `Policy` or `RewardModel` that decays matrices, and no biases, norms or other vectors."""
     trainable = [p for p in model.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": weight_decay},
@@ -55,9 +51,6 @@ def accumulate(batch: Any, microbatch_size: int, loss: BatchLoss, count: int, wh
 
     Returns:
         `loss`, the mean over the batch, and the figures of the whole batch.
-
-    Raises:
-        TrainingError: a loss is not finite.
     """
     rows = number_of_rows(batch)
     parts = split_rows(batch, np.arange(rows), microbatch_size) if 0 < microbatch_size < rows else [batch]
@@ -72,23 +65,17 @@ def accumulate(batch: Any, microbatch_size: int, loss: BatchLoss, count: int, wh
         mean.backward()
         figures["loss"] += mean.item()
         for name, value in stats.items():
-            if name.endswith("_max"):
-                figures[name] = max(figures[name], value.item())
-            else:
-                figures[name] += value.item() / count
+            number = value.item()
+            figures[name] = max(figures[name], number) if name.endswith("_max") else figures[name] + number / count
     assert counted == count, f"{where}: the losses are of {counted} tokens or records, and are divided by {count}"
     return dict(figures)
 
 
 def step(optimizer: torch.optim.Optimizer, model: Any, max_grad_norm: float, where: str) -> float:
-    """Clip the gradients at p.grad, take a step, and clear them.
-
-    Returns:
-        the gradient norm before clipping.
+    """Clip the gradients at p.grad, take a step, and clear them; returns the norm before clipping.
 
     Raises:
-        TrainingError: a gradient is not finite; nothing has been changed. (To scale such a loss by zero would not help:
-            NaN times zero is NaN, and AdamW steps on a zero gradient too.)
+        TrainingError: a gradient is not finite; nothing has been changed.
     """
     norm = model.engine.clip_and_step(optimizer, max_grad_norm)
     optimizer.zero_grad(set_to_none=True)

@@ -1,6 +1,7 @@
 """The rollout loop that algorithms share: sample responses, score them, update on minibatches, log and save."""
 
 import dataclasses
+import itertools
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -22,30 +23,23 @@ from plaudit.maths.masked import masked_mean, unflatten
 from plaudit.models.loading import load_causal_lm, save, window
 from plaudit.models.policy import Policy
 from plaudit.models.tokenizer import Tokenizer, pad_left
-from plaudit.rewards import FunctionReward, ModelReward, Reward, TextReward
+from plaudit.rewards import FunctionReward, ModelReward, Reward, TextReward, reward_name
 from plaudit.training.metrics import StepReport
 from plaudit.training.models import VALUE_HEAD, Models
-from plaudit.training.optimizer import BatchLoss, accumulate, set_lr, step, warmup_then_linear
+from plaudit.training.optimizer import BatchLoss, accumulate, adamw, set_lr, step, warmup_then_linear
 from plaudit.training.run import Run
 
+_ADAM_EPS = 1e-5
 REFERENCE_SAMPLES = 256  # responses of the reference on which scores are normalised
 
 
 @dataclass(frozen=True)
 class ScoreScale:
-    """How training uses a raw score.
+    """Shifts and scales raw scores, so that kl_coef and the value head mean the same for any reward."""
 
-    Raw scores are shifted and scaled to mean 0 and standard deviation 1 on responses of the reference, so that kl_coef
-    and the value head mean the same for any reward.
-
-    Attributes:
-        mean, std: of the raw scores of reference responses.
-        missing_eos: score of a response that the length limit cut off.
-    """
-
-    mean: float
+    mean: float  # of the raw scores of reference responses
     std: float
-    missing_eos: float
+    missing_eos: float  # score of a response that the length limit cut off
 
     @staticmethod
     def measured(raw: Float[Tensor, "B"], missing_eos: float) -> "ScoreScale":
@@ -65,12 +59,7 @@ def as_reward(reward: TextReward | None, models: Models) -> Reward:
 def generate(
     policy: Policy, prompts: list[list[int]], noise: Float[Tensor, "B R"], tokenizer: Tokenizer, temperature: float
 ) -> Responses:
-    """Sample one response to each prompt.
-
-    Args:
-        prompts: token ids.
-        noise: (B, R) random numbers in [0, 1) that decide every draw; R limits the response length.
-    """
+    """Sample one response to each prompt; `noise` in [0, 1) decides every draw, and R limits the response length."""
     device = next(policy.parameters()).device
     ids, mask = pad_left(prompts, tokenizer.pad_id)
     ids, mask, noise = ids.to(device), mask.to(device), noise.to(device)
@@ -81,9 +70,6 @@ def score_rollout(
     policy: Policy, reference: Any, responses: Responses, raw: Float[Tensor, "B"], scale: ScoreScale, temperature: float
 ) -> tuple[Rollout, Float[Tensor, "N D"]]:
     """What policy and reference say about the responses, in one pass each and without gradients.
-
-    Args:
-        raw: (B,) raw scores.
 
     Returns:
         the rollout; (N, D) the policy's hidden states that predict the response tokens.
@@ -116,27 +102,21 @@ def update(
     """Optimizer steps on minibatches of a batch.
 
     Args:
-        loss, count: as in `optimizer.accumulate`.
+        loss, count, where: as in `optimizer.accumulate`.
         settings: with `minibatch_size`, `microbatch_size` and `max_grad_norm`.
         orders: for each epoch, the order of the batch's rows.
-        where: for error messages.
         stop: ends the update before the step whose figures it rejects; the first step is always taken.
 
     Returns:
         means of the figures over the optimizer steps (maxima where their name ends in `_max`), and `optimizer_steps`.
     """
     history: list[dict[str, float]] = []
-    for order in orders:
-        for minibatch in split_rows(batch, order, settings.minibatch_size):
-            figures = accumulate(minibatch, settings.microbatch_size, loss, count(minibatch), where)
-            if history and stop(figures):
-                optimizer.zero_grad(set_to_none=True)
-                return _summary(history)
-            history.append(figures | {"grad_norm": step(optimizer, policy, settings.max_grad_norm, where)})
-    return _summary(history)
-
-
-def _summary(history: list[dict[str, float]]) -> dict[str, float]:
+    for minibatch in (part for order in orders for part in split_rows(batch, order, settings.minibatch_size)):
+        figures = accumulate(minibatch, settings.microbatch_size, loss, count(minibatch), where)
+        if history and stop(figures):
+            optimizer.zero_grad(set_to_none=True)
+            break
+        history.append(figures | {"grad_norm": step(optimizer, policy, settings.max_grad_norm, where)})
     columns = {name: [figures[name] for figures in history] for name in history[0]}
     means = {name: max(v) if name.endswith("_max") else float(np.mean(v)) for name, v in columns.items()}
     return means | {"optimizer_steps": len(history)}
@@ -144,62 +124,41 @@ def _summary(history: list[dict[str, float]]) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Iteration:
-    """One iteration of a rollout loop, before its update.
+    """One iteration of a rollout loop, before its update."""
 
-    Attributes:
-        number: counted from 0.
-        rollout: the scored responses.
-        states: (N, D) the policy's hidden states that predict the response tokens.
-        kl_coef, lr: KL penalty and learning rate of this iteration.
-        began: when it began, by time.perf_counter().
-    """
-
-    number: int
+    number: int  # counted from 0
     rollout: Rollout
-    states: Tensor
+    states: Float[Tensor, "N D"]  # the policy's hidden states that predict the response tokens
     kl_coef: float
     lr: float
-    began: float
+    began: float  # by time.perf_counter()
 
 
 class RolloutLoop:
     """Iterations of sampling and scoring, resumed from the newest checkpoint if there is one.
 
     Args:
-        run: the run directory.
         stage: the algorithm, whose settings are a `RolloutConfig`.
-        models: with the policy that learns.
-        reward: what the responses are scored by.
-        optimizer: of the policy.
+        reward: from prompts and responses to a number for each; None for the run's reward model.
     Attributes:
         initial: responses of the reference with their normalised scores (B,); None when training was resumed.
     """
 
-    def __init__(
-        self,
-        run: Run,
-        stage: str,
-        models: Models,
-        reward: Reward,
-        optimizer: torch.optim.Optimizer,
-    ) -> None:
-        self._run, self._stage, self._models, self._reward, self._optimizer = run, stage, models, reward, optimizer
+    def __init__(self, run: Run, stage: str, models: Models, reward: TextReward | None) -> None:
+        self._run, self._stage, self._models, self._reward = run, stage, models, as_reward(reward, models)
         self._settings = getattr(run.config, stage)
         self._prompts = tokenised_prompts(run, models.tokenizer)
         check_window(self._prompts, self._settings.max_new_tokens, window(models.policy.lm))
-        if isinstance(reward, ModelReward):
-            self._checkpoints = run.checkpoints(stage)
-        else:
-            self._checkpoints = run.checkpoints(stage, needs=("sft",), reward=reward.name)
-        self._log = run.log(stage)
-        state = self._checkpoints.restore(models.policy, optimizer)
+        self._optimizer = adamw(models.policy, self._settings.lr, eps=_ADAM_EPS)
+        self._checkpoints, self._log = run.checkpoints(stage, reward_name(reward)), run.log(stage)
+        state = self._checkpoints.restore(models.policy, self._optimizer)
         self._first = state["step"]
         self._log.truncate(self._first)
         self.initial: tuple[Responses, Tensor] | None = None
         if self._first:
             self._scale, self._kl_coef = ScoreScale(**state["scale"]), state["kl_coef"]
             return
-        some = [self._prompts[i % len(self._prompts)] for i in range(REFERENCE_SAMPLES)]
+        some = list(itertools.islice(itertools.cycle(self._prompts), REFERENCE_SAMPLES))
         responses, raw = self._sample(some, 0, "reference")
         self._scale = ScoreScale.measured(raw, self._settings.missing_eos_score)
         self._kl_coef = self._settings.kl_coef
@@ -216,6 +175,21 @@ class RolloutLoop:
             lr = self._settings.lr * warmup_then_linear(number, self._settings.iterations, self._settings.warmup)
             set_lr(self._optimizer, lr)
             yield Iteration(number, rollout, states, self._kl_coef, lr, began)
+
+    def update(
+        self,
+        iteration: Iteration,
+        batch: Any,
+        loss: BatchLoss,
+        count: Callable[[Any], int],
+        stop: Callable[[dict[str, float]], bool] = lambda figures: False,
+    ) -> dict[str, float]:
+        """`update` of the policy on the batch of an iteration, in orders that follow from seed, stage and iteration."""
+        settings, number, seed = self._settings, iteration.number, self._run.config.seed
+        epochs = range(number * settings.epochs, (number + 1) * settings.epochs)
+        orders = [rng.permutation(settings.batch_size, seed, self._stage, epoch) for epoch in epochs]
+        where = f"{self._stage} iteration {number + 1}"
+        return update(self._models.policy, self._optimizer, batch, loss, count, settings, orders, where, stop)
 
     def finish_iteration(self, iteration: Iteration, figures: dict[str, float]) -> StepReport:
         """Log an iteration, with `figures` of its update, and save a checkpoint where one is due."""
@@ -242,20 +216,14 @@ class RolloutLoop:
             self._kl_coef = adapt_kl_coef(self._kl_coef, mean_kl, settings.kl_target, n, settings.kl_horizon)
         seconds = time.perf_counter() - iteration.began
         timing = {"seconds": seconds, "tokens_per_second": mask.sum().item() / seconds}
-        tokenizer, prompts = self._models.tokenizer, responses.prompts()
-        texts = [tokenizer.continuation(p, t) for p, t in zip(prompts, tokens, strict=True)]
-        number = iteration.number + 1
-        sample = (tokenizer.text(prompts[0]), texts[0])
+        tokenizer, ids, number = self._models.tokenizer, responses.prompts(), iteration.number + 1
+        prompts = [tokenizer.text(prompt) for prompt in ids]
+        texts = [tokenizer.continuation(p, t) for p, t in zip(ids, tokens, strict=True)]
+        sample = (prompts[0], texts[0])
         report = StepReport(self._stage, number, settings.iterations, metrics, timing, sample=sample)
         self._log.append(report)
-        self._log.log_responses(
-            number,
-            texts,
-            prompts=[tokenizer.text(prompt) for prompt in prompts],
-            scores=shown.tolist(),
-            kl=rollout.kl.sum(1).tolist(),
-            lengths=[len(t) for t in tokens],
-        )
+        kl, lengths = rollout.kl.sum(1).tolist(), [len(t) for t in tokens]
+        self._log.log_responses(number, texts, prompts=prompts, scores=shown.tolist(), kl=kl, lengths=lengths)
         if number % settings.save_every == 0 or number == settings.iterations:
             state = {"scale": dataclasses.asdict(self._scale), "kl_coef": self._kl_coef}
             self._checkpoints.save(number, self._models.policy, self._optimizer, state)
@@ -263,35 +231,24 @@ class RolloutLoop:
 
     def finish(self) -> None:
         """Save the policy as a plain model folder, with its value head beside it, and mark the stage as complete."""
-        models, folder = self._models, self._run.folder(self._stage)
-        sft = self._run.model("sft")
-        models.engine.restore(models.policy.lm, self._optimizer, lambda: load_causal_lm(sft))
-        save(models.policy.lm, models.tokenizer, folder)
-        if models.policy.value_head is not None:
-            save_file(models.policy.value_head.state_dict(), folder / VALUE_HEAD)
-        summary = {
-            "iterations": self._settings.iterations,
-            "prompts": len(self._prompts),
-            "reward": self._reward.name,
-            "scale": dataclasses.asdict(self._scale),
-        }
-        self._run.finish(self._stage, summary)
+        policy, folder = self._models.policy, self._run.folder(self._stage)
+        policy.engine.restore(policy.lm, self._optimizer, lambda: load_causal_lm(self._run.model("sft")))
+        save(policy.lm, self._models.tokenizer, folder)
+        if policy.value_head is not None:
+            save_file(policy.value_head.state_dict(), folder / VALUE_HEAD)
+        summary = {"iterations": self._settings.iterations, "prompts": len(self._prompts), "reward": self._reward.name}
+        self._run.finish(self._stage, summary | {"scale": dataclasses.asdict(self._scale)})
 
     def _sample(self, prompts: list[list[int]], iteration: int, purpose: str) -> tuple[Responses, Tensor]:
         """Responses of the policy to some prompts, and their raw scores (B,)."""
-        settings = self._settings
-        rows, seed = range(len(prompts)), self._run.config.seed
-        noise = rng.uniforms(rows, settings.max_new_tokens, seed, self._stage, iteration, purpose)
+        settings, seed = self._settings, self._run.config.seed
+        noise = rng.uniforms(range(len(prompts)), settings.max_new_tokens, seed, self._stage, iteration, purpose)
         responses = generate(self._models.policy, prompts, noise, self._models.tokenizer, settings.temperature)
         return responses, self._reward(responses)
 
 
 def tokenised_prompts(run: Run, tokenizer: Tokenizer) -> list[list[int]]:
-    """The token ids of every prompt to train on.
-
-    Raises:
-        DataError: no text is long enough to cut a prompt from.
-    """
+    """The token ids of every prompt to train on."""
     config = run.config
     texts = cut_prompts(run.data.prompts, config.prompt_min, config.prompt_max, config.seed)
     if not texts:
@@ -301,21 +258,14 @@ def tokenised_prompts(run: Run, tokenizer: Tokenizer) -> list[list[int]]:
 
 def prompts_of(iteration: int, prompts: list[Any], batch_size: int, seed: int) -> list[Any]:
     """The prompts of an iteration: pass after pass over all of them, each pass in its own order."""
-    places = range(iteration * batch_size, (iteration + 1) * batch_size)
-    orders = {
-        epoch: rng.permutation(len(prompts), seed, "ppo prompts", epoch)
-        for epoch in {p // len(prompts) for p in places}
-    }
-    return [prompts[orders[p // len(prompts)][p % len(prompts)]] for p in places]
+    n, places = len(prompts), range(iteration * batch_size, (iteration + 1) * batch_size)
+    orders = {epoch: rng.permutation(n, seed, "ppo prompts", epoch) for epoch in {p // n for p in places}}
+    return [prompts[orders[p // n][p % n]] for p in places]
 
 
 def check_window(prompts: list[list[int]], max_new_tokens: int, limit: int) -> None:
-    """Refuse prompts that leave no room for a whole response.
-
-    Raises:
-        ModelError: prompt and response together are longer than the model's window.
-    """
-    longest = max((len(p) for p in prompts), default=0)
+    """Refuse prompts that leave no room in the model's window for a whole response, with a ModelError."""
+    longest = max(map(len, prompts), default=0)
     if longest + max_new_tokens > limit:
         raise ModelError(
             f"a prompt of {longest} tokens and a response of {max_new_tokens} do not fit into the model's window of "

@@ -27,21 +27,16 @@ from plaudit.training.metrics import MetricsLog
 
 STAGES = ("sft", "reward_model", "ppo", "evaluation")  # of `plaudit run`
 MEMORY_FILE = "memory.json"  # bytes: predicted, and measured; they depend on the machine and differ from run to run
-INPUTS_FILE = "inputs.json"
+_INPUTS_FILE = "inputs.json"
 _EVALUATION_FILES = ("evaluation.json", "responses.jsonl", "samples.jsonl", "report.html", "frontier.json")
 
 
 @dataclass(frozen=True)
 class Run:
-    """An open run directory and its settings.
-
-    Attributes:
-        path: the directory.
-        config: its settings, as config.toml has them: with the number format that dtype = "auto" resolved to.
-    """
+    """An open run directory and its settings."""
 
     path: Path
-    config: Config
+    config: Config  # as config.toml has it: with the number format that dtype = "auto" resolved to
 
     @staticmethod
     def open(path: Path, config: Config, *, resume: bool, overwrite: bool, stages: tuple[str, ...]) -> Run:
@@ -50,26 +45,23 @@ class Run:
         Args:
             resume: continue what these stages have begun.
             overwrite: remove what these stages, and the stages made from theirs, have left.
-
-        Raises:
-            RunError: a folder exists already, or was made with other settings or data.
         """
+        saved = path / "config.toml"
         if path.exists() and not path.is_dir():
             raise RunError(f"{path}: is a file; --out takes a folder")
-        known = (*ALGORITHMS, *_EVALUATION_FILES, "frontier", "config.toml", "doctor.json", MEMORY_FILE)
-        unknown = [p.name for p in path.iterdir() if p.name not in known] if path.exists() else []
-        if unknown and not (path / "config.toml").exists():
+        known = (*ALGORITHMS, *_EVALUATION_FILES, "frontier", saved.name, "doctor.json", MEMORY_FILE)
+        unknown = [p.name for p in path.glob("*") if p.name not in known]
+        if unknown and not saved.exists():
             raise RunError(f"{path}: holds '{unknown[0]}' and no run; choose an empty or a new folder")
-        removed = {s for s in (*ALGORITHMS, "evaluation") if ancestors(s) & set(stages)} | set(stages)
-        removed = removed if overwrite else set()
-        begun = [s for s in ALGORITHMS if _begun(path, s)]
+        begun = [s for s in ALGORITHMS if any((path / s).glob("*"))]
         existing = [s for s in stages if s in begun]
         if existing and not resume and not overwrite:
             raise RunError(
                 f"{path}: already holds {', '.join(existing)}; use --resume to continue, or --overwrite to start again"
             )
+        made_from = {s for s in (*ALGORITHMS, "evaluation") if ancestors(s) & set(stages)}
+        removed = made_from | set(stages) if overwrite else set()
         kept = [s for s in begun if s not in removed]
-        saved = path / "config.toml"
         if kept and not saved.exists():
             raise RunError(f"{path}: config.toml is missing, so its settings are unknown; use --overwrite")
         before = Run(path, build(read_toml(saved)) if kept else config)
@@ -89,11 +81,7 @@ class Run:
 
     @staticmethod
     def existing(path: Path) -> Run:
-        """A run directory to read from.
-
-        Raises:
-            RunError: there is none at `path`.
-        """
+        """The run directory at `path`, to read from."""
         if not (path / "config.toml").exists():
             raise RunError(f"{path}: no run here (config.toml is missing); make one with plaudit run --out {path}")
         return Run(path, build(read_toml(path / "config.toml")))
@@ -101,13 +89,7 @@ class Run:
     def branch(self, path: Path, config: Config, stages: tuple[str, ...], *, overwrite: bool = False) -> Run:
         """A run directory at `path` with other settings for what follows `stages`, whose folders it shares.
 
-        They are hard links, so they are complete and take no room. What is at `path` already is used as it is.
-
-        Args:
-            overwrite: remove what is there and start again.
-
-        Raises:
-            RunError: one of `stages` has not finished, or `path` holds something that is no run.
+        They are hard links, so they take no room. A run at `path` is used as it is, unless it is to be overwritten.
         """
         config = self.resolved(config)
         for stage in stages:
@@ -131,11 +113,7 @@ class Run:
         return self.path / stage
 
     def model(self, stage: str) -> str:
-        """The folder of the finished model of a stage.
-
-        Raises:
-            RunError: the stage has not finished.
-        """
+        """The folder of the finished model of a stage; a RunError if it has not finished."""
         if not self.complete(stage):
             command = stage.replace("_", "-")
             raise RunError(f"{self.path}: no finished {stage} here; run: plaudit {command} --out {self.path}")
@@ -143,9 +121,7 @@ class Run:
 
     def complete(self, stage: str) -> bool:
         """Whether the stage has finished."""
-        if stage == "evaluation":
-            return (self.path / "report.html").exists()
-        return (self.folder(stage) / "summary.json").exists()
+        return (self.path / "report.html" if stage == "evaluation" else self.folder(stage) / "summary.json").exists()
 
     def finish(self, stage: str, summary: dict[str, Any]) -> None:
         """Write the stage's figures; their presence says that the stage is complete."""
@@ -153,8 +129,7 @@ class Run:
 
     def summary(self, stage: str) -> dict[str, Any]:
         """The figures that `finish` wrote."""
-        self.model(stage)
-        return json.loads((self.folder(stage) / "summary.json").read_text(encoding="utf-8"))
+        return json.loads(Path(self.model(stage), "summary.json").read_text(encoding="utf-8"))
 
     def log(self, stage: str) -> MetricsLog:
         """The stage's metrics files."""
@@ -165,90 +140,74 @@ class Run:
         """The data set."""
         return load(self.config.data)
 
-    def inputs(self, stage: str, *, needs: tuple[str, ...] | None = None, reward: str = "") -> dict[str, Any]:
+    def inputs(self, stage: str, reward: str = "") -> dict[str, Any]:
         """What a stage's result depends on, and the fingerprint of it all.
 
-        Args:
-            needs: folders that it is made from; None for the algorithm's NEEDS.
-            reward: the name of a reward that is not a model of this run.
+        `reward` names what takes the place of the run's reward model. The engine is left out: all compute the same.
         """
-        settings = {k: v for k, v in dataclasses.asdict(self.config).items() if not isinstance(v, dict)}
-        settings |= flatten({stage: dataclasses.asdict(getattr(self.config, stage))})
+        config = dataclasses.asdict(self.resolved(self.config))
+        general = {k: v for k, v in config.items() if not isinstance(v, dict) and k != "engine"}
+        needs = [need for need in needs_of(stage) if not (reward and need == "reward_model")]
         content: dict[str, Any] = {
-            # What "auto" resolves to, by the names of the settings.
-            "settings": settings | {"device": self.device.type, "dtype": _name(self.dtype)},
+            "settings": general | flatten({stage: config[stage]}) | {"device": self.device.type},
             "data": self.data.fingerprint,
-            "inputs": {need: self._fingerprint(need) for need in (needs_of(stage) if needs is None else needs)},
+            "inputs": {need: (self.made_from(need) or self.inputs(need))["fingerprint"] for need in needs},
         }
         if reward:
             content["reward"] = reward
         text = json.dumps(content, sort_keys=True)
         return content | {"fingerprint": hashlib.sha256(text.encode()).hexdigest()}
 
-    def _fingerprint(self, stage: str) -> str:
-        """The fingerprint that a folder was made with; of these settings where it does not exist yet."""
-        path = self.folder(stage) / INPUTS_FILE
-        content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else self.inputs(stage)
-        return content["fingerprint"]
+    def made_from(self, stage: str) -> dict[str, Any] | None:
+        """The `inputs` that a folder was made from; None where they are not known, as of a folder from elsewhere."""
+        path = self.folder(stage) / _INPUTS_FILE
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
     def check_inputs(self, stage: str) -> None:
-        """Refuse a folder that was made from other settings, other inputs or other data.
-
-        Raises:
-            RunError: it was.
-        """
-        path = self.folder(stage) / INPUTS_FILE
-        if not path.exists():
+        """Refuse a folder that was made from other settings, other inputs or other data, with a RunError."""
+        made = self.made_from(stage)
+        if made is None:
             return
-        made = json.loads(path.read_text(encoding="utf-8"))
-        now = self.inputs(stage, needs=tuple(made["inputs"]), reward=made.get("reward", ""))
+        now, begins = self.inputs(stage, made.get("reward", "")), f"{self.path}: its {stage} was made"
         remedy = "choose another --out, or use --overwrite"
-        for name, value in made["settings"].items():
-            if value != now["settings"].get(name):
-                raise RunError(
-                    f"{self.path}: its {stage} was made with {name} = {value!r}, not {now['settings'].get(name)!r}; "
-                    f"keep that value, {remedy}"
-                )
+        for name, value in now["settings"].items():
+            if (before := made["settings"].get(name, value)) != value:
+                raise RunError(f"{begins} with {name} = {before!r}, not {value!r}; keep that value, {remedy}")
         if made["data"] != now["data"]:
-            raise RunError(
-                f"{self.path}: its {stage} was made from other data: {self.config.data} has changed; {remedy}"
-            )
+            raise RunError(f"{begins} from other data: {self.config.data} has changed; {remedy}")
         for name, fingerprint in made["inputs"].items():
             if fingerprint != now["inputs"][name]:
-                raise RunError(f"{self.path}: its {stage} was made from another {name}; {remedy}")
+                raise RunError(f"{begins} from another {name}; {remedy}")
 
-    def checkpoints(self, stage: str, *, needs: tuple[str, ...] | None = None, reward: str = "") -> Checkpoints:
-        """The stage's checkpoints, which are refused when its inputs differ; leaves the inputs in the folder.
-
-        Args:
-            needs, reward: as in `inputs`.
-        """
-        inputs = self.inputs(stage, needs=needs, reward=reward)
+    def checkpoints(self, stage: str, reward: str = "") -> Checkpoints:
+        """The stage's checkpoints, which are refused when its inputs differ; leaves the inputs in the folder."""
+        inputs = self.inputs(stage, reward)
         self.folder(stage).mkdir(parents=True, exist_ok=True)
-        write_json(self.folder(stage) / INPUTS_FILE, inputs)
+        write_json(self.folder(stage) / _INPUTS_FILE, inputs)
         return Checkpoints(self.folder(stage) / "checkpoints", inputs["fingerprint"])
 
     @property
     def device(self) -> torch.device:
         """Where to compute: as set, or the first GPU if there is one."""
-        wanted = self.config.device
-        usable = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-        if wanted != "auto":
-            if not usable[wanted]:
-                raise ConfigError(f"device = '{wanted}': this machine has no such device; use cpu or auto")
-            return torch.device(wanted)
-        return torch.device(next(name for name, there in usable.items() if there))
+        present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+        usable = [name for name, there in present.items() if there]
+        wanted = usable[0] if self.config.device == "auto" else self.config.device
+        if wanted not in usable:
+            raise ConfigError(f"device = '{wanted}': this machine has no such device; use cpu or auto")
+        return torch.device(wanted)
 
     @property
     def dtype(self) -> torch.dtype:
         """Number format of the matrix products: as set, or bfloat16 if the device multiplies it in hardware."""
         if self.config.dtype == "auto":
             return torch.bfloat16 if _multiplies_bfloat16(self.device) else torch.float32
-        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[self.config.dtype]
+        return getattr(torch, self.config.dtype)
 
     def resolved(self, config: Config) -> Config:
         """These settings, with this run's number format for dtype = "auto"."""
-        return dataclasses.replace(config, dtype=_name(self.dtype)) if config.dtype == "auto" else config
+        if config.dtype != "auto":
+            return config
+        return dataclasses.replace(config, dtype=str(self.dtype).removeprefix("torch."))
 
 
 def needs_of(stage: str) -> tuple[str, ...]:
@@ -281,21 +240,10 @@ def write_json(path: Path, content: Any) -> None:
 
 def versions() -> dict[str, str]:
     """plaudit's version and revision, Python's version, and those of the libraries that decide the figures."""
-    here = Path(__file__).parent
-    git = subprocess.run(
-        ["git", "-C", str(here), "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=False
-    )
-    libraries = ("torch", "transformers", "tokenizers", "numpy", "scikit-learn")
-    return {
-        "plaudit": __version__,
-        "revision": git.stdout.strip() or "unknown",
-        "python": platform.python_version(),
-        **{name: version(name) for name in libraries},
-    }
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short=12", "HEAD"]
+    revision = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
+    libraries = {name: version(name) for name in ("torch", "transformers", "tokenizers", "numpy", "scikit-learn")}
+    return {"plaudit": __version__, "revision": revision, "python": platform.python_version(), **libraries}
 
 
 def _link(source: str, target: str) -> None:
@@ -303,11 +251,6 @@ def _link(source: str, target: str) -> None:
         os.link(source, target)
     except OSError:  # a file system without links
         shutil.copy2(source, target)
-
-
-def _begun(path: Path, stage: str) -> bool:
-    folder = path / stage
-    return folder.exists() and any(folder.iterdir())
 
 
 def _remove(path: Path, stage: str) -> None:

@@ -1,4 +1,7 @@
-"""The supervised loop that SFT and the reward model share: epochs of batches, one optimizer step each."""
+"""The supervised loop that SFT and the reward model share: epochs of batches, one optimizer step each.
+
+The records of a step follow from (seed, stage, epoch), so that there is no data loader state to save.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,13 @@ import numpy as np
 import torch
 from torch import nn
 
+from plaudit import rng
 from plaudit.batches import to_device
 from plaudit.training.metrics import StepReport
 from plaudit.training.optimizer import BatchLoss, accumulate, set_lr, step, warmup_then_linear
-from plaudit.training.order import steps_per_epoch, visits
 from plaudit.training.run import Run
+
+_BATCHES_SORTED_TOGETHER = 16
 
 
 def train_supervised(
@@ -31,14 +36,9 @@ def train_supervised(
     """Train `model`, from its newest checkpoint if there is one; yield one report per step.
 
     Args:
-        model: the model to train.
-        examples: the training data.
         lengths: (N,) tokens of each example; examples of similar length share a batch.
         collate: makes a batch from a list of examples.
         loss, count: as in `optimizer.accumulate`.
-
-    Raises:
-        TrainingError: a loss or gradient is not finite.
     """
     settings = getattr(run.config, stage)
     total = steps_per_epoch(len(examples), settings.batch_size) * settings.epochs
@@ -53,14 +53,44 @@ def train_supervised(
         set_lr(optimizer, lr)
         where = f"{stage} step {number + 1}"
         batch = to_device(collate([examples[row] for row in rows]), run.device)
-        figures = accumulate(batch, settings.microbatch_size, loss, count(batch), where)
-        norm = step(optimizer, model, settings.max_grad_norm, where)
+        metrics = accumulate(batch, settings.microbatch_size, loss, count(batch), where)
+        metrics |= {"lr": lr, "grad_norm": step(optimizer, model, settings.max_grad_norm, where)}
 
         seconds = time.perf_counter() - began
-        metrics = figures | {"lr": lr, "grad_norm": norm}
         timing = {"seconds": seconds, "tokens_per_second": float(lengths[rows].sum() / seconds)}
         report = StepReport(stage, number + 1, total, metrics, timing)
         log.append(report)
         if (number + 1) % settings.save_every == 0 or number + 1 == total:
             checkpoints.save(number + 1, model, optimizer)
         yield report
+
+
+def steps_per_epoch(n: int, batch_size: int) -> int:
+    """Number of steps in one pass over n records; the last batch may be smaller."""
+    return -(-n // batch_size)
+
+
+def visits(
+    lengths: np.ndarray, batch_size: int, epochs: int, seed: int, stage: str, first: int
+) -> Iterator[tuple[int, np.ndarray]]:
+    """(step, indices of its batch) for every step from `first` to the end of the last epoch."""
+    per_epoch = steps_per_epoch(len(lengths), batch_size)
+    for epoch in range(first // per_epoch, epochs):
+        batches = list(enumerate(epoch_batches(lengths, batch_size, seed, stage, epoch), epoch * per_epoch))
+        yield from batches[max(0, first - epoch * per_epoch) :]
+
+
+def epoch_batches(lengths: np.ndarray, batch_size: int, seed: int, stage: str, epoch: int) -> list[np.ndarray]:
+    """Indices of every batch of an epoch: shuffled, and grouped by length to reduce padding.
+
+    Records are shuffled, sorted by length within runs of 16 batches, cut into batches, and the batches are
+    shuffled. Every record appears exactly once.
+    """
+    n = len(lengths)
+    shuffled = rng.permutation(n, seed, stage, epoch)
+    run = batch_size * _BATCHES_SORTED_TOGETHER
+    runs = [shuffled[i : i + run] for i in range(0, n, run)]
+    by_length = np.concatenate([r[np.argsort(lengths[r], kind="stable")] for r in runs])
+    batches = [by_length[i : i + batch_size] for i in range(0, n, batch_size)]
+    order = rng.generator(seed, stage, epoch, "batch order").permutation(len(batches))
+    return [batches[i] for i in order]

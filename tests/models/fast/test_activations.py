@@ -147,7 +147,7 @@ def test_new_responses_replace_those_of_the_last_iteration_and_a_data_set_remain
     cache.add(names[:3], [numbers(text) for text in TEXTS[:3]])
     cache.keep(names[3:6], [numbers(text) for text in TEXTS[3:6]])
     cache.keep(names[5:8], [numbers(text, depth=2.0) for text in TEXTS[5:8]])
-    assert cache.missing(names) == [[names[3], names[4], names[8], names[9]]]
+    assert cache.missing(names) == [(names[3], names[4], names[8], names[9])]
     assert torch.equal(cache.get([names[5]], CPU), numbers(TEXTS[5], depth=2.0))
     assert torch.equal(cache.get([names[1]], CPU), numbers(TEXTS[1]))
 

@@ -5,42 +5,52 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping
-from dataclasses import fields
-from importlib import resources
+from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from plaudit.config import SECTIONS, Config, default_settings
+from plaudit.config import known_settings, read_toml, tomllib
 from plaudit.errors import RunError
 from plaudit.evaluation.report import figures, words
-from plaudit.evaluation.report.files import RunFiles, read_run
-from plaudit.evaluation.report.words import Measure, bracketed, interval, number, written
+from plaudit.evaluation.report.words import CUSTOM_REWARD, REWARD_MODEL, Measure, bracketed, interval, number, written
+from plaudit.training.metrics import read_jsonl
 
 LONGEST_TEXT = 1500  # characters of a text on the page
+Line = dict[str, Any]  # of a jsonl file
+_FOLDERS = ("sft", "reward_model", "ppo")
+_FILES = (
+    *(f"{folder}/{name}" for folder in _FOLDERS for name in ("metrics.jsonl", "timing.jsonl", "summary.json")),
+    *("evaluation.json", "samples.jsonl", "responses.jsonl", "frontier.json"),
+)
 
 # Control characters and lone surrogates: a model can write them, but a page cannot hold them.
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 def write_report(directory: Path) -> Path:
-    """Write `report.html` into a run directory, from the files in it alone.
+    """Write `report.html` into a run directory, from the files in it alone; all but `config.toml` may be missing.
 
-    Args:
-        directory: of a run. It may be unfinished: everything but `config.toml` may be missing.
-
-    Returns:
-        The path of the page. The same files give the same page, byte for byte.
+    The same files give the same page, byte for byte.
 
     Raises:
         ConfigError: `config.toml` is missing or is not TOML.
         RunError: the page cannot be written.
     """
-    page = _page(read_run(directory))
+    environment = Environment(
+        loader=PackageLoader(__name__, ""),
+        autoescape=True,
+        finalize=_printable,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    page = environment.get_template("report.html.jinja").render(_content(RunFiles(directory))).strip() + "\n"
     path = directory / "report.html"
     draft = directory / "report.html.part"  # a reader never finds half a page
     try:
@@ -51,14 +61,76 @@ def write_report(directory: Path) -> Path:
     return path
 
 
-def _page(run: RunFiles) -> str:
-    environment = Environment(
-        autoescape=True, finalize=_printable, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    source = resources.files(__name__)
-    template = environment.from_string((source / "report.html.jinja").read_text("utf-8"))
-    css = Markup((source / "report.css").read_text("utf-8"))
-    return template.render(_content(run), css=css).strip() + "\n"
+class RunFiles:
+    """The contents of a run directory. Missing and malformed files are listed, and read as empty.
+
+    Raises:
+        ConfigError: `config.toml` is missing or is not TOML.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        path = directory / "config.toml"
+        self.name = directory.resolve().name
+        self.settings = read_toml(path)  # values by full name, such as `ppo.kl_coef`
+        self.versions = _table(tomllib.loads(path.read_text(encoding="utf-8-sig")).get("versions"))
+        self.contents: dict[str, Any] = {}  # by path within the directory
+        self.broken = []  # paths of the files that cannot be read
+        existing = [name for name in _FILES if (directory / name).exists()]
+        for name in existing:
+            try:
+                self.contents[name] = _read(directory / name)
+            except (OSError, ValueError):
+                self.broken.append(name)
+        self.meta = self.table("evaluation.json", "meta")
+        has_model, has_ppo = ((directory / folder).exists() for folder in ("reward_model", "ppo"))
+        # PPO without a reward model uses a custom reward; its name will be in evaluation.json.
+        default = CUSTOM_REWARD if has_ppo and not has_model else REWARD_MODEL
+        self.reward = str(self.meta.get("reward") or default)
+        default_reward = self.reward == REWARD_MODEL
+        ends = interval({"score_range": (-1, 1) if default_reward else None} | self.meta, "score_range")
+        self.bounds = ends if ends and ends[0] < ends[1] else None  # of a score; None for a reward without bounds
+        optional = ("frontier.json",) if has_model or default_reward else ("frontier.json", "reward_model/")
+        self.missing = [name for name in _FILES if name not in existing and not name.startswith(optional)]
+
+    def lines(self, path: str) -> list[Line]:
+        """The objects of a jsonl file."""
+        return self.contents.get(path, [])
+
+    def table(self, path: str, *keys: str) -> dict[str, Any]:
+        """The object of a json file, or an object in it."""
+        found = self.contents.get(path, {})
+        for key in keys:
+            found = _table(found.get(key))
+        return found
+
+    def tables(self, path: str, key: str) -> list[dict[str, Any]]:
+        """The objects of a list in a json file."""
+        found = self.table(path).get(key)
+        return [v for v in found if isinstance(v, dict)] if isinstance(found, list) else []
+
+    def seconds(self) -> dict[str, float]:
+        """Wall-clock seconds by stage: from evaluation.json, or from the steps so far if it does not exist yet."""
+        times = self.table("evaluation.json", "meta", "wall_seconds")
+        if not times:
+            times = {f: sum(number(r, "seconds") or 0 for r in self.lines(f"{f}/timing.jsonl")) for f in _FOLDERS}
+        return {stage: value for stage in times if (value := number(times, stage))}
+
+    def speed(self, stage: str) -> float | None:
+        """Tokens per second of the median step."""
+        speeds = [number(line, "tokens_per_second") for line in self.lines(f"{stage}/timing.jsonl")]
+        known = [speed for speed in speeds if speed is not None]
+        return median(known) if known else None
+
+
+def _table(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _read(path: Path) -> Any:
+    content = read_jsonl(path) if path.suffix == ".jsonl" else json.loads(path.read_text(encoding="utf-8"))
+    if not all(isinstance(c, dict) for c in (content if path.suffix == ".jsonl" else [content])):
+        raise ValueError("not a JSON object")
+    return content
 
 
 def _printable(value: Any) -> Any:
@@ -71,28 +143,25 @@ def _printable(value: Any) -> Any:
 
 def _content(run: RunFiles) -> dict[str, Any]:
     """Data for the template, and functions that read a number from a table and format it."""
-    bounds = words.score_range(run.meta)
-    scale = bounds or _range_of_scores(run)
+    scale = run.bounds or _range_of_scores(run)
     sft, policy = (run.table("evaluation.json", entry) for entry in ("sft", "policy"))
 
     def marks(measure: Measure) -> dict[str, float]:
         """Where SFT and the policy lie on the scale of a measure, in percent of it."""
         pair = {"before": number(sft, measure.key), "after": number(policy, measure.key)}
         values = {name: value for name, value in pair.items() if value is not None}
-        top = measure.high or 1.15 * max([*values.values(), 1e-9])
-        low, high = scale if measure.key == "score_mean" else (measure.low, top)
-        return {name: _place(value, low, high) for name, value in values.items()}
+        ends = 0.0, measure.high or 1.15 * max([*values.values(), 1e-9])
+        return {name: _place(v, *(scale if measure.key == "score_mean" else ends)) for name, v in values.items()}
 
     return {
         "run": run,
         "sft": sft,
         "policy": policy,
-        "measures": [m for m in words.measures(run.meta) if m.key in sft or m.key in policy],
+        "measures": [m for m in words.measures(run.reward, run.bounds) if m.key in sft or m.key in policy],
         "marks": marks,
-        "bounds": bounds,
         "scale": scale,
         "place": lambda score: _place(score or 0.0, *scale),
-        "held_out": _held_out(run, bounds),
+        "held_out": _held_out(run),
         "settings": _settings(run.settings),
         "leaves": _leaves,
         "draw": figures,
@@ -118,38 +187,37 @@ def _range_of_scores(run: RunFiles) -> tuple[float, float]:
     return (low, high) if low < high else (low - max(abs(low), 1), high + max(abs(high), 1))
 
 
-def _held_out(run: RunFiles, bounds: tuple[float, float] | None) -> dict[str, list[dict[str, Any]]]:
+def _held_out(run: RunFiles) -> dict[str, list[Line]]:
     """The scored responses to held-out prompts, and those that a reader should see."""
-    keys = ("sft_score", "policy_score")
-    rows = [r for r in run.lines("responses.jsonl") if None not in (number(r, key) for key in keys)]
-    rise = [(row["policy_score"] - row["sft_score"], i) for i, row in enumerate(rows)]
-    doubt = []
-    if bounds:  # both are shares from 0 to 1 then
-        judged = ((i, number(row, "policy_judge")) for i, row in enumerate(rows))
-        doubt = [(_place(rows[i]["policy_score"], *bounds) / 100 - p, i) for i, p in judged if p is not None]
+    rows = [r for r in run.lines("responses.jsonl") if None not in (number(r, "sft_score"), number(r, "policy_score"))]
+    judged = [r for r in rows if run.bounds and number(r, "policy_judge") is not None]
+    low, high = run.bounds or (0.0, 1.0)
 
-    def highest(values: list[tuple[float, int]], above: float) -> list[dict[str, Any]]:
-        return [rows[i] for value, i in sorted(values, key=lambda pair: -pair[0])[:5] if value > above]
+    def rise(row: Line) -> float:
+        return row["policy_score"] - row["sft_score"]
+
+    def doubt(row: Line) -> float:  # score minus judge, both as shares from 0 to 1
+        return _place(row["policy_score"], low, high) / 100 - row["policy_judge"]
+
+    def highest(rows: list[Line], value: Callable[[Line], float], above: float = 0.0) -> list[Line]:
+        return [row for row in sorted(rows, key=value, reverse=True)[:5] if value(row) > above]
 
     return {
         "rows": rows,
         "spread": rows[:: max(1, len(rows) // 10)][:10],
-        "rose": highest(rise, 0),
-        "fell": highest([(-value, i) for value, i in rise], 0),
-        "doubtful": highest(doubt, 0.2),
+        "rose": highest(rows, rise),
+        "fell": highest(rows, lambda row: -rise(row)),
+        "doubtful": highest(judged, doubt, 0.2),
     }
 
 
 def _settings(settings: dict[str, Any]) -> list[tuple[str, str, str]]:
     """Name, value with unit, and meaning of every setting."""
-    about: dict[str, Mapping[str, Any]] = {f.name: f.metadata for f in fields(Config)}
-    about |= {f"{s}.{f.name}": f.metadata for s in SECTIONS for f in fields(getattr(Config(), s))}
-    defaults = default_settings()
     rows = []
     for name, value in settings.items():
-        known = about.get(name, {})
-        changed = f" (default: {defaults[name]})" if value != defaults.get(name, value) else ""
-        rows.append((name, f"{value} {known.get('unit', '')}".rstrip(), known.get("help", "") + changed))
+        known = known_settings()[name]
+        changed = f" (default: {known.default})" if value != known.default else ""
+        rows.append((name, f"{value} {known.metadata['unit']}".rstrip(), known.metadata["help"] + changed))
     return rows
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import html
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,7 +36,6 @@ _STYLE = {
     "text.color": INK,
     "axes.edgecolor": GRID,
     "axes.labelcolor": MUTED,
-    "axes.titlecolor": INK,
     "axes.titlesize": 12.0,
     "axes.titlelocation": "left",
     "axes.titlepad": 11.0,
@@ -68,65 +68,61 @@ class Panel:
     colour: str = AFTER
 
 
-def column(rows: Sequence[dict[str, Any]], key: str) -> np.ndarray:
-    """(rows,) the values of `key` in float64; NaN where one is missing, null or not a finite number."""
-    values = (number(row, key) for row in rows)
-    return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+def columns(rows: Sequence[dict[str, Any]], *keys: str) -> np.ndarray:
+    """(keys, rows) the values of `keys`, from the rows in which all of them are finite numbers."""
+    found = [[number(row, key) for key in keys] for row in rows]
+    return np.array([values for values in found if None not in values], dtype=np.float64).reshape(-1, len(keys)).T
 
 
 def series(name: str, rows: Sequence[dict[str, Any]], panels: Sequence[Panel], unit: str, height: int = TALL) -> str:
     """Metrics over the steps, one panel of `height` points below the other; `name` is unique on the page."""
-    steps = column(rows, "step")
-    present = [(p, np.isfinite(steps) & np.isfinite(column(rows, p.key))) for p in panels]
-    present = [(p, keep) for p, keep in present if keep.any()]
-    if not present:
+    lines = [(panel, *columns(rows, "step", panel.key)) for panel in panels]
+    lines = [line for line in lines if len(line[1])]
+    if not lines:
         return ""
-    with _style(name):
-        figure, all_axes = _figure(len(present), height)
-        for axes, (panel, keep) in zip(all_axes, present, strict=True):
-            _trend(axes, steps[keep], column(rows, panel.key)[keep], panel)
-        all_axes[-1].set_xlabel(unit)
+    titles = [panel.title for panel, _, _ in lines]
+    with _new_figure(name, titles, unit, height) as (figure, all_axes):
+        for axes, (panel, steps, values) in zip(all_axes, lines, strict=True):
+            _trend(axes, steps, values, panel)
         all_axes[-1].xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
-        return _svg(figure, ", ".join(p.title for p, _ in present) + f" over each {unit}")
+        return _svg(figure, f"{', '.join(titles)} over each {unit}")
 
 
 def score_against_kl(rows: Sequence[dict[str, Any]], title: str) -> str:
     """Mean score against KL: one point per iteration, stronger as training goes on."""
-    score, kl, step = column(rows, "score"), column(rows, "kl"), column(rows, "step")
-    keep = np.flatnonzero(np.isfinite(score) & np.isfinite(kl) & np.isfinite(step))
-    if not len(keep):
+    points = columns(rows, "kl", "score", "step")
+    n = points.shape[1]
+    if not n:
         return ""
-    keep = keep[np.linspace(0, len(keep) - 1, min(len(keep), MOST_POINTS)).round().astype(int)]
-    x, y, step = np.sqrt(np.clip(kl[keep], 0, None)), score[keep], step[keep]
-    with _style("score-kl"):
-        figure, (axes,) = _figure(1, TALL)
+    kl, y, step = points[:, np.linspace(0, n - 1, min(n, MOST_POINTS)).round().astype(int)]
+    x = np.sqrt(np.clip(kl, 0, None))
+    with _new_figure("score-kl", [title], "√KL (square root of nats per response)") as (figure, (axes,)):
         axes.scatter(x, y, s=26, color=AFTER, alpha=np.linspace(0.15, 0.9, len(x)), linewidths=0)
         for i in sorted({0, len(x) - 1}):
             axes.scatter(x[i], y[i], s=40, facecolors="none", edgecolors=INK, linewidths=1)
             _label(axes, x[i], y[i], f"iteration\n{step[i]:.0f}", (8, -8))
         axes.margins(0.03, 0.1)
-        _title(axes, title)
-        axes.set_xlabel("√KL (square root of nats per response)")
         return _svg(figure, "mean score against the square root of KL, one point per iteration")
 
 
 def frontier(best: Sequence[dict[str, Any]], policies: Sequence[dict[str, Any]], key: str, title: str) -> str:
     """Best-of-n and the PPO policies against their KL, with 95 % intervals: the points of `frontier.json`."""
-    best, policies = ([p for p in points if _complete(p, key)] for points in (best, policies))
+    best, policies = (
+        [p for p in points if columns([p], "kl_mean", key, name).size and interval(p, _ends(key))]
+        for points, name in ((best, "n"), (policies, "kl_coef"))
+    )
     if not best:
         return ""
     lines = {"": best}
     for point in policies:
         lines.setdefault(f"{point['kl_coef']:g}", []).append(point)
-    with _style(f"frontier-{key}"):
-        figure, (axes,) = _figure(1, TALL)
-        kl_scale(axes, max(column([*best, *policies], "kl_mean")))
+    xlabel = "KL (nats per response, on a square-root scale)"
+    with _new_figure(f"frontier-{key}", [title], xlabel) as (figure, (axes,)):
+        kl_scale(axes, columns([*best, *policies], "kl_mean").max())
         for i, (name, points) in enumerate(lines.items()):
             colour = AFTER if name else COST
             x, y = measured(axes, points, key, colour, "os^DvP"[i % 6])
             _label(axes, x[-1], y[-1], name or f"best of {points[-1]['n']:g}", (6, 4), colour)
-        _title(axes, title)
-        axes.set_xlabel("KL (nats per response, on a square-root scale)")
         return _svg(figure, f"{title} against KL, of best-of-n and of the PPO policies")
 
 
@@ -142,15 +138,11 @@ def measured(
     axes: Any, points: Sequence[dict[str, Any]], key: str, colour: str, marker: str
 ) -> tuple[np.ndarray, np.ndarray]:
     """Draw points of `frontier.json` against their KL, with 95 % intervals; returns their coordinates."""
-    x, y = np.clip(column(points, "kl_mean"), 0, None), column(points, key)
+    kl, y = columns(points, "kl_mean", key)
+    x = np.clip(kl, 0, None)
     axes.vlines(x, *np.array([p[_ends(key)] for p in points]).T, color=colour, linewidth=1, alpha=0.5)
     axes.plot(x, y, color=colour, linewidth=1.2, marker=marker, markersize=4, alpha=0.8, clip_on=False)
     return x, y
-
-
-def _complete(point: dict[str, Any], key: str) -> bool:
-    numbers = (number(point, name) for name in ("kl_mean", key, "n" if "n" in point else "kl_coef"))
-    return None not in (*numbers, interval(point, _ends(key)))
 
 
 def _ends(key: str) -> str:
@@ -160,65 +152,58 @@ def _ends(key: str) -> str:
 
 def score_histogram(responses: Sequence[dict[str, Any]], title: str, low: float, high: float) -> str:
     """Scores of the held-out responses from `low` to `high`, SFT above the policy, on the same axes."""
-    models = (("sft_score", "SFT (before PPO)", BEFORE), ("policy_score", "policy (after PPO)", AFTER))
-    sides = [(v[np.isfinite(v)], *names) for key, *names in models for v in [column(responses, key)]]
-    if not all(len(values) for values, _, _ in sides):
+    sides = [columns(responses, key)[0] for key in ("sft_score", "policy_score")]
+    if not all(map(len, sides)):
         return ""
-    with _style("score-histogram"):
-        figure, all_axes = _figure(2, TALL // 2)
-        edges, width = np.linspace(low, high, 21, retstep=True)
-        shares = [100 * np.histogram(values, edges)[0] / len(values) for values, _, _ in sides]
-        for axes, share, (values, name, colour) in zip(all_axes, shares, sides, strict=True):
+    edges, width = np.linspace(low, high, 21, retstep=True)
+    shares = [100 * np.histogram(scores, edges)[0] / len(scores) for scores in sides]
+    means = [f"mean {written(scores.mean(), '{:.2f}')}: % of responses" for scores in sides]
+    titles = [f"SFT (before PPO), {means[0]}", f"policy (after PPO), {means[1]}"]
+    with _new_figure("score-histogram", titles, title, TALL // 2) as (figure, all_axes):
+        for axes, scores, share, colour in zip(all_axes, sides, shares, (BEFORE, AFTER), strict=True):
             axes.bar(edges[:-1], share, width=0.92 * width, align="edge", color=colour)
-            axes.axvline(values.mean(), color=INK, linewidth=1, linestyle=(0, (3, 2)))
+            axes.axvline(scores.mean(), color=INK, linewidth=1, linestyle=(0, (3, 2)))
             axes.set(xlim=(low - 0.2 * width, high + 0.2 * width), ylim=(0, 1.08 * max(np.max(shares), 1)))
-            _title(axes, f"{name}, mean {written(values.mean(), '{:.2f}')}: % of responses")
         all_axes[-1].xaxis.set_major_locator(MaxNLocator(nbins=5))
-        all_axes[-1].set_xlabel(title)
         return _svg(figure, "distribution of the scores of held-out responses, before and after PPO")
 
 
 def calibration(bins: Sequence[dict[str, Any]], of: str) -> str:
     """The share that is `of` ("positive" or "preferred") against its predicted probability, in bins."""
-    predicted, observed, count = (column(bins, key) for key in ("confidence", "positive", "count"))
-    keep = np.isfinite(predicted) & np.isfinite(observed) & (count > 0)
-    if not keep.any():
+    points = columns(bins, "confidence", "positive", "count")
+    predicted, observed, count = points[:, points[2] > 0]
+    if not len(count):
         return ""
-    predicted, observed, size = predicted[keep], observed[keep], count[keep] / count[keep].max()
-    with _style("calibration"):
-        figure, (axes,) = _figure(1, TALL)
+    xlabel = f"probability of {of} according to the reward model"
+    with _new_figure("calibration", [f"share {of}"], xlabel) as (figure, (axes,)):
         axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (3, 3)))
         _label(axes, 0.5, 0.5, "perfectly calibrated", (8, -12), MUTED)
         axes.plot(predicted, observed, color=AFTER, linewidth=1.2, alpha=0.5)
-        axes.scatter(predicted, observed, s=160 * size + 12, color=AFTER, linewidths=0)
+        axes.scatter(predicted, observed, s=160 * (count / count.max()) + 12, color=AFTER, linewidths=0)
         axes.set(xlim=(-0.04, 1.04), ylim=(-0.04, 1.04))
-        _title(axes, f"share {of}")
-        axes.set_xlabel(f"probability of {of} according to the reward model")
         return _svg(figure, f"share {of} against predicted probability, in bins")
 
 
 def accuracy_by_margin(bins: Sequence[dict[str, Any]]) -> str:
     """Accuracy for {"margin": [low, high], "accuracy", "count"} each, with Wilson's 95 % interval."""
-    right, count = column(bins, "accuracy"), column(bins, "count").round()
-    keep = np.flatnonzero((right >= 0) & (right <= 1) & (count > 0))
-    if not len(keep):
+    bins = [b for b in bins if columns([b], "accuracy", "count").size and 0 <= b["accuracy"] <= 1 and b["count"] >= 1]
+    if not bins:
         return ""
-    right, count = right[keep], count[keep]
-    ends = np.array([wilson(round(share * n), int(n)) for share, n in zip(right, count, strict=True)])
-    with _style("margins"):
-        figure, (axes,) = _figure(1, TALL - 16, BOTTOM + 16)  # tick labels have two lines
-        x = np.arange(len(keep))
+    right, count = columns(bins, "accuracy", "count")
+    ends = np.array([wilson(round(share * n), round(n)) for share, n in zip(right, count, strict=True)])
+    xlabel = "margin: difference of the two logits, or distance of one from 0"
+    title, tick_line = "accuracy (%); dashed: guessing", 16  # points: the tick labels have two lines
+    with _new_figure("margins", [title], xlabel, TALL - tick_line, BOTTOM + tick_line) as (figure, (axes,)):
+        x = np.arange(len(bins))
         axes.axhline(50, color=MUTED, linewidth=1, linestyle=(0, (3, 3)))
         axes.vlines(x, *100 * ends.T, color=AFTER, linewidth=2, alpha=0.5)
         axes.scatter(x, 100 * right, s=40, color=AFTER, linewidths=0, zorder=3)
         for i, share in enumerate(100 * right):
             _label(axes, i, share, f"{share:.0f}", (7, 0))
-        spans = [interval(bins[k], "margin") for k in keep.tolist()]
+        spans = [interval(b, "margin") for b in bins]
         names = [f"{span[0]:.2f}–{span[1]:.2f}" if span else "?" for span in spans]
         axes.set_xticks(x, [f"{name}\nn = {n:.0f}" for name, n in zip(names, count, strict=True)])
         axes.set_xlim(-0.5, len(x) - 0.5)
-        _title(axes, "accuracy (%); dashed: guessing")
-        axes.set_xlabel("margin: difference of the two logits, or distance of one from 0")
         return _svg(figure, "accuracy of the reward model by margin")
 
 
@@ -236,7 +221,6 @@ def _trend(axes: Any, steps: np.ndarray, values: np.ndarray, panel: Panel) -> No
     mean = running_mean(values, max(1, len(values) // 20))
     axes.plot(steps, values, color=panel.colour, linewidth=1, alpha=0.35, marker="o" if len(values) < 3 else "")
     axes.plot(steps, mean, color=panel.colour, linewidth=2)
-    _title(axes, panel.title)
     axes.yaxis.set_major_locator(MaxNLocator(nbins=4))
     axes.ticklabel_format(axis="y", useOffset=False)
     if np.ptp(values) <= 1e-9 * abs(mean[-1]):  # a constant: do not magnify rounding errors
@@ -248,26 +232,26 @@ def _label(axes: Any, x: float, y: float, text: str, offset: tuple[float, float]
     axes.annotate(text, (x, y), offset, textcoords="offset points", color=colour, fontsize=11, annotation_clip=False)
 
 
-def _style(name: str) -> Any:
-    """A context with our drawing style, whatever matplotlibrc the user has; `name` makes the ids unique."""
+@contextmanager
+def _new_figure(
+    name: str, titles: Sequence[str], xlabel: str, height: int = TALL, bottom: int = BOTTOM
+) -> Iterator[tuple[Figure, Any]]:
+    """A figure in our style, whatever matplotlibrc the user has, and panels of `height` points, each with its title.
+
+    Fixed margins align the figures, and the titles with their left edges; `name` makes the ids unique.
+    """
     ours = {k: v for k, v in matplotlib.rcParamsDefault.items() if not k.startswith(("backend", "interactive"))}
-    return matplotlib.rc_context(ours | _STYLE | {"svg.hashsalt": name})
-
-
-def _figure(panels: int, height: int, bottom: int = BOTTOM) -> tuple[Figure, Any]:
-    """A figure and its panels (panels,), each of `height` points with its title; fixed margins align the figures."""
-    whole, own = panels * height + bottom, height - TOP
-    figure = Figure(figsize=(WIDTH / 72, whole / 72))
-    axes = figure.subplots(panels, 1, sharex=True, squeeze=False)[:, 0]
-    figure.subplots_adjust(
-        LEFT / WIDTH, bottom / whole, 1 - RIGHT / WIDTH, 1 - TOP / whole, hspace=TOP / own if panels > 1 else 0
-    )
-    return figure, axes
-
-
-def _title(axes: Any, text: str) -> None:
-    """A title above the axes, aligned with the left edge of the figure."""
-    axes.set_title(text, x=-LEFT / (WIDTH - LEFT - RIGHT))
+    with matplotlib.rc_context(ours | _STYLE | {"svg.hashsalt": name}):
+        whole = len(titles) * height + bottom
+        figure = Figure(figsize=(WIDTH / 72, whole / 72))
+        all_axes = figure.subplots(len(titles), 1, sharex=True, squeeze=False)[:, 0]
+        figure.subplots_adjust(
+            LEFT / WIDTH, bottom / whole, 1 - RIGHT / WIDTH, 1 - TOP / whole, hspace=TOP / (height - TOP)
+        )
+        for axes, title in zip(all_axes, titles, strict=True):
+            axes.set_title(title, x=-LEFT / (WIDTH - LEFT - RIGHT))
+        all_axes[-1].set_xlabel(xlabel)
+        yield figure, all_axes
 
 
 def _svg(figure: Figure, description: str) -> str:
@@ -275,11 +259,9 @@ def _svg(figure: Figure, description: str) -> str:
     buffer = io.BytesIO()
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
-    text = buffer.getvalue().decode("utf-8")
-    body = text[text.index("<svg") :]
-    box = re.search(r'viewBox="[^"]*"', body)
-    assert box is not None  # matplotlib always writes one
-    body = body[body.index(">") + 1 :]
+    body = buffer.getvalue().decode("utf-8").partition("<svg")[2]
+    box = re.findall(r'viewBox="[^"]*"', body)[0]
+    body = body.partition(">")[2]
     body = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", body, count=1, flags=re.S)
     body = re.sub(r'<g id="[^"]*"', "<g", body)  # figure_1, axes_1: not unique on the page
     body = re.sub(r"font: ((?:\d+ )?[\d.]+px) [^;\"]*", r"font-size: \1", body)  # matplotlib < 3.11
@@ -287,4 +269,4 @@ def _svg(figure: Figure, description: str) -> str:
     body = re.sub(r"\s*\n\s*", " ", body)
     for placeholder, variable in _VARIABLES.items():
         body = body.replace(placeholder, f"var(--{variable})")
-    return f'<svg role="img" aria-label="{html.escape(description)}" {box.group()}>{body}'.strip()
+    return f'<svg role="img" aria-label="{html.escape(description)}" {box}>{body}'.strip()

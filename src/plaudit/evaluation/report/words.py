@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-REWARD_MODEL = "reward model"  # the name of the default reward
+REWARD_MODEL, CUSTOM_REWARD = "reward model", "custom reward"  # the default reward, and one whose name is not known yet
 
 
 class Measure(NamedTuple):
-    """One figure of `evaluation.json`: its key there; name, meaning and format for readers; the ends of its scale."""
+    """One figure of `evaluation.json`: its key there; name, meaning and format for readers; the end of its scale."""
 
     key: str
     name: str
     about: str
     form: str = "{:.0%}"
-    low: float = 0.0
     high: float | None = 1.0  # None: no upper end
 
 
@@ -25,7 +24,6 @@ MEASURES = (
         "Score",
         "Mean score that the reward model gives a response: −1 is certainly negative, 1 certainly positive.",
         "{:.2f}",
-        low=-1.0,
     ),
     Measure(
         "judge_positive",
@@ -50,29 +48,18 @@ MEASURES = (
 FRONTIER_HEADS = ("", "KL", "score", "judged positive", "distinct", "length")
 
 
-def score_range(meta: Mapping[str, Any]) -> tuple[float, float] | None:
-    """The range of a response's score, from `meta` of evaluation.json; None where the reward has no bounds."""
-    if "score_range" not in meta:
-        return (-1.0, 1.0) if meta.get("reward", REWARD_MODEL) == REWARD_MODEL else None
-    ends = interval(meta, "score_range")
-    return ends if ends and ends[0] < ends[1] else None
+def reward_phrase(reward: str) -> str:
+    """The reward of this name, for use within a sentence."""
+    return f"the {reward}" if reward in (REWARD_MODEL, CUSTOM_REWARD) else f"the reward {reward}"
 
 
-def reward_phrase(meta: Mapping[str, Any]) -> str:
-    """The reward that `meta` of evaluation.json names, for use within a sentence."""
-    reward = meta.get("reward", REWARD_MODEL)
-    return f"the {reward}" if reward in (REWARD_MODEL, "custom reward") else f"the reward {reward}"
-
-
-def measures(meta: Mapping[str, Any]) -> tuple[Measure, ...]:
-    """MEASURES, with the score of the reward that `meta` of evaluation.json names."""
-    ends = score_range(meta)
-    if meta.get("reward", REWARD_MODEL) == REWARD_MODEL and ends == (-1, 1):
+def measures(reward: str, bounds: tuple[float, float] | None) -> tuple[Measure, ...]:
+    """MEASURES, with the score that the reward of this name gives, within its bounds."""
+    if reward == REWARD_MODEL and bounds == (-1, 1):
         return MEASURES
-    about = f"Mean score that {reward_phrase(meta)} gives a response"
-    about += f", from {ends[0]:g} to {ends[1]:g}.".replace("-", "−") if ends else "; higher is better."
-    low, high = ends or (0.0, None)
-    return (MEASURES[0]._replace(about=about, low=low, high=high), *MEASURES[1:])
+    about = f"Mean score that {reward_phrase(reward)} gives a response"
+    about += f", from {bounds[0]:g} to {bounds[1]:g}.".replace("-", "−") if bounds else "; higher is better."
+    return (MEASURES[0]._replace(about=about), *MEASURES[1:])
 
 
 def number(table: Any, key: str) -> float | None:
@@ -120,30 +107,34 @@ def verdict(evaluation: dict[str, Any], policy: list[dict[str, Any]], iterations
         policy: lines of `ppo/metrics.jsonl`.
         iterations: number of PPO iterations in the settings.
     """
-    sft, after = evaluation.get("sft"), evaluation.get("policy")
-    before_score, score = number(sft, "score_mean"), number(after, "score_mean")
-    if before_score is None or score is None:
+    score, judge, length = (_pair(evaluation, key) for key in ("score_mean", "judge_positive", "length_mean"))
+    if not score:
         return _progress(policy, iterations)
-    own = interval(after, "score_ci95")
+    before, after = score
+    own = interval(evaluation["policy"], "score_ci95")
     paired = interval(evaluation.get("meta"), "score_difference_ci95")
-    low, high = paired or [end - before_score for end in own or (score, score)]
-    change = f"from {written(before_score, '{:.2f}')} to {written(score, '{:.2f}')} {bracketed(own)}".rstrip()
+    low, high = paired or [end - before for end in own or (after, after)]
+    change = f"from {written(before, '{:.2f}')} to {written(after, '{:.2f}')} {bracketed(own)}".rstrip()
     if low > 0:
         text = f"PPO raised the mean score {change}"
     elif high < 0:
         text = f"PPO lowered the mean score {change}"
     else:
         text = f"PPO did not clearly change the mean score: {change}"
-    kl = number(after, "kl_mean")
+    kl = number(evaluation["policy"], "kl_mean")
     text += "." if kl is None else f" at {kl:.1f} nats of KL."
-    before, judged = (number(side, "judge_positive") for side in (sft, after))
-    if before is not None and judged is not None:
-        shares = written(judged, "{:.0%}"), written(before, "{:.0%}")
-        text += f" An independent judge calls {shares[0]} of the responses positive, {shares[1]} before."
-    before, length = (number(side, "length_mean") for side in (sft, after))
-    if before is not None and length is not None:
-        text += f" The responses are {length:.0f} tokens long, {before:.0f} before."
+    if judge:
+        shares = [written(share, "{:.0%}") for share in judge]
+        text += f" An independent judge calls {shares[1]} of the responses positive, {shares[0]} before."
+    if length:
+        text += f" The responses are {length[1]:.0f} tokens long, {length[0]:.0f} before."
     return text
+
+
+def _pair(evaluation: dict[str, Any], key: str) -> tuple[float, float] | None:
+    """A figure of SFT and of the policy; None where one of them is missing."""
+    before, after = (number(evaluation.get(side), key) for side in ("sft", "policy"))
+    return None if before is None or after is None else (before, after)
 
 
 def _progress(policy: list[dict[str, Any]], iterations: float | None) -> str:
@@ -163,21 +154,18 @@ def _progress(policy: list[dict[str, Any]], iterations: float | None) -> str:
 
 def warnings(evaluation: dict[str, Any]) -> list[str]:
     """Reasons to doubt that a higher score means better responses; empty if there are none."""
-    sft, after, meta = (evaluation.get(key) for key in ("sft", "policy", "meta"))
-
-    def pair(key: str) -> tuple[float, float] | None:
-        before, now = number(sft, key), number(after, key)
-        return None if before is None or now is None else (before, now)
-
+    meta = evaluation.get("meta")
     logged = meta.get("warnings") if isinstance(meta, dict) else None
     found = [w for w in logged if isinstance(w, str)] if isinstance(logged, list) else []
-    score, judge, pairs = pair("score_mean"), pair("judge_positive"), pair("distinct_2")
-    copies, length, ended = pair("duplicate_rate"), pair("length_mean"), pair("eos_rate")
+    score, judge, pairs, copies, length, ended = (
+        _pair(evaluation, key)
+        for key in ("score_mean", "judge_positive", "distinct_2", "duplicate_rate", "length_mean", "eos_rate")
+    )
     if score and judge and score[1] > score[0] and judge[1] < judge[0]:
+        fall = " to ".join(written(share, "{:.0%}") for share in judge)
         found.append(
-            f"The score rose but the judge's share of positives fell from {written(judge[0], '{:.0%}')} to "
-            f"{written(judge[1], '{:.0%}')}: probably reward hacking. Do not trust the score; raise kl_coef or "
-            "train less."
+            f"The score rose but the judge's share of positives fell from {fall}: probably reward hacking. "
+            "Do not trust the score; raise kl_coef or train less."
         )
     if pairs and pairs[1] < 0.7 * pairs[0]:
         found.append("The responses have become alike: distinct pairs of tokens fell by over 30 %.")
@@ -191,34 +179,29 @@ def warnings(evaluation: dict[str, Any]) -> list[str]:
 
 
 def on_or_above(points: Sequence[dict[str, Any]], of: str, draws: int) -> str:
-    """How PPO compares with best-of-n at equal KL, in a sentence.
+    """How the PPO policies of `frontier.json` compare with best-of-n at equal KL, in a sentence on "score" or "judge".
 
-    Args:
-        points: the PPO policies of `frontier.json`.
-        of: "score" or "judge".
-        draws: the largest n. A policy beyond its KL has no best-of-n at equal KL. If its score is lower even so, it
-            counts as below, because the score of best-of-n never falls as n grows; the judge's share may fall.
+    A policy beyond the KL of best-of-`draws` has no best-of-n at equal KL. If its score is lower even so, it counts as
+    below, because the score of best-of-n never falls as n grows; the judge's share may fall.
     """
-    found: dict[str, list[float]] = {}
+    found: dict[str, list[float]] = {"above": [], "level with": [], "below": [], "beyond": []}
     for point in points:
-        above = point.get(f"{of}_above_best_of_n")
-        if above is None:  # no judge fits the data
-            continue
-        low, high = above["ci95"]
-        place = "above" if low > 0 else "below" if high < 0 else "level with"
-        if above["beyond"] and not (of == "score" and place == "below"):
-            place = "beyond"
-        found.setdefault(place, []).append(point["kl_mean"])
+        if above := point.get(f"{of}_above_best_of_n"):  # null where no judge fits the data
+            low, high = above["ci95"]
+            place = "above" if low > 0 else "below" if high < 0 else "level with"
+            if above["beyond"] and not (of == "score" and place == "below"):
+                place = "beyond"
+            found[place].append(point["kl_mean"])
+    rest = len(found.pop("beyond"))
     parts = [
         f"{place} it for {len(kls)} of {len(points)} policies ({min(kls):.1f} to {max(kls):.1f} nats)"
-        for place in ("above", "level with", "below")
-        if (kls := found.get(place))
+        for place, kls in found.items()
+        if kls
     ]
-    name = {"score": "score", "judge": "judge's share of positives"}[of]
-    text = f"PPO's {name} against best-of-n at equal KL, by paired 95% intervals: {', '.join(parts)}"
-    if not parts:
-        text = f"PPO's {name} cannot be compared with best-of-n at equal KL"
-    rest = len(found.get("beyond", []))
+    name = "score" if of == "score" else "judge's share of positives"
+    text = f"PPO's {name} cannot be compared with best-of-n at equal KL"
+    if parts:
+        text = f"PPO's {name} against best-of-n at equal KL, by paired 95% intervals: {', '.join(parts)}"
     tail = f"; {rest} beyond the KL of best-of-{draws}, where there is no comparison" if rest else ""
     return f"{text}{tail}."
 

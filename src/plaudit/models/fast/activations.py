@@ -33,10 +33,8 @@ class ActivationCache:
     def __init__(self, width: int, folder: Path) -> None:
         self._width, self._folder = width, folder
         self._rollout: dict[bytes, Tensor] = {}
-        self._dataset: dict[bytes, tuple[int, int, int]] = {}  # first token, length, group
-        self._groups: list[list[bytes]] = []
-        self._states: Tensor | None = None
-        self._computed: set[int] = set()
+        self._dataset: dict[bytes, Tensor] = {}  # parts of one large tensor
+        self._pending: dict[bytes, tuple[bytes, ...]] = {}  # texts of the data set, each with those of its batch
 
     def keep(self, texts: Sequence[bytes], states: Sequence[Tensor]) -> None:
         """Keep activations (L, D), one tensor a text, in place of those kept before; a data set's remain."""
@@ -46,10 +44,8 @@ class ActivationCache:
         """Keep activations (L, D) of further texts."""
         for text, activations in zip(texts, states, strict=True):
             if text in self._dataset:
-                start, length, group = self._dataset[text]
-                assert self._states is not None
-                self._states[start : start + length] = activations.float().cpu()
-                self._computed.add(group)
+                self._dataset[text].copy_(activations)
+                self._pending.pop(text, None)
             else:
                 self._rollout[text] = activations
 
@@ -59,34 +55,25 @@ class ActivationCache:
         A text is computed together with its neighbours in length, whichever is needed first. Its activations are then
         the same to the last bit in whatever order the texts come, and so after a resume.
         """
-        ordered = sorted({key(text): len(text) for text in texts}.items(), key=lambda item: (item[1], item[0]))
-        number = sum(length for _, length in ordered)
-        if self._states is not None or not number:
+        names = sorted({key(text) for text in texts}, key=lambda name: (len(name), name))
+        if self._dataset or not names:
             return
-        self._states = _allocate((number, self._width), self._folder)
-        start = 0
-        for place, (text, length) in enumerate(ordered):
-            self._dataset[text] = (start, length, place // _TEXTS_TOGETHER)
-            start += length
-        names = [text for text, _ in ordered]
-        self._groups = [names[i : i + _TEXTS_TOGETHER] for i in range(0, len(names), _TEXTS_TOGETHER)]
+        lengths = [len(name) // np.dtype(np.int32).itemsize for name in names]
+        states = _allocate((sum(lengths), self._width), self._folder)
+        self._dataset = dict(zip(names, states.split(lengths), strict=True))
+        for start in range(0, len(names), _TEXTS_TOGETHER):
+            batch = tuple(names[start : start + _TEXTS_TOGETHER])
+            self._pending |= dict.fromkeys(batch, batch)
 
-    def missing(self, texts: Sequence[bytes]) -> list[list[bytes]]:
-        """Batches of texts to compute before `get` can answer: groups of a data set, and other texts together."""
-        groups = {self._dataset[text][2] for text in texts if text in self._dataset} - self._computed
-        others = [text for text in dict.fromkeys(texts) if text not in self._dataset and text not in self._rollout]
-        return [self._groups[group] for group in sorted(groups)] + ([others] if others else [])
+    def missing(self, texts: Sequence[bytes]) -> list[tuple[bytes, ...]]:
+        """Batches of texts to compute before `get` can answer: those of a data set, and other texts together."""
+        batches = dict.fromkeys(self._pending[text] for text in texts if text in self._pending)
+        others = dict.fromkeys(text for text in texts if text not in self._dataset and text not in self._rollout)
+        return [*batches, *([tuple(others)] if others else [])]
 
     def get(self, texts: Sequence[bytes], device: torch.device) -> Float[Tensor, "N D"]:
         """Activations of the tokens of these texts, one text after the other."""
-        found = []
-        for text in texts:
-            if text in self._dataset:
-                start, length, _ = self._dataset[text]
-                assert self._states is not None
-                found.append(self._states[start : start + length])
-            else:
-                found.append(self._rollout[text])
+        found = [self._dataset[text] if text in self._dataset else self._rollout[text] for text in texts]
         return torch.cat([states.to(device) for states in found])
 
 

@@ -11,29 +11,24 @@ from plaudit.models.plain import position_ids
 
 
 class Decoder:
-    """A causal model that has read the beginnings of some texts and can read on.
+    """A causal model that has read the beginnings of some texts and can read on; the cache of its layers.
 
     Args:
-        lm: a model of a known family.
         capacity: most tokens of a row, padding included.
         depths: numbers of lowest layers, ascending, whose outputs `append` returns.
     """
 
     def __init__(self, lm: Any, capacity: int, depths: tuple[int, ...] = ()) -> None:
-        self._lm, self._depths = lm, depths
+        self._lm, self._capacity, self._depths = lm, capacity, depths
         self._mask: Bool[Tensor, "B S"] | None = None
-        self._cache = _KeysAndValues(capacity)
+        self._kept: dict[int, tuple[Tensor, Tensor]] = {}  # keys and values by layer
 
     def append(
         self, ids: Int[Tensor, "B T"], mask: Bool[Tensor, "B T"]
     ) -> tuple[list[Float[Tensor, "B T D"]], Float[Tensor, "B D"]]:
-        """Read T more tokens of every row.
+        """Read T more tokens of every row; `mask` is False where it has none.
 
-        Args:
-            mask: False where a row has no token; no later token attends to such a place.
-
-        Returns:
-            outputs of the lowest layers, one tensor for each of `depths`; last hidden state of the last token.
+        Returns the outputs of the lowest layers, one for each of `depths`, and the last hidden state of the last token.
         """
         self._mask = mask if self._mask is None else torch.cat([self._mask, mask], dim=1)
         positions = position_ids(self._mask)[:, -ids.shape[1] :]
@@ -41,8 +36,7 @@ class Decoder:
         order = torch.arange(seen, device=ids.device)
         # Padding attends to itself: attention over nothing is NaN.
         attends = (order <= order[-now:, None]) & (self._mask[:, None] | (order == order[-now:, None]))
-        self._cache.length = seen
-        context: dict[str, Any] = {"mask": attends[:, None], "positions": positions, "cache": self._cache}
+        context: dict[str, Any] = {"mask": attends[:, None], "positions": positions, "cache": self}
         hidden, start, outputs = embed(self._lm, ids, positions), 0, []
         for depth in self._depths:
             hidden, start = run_layers(self._lm, hidden, (start, depth), **context), depth
@@ -50,39 +44,25 @@ class Decoder:
         last = torch.arange(now - 1, ids.numel(), now, device=ids.device)
         return outputs, top_states(self._lm, hidden, start, last, **context)
 
+    def update(self, keys: Tensor, values: Tensor, layer: int, *rest: Any) -> tuple[Tensor, Tensor]:
+        """Add (B, H, T, E) keys and values of a layer, and return all of that layer so far.
+
+        Attention layers call it as they call a cache of transformers.
+        """
+        assert self._mask is not None
+        seen, (batch, heads, now, width) = self._mask.shape[1], keys.shape
+        if layer not in self._kept:
+            # Rotary embeddings leave keys in float32 where values are bfloat16: the cache has the values' format.
+            empty = values.new_zeros(2, batch, heads, self._capacity, width)
+            self._kept[layer] = (empty[0], empty[1])
+        all_keys, all_values = self._kept[layer]
+        all_keys[:, :, seen - now : seen] = keys
+        all_values[:, :, seen - now : seen] = values
+        return all_keys[:, :, :seen], all_values[:, :, :seen]
+
     def select(self, rows: Int[Tensor, "n"]) -> None:
         """Go on with these rows only."""
         assert self._mask is not None
         self._mask = self._mask[rows]
-        self._cache.batch_select_indices(rows)
-
-
-class _KeysAndValues:
-    """The part of transformers' cache interface that attention layers call.
-
-    Attributes:
-        length: tokens of a row, those that are being read included.
-    """
-
-    def __init__(self, capacity: int) -> None:
-        self.length = 0
-        self._capacity = capacity
-        self._kept: dict[int, tuple[Tensor, Tensor]] = {}
-
-    def update(self, keys: Tensor, values: Tensor, layer: int, *rest: Any) -> tuple[Tensor, Tensor]:
-        """Add (B, H, T, E) keys and values of a layer, and return all of that layer so far."""
-        if layer not in self._kept:
-            batch, heads, _, width = keys.shape
-            # Rotary embeddings leave keys in float32 where values are bfloat16: the cache has the values' format.
-            empty = values.new_zeros(2, batch, heads, self._capacity, width)
-            self._kept[layer] = (empty[0], empty[1])
-        new = slice(self.length - keys.shape[2], self.length)
-        for kept, added in zip(self._kept[layer], (keys, values), strict=True):
-            kept[:, :, new] = added
-        all_keys, all_values = self._kept[layer]
-        return all_keys[:, :, : self.length], all_values[:, :, : self.length]
-
-    def batch_select_indices(self, rows: Tensor) -> None:
-        """Keep these rows of the batch."""
         for layer, (keys, values) in self._kept.items():  # one after the other, so that all never exist twice
             self._kept[layer] = (keys[rows], values[rows])

@@ -1,6 +1,7 @@
 """The fast engine: the same methods as `PlainEngine`, for families whose layers it knows."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -16,7 +17,7 @@ from plaudit.models.fast.activations import ActivationCache, key
 from plaudit.models.fast.families import TiedWeight, common_depth, embed, frozen_depth, run_layers, top_states
 from plaudit.models.fast.head import Head, chunk_size
 from plaudit.models.fast.optimizer import SlicedAdamW
-from plaudit.models.fast.packing import Packed, pack
+from plaudit.models.fast.packing import pack
 from plaudit.models.fast.precision import matrices, restore, round_frozen
 from plaudit.models.layers import layers
 from plaudit.models.plain import Comparison, autocast, compare_logits
@@ -26,8 +27,7 @@ class FastEngine:
     """Runs models of known families with packed batches, cached activations of frozen layers, and rounded products.
 
     Args:
-        dtype: number format of the matrices. With bfloat16 the parameters are bfloat16 too, and the optimizer keeps
-            float32 master weights.
+        dtype: of the matrices. With bfloat16 the parameters are bfloat16 too, and the optimizer keeps master weights.
         folder: where activations lie that are too large for memory.
         round_matrices: False keeps the layers' parameters in float32 all the same: LoRA adapters are added to them.
     """
@@ -42,23 +42,16 @@ class FastEngine:
     def prepare(self, model: Any, *others: Any) -> None:
         """Set the number format, and find the frozen layers whose activations can be cached.
 
-        Args:
-            model: the model that learns, or whose responses are measured.
-            others: models that read the same texts; they use its activations as far up as they have its layers.
+        The `others` read the same texts; they use the activations of `model` as far up as they have its layers.
         """
-        for each in (model, *others):
-            if self.dtype != torch.float32:
+        if self.dtype != torch.float32:
+            for each in (model, *others):
                 round_frozen(each, self._parameters)
-        depth = min([frozen_depth(model), len(layers(model)) - 1])
-        for place, other in enumerate(others):
-            common = min(common_depth(model, other), len(layers(other)) - 1)
-            depth = min(depth, common) if place == 0 else depth
-            self._depths[other] = min(depth, common)
-        self._depths[model] = depth
-        self._caches = {
-            d: ActivationCache(model.config.hidden_size, self._folder)
-            for d in sorted({self._depths[each] for each in (model, *others)} - {0})
-        }
+        common = [min(common_depth(model, other), len(layers(other)) - 1) for other in others]
+        depth = min([frozen_depth(model), len(layers(model)) - 1, *common[:1]])
+        depths = [depth, *(min(depth, each) for each in common)]
+        self._depths.update(zip((model, *others), depths, strict=True))
+        self._caches = {d: ActivationCache(model.config.hidden_size, self._folder) for d in sorted({*depths} - {0})}
 
     def remember(self, model: Any, texts: Sequence[Sequence[int]]) -> None:
         """Cache the activations of a data set, which every epoch reads again."""
@@ -89,9 +82,12 @@ class FastEngine:
         embedding: Float[Tensor, "V D"] | None = None,
     ) -> Float[Tensor, "N D"]:
         """Last hidden states, in float32, of the N tokens where `wanted` is True; for `embedding` see `embed`."""
-        packed = pack(ids, attention_mask)
+        packed, depth = pack(ids, attention_mask), self._depths.get(model, 0)
         with autocast(model, self.dtype):
-            depth, hidden = self._lower_layers(model, ids, attention_mask, packed, embedding)
+            if depth:
+                hidden = packed.lay_out(self._cached(model, depth, ids, attention_mask))
+            else:
+                hidden = embed(model, packed.ids, packed.position_ids, embedding)
             places = packed.place[wanted[attention_mask]]
             return top_states(model, hidden, depth, places, packed.mask, packed.position_ids)
 
@@ -143,16 +139,10 @@ class FastEngine:
         """Continue every prompt until its end token, or until R tokens; see `PlainEngine.generate`."""
         head = self._head(lm)
         depths = tuple(d for d in self._caches if d <= self._depths.get(lm, 0))
+        logits_of = partial(head.logits, temperature=temperature)
         with autocast(lm, self.dtype):
             responses, outputs = generation.generate(
-                lm,
-                lambda states: head.logits(states, temperature),
-                prompt_ids,
-                prompt_mask,
-                noise,
-                eos_id,
-                pad_id,
-                depths,
+                lm, logits_of, prompt_ids, prompt_mask, noise, eos_id, pad_id, depths
             )
         texts = _keys(responses.ids, responses.attention_mask)
         for depth, states in zip(depths, outputs, strict=True):
@@ -161,37 +151,22 @@ class FastEngine:
         return responses
 
     def _head(self, lm: Any) -> Head:
-        if lm not in self._heads:
-            self._heads[lm] = Head(lm, rounded=self.dtype == torch.bfloat16)
-        return self._heads[lm]
-
-    def _lower_layers(
-        self, model: Any, ids: Tensor, attention_mask: Tensor, packed: Packed, embedding: Tensor | None
-    ) -> tuple[int, Float[Tensor, "K C D"]]:
-        """How many layers' outputs are cached, and the output of these layers for a batch."""
-        depth = self._depths.get(model, 0)
-        if not depth:
-            return 0, embed(model, packed.ids, packed.position_ids, embedding)
-        cache, texts = self._caches[depth], _keys(ids, attention_mask)
-        for group in cache.missing(texts):
-            self._compute(model, depth, cache, group, ids.device)
-        return depth, packed.lay_out(cache.get(texts, ids.device))
+        return self._heads.setdefault(lm, Head(lm, rounded=self.dtype == torch.bfloat16))
 
     @torch.no_grad()
-    def _compute(
-        self, model: Any, depth: int, cache: ActivationCache, texts: list[bytes], device: torch.device
-    ) -> None:
-        """Run the frozen layers over some texts and keep their outputs."""
-        rows = [torch.frombuffer(bytearray(text), dtype=torch.int32).long() for text in texts]
-        lengths = torch.tensor([len(row) for row in rows])
-        mask = torch.arange(int(lengths.max())) < lengths[:, None]
-        ids = torch.zeros(mask.shape, dtype=torch.long)
-        ids[mask] = torch.cat(rows)
-        packed = pack(ids.to(device), mask.to(device))
-        hidden = run_layers(
-            model, embed(model, packed.ids, packed.position_ids), (0, depth), packed.mask, packed.position_ids
-        )
-        cache.add(texts, list(packed.collect(hidden).split(lengths.tolist())))
+    def _cached(self, model: Any, depth: int, ids: Tensor, attention_mask: Tensor) -> Float[Tensor, "N D"]:
+        """Output of the frozen layers for the N tokens of a batch; texts that have not been read run through them."""
+        cache, texts = self._caches[depth], _keys(ids, attention_mask)
+        for some in cache.missing(texts):
+            rows = [torch.frombuffer(bytearray(text), dtype=torch.int32).long() for text in some]
+            lengths = torch.tensor([len(row) for row in rows])
+            mask = torch.arange(int(lengths.max())) < lengths[:, None]
+            padded = torch.zeros(mask.shape, dtype=torch.long).masked_scatter_(mask, torch.cat(rows))
+            packed = pack(padded.to(ids.device), mask.to(ids.device))
+            hidden = embed(model, packed.ids, packed.position_ids)
+            hidden = run_layers(model, hidden, (0, depth), packed.mask, packed.position_ids)
+            cache.add(some, packed.collect(hidden).split(lengths.tolist()))
+        return cache.get(texts, ids.device)
 
 
 def _keys(ids: Int[Tensor, "B T"], attention_mask: Bool[Tensor, "B T"]) -> list[bytes]:

@@ -4,7 +4,8 @@ In these families attention is the only place where tokens meet, so a mask can k
 is not so for a recurrent or convolutional model, nor for one whose attention has a sliding window.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -16,16 +17,13 @@ from torch.autograd.function import once_differentiable
 from plaudit.models.fast.packing import STEP
 from plaudit.models.layers import layers
 
-# Name of the last norm, and of the argument by which a layer takes its key-value cache.
-_PARTS = {
-    "gpt2": ("ln_f", "past_key_values"),
-    "gpt_neox": ("final_layer_norm", "layer_past"),
-    **dict.fromkeys(("llama", "qwen2", "qwen3"), ("norm", "past_key_values")),
-}
-# Inside a layer: norm, attention, norm, feed-forward; the last two read what the first two wrote. gpt_neox differs.
-_INSIDE = {
-    "gpt2": ("ln_1", "attn", "ln_2", "mlp"),
-    **dict.fromkeys(("llama", "qwen2", "qwen3"), ("input_layernorm", "self_attn", "post_attention_layernorm", "mlp")),
+# Names of the last norm, and of the argument by which a layer takes its key-value cache. Then those inside a layer:
+# norm, attention, norm, feed-forward, where the last two read what the first two wrote; gpt_neox differs.
+_LLAMA = ("norm", "past_key_values", ("input_layernorm", "self_attn", "post_attention_layernorm", "mlp"))
+_NAMES: dict[str, tuple[str, str, tuple[str, ...]]] = {
+    "gpt2": ("ln_f", "past_key_values", ("ln_1", "attn", "ln_2", "mlp")),
+    "gpt_neox": ("final_layer_norm", "layer_past", ()),
+    **dict.fromkeys(("llama", "qwen2", "qwen3"), _LLAMA),
 }
 ATTENTION = "plaudit"  # the attention of `precision`, by its name in transformers
 
@@ -33,7 +31,7 @@ ATTENTION = "plaudit"  # the attention of `precision`, by its name in transforme
 def supports(model: Any) -> bool:
     """Whether the fast engine can run this model: a known family, full attention, in one of two implementations."""
     kinds = set(getattr(model.config, "layer_types", None) or ["full_attention"])
-    known = model.config.model_type in _PARTS and kinds == {"full_attention"}
+    known = model.config.model_type in _NAMES and kinds == {"full_attention"}
     return known and model.config._attn_implementation in ("sdpa", "eager", ATTENTION)
 
 
@@ -61,15 +59,9 @@ class TiedWeight(torch.autograd.Function):
 def embed(
     lm: Any, ids: Int[Tensor, "B T"], positions: Int[Tensor, "B T"], weight: Float[Tensor, "V D"] | None = None
 ) -> Float[Tensor, "B T D"]:
-    """What enters the first layer, in float32.
-
-    Args:
-        weight: the input embedding's half of a `TiedWeight`.
-    """
-    if weight is None:
-        hidden = F.embedding(ids, lm.get_input_embeddings().weight).float()
-    else:
-        hidden = F.embedding(ids, weight, sparse=True).float()
+    """What enters the first layer, in float32; `weight` is the input embedding's half of a `TiedWeight`."""
+    table = lm.get_input_embeddings().weight if weight is None else weight
+    hidden = F.embedding(ids, table, sparse=weight is not None).float()
     return hidden + lm.base_model.wpe(positions).float() if lm.config.model_type == "gpt2" else hidden
 
 
@@ -81,10 +73,9 @@ def run_layers(
     positions: Int[Tensor, "B T"],
     cache: Any = None,
 ) -> Float[Tensor, "B T D"]:
-    """The layers from which[0] up to, not including, which[1].
+    """The layers from which[0] up to, not including, which[1], from the output of those below.
 
     Args:
-        hidden: output of the layers below these.
         mask: True where a token may attend: at S tokens, those in the cache included.
         cache: keys and values of earlier tokens; every layer calls its `update`.
     """
@@ -105,12 +96,8 @@ def top_states(
 ) -> Float[Tensor, "N D"]:
     """Last hidden states of some tokens, in float32, from the output of the lowest `depth` layers for all tokens.
 
-    No other token attends to the output of the last layer, so its feed-forward part runs for the wanted tokens only.
-
-    Args:
-        depth: fewer than all layers.
-        places: indices of the wanted tokens in the flattened (B, T).
-        mask, positions, cache: as in `run_layers`.
+    `places` are their indices in the flattened (B, T). No other token attends to the output of the last layer, so its
+    feed-forward part runs for these tokens only.
     """
     arguments = _arguments(lm, hidden, mask, positions, cache)
     *lower, layer = list(layers(lm))[depth:]
@@ -118,61 +105,47 @@ def top_states(
         hidden = each(hidden, **arguments)
     number = len(places)
     places = F.pad(places, (0, -number % STEP))  # some token more than once, so that there are few shapes
-    if lm.config.model_type in _INSIDE:
-        norm, attention, next_norm, feed_forward = (getattr(layer, name) for name in _INSIDE[lm.config.model_type])
+    if names := _NAMES[lm.config.model_type][2]:
+        norm, attention, next_norm, feed_forward = (getattr(layer, name) for name in names)
         attended = (hidden + attention(norm(hidden), **arguments)[0]).flatten(0, 1)[places]
         top = attended + feed_forward(next_norm(attended))
     else:
         top = layer(hidden, **arguments).flatten(0, 1)[places]
-    last_norm = getattr(lm.base_model, _PARTS[lm.config.model_type][0])
-    return last_norm(top[:number]).float()
+    return _last_norm(lm)(top[:number]).float()
 
 
 def frozen_depth(lm: Any) -> int:
     """How many of the lowest layers are frozen, together with everything below them."""
-    below = [
-        p for module in lm.base_model.children() if not isinstance(module, nn.ModuleList) for p in _own(module, lm)
-    ]
-    if any(p.requires_grad for p in below):
-        return 0
-    depth = 0
-    for layer in layers(lm):
-        if any(p.requires_grad for p in layer.parameters()):
-            break
-        depth += 1
-    return depth
+    return _depth(not any(p.requires_grad for p in level) for level in _levels(lm))
 
 
 def common_depth(lm: Any, other: Any) -> int:
     """How many of the lowest layers have the same parameters in memory; 0 if the embeddings are not the same."""
-    if type(lm.base_model) is not type(other.base_model) or len(layers(lm)) != len(layers(other)):
-        return 0
-    embeddings = [[m.weight for m in x.base_model.children() if isinstance(m, nn.Embedding)] for x in (lm, other)]
-    if not _same(*embeddings):
-        return 0
-    depth = 0
-    for layer, other_layer in zip(layers(lm), layers(other), strict=True):
-        if not _same(list(layer.parameters()), list(other_layer.parameters())):
-            break
-        depth += 1
-    return depth
+    levels = zip(_levels(lm), _levels(other), strict=False)
+    return _depth([id(p) for p in ours] == [id(p) for p in theirs] for ours, theirs in levels)
 
 
-def _own(module: nn.Module, lm: Any) -> list[nn.Parameter]:
-    """Parameters of a part of the backbone below the layers: not those of the last norm."""
-    last_norm = getattr(lm.base_model, _PARTS[lm.config.model_type][0])
-    return [] if module is last_norm else list(module.parameters())
+def _levels(lm: Any) -> list[list[nn.Parameter]]:
+    """Parameters of the embeddings, then of each layer."""
+    stack, children = layers(lm), lm.base_model.children()
+    below = [p for child in children if child is not stack and child is not _last_norm(lm) for p in child.parameters()]
+    return [below, *(list(layer.parameters()) for layer in stack)]
 
 
-def _same(some: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
-    return len(some) == len(others) and all(a is b for a, b in zip(some, others, strict=True))
+def _depth(holds: Iterable[bool]) -> int:
+    """How many layers it holds for without a gap, where the first of `holds` is about the embeddings."""
+    return max(0, len(list(takewhile(bool, holds))) - 1)
+
+
+def _last_norm(lm: Any) -> nn.Module:
+    return getattr(lm.base_model, _NAMES[lm.config.model_type][0])
 
 
 def _arguments(lm: Any, hidden: Tensor, mask: Tensor, positions: Tensor, cache: Any) -> dict[str, Any]:
     """What a layer is called with besides the hidden states."""
     if lm.config._attn_implementation == "eager":  # it adds the mask to the attention logits
         mask = torch.zeros(mask.shape, device=mask.device).masked_fill(~mask, torch.finfo(torch.float32).min)
-    arguments: dict[str, Any] = {"attention_mask": mask, _PARTS[lm.config.model_type][1]: cache}
+    arguments: dict[str, Any] = {"attention_mask": mask, _NAMES[lm.config.model_type][1]: cache}
     if lm.config.model_type != "gpt2":
         arguments["position_embeddings"] = lm.base_model.rotary_emb(hidden, position_ids=positions)
     return arguments

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
@@ -27,9 +28,7 @@ def generate(
 ) -> tuple[Responses, list[Float[Tensor, "B T D"]]]:
     """Continue every prompt until its end token, or until R tokens; see `PlainEngine.generate`.
 
-    Args:
-        logits_of: logits over the vocabulary, temperature applied, from last hidden states.
-        depths: numbers of lowest layers, ascending, whose outputs for prompts and responses are returned.
+    `logits_of` applies the temperature; `depths` are numbers of lowest layers, ascending, whose outputs are returned.
     """
     (batch, limit), width = noise.shape, prompt_ids.shape[1]
     device = prompt_ids.device
@@ -39,9 +38,7 @@ def generate(
     running = torch.ones_like(rows, dtype=torch.bool)
     decoder = Decoder(lm, width + limit, depths)
     outputs, last = decoder.append(prompt_ids, prompt_mask)
-    kept = [output.new_zeros(batch, width + limit, output.shape[2]) for output in outputs]
-    for states, output in zip(kept, outputs, strict=True):
-        states[:, :width] = output
+    kept = [F.pad(output, (0, 0, 0, limit)) for output in outputs]
     for t in range(limit):
         token = sample_tokens(logits_of(last), noise[rows, t]).masked_fill(~running, pad_id)
         tokens[rows, t] = token

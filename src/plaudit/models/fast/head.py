@@ -18,10 +18,7 @@ from torch.autograd.function import once_differentiable
 _LOGITS_WITH_GRADIENT = 2**26
 _LOGITS = 2**22  # otherwise: 16 MB, which a cache holds
 _SLICE = 2**21  # numbers of a weight that are converted together: what a cache still holds when they are multiplied
-_MANY, _MULTIPLE = (
-    512,
-    64,
-)  # from this many tokens the number is made a multiple: oneDNN keeps something for every shape
+_MANY, _MULTIPLE = 512, 64  # from 512 tokens their number is a multiple of 64: oneDNN keeps something for every shape
 _PACKED_FOR = 40  # rows for which a packed weight is laid out; other numbers of rows are multiplied as fast
 _CAN_ROUND = hasattr(getattr(torch.backends.mkldnn, "matmul", None), "fp32_precision")  # torch 2.9 and later
 
@@ -37,12 +34,7 @@ def logits_at_once(device: torch.device, *, gradient: bool) -> int:
 
 
 class Head:
-    """The output embedding of a model.
-
-    Args:
-        lm: a model whose logits are its last hidden state times its output embedding (plus a bias).
-        rounded: whether the factors of its products are rounded to bfloat16.
-    """
+    """The output embedding of a model; `rounded` says whether the factors of its products are rounded to bfloat16."""
 
     def __init__(self, lm: Any, rounded: bool) -> None:
         self._module, self.rounded = lm.get_output_embeddings(), rounded
@@ -53,15 +45,23 @@ class Head:
         """The weight matrix."""
         return self._module.weight
 
-    @property
-    def frozen(self) -> bool:
-        """Whether it is a plain matrix that does not learn."""
-        return self._module.bias is None and not self.weight.requires_grad
-
     def logits(self, states: Float[Tensor, "N D"], temperature: float) -> Float[Tensor, "N V"]:
         """Logits divided by the temperature, in float32, without a gradient for the weight."""
-        logits = _times_transposed(states.float() / temperature, self.weight.detach(), self.rounded, self._packed)
-        return logits if self._module.bias is None else logits + self._module.bias / temperature
+        x, weight, bias = states.float() / temperature, self.weight.detach(), self._module.bias
+        device = weight.device
+        with _rounding(self.rounded and device.type == "cpu"), torch.autocast(device.type, enabled=False):
+            if self._packed is not None and self._packed[0] == weight._version:
+                logits = torch.ops.mkldnn._linear_pointwise(x, self._packed[1], None, "none", [], "")
+            elif weight.dtype == torch.float32:
+                logits = x @ weight.T
+            else:
+                logits = x.new_empty(len(x), len(weight))
+                size = max(1, _SLICE // weight.shape[1])
+                room = torch.empty(size, weight.shape[1], device=device)
+                for start in range(0, len(weight), size):
+                    part = weight[start : start + size]
+                    logits[:, start : start + size] = x @ room[: len(part)].copy_(part).T
+        return logits if bias is None else logits + bias / temperature
 
     def logprobs(
         self,
@@ -72,19 +72,16 @@ class Head:
     ) -> Float[Tensor, "N"]:
         """Log-probability of each token under the state that predicts it, in nats.
 
-        Args:
-            weight: gets the gradient in place of the weight itself: its half of a `TiedWeight`.
+        `weight` gets the gradient in place of the weight itself: its half of a `TiedWeight`.
         """
-        number = len(tokens)
+        number, bias = len(tokens), self._module.bias
         if number >= _MANY:
             more = -number % _MULTIPLE
             states, tokens = F.pad(states, (0, 0, 0, more)), F.pad(tokens, (0, more))
-        bias = self._module.bias
-        if torch.is_grad_enabled() and self.frozen:
+        if torch.is_grad_enabled() and bias is None and not self.weight.requires_grad:
             self._pack()
-        return _Logprobs.apply(
-            states.float(), self.weight if weight is None else weight, bias, tokens, temperature, self
-        )[:number]
+        weight = self.weight if weight is None else weight
+        return _Logprobs.apply(states.float(), weight, bias, tokens, temperature, self)[:number]
 
     def _pack(self) -> None:
         """Lay out a frozen weight as oneDNN multiplies it, which a product of a few rows spends half its time on.
@@ -145,22 +142,15 @@ class _Logprobs(torch.autograd.Function):
         of_states = torch.zeros_like(states) if ctx.needs_input_grad[0] else None
         of_weight = torch.empty_like(weight) if ctx.needs_input_grad[1] else None
         of_bias = torch.zeros_like(bias) if ctx.needs_input_grad[2] else None
-        first = True
-        for part, token, above, back in zip(
-            states.split(ctx.size),
-            tokens[:, None].split(ctx.size),
-            gradient[:, None].split(ctx.size),
-            states.split(ctx.size) if of_states is None else of_states.split(ctx.size),
-            strict=True,
-        ):
+        for start in range(0, len(states), ctx.size):
+            rows = slice(start, start + ctx.size)
+            part, above = states[rows], gradient[rows, None]
             logp = kept if kept is not None else torch.log_softmax(ctx.head.logits(part, ctx.temperature), dim=-1)
-            slope = logp.exp().mul_(-above).scatter_add_(1, token, above).div_(ctx.temperature)
+            slope = logp.exp().mul_(-above).scatter_add_(1, tokens[rows, None], above).div_(ctx.temperature)
             if of_bias is not None:
                 of_bias += slope.sum(0)
-            _add_products(
-                slope, part, weight, back if of_states is not None else None, of_weight, ctx.head.rounded, first
-            )
-            first = False
+            back = None if of_states is None else of_states[rows]
+            _add_products(slope, part, weight, back, of_weight, ctx.head.rounded, start == 0)
         return of_states, of_weight, of_bias, None, None, None
 
 
@@ -184,30 +174,14 @@ def _add_products(
         rows = slice(start, start + size)
         if of_states is not None:
             of_states += slope[:, rows] @ weight[rows].to(slope.dtype)
-        if of_weight is not None:
-            if first and of_weight.dtype == slope.dtype:
-                torch.mm(slope[:, rows].T, states, out=of_weight[rows])
-            elif first:
-                of_weight[rows] = slope[:, rows].T @ states
-            else:
-                of_weight[rows] += slope[:, rows].T @ states
-
-
-def _times_transposed(x: Tensor, weight: Tensor, rounded: bool, packed: tuple[int, Tensor, Tensor] | None) -> Tensor:
-    """(N, V) x W^T in float32, with factors rounded to bfloat16 where the processor has an instruction for it."""
-    rounded = rounded and weight.device.type == "cpu"
-    with _rounding(rounded), torch.autocast(weight.device.type, enabled=False):
-        if packed is not None and packed[0] == weight._version:
-            return torch.ops.mkldnn._linear_pointwise(x, packed[1], None, "none", [], "")
-        if weight.dtype == torch.float32:
-            return x @ weight.T
-        logits = x.new_empty(len(x), len(weight))
-        size = max(1, _SLICE // weight.shape[1])
-        room = torch.empty(size, weight.shape[1], device=weight.device)
-        for start in range(0, len(weight), size):
-            part = weight[start : start + size]
-            logits[:, start : start + size] = x @ room[: len(part)].copy_(part).T
-        return logits
+        if of_weight is None:
+            continue
+        if not first:
+            of_weight[rows] += slope[:, rows].T @ states
+        elif of_weight.dtype == slope.dtype:
+            torch.mm(slope[:, rows].T, states, out=of_weight[rows])
+        else:
+            of_weight[rows] = slope[:, rows].T @ states
 
 
 def _can_pack() -> bool:

@@ -19,12 +19,8 @@ _SLICE, _SLICE_ON_CPU = 2**24, 2**20  # numbers that are stepped together; the s
 class SlicedAdamW(torch.optim.AdamW):
     """torch's AdamW, stepping a slice of numbers at a time.
 
-    The state of a parameter has `step`, `exp_avg` and `exp_avg_sq` as torch's, and for a rounded parameter `master`.
-
-    Args:
-        groups: parameter groups as for torch.optim.AdamW.
-        rounded: parameters to keep in `dtype`, with their present float32 values as master weights.
-        dtype: bfloat16, or float32 to round nothing.
+    The state of a parameter has `step`, `exp_avg` and `exp_avg_sq` as torch's. Those that are to be `rounded` are kept
+    in `dtype`, with their present float32 values in the state as `master`; float32 rounds nothing.
     """
 
     def __init__(
@@ -49,13 +45,9 @@ class SlicedAdamW(torch.optim.AdamW):
 
     def gradient_norm(self) -> float:
         """Norm of all gradients together, summed in float32."""
-        room = _Room(next(self.parameters()).device)
-        slices = (
-            room.in_float32([part])[0]
-            for p in self.parameters()
-            if p.grad is not None
-            for part in p.grad.view(-1).split(room.size)
-        )
+        room = self._room()
+        gradients = (p.grad for p in self.parameters() if p.grad is not None)
+        slices = (_in_float32([part], room)[0] for g in gradients for part in g.view(-1).split(len(room)))
         # The dot product takes a CPU half the time of torch.linalg.vector_norm.
         squares = [torch.dot(part, part) for part in slices]
         return torch.stack(squares).sum().sqrt().item() if squares else 0.0
@@ -64,29 +56,31 @@ class SlicedAdamW(torch.optim.AdamW):
     def step(self, closure: Any = None, scale: float = 1.0) -> None:  # type: ignore[override]
         """One AdamW step on the gradients at p.grad, multiplied by `scale`."""
         assert closure is None, "the loss is computed before the step"
-        room = _Room(next(self.parameters()).device)
+        room = self._room()
         for group in self.param_groups:
-            for slices in _together(self._slices(group["params"], room.size), room.size):
-                gradients = room.in_float32([s.gradient for s in slices])
-                _adamw(slices, gradients, scale, group)
+            for slices in _together(self._slices(group["params"], len(room)), len(room)):
+                _adamw(slices, _in_float32([s.gradient for s in slices], room), scale, group)
                 for s in slices:
                     if s.rounded is not None:
                         s.rounded.copy_(s.weights)
+
+    def _room(self) -> Tensor:
+        """Memory for the float32 gradients of one slice, which takes every slice in turn."""
+        device = next(self.parameters()).device
+        return torch.empty(_SLICE_ON_CPU if device.type == "cpu" else _SLICE, device=device)
 
     def _slices(self, parameters: Iterable[nn.Parameter], size: int) -> Iterator["_Slice"]:
         """What is to be stepped; the step is counted."""
         for p in parameters:
             if p.grad is None:
                 continue
-            state = self.state[p]
+            state, own = self.state[p], p.detach()
             state["step"] += 1
-            master = state.get(MASTER)
-            weights = p.detach() if master is None else master
-            flat = (x.view(-1).split(size) for x in (weights, p.grad, state["exp_avg"], state["exp_avg_sq"]))
-            rounded = p.detach().view(-1).split(size) if master is not None else None
-            for place, (numbers, gradient, exp_avg, exp_avg_sq) in enumerate(zip(*flat, strict=True)):
-                copy = None if rounded is None else rounded[place]
-                yield _Slice(numbers, gradient, exp_avg, exp_avg_sq, copy, state["step"])
+            whole = (state.get(MASTER, own), p.grad, state["exp_avg"], state["exp_avg_sq"], own)
+            parts = zip(*(x.view(-1).split(size) for x in whole), strict=True)
+            for weights, gradient, exp_avg, exp_avg_sq, part in parts:
+                rounded = part if MASTER in state else None
+                yield _Slice(weights, gradient, exp_avg, exp_avg_sq, rounded, state["step"])
 
 
 class _Slice(NamedTuple):
@@ -100,22 +94,11 @@ class _Slice(NamedTuple):
     step: Tensor
 
 
-class _Room:
-    """Memory for the float32 gradients of one slice, which takes every slice in turn."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.size = _SLICE_ON_CPU if device.type == "cpu" else _SLICE
-        self._numbers = torch.empty(self.size, device=device)
-
-    def in_float32(self, gradients: list[Tensor]) -> list[Tensor]:
-        """Flat gradients in float32; those of another format are converted into this memory."""
-        found, used = [], 0
-        for gradient in gradients:
-            if gradient.dtype != torch.float32:
-                end = used + len(gradient)
-                gradient, used = self._numbers[used:end].copy_(gradient), end
-            found.append(gradient)
-        return found
+def _in_float32(gradients: list[Tensor], room: Tensor) -> list[Tensor]:
+    """Flat gradients in float32; those of another format are converted into `room`."""
+    lengths = [len(gradient) for gradient in gradients]
+    parts = zip(gradients, room[: sum(lengths)].split(lengths), strict=True)
+    return [g if g.dtype == torch.float32 else part.copy_(g) for g, part in parts]
 
 
 def _together(slices: Iterable[_Slice], size: int) -> Iterator[list[_Slice]]:
@@ -123,29 +106,20 @@ def _together(slices: Iterable[_Slice], size: int) -> Iterator[list[_Slice]]:
     some: list[_Slice] = []
     number = 0
     for s in slices:
-        number += len(s.weights)
-        if some and number > size:
+        if some and number + len(s.weights) > size:
             yield some
-            some, number = [], len(s.weights)
+            some, number = [], 0
         some.append(s)
+        number += len(s.weights)
     if some:
         yield some
 
 
 def _adamw(slices: list[_Slice], gradients: list[Tensor], scale: float, group: dict[str, Any]) -> None:
     """The step itself: by torch's fused kernel, which scales gradients on the way, or by torch's functional AdamW."""
-    weights, exp_avg, exp_avg_sq, steps = (
-        [getattr(s, name) for s in slices] for name in ("weights", "exp_avg", "exp_avg_sq", "step")
-    )
-    settings = {
-        "lr": group["lr"],
-        "beta1": group["betas"][0],
-        "beta2": group["betas"][1],
-        "weight_decay": group["weight_decay"],
-        "eps": group["eps"],
-        "amsgrad": False,
-        "maximize": False,
-    }
+    weights, _, exp_avg, exp_avg_sq, _, steps = map(list, zip(*slices, strict=True))
+    settings = {name: group[name] for name in ("lr", "weight_decay", "eps", "amsgrad", "maximize")}
+    settings["beta1"], settings["beta2"] = group["betas"]
     if hasattr(torch, "_fused_adamw_"):
         inverse = torch.tensor(1 / scale, device=weights[0].device) if scale != 1 else None
         torch._fused_adamw_(weights, gradients, exp_avg, exp_avg_sq, [], steps, **settings, grad_scale=inverse)

@@ -13,18 +13,12 @@ _ATTENDED = 512  # a token costs as much as attending to this number of others (
 
 @dataclass(frozen=True)
 class Packed:
-    """The real tokens of a padded batch, moved into fewer and fuller rows.
+    """The real tokens of a padded batch, moved into fewer and fuller rows."""
 
-    Attributes:
-        ids, position_ids: (K, C) rows of several texts; positions begin at 0 with each text.
-        mask: (K, 1, C, C) True where a token may attend: to earlier tokens of its own text.
-        place: (N,) index of each real token in the flattened rows, in the order of the padded batch.
-    """
-
-    ids: Int[Tensor, "K C"]
-    position_ids: Int[Tensor, "K C"]
-    mask: Bool[Tensor, "K 1 C C"]
-    place: Int[Tensor, "N"]
+    ids: Int[Tensor, "K C"]  # rows of several texts
+    position_ids: Int[Tensor, "K C"]  # they begin at 0 with each text
+    mask: Bool[Tensor, "K 1 C C"]  # True where a token may attend: to earlier tokens of its own text
+    place: Int[Tensor, "N"]  # index of each real token in the flattened rows, in the order of the padded batch
 
     def lay_out(self, states: Float[Tensor, "N D"]) -> Float[Tensor, "K C D"]:
         """States of the real tokens in the packed rows; zero in the gaps."""
@@ -42,7 +36,8 @@ def pack(ids: Int[Tensor, "B T"], attention_mask: Bool[Tensor, "B T"]) -> Packed
     shortest = -(-max(lengths) // STEP) * STEP
     sizes = range(shortest, max(shortest, _LONGEST) + 1, STEP)
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
-    rows, size, places = min((_first_fit(lengths, order, size) for size in sizes), key=lambda found: _cost(*found[:2]))
+    layouts = [_first_fit(lengths, order, size) for size in sizes]
+    rows, size, places = min(layouts, key=lambda layout: layout[0] * layout[1] * (_ATTENDED + layout[1]))
     starts = [row * size + column for row, column in places]
 
     device = ids.device
@@ -67,8 +62,7 @@ def pack(ids: Int[Tensor, "B T"], attention_mask: Bool[Tensor, "B T"]) -> Packed
 def _first_fit(lengths: list[int], order: list[int], size: int) -> tuple[int, int, list[tuple[int, int]]]:
     """Texts, in this order, in rows of `size` tokens, each in the first row with room.
 
-    Returns:
-        number of rows; the length that they need, a multiple of STEP; row and first column of each text.
+    Returns the number of rows; the length that they need, a multiple of STEP; row and first column of each text.
     """
     places = [(0, 0)] * len(lengths)
     filled: list[int] = []
@@ -79,7 +73,3 @@ def _first_fit(lengths: list[int], order: list[int], size: int) -> tuple[int, in
         places[text] = (row, filled[row])
         filled[row] += lengths[text]
     return len(filled), -(-max(filled) // STEP) * STEP, places
-
-
-def _cost(rows: int, size: int) -> int:
-    return rows * size * (_ATTENDED + size)

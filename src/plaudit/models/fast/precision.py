@@ -16,10 +16,7 @@ MASTER = "master"  # the float32 weights of a bfloat16 parameter, in the optimiz
 
 
 def matrices(model: Any) -> Iterator[Any]:
-    """The weight matrices of the backbone and the output embedding.
-
-    Norms, biases, and the heads for value and score stay in float32.
-    """
+    """The weight matrices of the backbone and the output embedding, without the heads for value and score."""
     is_lm = hasattr(model, "lm_head") or hasattr(model, "embed_out")
     for module in [*model.base_model.modules(), *([model.get_output_embeddings()] if is_lm else [])]:
         if isinstance(module, (nn.Linear, Conv1D, nn.Embedding)):
@@ -43,17 +40,15 @@ def round_frozen(model: Any, dtype: torch.dtype) -> None:
 def restore(model: Any, optimizer: torch.optim.Optimizer | None, source: Callable[[], Any]) -> None:
     """Make a model one of float32 parameters again, with transformers' own attention.
 
-    Args:
-        optimizer: holds the master weights of what learned; None where nothing did.
-        source: opens the model that it began as, whose float32 weights the frozen matrices get back.
+    The optimizer has the master weights of what learned; `source` opens the model that the frozen matrices came from.
     """
     if model.config._attn_implementation == ATTENTION:
         model.config._attn_implementation = "sdpa"
+    learned = {} if optimizer is None else optimizer.state
     rounded = {name: p for name, p in model.named_parameters() if p.dtype != torch.float32}
-    frozen = {name for name, p in rounded.items() if optimizer is None or p not in optimizer.state}
-    whole = dict(source().named_parameters()) if frozen else {}
+    whole = dict(source().named_parameters()) if any(p not in learned for p in rounded.values()) else {}
     for name, parameter in rounded.items():
-        weights = whole[name] if name in frozen else optimizer.state[parameter][MASTER]  # type: ignore[union-attr]
+        weights = learned[parameter][MASTER] if parameter in learned else whole[name]
         parameter.grad = None
         parameter.data = weights.detach().to(parameter.device, torch.float32)
 
