@@ -141,7 +141,7 @@ def test_csv_as_spreadsheets_write_it(encoding: str, delimiter: str, end: str, w
     rows = [["text", "label", "", ""], ["one, two", "1", "", ""], ["three; four", "0", "", ""], [""] * 4, [" "] * 9, []]
     text = end.join(delimiter.join(f'"{cell}"' if cell[1:] else cell for cell in row) for row in rows)
     name = encoding.split(" ")[0]
-    path = write("t.csv", ("\ufeff" if " " in encoding else "").encode(name) + text.encode(name))
+    path = write("t.csv", ("\ufeff" * (" " in encoding) + text).encode(name))
     assert rows_of(path) == TABLE
 
 
