@@ -17,12 +17,7 @@ from plaudit.errors import DataError
 NAMES = st.sampled_from(
     ["text", "label", "prompt", "response", "chosen", "rejected", "choice", "answer", "Text ", "", "x"]
 )
-CELLS = st.one_of(
-    st.sampled_from(
-        ["", " ", "0", "1", "-1", "nan", "a", "é", '"', "'", "\t", ";", ",", "\n", "\r", "\x00", "\ufeff", "\u2028"]
-    ),
-    st.text(max_size=8),
-)
+CELLS = st.one_of(st.sampled_from(ODD), st.text(max_size=8))
 VALUES: Any = st.recursive(
     st.one_of(CELLS, st.none(), st.booleans(), st.integers(), st.floats(), st.just(10**400)),
     lambda inner: st.one_of(st.lists(inner, max_size=2), st.dictionaries(NAMES, inner, max_size=2)),
@@ -59,15 +54,18 @@ CONTENTS = st.one_of(
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(CONTENTS, st.sampled_from(SUFFIXES), st.integers(0, 8))
-def test_a_malformed_file_is_refused_in_one_line(content: bytes, suffix: str, cut: int, tmp_path: Path) -> None:
-    path = tmp_path / f"data{suffix}"
-    path.write_bytes(content[: len(content) - cut] if cut else content)
+def test_a_malformed_file_is_refused_in_one_line(tmp_path: Path, content: bytes, suffix: str, cut: int) -> None:
+    message = outcome(tmp_path / f"data{suffix}", content[: len(content) - cut])
+    assert message is None or (message.startswith(str(tmp_path)) and len(message) < 800 and "\n" not in message)
+
+
+def outcome(path: Path, content: bytes) -> str | None:
+    path.write_bytes(content)
     try:
         load(str(path))
     except DataError as error:
-        assert str(error).startswith(str(path))
-        assert len(str(error)) < 800
-        assert "\n" not in str(error)
+        return str(error)
+    return None
 
 
 def test_every_kind_of_damage_to_parquet_is_refused_in_one_line(tmp_path: Path, refused: Callable[..., str]) -> None:

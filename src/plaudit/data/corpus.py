@@ -82,5 +82,5 @@ def _from_tables(name: str, tables: list[tuple[str, Table]]) -> Splits:
             f"{name}: labels ({labels}) and comparisons ({pairs}) are mixed, and a reward model learns from one kind: "
             "keep one, and move the other to a folder of its own"
         )
-    parts = ([r for table in some for r in found[table.name]] for some in (given, held_out))
-    return split(name, *parts, dropped)
+    train, evaluation = ([r for table in some for r in found[table.name]] for some in (given, held_out))
+    return split(name, train, evaluation, dropped)

@@ -122,7 +122,7 @@ def best_of_n(drawn: Figures) -> dict[int, Figures]:
     Args:
         drawn: (N, m) ranking, score, judge, length; tokens (N, m, R), of which the first `length` count.
     """
-    curve = {}
+    curve: dict[int, Figures] = {}
     for n in range(1, drawn["ranking"].shape[1] + 1):
         share = kept(drawn["ranking"], n)
         curve[n] = {of: (share * drawn[of]).sum(1) for of in ("score", "judge", "length") if of in drawn}
@@ -158,7 +158,7 @@ def _draw(measurement: Measurement, draws: int, path: Path) -> Iterator[StepRepo
             row[: len(ids)] = ids
         raw, ended = torch.from_numpy(answers.raw_scores), torch.from_numpy(answers.ended)
         ranking = scale.scores(raw, ended).numpy()  # PPO scores a response that was cut off in the same way
-        drawn.append({"ranking": ranking, "tokens": tokens, **_figures(answers)})
+        drawn.append({"ranking": ranking, "tokens": tokens, **_figures(answers, measurement.judge[0])})
         took = time.perf_counter() - began
         timing = {"seconds": took, "tokens_per_second": drawn[-1]["length"].sum() / took}
         yield StepReport("best-of-n", draw + 1, draws, {"score": float(answers.scores.mean())}, timing)
