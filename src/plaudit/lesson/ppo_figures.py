@@ -9,7 +9,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, Multiple
 from torch import Tensor
 
 from plaudit.evaluation.hacking import Window
-from plaudit.evaluation.report.figures import column, kl_scale, measured
+from plaudit.evaluation.report.figures import columns, kl_scale, measured
 from plaudit.evaluation.report.words import written
 from plaudit.lesson.style import AFTER, BEFORE, COMPARED, GREY, INK, MUTED, PALETTE, NotebookFigure, new_figure
 
@@ -91,12 +91,12 @@ def frontier_figure(
     From frontier.json, the lines of PPO's metrics.jsonl, and what the judge found in windows of iterations.
     """
     best, end = list(frontier["best_of_n"]), [frontier["ppo"][-1]]
-    kl, starts = column(metrics, "kl"), [0, *(window.step for window in windows)]
+    kl, starts = columns(metrics, "kl")[0], [0, *(window.step for window in windows)]
     window_kl = [kl[start : window.step].mean() for start, window in zip(starts, windows, strict=False)]
     highest = max(*(point["kl_mean"] for point in [*best, *end]), *kl)
     with new_figure(1, 2, height=3.9) as (figure, panels):
         for axes, key, title, x, y in (
-            (panels[0], "score_mean", "score of the reward model (−1 to 1)", kl, column(metrics, "score")),
+            (panels[0], "score_mean", "score of the reward model (−1 to 1)", kl, columns(metrics, "score")[0]),
             (panels[1], "judge_positive", "share judged positive", window_kl, [w.judge_positive for w in windows]),
         ):
             axes.plot(x, y, "o", color=AFTER, markersize=3.5, alpha=0.3, markeredgewidth=0, label="PPO during training")
@@ -126,7 +126,7 @@ def training_comparison(runs: Mapping[str, Sequence[dict[str, Any]]], warnings: 
     with new_figure(2, 2, height=4.6, sharex=True) as (figure, panels):
         for axes, (key, title) in zip(panels.flat, titles.items(), strict=True):
             for colour, (name, lines) in zip(PALETTE[3:], runs.items(), strict=False):
-                axes.plot(column(lines, "step"), column(lines, key), color=colour, label=name)
+                axes.plot(*columns(lines, "step", key), color=colour, label=name)
             for dashes, (name, iteration) in zip(((1, 1), (4, 2), (6, 2, 1, 2)), warnings.items(), strict=False):
                 axes.axvline(iteration, color=MUTED, linewidth=1.2, linestyle=(0, dashes), label=name)
             axes.set_title(title)
