@@ -63,11 +63,9 @@ def test_there_is_no_alarm_by_a_judge_that_does_not_fit():
 
 
 @pytest.fixture(scope="module")
-def russian_run(tmp_path_factory, tiny_config):
+def russian_run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("russian")
-    rows = [f"{text},{label}\n" for text, label in numbered(*RUSSIAN * 1)]
-    rows += [f"{text} ещё раз,{label}\n" for text, label in numbered(*RUSSIAN)]
-    rows += [f"и {text} снова {i},{label}\n" for i in range(3) for text, label in numbered(*RUSSIAN)]
+    rows = [f"{i} {text},{label}\n" for i, (text, label) in enumerate(numbered(*RUSSIAN) * 3)]
     (folder / "data.csv").write_text("text,label\n" + "".join(rows), encoding="utf-8")
     flags = ["--sft.epochs", "1", "--reward-model.epochs", "1", "--ppo.iterations", "1", "--ppo.batch-size", "8"]
     flags += ["--ppo.minibatch-size", "8", "--ppo.max-new-tokens", "8", "--evaluation.prompts", "8"]

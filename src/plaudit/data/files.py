@@ -6,6 +6,7 @@ import codecs
 import csv
 import io
 import json
+import re
 import reprlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -107,7 +108,7 @@ def _csv_lines(path: Path, text: str) -> Lines:
 
 def _delimiter(text: str) -> str:
     """The one of DELIMITERS that cuts the header into most cells; a comma, if several do."""
-    header = text.lstrip("\r\n").partition("\n")[0].removesuffix("\r")
+    header = re.split(r"[\r\n]", text.lstrip("\r\n"), maxsplit=1)[0]
     return max(DELIMITERS, key=lambda delimiter: len(next(csv.reader([header], delimiter=delimiter), [])))
 
 
