@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from plaudit.data.splits import Part, Record, Splits, split
+from plaudit.data.splits import Part, Record, Splits, common_beginning, split
 from plaudit.errors import DataError
 from plaudit.records import Comparison, Demonstration, LabelledText
 
@@ -114,6 +114,14 @@ def test_records_that_all_share_texts_are_refused_with_their_number(refused: Ref
     records: list[Record] = [Comparison("", f"good {i}", "I do not know", "a") for i in range(COUNT)]
     message = refused(lambda: split("x", records, [], Counter()))
     assert "100% of the records share texts or prompts" in message
+
+
+@given(st.text("ab", max_size=9), st.text("ab", max_size=9))
+def test_the_common_beginning_of_two_texts(one: str, other: str) -> None:
+    found = common_beginning(one, other)
+    assert one.startswith(found)
+    assert other.startswith(found)
+    assert found in (one, other) or one[len(found)] != other[len(found)]
 
 
 WORDS = st.sampled_from([f"text {i}" for i in range(60)] + [f"TEXT  {i}" for i in range(60)])

@@ -161,8 +161,11 @@ def anchors(record: Record, whole: Set[str]) -> set[str]:
 
 def common_beginning(one: str, other: str) -> str:
     """The characters that both texts begin with."""
-    pairs = enumerate(zip(one, other, strict=False))
-    return one[: next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)))]
+    low, high = 0, min(len(one), len(other))
+    while low < high:  # halving compares slices, which is fast for long texts
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if one[low:middle] == other[low:middle] else (low, middle - 1)
+    return one[:low]
 
 
 def _groups(records: list[Record], whole: Set[str]) -> list[str]:
