@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from plaudit.algorithms.ppo import ppo
-from plaudit.algorithms.reward_model import check_judged
-from plaudit.algorithms.sft import sft
+from plaudit.algorithms.reward_model import check_judged, judgements
+from plaudit.algorithms.sft import check_too_long, sft, tokenise
 from plaudit.config import Config
-from plaudit.data.prompts import cut_prompts
 from plaudit.errors import RunError
 from plaudit.evaluation.doctor import with_preflight_checks
-from plaudit.evaluation.evaluate import POLICIES, evaluate, policy_stage
+from plaudit.evaluation.evaluate import POLICIES, evaluate, policy_stage, prompts_for
 from plaudit.evaluation.hacking import detect_reward_hacking
 from plaudit.models.layers import number_of_frozen_layers
 from plaudit.models.loading import check_classifier, load_tokenizer, model_without_weights, window
@@ -21,14 +20,17 @@ from plaudit.models.lora import FOLDER, check_installed
 from plaudit.rewards import TextReward, reward_name
 from plaudit.training import stopping
 from plaudit.training.metrics import StepReport
-from plaudit.training.rollouts import check_window
+from plaudit.training.rollouts import rows_that_fit, tokenised_prompts
 from plaudit.training.run import STAGES, Run, needs_of
 
 
-def check(config: Config, path: Path, stages: tuple[str, ...], reward: TextReward | None = None) -> None:
+def check(config: Config, path: Path, stages: tuple[str, ...], reward: TextReward | None = None) -> list[str]:
     """Refuse, before anything is written or removed, what would stop a stage later.
 
     Only the model's config and tokenizer are opened, not its weights.
+
+    Returns:
+        a line for each loss of 5% or more of the records.
 
     Raises:
         RunError: a stage that these are made from has not finished.
@@ -53,14 +55,26 @@ def check(config: Config, path: Path, stages: tuple[str, ...], reward: TextRewar
     tokenizer, model = load_tokenizer(name), model_without_weights(name)
     for stage in stages:
         number_of_frozen_layers(model, getattr(getattr(config, stage), "train_layers", 0), f"{stage}.train_layers")
+    limit, warnings = window(model), [data.warning]
     if "reward_model" in stages:
         check_judged(data.train)
         check_classifier(model)
-    cut = (config.prompt_min, config.prompt_max, config.seed)
+        longest = min(config.reward_model.max_tokens, limit)
+        train, _, too_long = judgements(data, tokenizer, longest)
+        warnings.append(check_too_long(len(train), too_long, "reward_model"))
+    if "sft" in stages:
+        longest = min(config.sft.max_tokens, limit)
+        texts, too_long = tokenise(data.train.demonstrations, tokenizer, longest)
+        warnings.append(check_too_long(len(texts), too_long, "sft"))
+        tokenise(data.evaluation.demonstrations, tokenizer, longest)
     for stage in policies:
-        prompts = [tokenizer.prompt(t) for part in (data.prompts, data.evaluation) for t in cut_prompts(part, *cut)]
-        check_window(prompts, getattr(config, stage).max_new_tokens, window(model))
+        most = getattr(config, stage).max_new_tokens
+        warnings.append(rows_that_fit(tokenised_prompts(run, tokenizer), most, limit, f"prompts of {stage}")[1])
+    if "evaluation" in stages:
+        stage = policies[0] if policies else policy_stage(run)
+        warnings.append(prompts_for(run, tokenizer, getattr(config, stage).max_new_tokens, limit)[2])
     check_disk_space(run, [stage for stage in stages if stage != "evaluation"], model)
+    return list(filter(None, warnings))
 
 
 def check_disk_space(run: Run, stages: list[str], model: Any) -> None:

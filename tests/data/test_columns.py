@@ -14,7 +14,8 @@ Refused = Callable[[Callable[[], object]], str]
 
 def read(*rows: dict[str, Any], columns: tuple[str, ...] = ()) -> tuple[list[Any], dict[str, int]]:
     dropped: Counter[str] = Counter()
-    table = Table("t.tsv", "line", columns or tuple(rows[0]), list(enumerate(rows, start=2)))
+    columns = columns or tuple(dict.fromkeys(name for row in rows for name in row))
+    table = Table("t.tsv", "line", columns, list(enumerate(rows, start=2)))
     return records([table], dropped), dict(dropped)
 
 
@@ -33,7 +34,7 @@ def test_positive_labels(given: Any) -> None:
     assert read({"text": "x", "label": given})[0] == [LabelledText("x", 1)]
 
 
-@pytest.mark.parametrize("given", ["2", 2, "good", "", None, 0.5, float("nan"), [1], "-2", "x" * 1_000_000])
+@pytest.mark.parametrize("given", ["2", 2, "good", 0.5, float("inf"), [1], "-2", "x" * 1_000_000])
 def test_other_labels_are_refused_with_the_line(given: Any, refused: Refused) -> None:
     message = refused(lambda: read({"text": "x", "label": 1}, {"text": "y", "label": given}))
     assert message.startswith("t.tsv, line 3: label ")
@@ -42,13 +43,18 @@ def test_other_labels_are_refused_with_the_line(given: Any, refused: Refused) ->
 
 def test_unlabelled_and_empty_rows_are_counted() -> None:
     rows = [{"text": "kept", "label": "0"}, {"text": "x", "label": "-1"}, {"text": "y", "label": -1}]
+    rows += [{"text": "z", "label": missing} for missing in ("", " ", None, float("nan"), "NaN")]
     rows += [{"text": "  ", "label": "1"}, {"text": None, "label": "1"}]
-    assert read(*rows) == ([LabelledText("kept", 0)], {"unlabelled": 2, "empty": 2})
+    assert read(*rows) == ([LabelledText("kept", 0)], {"unlabelled": 7, "empty": 2})
 
 
 @pytest.mark.parametrize("column", ["response", "completion"])
 def test_demonstrations(column: str) -> None:
-    rows = [{"prompt": "Why?", column: " Because. "}, {"prompt": None, column: "So."}, {"prompt": "Eh?", column: " "}]
+    rows: list[dict[str, Any]] = [
+        {"prompt": "Why?", column: " Because. "},
+        {"prompt": None, column: "So."},
+        {"prompt": "Eh?", column: " "},
+    ]
     expected = [Demonstration("Why?", " Because. "), Demonstration("", "So.")]
     assert read(*rows) == (expected, {"empty": 1})
 
@@ -110,3 +116,91 @@ def test_values_other_than_text_are_refused(value: Any, refused: Refused) -> Non
 
 def test_half_of_a_surrogate_pair_is_refused(refused: Refused) -> None:
     assert "surrogate" in refused(lambda: read({"text": "x \ud800", "label": 1}))
+
+
+@pytest.mark.parametrize("missing", ["text", "label"])
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_row_that_lacks_a_column_is_named_wherever_it_stands(missing: str, place: int, refused: Refused) -> None:
+    rows: list[dict[str, Any]] = [{"text": f"film {i}", "label": 1, "note": i} for i in range(3)]
+    del rows[place][missing]
+    assert refused(lambda: read(*rows)).startswith(f"t.tsv, line {place + 2}: no '{missing}'; found ")
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_the_label_of_one_response_is_enough_to_refuse_demonstrations(place: int, refused: Refused) -> None:
+    rows: list[dict[str, Any]] = [{"prompt": f"p {i}", "completion": "c"} for i in range(3)]
+    rows[place]["label"] = False
+    assert "remove the column 'label'" in refused(lambda: read(*rows))
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("helpfulness", [0, 4, 4, 1]),
+        ("quality", ["1", "2", "2", "5"]),
+        ("good", [True, False, True, True]),
+        ("reward", [0.13, -2.5, 1.75, 0.5]),
+    ],
+)
+def test_ratings_of_demonstrations_are_refused_by_name(name: str, values: list[Any], refused: Refused) -> None:
+    rows = [{"prompt": f"p {i}", "response": f"r {i}", name: value} for i, value in enumerate(values)]
+    assert f"do not go with '{name}'" in refused(lambda: read(*rows))
+
+
+def test_columns_that_say_nothing_about_a_response_are_allowed() -> None:
+    more = [{"id": 1, "user_id": 3, "source": "web", "n": 1}, {"id": 2, "user_id": 3, "source": "web", "n": 1}]
+    more += [{"id": 3, "user_id": 4, "source": "book", "n": 1}]
+    rows = [{"prompt": f"p {i}", "response": "r", **extra} for i, extra in enumerate(more)]
+    assert len(read(*rows)[0]) == 3
+
+
+@pytest.mark.parametrize("name", ["question", "instruction", "query", "system"])
+@pytest.mark.parametrize("columns", [("chosen", "rejected"), ("prompt", "chosen", "rejected"), ("prompt", "response")])
+def test_a_question_in_a_column_that_is_not_read_is_refused_by_name(
+    name: str, columns: tuple[str, ...], refused: Refused
+) -> None:
+    row = {column: f"{column} text" for column in columns}
+    assert f"column '{name}' is not read" in refused(lambda: read(row, row | {name: "Why?"}))
+    assert len(read(row, row | {name: ""})[0]) == 2
+
+
+@pytest.mark.parametrize("answer", ["reject", "ignore"])
+def test_annotations_that_reject_are_refused_by_name(answer: str, refused: Refused) -> None:
+    rows = [{"text": "x", "label": "POSITIVE", "answer": "accept"}, {"text": "y", "label": "POSITIVE"}]
+    assert len(read(*rows)[0]) == 2
+    assert "column 'answer'" in refused(lambda: read(*rows, {"text": "z", "label": "NEGATIVE", "answer": answer}))
+
+
+def test_columns_of_two_kinds_are_refused(refused: Refused) -> None:
+    rows = [{"text": "x", "label": 1}, {"prompt": "p", "chosen": "good", "rejected": "bad"}]
+    assert "(chosen and rejected; text and label)" in refused(lambda: read(*rows))
+
+
+def test_the_dialogue_of_a_pair_is_its_prompt() -> None:
+    """As in HH-RLHF: chosen and rejected begin with the dialogue so far."""
+    turns = "\n\nHuman: Hi!\n\nAssistant: Hello.\n\nHuman: Why?\n\nAssistant:"
+    longer = f"{turns} No.\n\nHuman: Oh.\n\nAssistant: Yes."
+    assert read({"chosen": f"{turns} Because.", "rejected": longer})[0] == [
+        Comparison(turns, " Because.", longer.removeprefix(turns), "a")
+    ]
+    assert (
+        read({"chosen": "\n\nHuman: Hi!\n\nAssistant: A", "rejected": "\n\nHuman: Ho!\n\nAssistant: A"})[0][0].prompt
+        == ""
+    )
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"instruction": "x", "input": "", "output": "y"},
+        {"conversations": [{"from": "human", "value": "x"}]},
+        {"messages": [{"role": "user", "content": "x"}]},
+        {"id": 1, "text": "x", "sentiment": "Negative", "annotator": 1},
+        {"text": "x", "stars": 5},
+        {"fields": {"text": "x"}, "responses": {"label": []}},
+    ],
+)
+def test_layouts_that_are_not_read_are_refused_with_the_columns(row: dict[str, Any], refused: Refused) -> None:
+    message = refused(lambda: read(row))
+    assert all(repr(name) in message for name in row)
+    assert "text (or sentence, review) and label; prompt and response (or completion); chosen and rejected" in message

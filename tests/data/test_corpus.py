@@ -81,7 +81,11 @@ def test_one_file_is_cut_in_three(write: Write) -> None:
     assert len(train) > 130
 
 
-@pytest.mark.parametrize("title", ["validation", "valid", "dev", "test", "eval", "test-00000-of-00001", "Dev_matched"])
+HELD_OUT = ["validation", "valid", "dev", "test", "eval", "test-00000-of-00001", "Dev_matched", "reviews_test"]
+HELD_OUT += ["foo-validation", "my.dev", "2024_eval_v2", "imdb (test)", "held-out", "data_holdout"]
+
+
+@pytest.mark.parametrize("title", HELD_OUT)
 def test_a_held_out_file_is_the_evaluation(title: str, write: Write, tmp_path: Path) -> None:
     write("train.tsv", tsv(0, 100))
     write(f"{title}.tsv", tsv(90, 110))
@@ -92,7 +96,7 @@ def test_a_held_out_file_is_the_evaluation(title: str, write: Write, tmp_path: P
     assert splits.dropped == {"also in evaluation": 10}
 
 
-@pytest.mark.parametrize("title", ["testimonials", "device", "latest", "evaluator_notes"])
+@pytest.mark.parametrize("title", ["testimonials", "device", "latest", "evaluator_notes", "valuable", "contest"])
 def test_files_with_other_names_are_not_held_out(title: str, write: Write, tmp_path: Path) -> None:
     write("more.tsv", tsv(0, 100))
     write(f"{title}.tsv", tsv(100, 200))
@@ -104,15 +108,44 @@ def test_a_folder_of_only_a_test_file_is_cut_in_three(write: Write, tmp_path: Pa
     assert all(texts(load(str(tmp_path))))
 
 
-def test_a_folder_may_mix_formats_and_kinds_of_records(write: Write, tmp_path: Path) -> None:
-    write("texts.tsv", tsv(0, 100))
-    pairs = [{"prompt": f"p {i}", "response_a": "x", "response_b": "y", "choice": "b"} for i in range(100)]
-    write("pairs.jsonl", "\n".join(map(json.dumps, pairs)))
+def pairs(count: int, **more: object) -> str:
+    rows = [{"prompt": f"p {i}", "response_a": "x", "response_b": "y", "choice": "b"} | more for i in range(count)]
+    return "\n".join(map(json.dumps, rows))
+
+
+def test_a_folder_may_mix_formats_and_demonstrations_with_judgements(write: Write, tmp_path: Path) -> None:
+    write("texts.csv", "prompt,response\n" + "".join(f"ask {i},answer {i}\n" for i in range(100)))
+    write("pairs.jsonl", pairs(100))
     splits = load(str(tmp_path))
-    parts = (splits.train, splits.prompts, splits.evaluation)
-    assert sum(len(p.labelled) for p in parts) == 100
+    parts = splits.parts.values()
     assert {c for p in parts for c in p.comparisons} == {Comparison(f"p {i}", "x", "y", "b") for i in range(100)}
-    assert sum(len(p.demonstrations) for p in parts) == 200
+    assert sum(len(p.demonstrations) for p in parts) == 100
+
+
+@pytest.mark.parametrize(("labels", "count"), [(400, 3), (3, 400), (200, 200)])
+@pytest.mark.parametrize("names", [("a.tsv", "b.jsonl"), ("b.tsv", "a.jsonl"), ("train.tsv", "test.jsonl")])
+def test_labels_beside_comparisons_are_refused_by_name(
+    labels: int, count: int, names: tuple[str, str], write: Write, tmp_path: Path, refused: Refused
+) -> None:
+    paths = write(names[0], tsv(0, labels)), write(names[1], pairs(count))
+    message = refused(lambda: load(str(tmp_path)))
+    assert f"labels ({paths[0]}) and comparisons ({paths[1]}) are mixed" in message
+
+
+def test_a_name_for_training_and_held_out_is_refused(write: Write, tmp_path: Path, refused: Refused) -> None:
+    write("a.tsv", tsv(0, 100))
+    path = write("train_test.tsv", tsv(100, 200))
+    assert refused(lambda: load(str(tmp_path))).startswith(f"{path}: its name says")
+
+
+def test_a_table_without_any_label_is_left_out(write: Write, tmp_path: Path) -> None:
+    """As in benchmarks, which publish test texts with the label -1. These are no loss."""
+    write("train.tsv", tsv(0, 100))
+    write("test.tsv", "sentence\tlabel\n" + "".join(f"unseen {i}\t-1\n" for i in range(300)))
+    splits = load(str(tmp_path))
+    assert splits.dropped == {"in a table without labels": 300}
+    assert not splits.warning
+    assert sum(map(len, texts(splits))) == 100
 
 
 def test_a_bad_line_is_reported_with_its_file(write: Write, tmp_path: Path, refused: Refused) -> None:

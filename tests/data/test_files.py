@@ -87,6 +87,15 @@ def test_a_million_characters_in_a_field_are_read(name: str, content: str, write
         ("t.jsonl", '{"text": "x"}\n{"text": \n', "t.jsonl, line 2: not JSON: "),
         ("t.jsonl", '{"text": "x"}\n["x"]\n', "t.jsonl, line 2: ['x'] is not an object"),
         ("t.jsonl", "[" * 100_000, "t.jsonl, line 1: not JSON: "),
+        ("t.jsonl", '{\n "text": "x"\n}\n', "t.jsonl, line 1: not JSON: "),
+        ("t.jsonl", '{"text": "x", "text": "y"}\n', "t.jsonl, line 1: not JSON: two values for 'text'"),
+        ("t.jsonl", '{"a": 1}\n{"text": "x", "Text ": "y"}\n', "t.jsonl, line 2: two columns have the name 'text'"),
+        ("t.json", "[]", "t.json: no rows"),
+        ("t.json", '[{"text": "x"}, 5]', "t.json, item 2: 5 is not an object"),
+        ("t.json", '{"data": 1', "t.json, line 1: not JSON: "),
+        ("t.csv", "text,label\nx\0,1\n", "t.csv, line 2: has a NUL character"),
+        ("t.tsv", "text\tlabel\n".encode("utf-16-le"), "t.tsv, line 1: has a NUL character"),
+        ("t.csv", b"\xff\xfet\x00e\x00x", "t.csv, line 1: byte 6 is not UTF-16"),
         ("t.parquet", "text", "t.parquet: cannot be read as parquet: "),
     ],
 )
@@ -111,4 +120,54 @@ def test_a_folder_without_data_files_is_refused(tmp_path: Path, refused: Refused
 
 
 def test_a_file_of_another_format_is_refused(write: Write, refused: Refused) -> None:
-    assert "ends in .tsv, .csv, .jsonl, .parquet" in refused(lambda: data_files(write("t.txt", "x")))
+    message = refused(lambda: data_files(write("t.txt", "x")))
+    assert "ends in .tsv, .csv, .jsonl, .json, .parquet" in message
+    assert "chosen and rejected" in message
+
+
+def test_the_files_of_a_folder_without_data_are_named(write: Write, tmp_path: Path, refused: Refused) -> None:
+    write("README.md", "x")
+    write("data/train.csv", "x")
+    assert "found 'README.md', 'data'" in refused(lambda: data_files(tmp_path))
+
+
+TABLE = [(2, {"text": "one, two", "label": "1"}), (3, {"text": "three; four", "label": "0"})]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le with a mark", "utf-16-be with a mark"])
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_csv_as_spreadsheets_write_it(encoding: str, delimiter: str, end: str, write: Write) -> None:
+    rows = [["text", "label", "", ""], ["one, two", "1", "", ""], ["three; four", "0", "", ""], [""] * 4, [" "] * 9, []]
+    text = end.join(delimiter.join(f'"{cell}"' if cell[1:] else cell for cell in row) for row in rows)
+    name = encoding.split(" ")[0]
+    path = write("t.csv", ("\ufeff" * (" " in encoding) + text).encode(name))
+    assert rows_of(path) == TABLE
+
+
+def rows_of(path: Path) -> list[tuple[int, dict[str, object]]]:
+    table = read(path)
+    assert table.columns == ("text", "label")
+    return list(table.rows)
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_every_object_of_a_json_file_counts_for_its_columns(place: int, write: Write) -> None:
+    lines = ['{"text": "x", "label": 1}'] * 3
+    lines[place] = '{"note": "first", "label": 1, "text": "x"}'
+    assert set(read(write("t.jsonl", "\n".join(lines))).columns) == {"text", "label", "note"}
+
+
+def test_a_json_file_holds_a_list_or_lines(write: Write) -> None:
+    rows = [(1, {"text": "x"}), (2, {"text": "y"})]
+    assert read(write("a.json", '[\n {"text": "x"},\n {"text": "y"}\n]\n')).rows == rows
+    assert read(write("b.json", '{"text": "x"}\n{"text": "y"}\n')).rows == rows
+
+
+def test_label_names_in_parquet_are_used(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    for names in (["positive", "negative"], ["fresh", "rotten"]):
+        features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=names)})
+        rows = {"text": ["x", "y", "z"], "label": [0, 1, -1]}
+        datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "t.parquet")
+        assert [values["label"] for _, values in read(tmp_path / "t.parquet").rows] == [*names, -1]

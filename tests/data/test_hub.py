@@ -118,17 +118,25 @@ def test_the_validation_split_of_the_hub_is_the_evaluation(serve: Any) -> None:
     splits = load("stanfordnlp/sst2")
     assert sorted((t.text, t.label) for t in splits.evaluation.labelled) == [(f"film {i}", i % 2) for i in range(5)]
     assert len(splits.train.labelled) + len(splits.prompts.labelled) == 95
-    assert splits.dropped == {"unlabelled": 7, "also in evaluation": 5}
+    assert splits.dropped == {"in a table without labels": 7, "also in evaluation": 5}
 
 
 @pytest.mark.parametrize(
-    ("names", "expected"), [(["neg", "pos"], [0, 1]), (["pos", "neg"], [1, 0]), (["dull", "fun"], [0, 1])]
+    ("names", "expected"), [(["neg", "pos"], [0, 1]), (["pos", "neg"], [1, 0]), (["True", "False"], [1, 0])]
 )
 def test_class_names_decide_which_label_is_positive(names: list[str], expected: list[int], serve: Any) -> None:
     serve({"train": sst2(names, 100, lambda i: i % 2)})
     splits = load(f"owner/{names[0]}")  # a name of its own, because `load` caches by name
     labels = {t.text: t.label for p in (splits.train, splits.prompts, splits.evaluation) for t in p.labelled}
     assert [labels["film 0"], labels["film 1"]] == expected
+
+
+@pytest.mark.parametrize("names", [["dull", "fun"], ["fresh", "rotten"], ["1", "2"], ["neg", "neutral"]])
+def test_other_class_names_are_refused_by_name(names: list[str], serve: Any, refused: Refused) -> None:
+    """Which of them is good would be a guess."""
+    serve({"train": sst2(names, 100, lambda i: i % 2)})
+    message = refused(lambda: load(f"other/{'-'.join(names)}"))
+    assert any(f"label '{name}': must be 0" in message for name in names)
 
 
 def test_a_bad_row_is_reported_with_split_and_number(serve: Any, refused: Refused) -> None:

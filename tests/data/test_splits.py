@@ -184,7 +184,7 @@ def test_an_evaluation_without_labels_or_comparisons_is_refused(refused: Refused
 
 def test_the_error_for_too_few_records_counts_those_left_out(refused: Refused) -> None:
     message = refused(lambda: split("x", [], [], Counter({"unlabelled": 5})))
-    assert "out of 0 (left out: 5 unlabelled)" in message
+    assert "5 of 5 records are left out (5 unlabelled)" in message
 
 
 def test_equal_labels_are_refused(texts: list[LabelledText], refused: Refused) -> None:
@@ -199,3 +199,34 @@ def test_no_prompt_is_in_two_parts(pairs: list[tuple[str, str]]) -> None:
     more = [Comparison(p, "yes", "no", "a" if c == "a" else "b") for p, c in pairs if p.strip()]
     keys = [{" ".join(c.prompt.lower().split()) for c in p.comparisons} for p in parts(cut([*filler, *more]))]
     assert disjoint(keys)
+
+
+@pytest.mark.parametrize(
+    ("lost", "reasons"), [(4, {"empty": 4}), (5, {"empty": 3, "duplicate": 2}), (49, {"empty": 49})]
+)
+def test_many_records_left_out_give_a_warning_with_the_reasons(
+    lost: int, reasons: dict[str, int], texts: list[LabelledText]
+) -> None:
+    kept: list[Record] = [*texts[: 100 - lost]]
+    repeated = reasons.get("duplicate", 0)
+    splits = split("x", [*kept, *kept[:repeated]], [], Counter({"empty": reasons["empty"]}))
+    assert splits.dropped == reasons
+    if lost < 5:
+        assert not splits.warning
+    else:
+        counts = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
+        assert splits.warning == f"x: {lost} of 100 records are left out ({counts})"
+
+
+@pytest.mark.parametrize("reason", ["empty", "unlabelled", "identical responses", "duplicate"])
+def test_half_of_the_records_left_out_are_refused_with_the_reasons(
+    reason: str, texts: list[LabelledText], refused: Refused
+) -> None:
+    repeated, counted = (texts, Counter()) if reason == "duplicate" else ([], Counter({reason: 200}))
+    message = refused(lambda: split("x", [*texts, *repeated], [], counted))
+    assert message.startswith(f"x: 200 of 400 records are left out (200 {reason})")
+
+
+def test_few_distinct_prompts_are_refused_with_their_number(refused: Refused) -> None:
+    records: list[Record] = [Comparison(f"ask {i % 2}", f"good {i}", f"bad {i}", "a") for i in range(300)]
+    assert "only 2 distinct prompts" in refused(lambda: cut(records)) or "share" in refused(lambda: cut(records))

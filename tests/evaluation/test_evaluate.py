@@ -118,7 +118,7 @@ class Vowels(Judge):
 
 @pytest.mark.parametrize("two_models", [2], indirect=True, ids=["all layers"])
 def test_the_judge_reads_the_responses_without_their_prompts(two_models, monkeypatch):
-    monkeypatch.setattr("plaudit.evaluation.evaluate.imdb_judge", Vowels)
+    monkeypatch.setattr("plaudit.evaluation.evaluate.judge_for", lambda data: (Vowels(), ""))
     list(evaluate(two_models))
     lines, evaluation = read_jsonl(two_models.path / "responses.jsonl"), read(two_models.path)
     assert len(lines) == 16

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from plaudit import rng
+from plaudit.algorithms.sft import check_too_long
 from plaudit.batches import LabelledBatch, PreferenceBatch, number_of_rows, to_device
-from plaudit.data.splits import Part
+from plaudit.data.splits import Part, Splits
 from plaudit.errors import DataError
 from plaudit.maths.losses import Loss, bradley_terry_loss, label_loss
 from plaudit.maths.preferences import preference_statistics
@@ -65,8 +66,7 @@ def reward_model(run: Run) -> Iterator[StepReport]:
     normals = rng.normals(tuple(classifier.score.weight.shape), seed, "reward_model", "head")
     initialise_score_head(classifier, normals.to(run.device))
     longest = min(settings.max_tokens, window(classifier))
-    train, too_long = tokenise(data.train, tokenizer, longest)
-    held_out, _ = tokenise(data.evaluation, tokenizer, longest)
+    train, held_out, too_long = judgements(data, tokenizer, longest)
 
     engine = prepare_to_learn(run, "reward_model", classifier, [text for e in train + held_out for text in e.texts])
     classifier.score.requires_grad_(True)
@@ -98,6 +98,33 @@ def check_judged(part: Part) -> None:
     """Refuse data that has neither labels nor comparisons with a DataError."""
     if not (part.labelled or part.comparisons):
         raise DataError("the data has neither labels nor comparisons: a reward model needs one of them")
+
+
+def judgements(
+    data: Splits, tokenizer: Tokenizer, max_tokens: int
+) -> tuple[list[PreferenceExample], list[PreferenceExample], int]:
+    """Those to train on, those held out, and how many of the first were too long.
+
+    Raises:
+        DataError: a reward model cannot learn from them, or cannot be measured on the held-out ones.
+    """
+    train, too_long = tokenise(data.train, tokenizer, max_tokens)
+    held_out, _ = tokenise(data.evaluation, tokenizer, max_tokens)
+    check_too_long(len(train), too_long, "reward_model")
+    weights = {example.weight for example in train}
+    if len(train[0].texts) == 1 and len(weights) == 1:
+        raise DataError(
+            f"{data.name}: all {len(train)} training labels are {weights.pop():g}: add texts with the other label, "
+            "because a reward model learns from both"
+        )
+    if weights == {0.5}:
+        raise DataError(f"{data.name}: all {len(train)} training comparisons are ties: add some with a preference")
+    if sum(example.weight != 0.5 for example in held_out) < 2:
+        raise DataError(
+            f"{data.name}: fewer than 2 held-out judgements without a tie: add records, because the accuracy of the "
+            "reward model is measured on them"
+        )
+    return train, held_out, too_long
 
 
 def tokenise(part: Part, tokenizer: Tokenizer, max_tokens: int) -> tuple[list[PreferenceExample], int]:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from plaudit.batches import Sequences, to_device
+from plaudit.data.splits import check_left_out
 from plaudit.errors import DataError
 from plaudit.maths.losses import Loss, causal_lm_loss
 from plaudit.models.loading import load_causal_lm, load_tokenizer, save, window
@@ -48,6 +49,7 @@ def sft(run: Run, lm: Any = None) -> Iterator[StepReport]:
     lm = lm or load_causal_lm(run.config.model).to(run.device)
     longest = min(settings.max_tokens, window(lm))
     train, too_long = tokenise(data.train.demonstrations, tokenizer, longest)
+    check_too_long(len(train), too_long, "sft")
     held_out, _ = tokenise(data.evaluation.demonstrations, tokenizer, longest)
 
     engine = prepare_to_learn(run, "sft", lm, train + held_out)
@@ -98,6 +100,12 @@ def tokenise(demonstrations: Sequence[Demonstration], tokenizer: Tokenizer, max_
     if not short:
         raise DataError(f"none of {len(pairs)} demonstrations has at most {max_tokens} tokens; raise sft.max_tokens")
     return short, len(pairs) - len(short)
+
+
+def check_too_long(kept: int, too_long: int, stage: str) -> str:
+    """A line if 5% or more of a stage's records are too long. From 50% on they are refused with a DataError."""
+    remedy = f"raise {stage}.max_tokens, up to the model's window"
+    return check_left_out(f"training records of {stage}", kept + too_long, {"too long": too_long}, remedy)
 
 
 @torch.no_grad()

@@ -139,8 +139,10 @@ def _open(
         from plaudit.training.run import Run
 
         config = build(settings)
-        check(config, out, stages)
+        left_out = check(config, out, stages)
         planned = plan(config, out, stages)
+    for line in left_out:
+        progress.warn(line)
     each = ((path, dataclasses.replace(config, seed=seed)) for path, seed in seeds.items())
     runs = []
     for path, own in each:

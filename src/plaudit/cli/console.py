@@ -71,12 +71,19 @@ def summary(directory: Path, settings: dict[str, Any], seconds: dict[str, float]
     seed, closer = settings["seed"] + 1, f"{2 * settings['ppo.kl_coef'] or 0.05:g}"
     console.print("\nWhat next?", style="bold")
     for why, command, folder in (
-        ("see more responses", 'plaudit sample {} "the film is"', directory.name),
+        ("see more responses", f"plaudit sample {{}} {_short_prompt(rows)}", directory.name),
         ("the same, another seed", f"{run} --seed {seed} --out {{}}", f"seed-{seed}"),
         ("stay closer to SFT", f"{run} --ppo.kl-coef {closer} --out {{}}", f"kl-{closer}"),
         ("train on your own texts", f"{run} --data FILE.csv --out {{}}", "own-data"),
-    ):
+    )[: 4 if settings["data"] == default_settings()["data"] else 3]:
         console.print(f"  {why:<27}{command.format(shlex.quote(str(directory.parent / folder)))}", soft_wrap=True)
+
+
+def _short_prompt(rows: list[dict[str, Any]]) -> str:
+    """The first short prompt of samples.jsonl as a word of a shell; a placeholder if there is none."""
+    prompts = (str(row.get("prompt", "")) for row in rows)
+    short = (p for p in prompts if 0 < len(p) <= 40 and p == one_line(p) and not set("{}'") & set(p))
+    return shlex.quote(next(short, "PROMPT"))
 
 
 def headline(directory: Path) -> None:

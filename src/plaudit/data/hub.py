@@ -6,7 +6,8 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from plaudit.data.columns import LABELS, Table
+from plaudit.data.columns import Table
+from plaudit.data.files import name_labels
 from plaudit.errors import DataError
 
 TIMEOUT = 8  # seconds to wait for the hub's first answer
@@ -63,15 +64,11 @@ def tables(name: str) -> dict[str, Table]:
 
 
 def _table(name: str, split: str, rows: Any) -> Table:
-    """One split. Labels become their class names where these are known words, because 0 can mean positive."""
+    """One split, with labels by their names."""
     rows = rows.rename_columns({column: column.strip().lower() for column in rows.column_names})
-    names = getattr(rows.features.get("label"), "names", None) or []
-    words = dict(enumerate(names)) if all(name.strip().lower() in LABELS for name in names) else {}
-    numbered = list(enumerate(rows, start=1))
-    for _, values in numbered:
-        if words and values["label"] in words:  # -1 and null are not
-            values["label"] = words[values["label"]]
-    return Table(f"{name} ({split})", "row", tuple(rows.column_names), numbered)
+    values = list(rows)
+    name_labels(values, getattr(rows.features.get("label"), "names", None) or [])
+    return Table(f"{name} ({split})", "row", tuple(rows.column_names), list(enumerate(values, start=1)))
 
 
 def _one_line(error: Exception) -> str:

@@ -1,7 +1,8 @@
 """Train, prompts and evaluation: three parts that never share a prompt or a text.
 
-The hash of a record's prompt (of its text, if it has no prompt) decides its part. So the parts do not depend on the
-order of a file, and a record stays in its part when the file grows.
+Records that share a prompt, a text or the beginning of a dialogue form a group, and so do records that are connected
+through others. A hash decides the part of a whole group. So the parts do not depend on the order of a file, and a
+record stays in its part when the file grows, unless a new record connects its group with another.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import bisect
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Mapping, Set
 from dataclasses import astuple, dataclass
 from functools import cached_property
 
@@ -22,6 +23,10 @@ Record = LabelledText | Demonstration | Comparison
 
 TRAIN_SHARE, PROMPTS_SHARE = 0.8, 0.1  # evaluation gets the rest
 TRAIN_SHARE_BESIDE_HELD_OUT = 0.9  # prompts get the rest
+WARN_SHARE, REFUSE_SHARE = 0.05, 0.5  # of the records left out
+FEW_GROUPS = 20  # fewer rarely fill three parts
+UNLABELLED_TABLE = "in a table without labels"  # such as the test split of a benchmark: these records are not a loss
+REPLY = "\n\nAssistant:"  # begins a reply in dialogues such as those of HH-RLHF
 _KINDS = (LabelledText, Demonstration, Comparison)
 
 
@@ -52,6 +57,7 @@ class Splits:
     prompts: Part  # source of the prompts that policies are trained on
     evaluation: Part  # held out, for perplexity, preference accuracy and the prompts of the evaluation
     dropped: dict[str, int]  # numbers of records that were left out, by reason
+    warning: str = ""  # one line, if many were
 
     @property
     def parts(self) -> dict[str, Part]:
@@ -75,37 +81,121 @@ def split(name: str, records: Iterable[Record], held_out: Iterable[Record], drop
     left out so far, by reason.
 
     Raises:
-        DataError: a part would be empty, or all training labels are the same.
+        DataError: a part would be empty, all training labels are the same, or half of the records would be left out.
     """
     dropped = Counter(dropped)
     given, evaluation = list(records), list(held_out)
-    total = len(given) + len(evaluation)
+    total = len(given) + len(evaluation) + sum(dropped.values()) - dropped[UNLABELLED_TABLE]
+    whole = {content_hash(text) for r in given + evaluation for text in _whole_texts(r)}
     edges = [TRAIN_SHARE, TRAIN_SHARE + PROMPTS_SHARE]
     if evaluation:
         edges = [TRAIN_SHARE_BESIDE_HELD_OUT]
-        held_keys = {key(r) for r in evaluation}
-        fresh = [r for r in given if key(r) not in held_keys]
+        held = {anchor for r in evaluation for anchor in anchors(r, whole)}
+        fresh = [r for r in given if held.isdisjoint(anchors(r, whole))]
         dropped["also in evaluation"] += len(given) - len(fresh)
         given = fresh
+    clean = _clean(given, dropped)
+    groups = _groups(clean, whole)
     parts: list[list[Record]] = [[], [], []]
-    for record in _clean(given, dropped):
-        parts[bisect.bisect_right(edges, share(key(record)))].append(record)
+    for record, group in zip(clean, groups, strict=True):
+        parts[bisect.bisect_right(edges, share(group))].append(record)
     parts[2] += _clean(evaluation, dropped)
-    train, prompts, held = map(Part.of, parts)
-    splits = Splits(name, train, prompts, held, dict(+dropped))
-    _check(splits, total)
+    train, prompts, held_part = map(Part.of, parts)
+    warning = check_left_out(name, total, {reason: n for reason, n in dropped.items() if reason != UNLABELLED_TABLE})
+    splits = Splits(name, train, prompts, held_part, dict(+dropped), warning)
+    _check(splits, total, groups)
     return splits
 
 
+def check_left_out(where: str, total: int, left_out: Mapping[str, int], remedy: str = "repair the data") -> str:
+    """A line about the records that are left out, if these are 5% of `total` or more; otherwise "".
+
+    Args:
+        where: what the records belong to, for the message.
+        left_out: numbers of records by reason.
+        remedy: what to do.
+
+    Raises:
+        DataError: half of the records, or more, are left out.
+    """
+    lost = sum(left_out.values())
+    if lost < max(1, WARN_SHARE * total):
+        return ""
+    reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.items() if count)
+    line = f"{where}: {lost} of {total} records are left out ({reasons})"
+    if lost >= REFUSE_SHARE * total:
+        raise DataError(f"{line}; half or more is too much: {remedy}, or remove these records from it")
+    return line
+
+
+def _whole_texts(record: Record) -> tuple[str, ...]:
+    """The texts of a record that has no prompt."""
+    if isinstance(record, LabelledText):
+        return (record.text,)
+    return () if record.prompt else _responses(record)
+
+
+def _responses(record: Demonstration | Comparison) -> tuple[str, ...]:
+    return (record.response,) if isinstance(record, Demonstration) else (record.response_a, record.response_b)
+
+
+def anchors(record: Record, whole: Set[str]) -> set[str]:
+    """Hashes of what no other part may contain. Records that have one in common belong to one group.
+
+    They are the prompt; without a prompt, every text, and the lines that both texts of a comparison begin with; of
+    dialogues, the first turn. The same response to different prompts is no leak, unless it is also a whole text.
+
+    Args:
+        whole: hashes of the texts that stand without a prompt.
+    """
+    if isinstance(record, LabelledText) or not record.prompt:
+        texts = list(_whole_texts(record))
+        texts += [text.partition(REPLY)[0] for text in texts if REPLY in text]
+        if isinstance(record, Comparison):
+            texts.append(common_beginning(*texts[:2]).rpartition("\n")[0])
+        return {content_hash(text) for text in texts if text.strip()}
+    opening = record.prompt.partition(REPLY)[0]
+    responses = {content_hash(text) for text in _responses(record)}
+    return {content_hash(opening if opening.strip() else record.prompt)} | (responses & whole)
+
+
+def common_beginning(one: str, other: str) -> str:
+    """The characters that both texts begin with."""
+    low, high = 0, min(len(one), len(other))
+    while low < high:  # halving compares slices, which is fast for long texts
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if one[low:middle] == other[low:middle] else (low, middle - 1)
+    return one[:low]
+
+
+def _groups(records: list[Record], whole: Set[str]) -> list[str]:
+    """For each record a hash of its group, which decides the part."""
+    parent: dict[str, str] = {}
+
+    def root(anchor: str) -> str:
+        while parent.setdefault(anchor, anchor) != anchor:
+            parent[anchor] = anchor = parent[parent[anchor]]
+        return anchor
+
+    firsts = []
+    for record in records:
+        roots = sorted(root(anchor) for anchor in anchors(record, whole))
+        for other in roots:  # the root of a group is its smallest hash
+            parent[other] = roots[0]
+        firsts.append(roots[0])
+    sizes = Counter(map(root, list(parent)))
+    # The smallest of several hashes is not uniformly distributed, but its hash is.
+    return [content_hash(first) if sizes[first] > 1 else first for first in map(root, firsts)]
+
+
 def key(record: Record) -> str:
-    """The hash that decides a record's part: of its prompt, or of its text if it has no prompt."""
+    """The hash by which records are sorted: of the prompt, or of the text if there is no prompt."""
     if isinstance(record, LabelledText):
         return content_hash(record.text)
     if record.prompt:
         return content_hash(record.prompt)
     if isinstance(record, Demonstration):
         return content_hash(record.response)
-    # In sorted order, so that people who disagree about a pair share a part.
     return content_hash(" ".join(sorted((record.response_a, record.response_b))))
 
 
@@ -149,7 +239,7 @@ def _identity(record: Record) -> Hashable:
     return *map(content_hash, texts), record.choice, record.annotator  # two people who agree are two votes
 
 
-def _check(splits: Splits, total: int) -> None:
+def _check(splits: Splits, total: int, groups: list[str]) -> None:
     """Every part needs demonstrations; train and evaluation need labels or comparisons, if there are any."""
     empty = [name for name, part in splits.parts.items() if not part.demonstrations]
     if not empty:
@@ -159,9 +249,16 @@ def _check(splits: Splits, total: int) -> None:
         ]
     if empty:
         left_out = ", ".join(f"{count} {reason}" for reason, count in splits.dropped.items())
+        sizes = Counter(groups)
+        remedy = "add records: at least about 100 are needed"
+        largest = max(sizes.values(), default=0) / max(1, len(groups))
+        if len(groups) >= FEW_GROUPS and largest > REFUSE_SHARE:
+            remedy = f"{largest:.0%} of the records share texts or prompts and must stay in one part: add others"
+        elif len(sizes) < FEW_GROUPS <= len(groups):
+            remedy = f"the records have only {len(sizes)} distinct prompts or groups of texts: add others"
         raise DataError(
             f"{splits.name}: no records are left for {' and '.join(empty)} out of {total}"
-            f"{f' (left out: {left_out})' if left_out else ''}; add records: at least about 100 are needed"
+            f"{f' (left out: {left_out})' if left_out else ''}; {remedy}"
         )
     labels = {text.label for text in splits.train.labelled}
     if len(labels) == 1:

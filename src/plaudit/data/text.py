@@ -35,8 +35,8 @@ def normalise(text: str) -> str:
 
 
 def content_hash(text: str) -> str:
-    """SHA-256 of `text` in lower case with single spaces: texts with equal hashes are duplicates."""
-    return hashlib.sha256(" ".join(text.lower().split()).encode()).hexdigest()
+    """SHA-256 of `text` in lower case, composed (NFC), with single spaces: texts with equal hashes are duplicates."""
+    return hashlib.sha256(" ".join(unicodedata.normalize("NFC", text.lower()).split()).encode()).hexdigest()
 
 
 def distinct(responses: Sequence[Sequence[int]], n: int) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -87,9 +88,10 @@ def doctor(run: Run, stage: str, models: Models | None = None, reward: TextRewar
     models = models or open_models(run, stage, reward)
     config, settings = run.config, run.config.ppo
     texts = cut_prompts(run.data.prompts, config.prompt_min, config.prompt_max, config.seed)
-    prompts = [models.tokenizer.prompt(text) for text in texts[:_ROWS]]
+    limit = min(settings.max_new_tokens, window(models.policy.lm) - 1)
+    fitting = (p for p in map(models.tokenizer.prompt, texts) if len(p) + limit <= window(models.policy.lm))
+    prompts = list(itertools.islice(fitting, _ROWS))
     longest = max(map(len, prompts), default=0)
-    limit = min(settings.max_new_tokens, window(models.policy.lm) - longest)
     checks: list[Check] = []
     if prompts and limit > 0:  # otherwise PPO refuses them with a message, and SFT does not need them
         noise = rng.uniforms(range(len(prompts)), limit, config.seed, "doctor", 0, "responses")

@@ -16,23 +16,25 @@ import torch
 
 from plaudit import rng
 from plaudit.config import ALGORITHMS
+from plaudit.data.corpus import BUILT_IN
 from plaudit.data.prompts import cut_prompts, held_out_prompts
 from plaudit.data.text import distinct
 from plaudit.errors import DataError, RunError
 from plaudit.evaluation.hacking import hacking_warnings, windows_of
-from plaudit.evaluation.judge import imdb_judge
+from plaudit.evaluation.judge import Judge, judge_for
 from plaudit.evaluation.metrics import bootstrap_ci95, duplicate_rate
 from plaudit.evaluation.report import write_report
 from plaudit.files import write_atomic, write_json
 from plaudit.maths.masked import unflatten
 from plaudit.models.loading import window
 from plaudit.models.policy import Policy
+from plaudit.models.tokenizer import Tokenizer
 from plaudit.rewards import Reward, TextReward
 from plaudit.settings import setting
 from plaudit.training import manifest
 from plaudit.training.metrics import StepReport
 from plaudit.training.models import Models
-from plaudit.training.rollouts import as_reward, check_window, generate
+from plaudit.training.rollouts import as_reward, check_window, generate, rows_that_fit
 from plaudit.training.run import Run
 
 POLICIES = tuple(name for name in ALGORITHMS if name not in ("sft", "reward_model"))
@@ -110,15 +112,13 @@ class Measurement:
     @cached_property
     def held_out(self) -> tuple[list[str], list[list[int]]]:
         """The evaluation's prompts, as texts and as token ids."""
-        config, data = self.run.config, self.run.data
-        cut = (config.prompt_min, config.prompt_max, config.seed)
-        texts = held_out_prompts(data.evaluation, *cut, seen=cut_prompts(data.prompts, *cut))
-        texts = texts[: config.evaluation.prompts]
-        if len(texts) < 2:
-            raise DataError(f"the evaluation split gives {len(texts)} prompts; give more data, or lower prompt_min")
-        prompts = [self.tokenizer.prompt(text) for text in texts]
-        check_window(prompts, self.settings.max_new_tokens, window(self.sft))
-        return texts, prompts
+        found = prompts_for(self.run, self.tokenizer, self.settings.max_new_tokens, window(self.sft))
+        return found[0], found[1]
+
+    @cached_property
+    def judge(self) -> tuple[Judge | None, str]:
+        """The judge; None and the reason where none fits the data."""
+        return judge_for(self.run.data)
 
     def batches(
         self, stage: str = "evaluation", iteration: int = 0, purpose: str = "responses"
@@ -129,6 +129,29 @@ class Measurement:
             rows = range(start, min(start + size, len(prompts)))
             limit, seed = self.settings.max_new_tokens, self.run.config.seed
             yield prompts[start : start + size], rng.uniforms(rows, limit, seed, stage, iteration, purpose)
+
+
+def prompts_for(
+    run: Run, tokenizer: Tokenizer, max_new_tokens: int, limit: int
+) -> tuple[list[str], list[list[int]], str]:
+    """The evaluation's prompts, as texts and as token ids, and a line if many do not fit into a window of `limit`.
+
+    Raises:
+        DataError: there are fewer than two, or half of them do not fit.
+        ModelError: none fits.
+    """
+    config, data = run.config, run.data
+    cut = (config.prompt_min, config.prompt_max, config.seed)
+    texts = held_out_prompts(data.evaluation, *cut, seen=cut_prompts(data.prompts, *cut))
+    prompts = [tokenizer.prompt(text) for text in texts]
+    rows, warning = rows_that_fit(prompts, max_new_tokens, limit, "held-out prompts") if prompts else ([], "")
+    if len(rows) < 2:
+        raise DataError(
+            f"{data.name}: the evaluation needs at least 2 held-out prompts, and the data gives {len(rows)}; add "
+            "records with other prompts, or lower prompt_min"
+        )
+    rows = rows[: config.evaluation.prompts]
+    return [texts[i] for i in rows], [prompts[i] for i in rows], warning
 
 
 def policy_stage(run: Run) -> str:
@@ -170,18 +193,22 @@ def evaluate(run: Run, reward: TextReward | None = None) -> Iterator[StepReport]
         yield StepReport("evaluation", len(parts), total, scores, timing)
         began = time.perf_counter()
 
-    judge, labelled = imdb_judge(), run.data.evaluation.labelled
+    (judge, no_judge), labelled = measurement.judge, run.data.evaluation.labelled
     sft, policy = (joined(side) for side in zip(*parts, strict=True))
     # The judge reads the responses alone: the sentiment of a prompt is not the model's merit.
-    sft_judge, policy_judge = (judge.positive(answers.texts) for answers in (sft, policy))
+    sft_judge, policy_judge = (judge.positive(a.texts) if judge else None for a in (sft, policy))
     responses = side_by_side(texts, sft, policy)
-    for line, *verdicts in zip(responses, sft_judge, policy_judge, strict=True):
-        line["sft_judge"], line["policy_judge"] = map(float, verdicts)
+    difference = None
+    if sft_judge is not None and policy_judge is not None:
+        for line, *verdicts in zip(responses, sft_judge, policy_judge, strict=True):
+            line["sft_judge"], line["policy_judge"] = map(float, verdicts)
+        difference = bootstrap_ci95((policy_judge > 0.5) - (sft_judge > 0.5).astype(float), config.seed)
     _write_jsonl(run.path / "responses.jsonl", responses)
-    shown = [measurement.tokenizer.prompt(prompt) for prompt in SHOWN_PROMPTS]
+    show = SHOWN_PROMPTS if config.data in BUILT_IN else tuple(texts[: len(SHOWN_PROMPTS)])
+    shown = [measurement.tokenizer.prompt(prompt) for prompt in show]
     limit = measurement.settings.max_new_tokens
     noise = rng.uniforms(range(len(shown)), limit, config.seed, "evaluation", 0, "samples")
-    _write_jsonl(run.path / "samples.jsonl", side_by_side(SHOWN_PROMPTS, *measurement.compare(shown, noise)))
+    _write_jsonl(run.path / "samples.jsonl", side_by_side(show, *measurement.compare(shown, noise)))
     took = time.perf_counter() - began
     sft_figures, policy_figures = figures(sft, sft_judge, config.seed), figures(policy, policy_judge, config.seed)
     meta = {
@@ -193,10 +220,11 @@ def evaluate(run: Run, reward: TextReward | None = None) -> Iterator[StepReport]
         "dtype": str(run.dtype).removeprefix("torch."),
         "reward": measurement.reward.name,
         "score_range": measurement.reward.score_range,
-        "judge": {"accuracy_imdb": judge.accuracy_imdb}
-        | ({"accuracy_task": judge.accuracy(labelled)} if labelled else {}),
+        "judge": judge
+        and {"accuracy_imdb": judge.accuracy_imdb} | ({"accuracy_task": judge.accuracy(labelled)} if labelled else {}),
+        "no_judge": no_judge,
         "score_difference_ci95": bootstrap_ci95(policy.scores - sft.scores, config.seed),
-        "judge_difference_ci95": bootstrap_ci95((policy_judge > 0.5) - (sft_judge > 0.5).astype(float), config.seed),
+        "judge_difference_ci95": difference,
         "wall_seconds": {s: run.log(s).seconds() for s in ALGORITHMS if run.complete(s)}
         | {"evaluation": seconds + took},
         "warnings": [warning.text for warning in hacking_warnings(windows_of(run, measurement.stage))],
@@ -232,16 +260,17 @@ def sample(
     return side_by_side([prompt] * n, *measurement.compare([ids] * n, noise))
 
 
-def figures(answers: Answers, verdicts: np.ndarray, seed: int) -> dict[str, Any]:
+def figures(answers: Answers, verdicts: np.ndarray | None, seed: int) -> dict[str, Any]:
     """One model's entry in evaluation.json, from its answers and the judge's probabilities (N,) that they are positive.
 
-    kl_mean is in nats a response, length_mean in tokens; perplexity_ref is under SFT at the sampling temperature.
+    Without a judge, `verdicts` are None. kl_mean is in nats a response, length_mean in tokens; perplexity_ref is under
+    SFT at the sampling temperature.
     """
     lengths = np.array([len(tokens) for tokens in answers.tokens])
     return {
         "score_mean": float(answers.scores.mean()),
         "score_ci95": bootstrap_ci95(answers.scores, seed),
-        "judge_positive": float((verdicts > 0.5).mean()),
+        "judge_positive": None if verdicts is None else float((verdicts > 0.5).mean()),
         "kl_mean": float(answers.kl.mean()),
         "perplexity_ref": float(np.exp(answers.nats_ref.sum() / lengths.sum())),
         "distinct_1": distinct(answers.tokens, 1),

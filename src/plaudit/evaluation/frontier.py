@@ -30,10 +30,10 @@ from plaudit.data.text import distinct
 from plaudit.errors import RunError
 from plaudit.evaluation.best_of_n import kept, kl_bound, kl_measured
 from plaudit.evaluation.evaluate import Answers, Measurement, joined
-from plaudit.evaluation.judge import imdb_judge
+from plaudit.evaluation.judge import Judge
 from plaudit.evaluation.metrics import bootstrap_ci95, distinct_without, jackknife_ci95, resamples
 from plaudit.evaluation.report import write_report
-from plaudit.evaluation.report.words import on_or_above
+from plaudit.evaluation.report.words import no_judge_sentence, on_or_above
 from plaudit.files import write_atomic, write_json
 from plaudit.models.layers import freeze_lower_layers
 from plaudit.models.loading import load_causal_lm
@@ -93,6 +93,7 @@ def frontier(
     for kl_coef in dict.fromkeys(float(f"{k:g}") for k in kl_coefs):
         yield from _train(measurement, kl_coef, folder / f"kl_coef-{kl_coef:g}", reward)
 
+    no_judge = no_judge_sentence(measurement.judge[1])
     curve = best_of_n(load_file(drawn))
     places = [(config.ppo.kl_coef, config.ppo.iterations, own)]
     for path in folder.glob("kl_coef-*/points/*.safetensors"):
@@ -102,14 +103,15 @@ def frontier(
         found = load_file(path)
         points.append({"kl_coef": kl_coef, "iteration": iteration, **_summary(found, config.seed)})
         for of in ("score", "judge"):
-            points[-1][f"{of}_above_best_of_n"] = above_best_of_n(found, curve, of, config.seed)
+            above = above_best_of_n(found, curve, of, config.seed) if of in found else None
+            points[-1][f"{of}_above_best_of_n"] = above
     content = {
         "best_of_n": [
             {"n": n, "kl_bound": kl_bound(n), **_summary(f, config.seed)} for n, f in curve.items() if "distinct_2" in f
         ],
         "ppo": points,
         "meta": {"prompts": len(measurement.held_out[1]), "draws": draws, "seed": config.seed, "reward": given},
-        "findings": [on_or_above(points, of, draws) for of in ("score", "judge")],
+        "findings": [on_or_above(points, "score", draws), no_judge or on_or_above(points, "judge", draws)],
     }
     write_json(run.path / "frontier.json", content)
     write_report(run.path)
@@ -121,10 +123,10 @@ def best_of_n(drawn: Figures) -> dict[int, Figures]:
     Args:
         drawn: (N, m) ranking, score, judge, length; tokens (N, m, R), of which the first `length` count.
     """
-    curve = {}
+    curve: dict[int, Figures] = {}
     for n in range(1, drawn["ranking"].shape[1] + 1):
         share = kept(drawn["ranking"], n)
-        curve[n] = {of: (share * drawn[of]).sum(1) for of in ("score", "judge", "length")}
+        curve[n] = {of: (share * drawn[of]).sum(1) for of in ("score", "judge", "length") if of in drawn}
         curve[n]["kl"] = kl_measured(drawn["ranking"], n)
         if n & (n - 1) == 0:  # a power of two: shown, and not only interpolated
             curve[n] |= _distinct(_sets(drawn, n))
@@ -157,7 +159,7 @@ def _draw(measurement: Measurement, draws: int, path: Path) -> Iterator[StepRepo
             row[: len(ids)] = ids
         raw, ended = torch.from_numpy(answers.raw_scores), torch.from_numpy(answers.ended)
         ranking = scale.scores(raw, ended).numpy()  # PPO scores a response that was cut off in the same way
-        drawn.append({"ranking": ranking, "tokens": tokens, **_figures(answers)})
+        drawn.append({"ranking": ranking, "tokens": tokens, **_figures(answers, measurement.judge[0])})
         took = time.perf_counter() - began
         timing = {"seconds": took, "tokens_per_second": drawn[-1]["length"].sum() / took}
         yield StepReport("best-of-n", draw + 1, draws, {"score": float(answers.scores.mean())}, timing)
@@ -200,19 +202,16 @@ def _measure_checkpoints(measurement: Measurement, sub: Run) -> None:
 def _measured(measurement: Measurement, lm: Any) -> Figures:
     """The policy's answers to the held-out prompts, with the evaluation's random numbers."""
     answers = _answers(measurement, lm)
-    return {"kl": answers.kl.astype(float), **_figures(answers), **_distinct([answers.tokens])}
+    return {"kl": answers.kl.astype(float), **_figures(answers, measurement.judge[0]), **_distinct([answers.tokens])}
 
 
 def _answers(measurement: Measurement, lm: Any, *draw: Any) -> Answers:
     return joined([measurement.answer(lm, *batch) for batch in measurement.batches(*draw)])
 
 
-def _figures(answers: Answers) -> Figures:
-    return {
-        "score": answers.scores,
-        "judge": (imdb_judge().positive(answers.texts) > 0.5).astype(float),
-        "length": np.array([len(ids) for ids in answers.tokens], dtype=float),
-    }
+def _figures(answers: Answers, judge: Judge | None) -> Figures:
+    found = {"score": answers.scores, "length": np.array([len(ids) for ids in answers.tokens], dtype=float)}
+    return found if judge is None else found | {"judge": (judge.positive(answers.texts) > 0.5).astype(float)}
 
 
 def _sets(drawn: Figures, n: int) -> list[list[list[int]]]:
@@ -237,8 +236,9 @@ def _summary(figures: Figures, seed: int) -> dict[str, Any]:
     named = {"kl_mean": "kl", "score_mean": "score", "judge_positive": "judge", "length_mean": "length"}
     summary: dict[str, Any] = {}
     for name, of in named.items():
-        summary[name] = float(figures[of].mean())
-        summary[f"{of}_ci95"] = bootstrap_ci95(figures[of], seed)
+        there = of in figures  # no judge may fit the data
+        summary[name] = float(figures[of].mean()) if there else None
+        summary[f"{of}_ci95"] = bootstrap_ci95(figures[of], seed) if there else None
     value = float(figures["distinct_2"][0])
     return summary | {"distinct_2": value, "distinct_2_ci95": jackknife_ci95(value, figures["distinct_2_without"])}
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 from statistics import fmean
 
-from plaudit.evaluation.judge import imdb_judge
+from plaudit.evaluation.judge import judge_for
 from plaudit.evaluation.report.words import MEASURES, written
 from plaudit.files import write_atomic
 from plaudit.training.metrics import StepReport, read_jsonl
@@ -38,7 +38,7 @@ class Window:
     responses: int
     score: float  # mean over the responses
     score_std: float
-    judge_positive: float  # share that the independent judge calls positive
+    judge_positive: float | None  # share that the independent judge calls positive; None where no judge fits the data
     distinct_2: float  # share of distinct token pairs in an iteration's responses, mean over the iterations
     perplexity_ref: float  # of the responses under SFT, geometric mean over the iterations
 
@@ -76,6 +76,8 @@ def hacking_warnings(windows: Sequence[Window]) -> list[HackingWarning]:
     """
     found = []
     for measure in ("judge_positive", "distinct_2", "perplexity_ref"):
+        if any(getattr(window, measure) is None for window in windows):
+            continue
         row = 0
         for i, now in enumerate(windows):
             # The best perplexity is that of the beginning: a lower one is formulaic, a higher one is odd.
@@ -96,8 +98,9 @@ def _fell(before: Window, now: Window, measure: str) -> bool:
         return now.distinct_2 < DISTINCT_LEFT * before.distinct_2
     if measure == "perplexity_ref":
         return abs(math.log(now.perplexity_ref / before.perplexity_ref)) > math.log(PERPLEXITY_FACTOR)
-    error = math.sqrt(sum(w.judge_positive * (1 - w.judge_positive) / w.responses for w in (before, now)))
-    return before.judge_positive - now.judge_positive > max(JUDGE_FALL, NOISE * error)
+    shares = before.judge_positive or 0.0, now.judge_positive or 0.0
+    error = math.sqrt(sum(p * (1 - p) / w.responses for p, w in zip(shares, (before, now), strict=True)))
+    return shares[0] - shares[1] > max(JUDGE_FALL, NOISE * error)
 
 
 def detect_reward_hacking(run: Run, stage: str, reports: Iterator[StepReport]) -> Iterator[StepReport]:
@@ -124,6 +127,7 @@ def _observe(run: Run, stage: str, done: int) -> list[Window]:
     if len(windows) == done // size:
         return windows
     windows = windows[: done // size]
+    judge, _ = judge_for(run.data)
     metrics, rollouts = (read_jsonl(folder / name) for name in ("metrics.jsonl", "rollouts.jsonl"))
     for end in range(size * (len(windows) + 1), done + 1, size):
         rows = metrics[end - size : end]
@@ -134,7 +138,7 @@ def _observe(run: Run, stage: str, done: int) -> list[Window]:
                 responses=len(texts),
                 score=fmean(row["score"] for row in rows),
                 score_std=math.sqrt(fmean(row["score_std"] ** 2 for row in rows)),
-                judge_positive=float((imdb_judge().positive(texts) > 0.5).mean()),
+                judge_positive=None if judge is None else float((judge.positive(texts) > 0.5).mean()),
                 distinct_2=fmean(row["distinct_2"] for row in rows),
                 perplexity_ref=math.exp(fmean(math.log(row["perplexity_ref"]) for row in rows)),
             )

@@ -12,9 +12,13 @@ from safetensors.numpy import save_file
 from scipy.special import expit
 from sklearn.feature_extraction.text import TfidfVectorizer
 
+from plaudit.data.corpus import BUILT_IN
+from plaudit.data.splits import Splits
 from plaudit.data.text import normalise
+from plaudit.maths.preferences import wilson
 from plaudit.records import LabelledText
 
+_MOST_TEXTS = 1000  # on which its fit is measured
 IMDB_JUDGE = Path(__file__).with_name("imdb_judge.safetensors")
 
 
@@ -22,6 +26,27 @@ IMDB_JUDGE = Path(__file__).with_name("imdb_judge.safetensors")
 def imdb_judge() -> Judge:
     """The judge in this package, which recipes/imdb_judge.py trains on IMDb reviews."""
     return Judge.load(IMDB_JUDGE)
+
+
+def judge_for(data: Splits) -> tuple[Judge | None, str]:
+    """The judge of film reviews if it fits the data; otherwise None, and the reason.
+
+    It fits the built-in data, and data on whose labelled held-out texts it is better than guessing for either label:
+    the 95% interval of its accuracy lies above one half for the positive texts, and for the negative ones.
+    """
+    judge = imdb_judge()
+    if data.name in BUILT_IN:
+        return judge, ""
+    labelled = data.evaluation.labelled[:_MOST_TEXTS]
+    if not labelled:
+        return None, "the judge reads film reviews, and the data has no labelled held-out texts to test it on"
+    right = (judge.positive([t.text for t in labelled]) > 0.5) == [t.label for t in labelled]
+    for label, word in enumerate(("negative", "positive")):
+        of_label = right[[t.label == label for t in labelled]]
+        if not len(of_label) or wilson(int(of_label.sum()), len(of_label))[0] <= 0.5:
+            found = f"it is right about {of_label.sum()} of {len(of_label)} {word} held-out texts"
+            return None, f"the judge reads film reviews and does not fit the data: {found}"
+    return judge, ""
 
 
 def vectorizer(terms: Sequence[str] | None = None) -> TfidfVectorizer:

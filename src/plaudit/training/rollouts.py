@@ -16,6 +16,7 @@ from torch import Tensor
 from plaudit import rng
 from plaudit.batches import Responses, Rollout, split_rows
 from plaudit.data.prompts import cut_prompts
+from plaudit.data.splits import check_left_out
 from plaudit.data.text import distinct
 from plaudit.errors import DataError, ModelError
 from plaudit.maths.kl import adapt_kl_coef
@@ -148,8 +149,9 @@ class RolloutLoop:
     def __init__(self, run: Run, stage: str, models: Models, reward: TextReward | None) -> None:
         self._run, self._stage, self._models, self._reward = run, stage, models, as_reward(reward, models)
         self._settings = getattr(run.config, stage)
-        self._prompts = tokenised_prompts(run, models.tokenizer)
-        check_window(self._prompts, self._settings.max_new_tokens, window(models.policy.lm))
+        prompts = tokenised_prompts(run, models.tokenizer)
+        rows, _ = rows_that_fit(prompts, self._settings.max_new_tokens, window(models.policy.lm), "prompts")
+        self._prompts, self._dropped = [prompts[i] for i in rows], {"too long": len(prompts) - len(rows)}
         self._optimizer = adamw(models.policy, self._settings.lr, eps=_ADAM_EPS)
         self._checkpoints, self._log = run.checkpoints(stage, reward_name(reward)), run.log(stage)
         state = self._checkpoints.restore(models.policy, self._optimizer)
@@ -246,7 +248,8 @@ class RolloutLoop:
         save(policy.lm, self._models.tokenizer, folder)
         if policy.value_head is not None:
             save_file(policy.value_head.state_dict(), folder / VALUE_HEAD)
-        summary = {"iterations": self._settings.iterations, "prompts": len(self._prompts), "reward": self._reward.name}
+        summary = {"iterations": self._settings.iterations, "prompts": len(self._prompts), "dropped": self._dropped}
+        summary |= {"reward": self._reward.name}
         self._run.finish(self._stage, summary | {"scale": dataclasses.asdict(self._scale)})
 
     def _sample(self, prompts: list[list[int]], iteration: int, purpose: str) -> tuple[Responses, Tensor]:
@@ -271,6 +274,23 @@ def prompts_of(iteration: int, prompts: list[Any], batch_size: int, seed: int) -
     n, places = len(prompts), range(iteration * batch_size, (iteration + 1) * batch_size)
     orders = {epoch: rng.permutation(n, seed, "ppo prompts", epoch) for epoch in {p // n for p in places}}
     return [prompts[orders[p // n][p % n]] for p in places]
+
+
+def rows_that_fit(prompts: list[list[int]], max_new_tokens: int, limit: int, part: str) -> tuple[list[int], str]:
+    """Which prompts leave room for a whole response in a window of `limit` tokens, and a line if many do not.
+
+    Args:
+        part: of the data, for messages.
+
+    Raises:
+        ModelError: none does.
+        DataError: half of them, or more, do not.
+    """
+    rows = [i for i, prompt in enumerate(prompts) if len(prompt) + max_new_tokens <= limit]
+    if not rows:
+        check_window([min(prompts, key=len, default=[])], max_new_tokens, limit)
+    too_long = {f"prompts too long for a window of {limit} tokens": len(prompts) - len(rows)}
+    return rows, check_left_out(part, len(prompts), too_long, "shorten the prompts or lower max_new_tokens")
 
 
 def check_window(prompts: list[list[int]], max_new_tokens: int, limit: int) -> None:

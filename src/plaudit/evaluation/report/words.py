@@ -126,9 +126,17 @@ def verdict(evaluation: dict[str, Any], policy: list[dict[str, Any]], iterations
     if judge:
         shares = [written(share, "{:.0%}") for share in judge]
         text += f" An independent judge calls {shares[1]} of the responses positive, {shares[0]} before."
+    meta = evaluation.get("meta")
+    if not judge and isinstance(meta, dict) and (reason := no_judge_sentence(meta.get("no_judge"))):
+        text += f" {reason}"
     if length:
         text += f" The responses are {length[1]:.0f} tokens long, {length[0]:.0f} before."
     return text
+
+
+def no_judge_sentence(reason: Any) -> str:
+    """Why there are no figures of a judge; empty if there are."""
+    return f"There is no figure of a judge: {reason}." if isinstance(reason, str) and reason else ""
 
 
 def _pair(evaluation: dict[str, Any], key: str) -> tuple[float, float] | None:
