@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    GenerationConfig,
 )
 
 from plaudit import fetching
@@ -44,7 +46,9 @@ transformers.utils.logging.disable_progress_bar()
 def load_tokenizer(name: str) -> Tokenizer:
     """Load the tokenizer of a model by built-in name, folder or hub id."""
     with _opening(name) as folder:
-        return Tokenizer.of(AutoTokenizer.from_pretrained(folder, trust_remote_code=False))
+        tokenizer = Tokenizer.of(AutoTokenizer.from_pretrained(folder, trust_remote_code=False))
+        tokenizer.response("a word")  # some malformed settings show only here
+        return tokenizer
 
 
 def load_causal_lm(name: str) -> Any:
@@ -143,15 +147,28 @@ def check_classifier(lm: Any) -> None:
         )
 
 
-def save(model: Any, tokenizer: Tokenizer, folder: Path) -> None:
-    """Write a plain Hugging Face model directory, which from_pretrained can load without plaudit.
+def save(model: Any, tokenizer: Tokenizer, folder: Path, sampling: Any = None) -> None:
+    """Write a plain Hugging Face model directory, with which transformers alone reproduces our numbers.
 
-    LoRA adapters are merged into the saved weights, and are also saved separately in a subfolder.
+    A classifier's tokenizer puts bos before a text and eos after it, and pads on the right; a language model's puts
+    only bos before a prompt, because an eos would end it, and pads on the left, ready for `generate`. LoRA adapters are
+    merged into the saved weights, and are also saved separately in a subfolder.
+
+    Args:
+        sampling: settings with the `temperature` and `max_new_tokens` (tokens) of `generate`; None for a classifier.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    ids = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.pad_id}
+    model.config.get_text_config().update(ids)
+    classifies = hasattr(model, "score")
+    if classifies:
+        model.config.id2label, model.config.label2id = {0: "score"}, {"score": 0}
+    elif sampling:
+        how = {"temperature": sampling.temperature, "max_new_tokens": sampling.max_new_tokens}
+        model.generation_config = GenerationConfig(do_sample=True, top_k=0, top_p=1.0, **how, **ids)
     model.save_pretrained(folder, state_dict=lora.plain_state(model), safe_serialization=True)
     lora.save_adapters(model, folder / lora.FOLDER)
-    tokenizer.hf.save_pretrained(folder)
+    tokenizer.portable(ends=classifies).save_pretrained(folder)
 
 
 def window(model: Any) -> int:
@@ -163,6 +180,8 @@ def _config(folder: str, **settings: int) -> Any:
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False, **settings)
     if getattr(config, "activation_function", None) == "gelu_new":
         config.activation_function = "gelu_pytorch_tanh"  # the same function, in one kernel instead of six
+    if (getattr(config, "pad_token_id", None) or 0) >= getattr(config, "vocab_size", math.inf):
+        config.pad_token_id = None  # torch would refuse it without naming it; `check_vocabulary` names the token
     return config
 
 

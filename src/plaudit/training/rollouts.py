@@ -266,7 +266,7 @@ class RolloutLoop:
         models, folder = self._models, self._run.folder(self._stage)
         sft = self._run.model("sft")
         models.engine.restore(models.policy.lm, self._optimizer, lambda: load_causal_lm(sft))
-        save(models.policy.lm, models.tokenizer, folder)
+        save(models.policy.lm, models.tokenizer, folder, self._settings)
         if models.policy.value_head is not None:
             save_file(models.policy.value_head.state_dict(), folder / VALUE_HEAD)
         summary = {
