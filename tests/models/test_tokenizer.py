@@ -29,9 +29,14 @@ def test_a_tokenizers_own_padding_is_kept_unless_it_is_eos(tiny_tokenizer):
         def get_vocab(self):
             return {"ÿ": 9}
 
+        def __call__(self, text, **_):
+            return {"input_ids": [7, 8]}  # two bytes
+
     assert Tokenizer.of(Stub()).pad_id == 3
     Stub.pad_token_id = 2
     assert Tokenizer.of(Stub()).pad_id == 9
+    Stub.__call__ = lambda self, text, **_: {"input_ids": [9]}  # a letter
+    assert Tokenizer.of(Stub()).pad_id == 0
 
 
 def test_collate_masks_by_length_and_learns_eos():

@@ -86,9 +86,9 @@ class Tokenizer:
             # As a whole word only: "ÿ", the name of a byte, is also a letter.
             hf.pad_token = AddedToken(hf.convert_ids_to_tokens(self.pad_id), single_word=True, normalized=False)
         hf.add_bos_token, hf.add_eos_token = self.bos_id is not None, ends
-        hf.padding_side = "right" if ends else "left"
-        if ends:  # a prompt may be made by a chat template, with control tokens
-            hf.split_special_tokens = hf.init_kwargs["split_special_tokens"] = True
+        hf.padding_side = hf.init_kwargs["padding_side"] = "right" if ends else "left"
+        # A prompt may be made by a chat template, with control tokens; a text has none.
+        hf.split_special_tokens = hf.init_kwargs["split_special_tokens"] = ends
         return hf
 
     def _begun(self, ids: list[int]) -> list[int]:
@@ -118,8 +118,10 @@ def _padding_id(hf: Any) -> int:
     vocabulary, ends = hf.get_vocab(), (hf.eos_token_id, None)
     if hf.pad_token_id not in (*ends, hf.bos_token_id):
         return hf.pad_token_id
+    letter = hf("ÿ", add_special_tokens=False, split_special_tokens=True)["input_ids"]
     bytes_255 = [vocabulary.get(token) for token in ("<0xFF>", "ÿ")]  # in byte-fallback and byte-level vocabularies
-    return next((id for id in (*bytes_255, hf.unk_token_id, hf.bos_token_id) if id not in ends), hf.eos_token_id)
+    candidates = [id for id in bytes_255 if id not in letter]  # in other vocabularies "ÿ" is the letter
+    return next((id for id in (*candidates, hf.unk_token_id, hf.bos_token_id) if id not in ends), hf.eos_token_id)
 
 
 def collate(pairs: Sequence[tuple[Sequence[int], Sequence[int]]], pad_id: int) -> Sequences:
