@@ -43,7 +43,7 @@ for folder in given["policies"]:
 assert "plaudit" not in sys.modules
 json.dump(out, open(sys.argv[2], "w"))
 """
-TEXTS = ["a joy", "the cast is wonderful , funny , clever and kind", "", "a </s> dull <|endoftext|> film ÿ [SEP]"]
+TEXTS = ["a joy", "the cast is wonderful , funny , clever and kind", "", "a </s> dull <|endoftext|> film [SEP] ÿ"]
 PROMPTS = ["the cast is", "a", "funny , clever and"]
 
 

@@ -53,7 +53,9 @@ def test_a_whole_model_passes(folder):
     attempt(folder, folder)
 
 
-@pytest.mark.parametrize("lost", ["transformer.h.1.", "transformer.wte.weight", "lm_head.weight", "transformer.ln_f.bias"])
+@pytest.mark.parametrize(
+    "lost", ["transformer.h.1.", "transformer.wte.weight", "lm_head.weight", "transformer.ln_f.bias"]
+)
 def test_a_missing_weight_is_named(folder, lost):
     change_weights(folder, lambda w: [w.pop(name) for name in [*w] if name.startswith(lost)])
     message = refusal(load_causal_lm, str(folder))

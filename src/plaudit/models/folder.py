@@ -80,7 +80,7 @@ def converting(name: str) -> str:
     return (
         "a pickle can run any code when it is read, so plaudit reads none; if you trust the model, convert it: "
         'python -c "from transformers import AutoModelForCausalLM as M, AutoTokenizer as T; '
-        f"[k.from_pretrained({name!r}).save_pretrained({name.rsplit('/')[-1]!r}) for k in (M, T)]\""
+        f'[k.from_pretrained({name!r}).save_pretrained({name.rsplit("/")[-1]!r}) for k in (M, T)]"'
     )
 
 

@@ -203,7 +203,6 @@ def _folder(name: str) -> Path:
     return _fetched(name)
 
 
-
 @cache  # one answer of the hub a process: all stages use the same files
 def _fetched(name: str) -> Path:
     """The folder in the hub's cache with the files of a model that plaudit reads, downloaded if the hub answers.
