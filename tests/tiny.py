@@ -2,7 +2,7 @@
 
 import torch
 from tokenizers import Tokenizer as Backend
-from tokenizers import decoders, models, pre_tokenizers, trainers
+from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import (
     AutoModelForCausalLM,
     BloomConfig,
@@ -57,6 +57,54 @@ OTHER_FAMILIES = {
         **LLAMA_LIKE, use_sliding_window=True, sliding_window=4, max_window_layers=1
     ),
 }
+
+
+LLAMA_SPECIAL = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
+BERT_SPECIAL = {"unk_token": "[UNK]", "bos_token": "[CLS]", "eos_token": "[SEP]"}
+KINDS = {  # model, pre-tokenizer, decoder, trainer, special tokens
+    "byte-level": (
+        models.BPE(), pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel(), trainers.BpeTrainer,
+        {"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>"},
+    ),
+    "byte-level without bos": (
+        models.BPE(), pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel(), trainers.BpeTrainer,
+        {"eos_token": "<|im_end|>", "pad_token": "<|pad|>"},
+    ),
+    "metaspace": (
+        models.BPE(unk_token="<unk>"), pre_tokenizers.Metaspace(), decoders.Metaspace(), trainers.BpeTrainer,
+        LLAMA_SPECIAL,
+    ),
+    "unigram": (
+        models.Unigram(), pre_tokenizers.Metaspace(), decoders.Metaspace(), trainers.UnigramTrainer, LLAMA_SPECIAL,
+    ),
+    "wordpiece": (
+        models.WordPiece(unk_token="[UNK]"), pre_tokenizers.BertPreTokenizer(), decoders.WordPiece(),
+        trainers.WordPieceTrainer, BERT_SPECIAL | {"pad_token": "[PAD]"},
+    ),
+    "words": (
+        models.WordLevel(unk_token="[UNK]"), pre_tokenizers.WhitespaceSplit(), None, trainers.WordLevelTrainer,
+        BERT_SPECIAL,
+    ),
+}  # fmt: skip
+
+
+def make_tokenizer(kind: str) -> PreTrainedTokenizerFast:
+    """A tokenizer of a kind, trained on GOOD and BAD."""
+    model, pre_tokenizer, decoder, trainer, special = KINDS[kind]
+    backend = Backend(model)
+    backend.pre_tokenizer = pre_tokenizer
+    if decoder:
+        backend.decoder = decoder
+    if kind == "wordpiece":
+        backend.normalizer = normalizers.BertNormalizer()
+    settings = {"initial_alphabet": pre_tokenizers.ByteLevel.alphabet()} if "byte" in kind else {}
+    settings |= {"unk_token": "<unk>"} if kind == "unigram" else {}
+    tokens = list(dict.fromkeys(special.values()))
+    backend.train_from_iterator(
+        [*GOOD, *BAD, "answer : yes </s> [SEP] <|im_end|> <|endoftext|> ÿ"] * 5,
+        trainer(vocab_size=300, special_tokens=tokens, show_progress=False, **settings),
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=backend, **special)
 
 
 def make_lm(vocab: int = 300, layers: int = 2, width: int = 32, window: int = 64, seed: int = 0) -> GPT2LMHeadModel:

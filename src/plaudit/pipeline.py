@@ -17,6 +17,7 @@ from plaudit.evaluation.hacking import detect_reward_hacking
 from plaudit.models.layers import number_of_frozen_layers
 from plaudit.models.loading import check_classifier, load_tokenizer, model_without_weights, window
 from plaudit.models.lora import FOLDER, check_installed
+from plaudit.models.trial import TEXTS, try_model
 from plaudit.rewards import TextReward, reward_name
 from plaudit.training import stopping
 from plaudit.training.metrics import StepReport
@@ -27,7 +28,7 @@ from plaudit.training.run import STAGES, Run, needs_of
 def check(config: Config, path: Path, stages: tuple[str, ...], reward: TextReward | None = None) -> list[str]:
     """Refuse, before anything is written or removed, what would stop a stage later.
 
-    Only the model's config and tokenizer are opened, not its weights.
+    The model is opened and tried once: see `try_model`.
 
     Returns:
         a line for each loss of 5% or more of the records.
@@ -35,7 +36,8 @@ def check(config: Config, path: Path, stages: tuple[str, ...], reward: TextRewar
     Raises:
         RunError: a stage that these are made from has not finished.
         DataError: the data cannot be learned from.
-        ModelError: the model cannot be opened, has no room for a prompt and its response, or needs a missing library.
+        ModelError: the model cannot be opened or run, has no room for a prompt and its response, or needs a library
+            that is missing.
     """
     run = Run(path, config)
     needs = {need for stage in stages for need in needs_of(stage)} - set(stages)
@@ -73,6 +75,10 @@ def check(config: Config, path: Path, stages: tuple[str, ...], reward: TextRewar
     if "evaluation" in stages:
         stage = policies[0] if policies else policy_stage(run)
         warnings.append(prompts_for(run, tokenizer, getattr(config, stage).max_new_tokens, limit)[2])
+    scored = "reward_model" in needs and reward is None
+    classifier = name if "reward_model" in stages else run.model("reward_model") if scored else None
+    texts = [f"{d.prompt} {d.response}".strip() for d in data.train.demonstrations[:TEXTS]]
+    try_model(name, tokenizer, texts, run.device, classifier)
     check_disk_space(run, [stage for stage in stages if stage != "evaluation"], model)
     return list(filter(None, warnings))
 

@@ -208,6 +208,8 @@ def test_the_adapter_and_the_head_of_a_reward_model_are_loaded_onto_its_base(cla
     again = load_reward_model(str(tmp_path / "sft"), 255).eval()
     load_adapters(again, tmp_path / "reward_model" / FOLDER)
     plain = load_reward_model(str(tmp_path / "reward_model"), 255).eval()
+    named = json.loads((tmp_path / "reward_model" / FOLDER / "adapter_config.json").read_text())
+    assert named["base_model_name_or_path"] == str((tmp_path / "sft").resolve())
     base = AutoModelForSequenceClassification.from_pretrained(tmp_path / "sft", num_labels=1, pad_token_id=255)
     theirs = PeftModel.from_pretrained(base, tmp_path / "reward_model" / FOLDER).eval()
     expected = scores(classifier)

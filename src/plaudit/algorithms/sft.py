@@ -70,7 +70,7 @@ def sft(run: Run, lm: Any = None) -> Iterator[StepReport]:
     )
     after = perplexity(policy, held_out, tokenizer, run.device)
     engine.restore(lm, optimizer, lambda: load_causal_lm(run.config.model))
-    save(lm, tokenizer, run.folder("sft"))
+    save(lm, tokenizer, run.folder("sft"), run.config.ppo)  # sampled as PPO does
     dropped = data.dropped | {"too long": too_long}
     summary = {"texts": len(train), "held_out_texts": len(held_out), "dropped": dropped}
     run.finish("sft", summary | {"perplexity_before": before, "perplexity": after})

@@ -8,9 +8,11 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import math
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 
 from plaudit.errors import ModelError
@@ -29,18 +31,21 @@ def check_folder(folder: Path) -> None:
         ModelError: the configuration or an index is malformed, the weights are no whole safetensors files inside the
             folder, or there is no tokenizer.
     """
+    if (folder / "adapter_config.json").exists():
+        raise ModelError(f"{folder}: holds a LoRA adapter; merge it with its base model (peft: merge_and_unload) first")
+    if not (folder / "config.json").exists():
+        raise ModelError(f"{folder}: no model in this folder (config.json is missing)")
     config = read_json(folder / "config.json")
     if not isinstance(config.get("model_type"), str):
         raise ModelError(f"{folder / 'config.json'}: names no model_type, so nobody knows how to open the model")
+    for name, value in config.items():
+        # The first may name any file; "owner/name" in the second is code that is fetched from the hub.
+        if name == "transformers_weights" or (name.endswith("_implementation") and "/" in json.dumps(value)):
+            raise ModelError(f"{folder / 'config.json'}: {name} = {value!r} is not allowed; remove it")
     for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json", "special_tokens_map.json"):
         if (folder / name).exists():
             read_json(folder / name)
-    for path in weight_files(folder):
-        try:
-            with safe_open(path, framework="pt") as file:
-                file.keys()
-        except (OSError, SafetensorError) as error:
-            raise ModelError(f"{path}: no whole safetensors file: {error}; copy or download it again") from None
+    tensor_sizes(folder)
     if not any(path for pattern in _TOKENIZERS for path in folder.glob(pattern)):
         raise ModelError(
             f"{folder}: has no tokenizer; copy tokenizer.json and tokenizer_config.json of the model there"
@@ -53,17 +58,13 @@ def weight_files(folder: Path) -> list[Path]:
     Raises:
         ModelError: there are none, or the index names something else.
     """
+    if (folder / _WEIGHTS).exists():  # transformers prefers it to an index, too
+        return [folder / _WEIGHTS]
     if not (folder / _INDEX).exists():
-        if (folder / _WEIGHTS).exists():
-            return [folder / _WEIGHTS]
         pickles = [path.name for pattern in _PICKLES for path in sorted(folder.glob(pattern))]
         if not pickles:
             raise ModelError(f"{folder}: has no weights ({_WEIGHTS} is missing)")
-        raise ModelError(
-            f"{folder}: its weights are pickled ({pickles[0]}), and a pickle can run any code when it is read; if you "
-            'trust it, convert it: python -c "from transformers import AutoModelForCausalLM as M; '
-            f'M.from_pretrained({str(folder)!r}, use_safetensors=False).save_pretrained({str(folder)!r})"'
-        )
+        raise ModelError(f"{folder}: its weights are pickled ({pickles[0]}); {converting(str(folder))}")
     named = read_json(folder / _INDEX).get("weight_map")
     if not isinstance(named, dict) or not named or not all(isinstance(name, str) for name in named.values()):
         raise ModelError(f"{folder / _INDEX}: has no weight_map from tensors to files")
@@ -87,6 +88,41 @@ def content_hash(folder: Path) -> str:
 @functools.cache
 def _content_hash(path: Path, size: int, modified: int) -> str:
     return sha256(path)
+
+
+def converting(name: str) -> str:
+    """How to convert pickled weights."""
+    return (
+        "a pickle can run any code when it is read, so plaudit reads none; if you trust the model, convert it: "
+        'python -c "from transformers import AutoModelForCausalLM as M, AutoTokenizer as T; '
+        f'[k.from_pretrained({name!r}).save_pretrained({name.rsplit("/")[-1]!r}) for k in (M, T)]"'
+    )
+
+
+def tensor_sizes(folder: Path) -> dict[str, int]:
+    """The number of elements of every tensor in the weight files.
+
+    Raises:
+        ModelError: as `weight_files`, or a file is not whole.
+    """
+    sizes = {}
+    for path in weight_files(folder):
+        try:
+            with safe_open(path, framework="pt") as file:
+                sizes |= {name: math.prod(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+        except (OSError, SafetensorError) as error:
+            raise ModelError(f"{path}: no whole safetensors file: {error}; copy or download it again") from None
+    return sizes
+
+
+def non_finite(folder: Path) -> str:
+    """Where the weight files hold NaN or infinity: file and tensor; empty if nowhere."""
+    for path in weight_files(folder):
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118
+                if not torch.isfinite(file.get_tensor(name)).all():
+                    return f"{path}: tensor {name}"
+    return ""
 
 
 def read_json(path: Path) -> dict[str, Any]:

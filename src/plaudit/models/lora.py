@@ -75,6 +75,7 @@ def save_adapters(model: Any, folder: Path) -> None:
     }
     config: dict[str, Any] = model.peft_config[_NAME].to_dict()
     config |= {"target_modules": [name for name, _ in layers], "inference_mode": True, "task_type": "CAUSAL_LM"}
+    config["base_model_name_or_path"] = model.name_or_path or None
     if hasattr(model, "score"):
         kept["score.weight"] = model.score.weight.detach()
         config |= {"task_type": "SEQ_CLS", "modules_to_save": ["score"]}

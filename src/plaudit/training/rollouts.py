@@ -245,7 +245,7 @@ class RolloutLoop:
         """Save the policy as a plain model folder, with its value head beside it, and mark the stage as complete."""
         policy, folder = self._models.policy, self._run.folder(self._stage)
         policy.engine.restore(policy.lm, self._optimizer, lambda: load_causal_lm(self._run.model("sft")))
-        save(policy.lm, self._models.tokenizer, folder)
+        save(policy.lm, self._models.tokenizer, folder, self._settings)
         if policy.value_head is not None:
             save_file(policy.value_head.state_dict(), folder / VALUE_HEAD)
         summary = {"iterations": self._settings.iterations, "prompts": len(self._prompts), "dropped": self._dropped}
