@@ -88,7 +88,7 @@ KINDS = {  # model, pre-tokenizer, decoder, trainer, special tokens
 }  # fmt: skip
 
 
-def make_tokenizer(kind: str) -> PreTrainedTokenizerFast:
+def make_tokenizer_of(kind: str) -> PreTrainedTokenizerFast:
     """A tokenizer of a kind, trained on GOOD and BAD."""
     model, pre_tokenizer, decoder, trainer, special = KINDS[kind]
     backend = Backend(model)

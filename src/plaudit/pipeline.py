@@ -77,8 +77,8 @@ def check(config: Config, path: Path, stages: tuple[str, ...], reward: TextRewar
         warnings.append(prompts_for(run, tokenizer, getattr(config, stage).max_new_tokens, limit)[2])
     scored = "reward_model" in needs and reward is None
     classifier = name if "reward_model" in stages else run.model("reward_model") if scored else None
-    texts = [f"{d.prompt} {d.response}".strip() for d in data.train.demonstrations[:TEXTS]]
-    try_model(name, tokenizer, texts, run.device, classifier)
+    samples = [f"{d.prompt} {d.response}".strip() for d in data.train.demonstrations[:TEXTS]]
+    try_model(name, tokenizer, samples, run.device, classifier)
     check_disk_space(run, [stage for stage in stages if stage != "evaluation"], model)
     return list(filter(None, warnings))
 

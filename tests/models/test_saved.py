@@ -7,7 +7,7 @@ import sys
 
 import pytest
 import torch
-from tiny import GOOD, make_lm, make_tokenizer
+from tiny import GOOD, make_lm, make_tokenizer_of
 from transformers import GPT2ForSequenceClassification
 
 from plaudit.models.loading import load_causal_lm, load_reward_model, load_tokenizer, save
@@ -113,7 +113,7 @@ def test_every_kind_of_tokenizer_is_saved_with_bos_eos_and_padding(tmp_path, pla
     settings = RolloutConfig(temperature=0.7, max_new_tokens=5)
     classifiers, policies = [], []
     for kind in ("byte-level", "byte-level without bos", "metaspace", "unigram", "wordpiece"):
-        tokenizer = Tokenizer.of(make_tokenizer(kind))
+        tokenizer = Tokenizer.of(make_tokenizer_of(kind))
         lm = make_lm()
         classifier = GPT2ForSequenceClassification(lm.config)
         classifier.score = torch.nn.Linear(32, 1, bias=False)

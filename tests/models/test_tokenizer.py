@@ -1,6 +1,6 @@
 import pytest
 import torch
-from tiny import KINDS, make_tokenizer
+from tiny import KINDS, make_tokenizer_of
 
 from plaudit.errors import ModelError
 from plaudit.models.tokenizer import Tokenizer, collate, pad_left
@@ -55,7 +55,7 @@ def test_pad_left_puts_the_last_token_of_every_prompt_in_the_last_column():
 
 @pytest.fixture(scope="module", params=KINDS)
 def tokenizer(request) -> Tokenizer:
-    return Tokenizer.of(make_tokenizer(request.param))
+    return Tokenizer.of(make_tokenizer_of(request.param))
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_one_space_joins_prompt_and_response(tokenizer, prompt, response):
 
 
 def test_no_space_follows_a_line_break():
-    tokenizer = Tokenizer.of(make_tokenizer("byte-level"))
+    tokenizer = Tokenizer.of(make_tokenizer_of("byte-level"))
     for prompt, response in (("a warm\n", "film"), ("a warm", "\nfilm"), ("a warm\n", "\n film")):
         ids, rest = tokenizer.demonstration(prompt, response)
         assert tokenizer.text(ids + rest) == prompt + response
@@ -109,7 +109,7 @@ def test_padding_differs_from_eos_in_every_kind(tokenizer):
 
 
 def test_the_bytes_of_a_text_are_kept_although_the_tokenizer_calls_them_special():
-    hf = make_tokenizer("metaspace")
+    hf = make_tokenizer_of("metaspace")
     hf.add_special_tokens({"extra_special_tokens": ["<0x0A>", "<|im_start|>"]})
     tokenizer = Tokenizer.of(hf)
     assert hf.convert_tokens_to_ids("<0x0A>") not in tokenizer.control_ids

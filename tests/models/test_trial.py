@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import GOOD, OTHER_FAMILIES, make_family, make_lm, make_tokenizer
+from tiny import GOOD, OTHER_FAMILIES, make_family, make_lm, make_tokenizer_of
 from transformers import GPT2ForSequenceClassification
 
 from plaudit.errors import ModelError
@@ -24,7 +24,7 @@ def folder(tmp_path):
     lm.config.tie_word_embeddings = False
     lm.lm_head.weight = torch.nn.Parameter(lm.lm_head.weight.detach().clone())
     lm.save_pretrained(tmp_path / "model")
-    make_tokenizer("byte-level").save_pretrained(tmp_path / "model")
+    make_tokenizer_of("byte-level").save_pretrained(tmp_path / "model")
     return tmp_path / "model"
 
 
@@ -123,7 +123,7 @@ def test_a_token_without_an_embedding_is_named(folder, size):
 
 @pytest.mark.parametrize("kind", ["metaspace", "unigram", "wordpiece", "words"])
 def test_a_tokenizer_that_does_not_know_the_texts_is_refused(kind):
-    tokenizer = Tokenizer.of(make_tokenizer(kind))
+    tokenizer = Tokenizer.of(make_tokenizer_of(kind))
     check_texts("m", tokenizer, GOOD)
     for texts in (["хороший фильм", "скучный фильм"], ["よい映画", "わるい映画"]):
         assert "does not know these texts" in refusal(check_texts, "m", tokenizer, texts)
@@ -142,7 +142,7 @@ def test_unusual_families_run(family, tmp_path):
     lm = make_family(family)
     lm.resize_token_embeddings(300)
     lm.save_pretrained(tmp_path)
-    make_tokenizer("byte-level").save_pretrained(tmp_path)
+    make_tokenizer_of("byte-level").save_pretrained(tmp_path)
     attempt(tmp_path, None if family == "mamba" else tmp_path)
 
 

@@ -105,7 +105,7 @@ def tensor_sizes(folder: Path) -> dict[str, int]:
     Raises:
         ModelError: as `weight_files`, or a file is not whole.
     """
-    sizes = {}
+    sizes: dict[str, int] = {}
     for path in weight_files(folder):
         try:
             with safe_open(path, framework="pt") as file:
