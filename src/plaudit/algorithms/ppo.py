@@ -73,7 +73,7 @@ def ppo(run: Run, reward: TextReward | None = None, models: Models | None = None
     policy = models.policy
     loop = RolloutLoop(run, "ppo", models, reward)
     if loop.initial is not None:
-        fit_critic(policy, *loop.initial)
+        fit_critic(policy, *loop.initial, settings.gamma)
 
     for iteration in loop:
         values = rollout_values(policy, iteration.states, iteration.rollout)
@@ -83,7 +83,7 @@ def ppo(run: Run, reward: TextReward | None = None, models: Models | None = None
             batch,
             loss=lambda minibatch: ppo_loss(policy, minibatch, settings),
             count=number_of_tokens,
-            stop=lambda figures: figures["approx_kl"] > settings.kl_stop,
+            stop=("approx_kl", settings.kl_stop),
         )
         mask = iteration.rollout.responses.response_mask
         stats["reward"] = batch.rewards.sum(1).mean().item()
@@ -94,12 +94,17 @@ def ppo(run: Run, reward: TextReward | None = None, models: Models | None = None
 
 
 @torch.no_grad()
-def fit_critic(policy: Policy, responses: Responses, scores: Float[Tensor, "B"]) -> None:
-    """Fit the value head to the scores of the reference's responses, before the policy is trained."""
+def fit_critic(policy: Policy, responses: Responses, scores: Float[Tensor, "B"], gamma: float) -> None:
+    """Fit the value head to the discounted scores of the reference's responses, before the policy is trained.
+
+    There is no KL yet, so the return of a token is its response's score times gamma for every token that follows.
+    """
     mask = responses.response_mask
+    following = mask.sum(1, keepdim=True) - mask.cumsum(1)  # tokens after each token
+    returns = scores[:, None] * gamma ** following.clamp(min=0)
     wanted = predicting(mask, responses.ids.shape[1])
     states = policy.engine.hidden_states(policy.lm, responses.ids, responses.attention_mask, wanted)
-    fit_value_head(policy, states, scores[:, None].expand(mask.shape)[mask])
+    fit_value_head(policy, states, returns[mask])
 
 
 @torch.no_grad()

@@ -174,7 +174,7 @@ def _first_iteration(
     yield Check("sampled equals scored", outside < _OUTSIDE[run.dtype], found, advice)
 
     raw = as_reward(reward, models)(responses) if trained else torch.zeros(len(prompts), device=run.device)
-    scale = ScoreScale.measured(raw, settings.missing_eos_score)
+    scale = ScoreScale.measured(raw, settings.missing_eos_penalty)
     rollout, states = score_rollout(policy, models.reference, responses, raw, scale, temperature)
     values = rollout_values(policy, states, rollout)
     experience = compute_advantages(rollout, values, settings.kl_coef, settings.gamma, settings.lam)

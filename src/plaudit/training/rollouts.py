@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -39,16 +40,16 @@ class ScoreScale:
 
     mean: float  # of the raw scores of reference responses
     std: float
-    missing_eos: float  # score of a response that the length limit cut off
+    missing_eos_penalty: float  # subtracted from the score of a response that the length limit cut off
 
     @staticmethod
-    def measured(raw: Float[Tensor, "B"], missing_eos: float) -> "ScoreScale":
+    def measured(raw: Float[Tensor, "B"], missing_eos_penalty: float) -> "ScoreScale":
         """The scale at which these raw scores of reference responses have mean 0 and standard deviation 1."""
-        return ScoreScale(raw.mean().item(), max(raw.std().item(), 1e-6), missing_eos)
+        return ScoreScale(raw.mean().item(), max(raw.std().item(), 1e-6), missing_eos_penalty)
 
     def scores(self, raw: Float[Tensor, "B"], ended: Bool[Tensor, "B"]) -> Float[Tensor, "B"]:
-        """(B,) normalised scores."""
-        return ((raw - self.mean) / self.std).masked_fill(~ended, self.missing_eos)
+        """(B,) normalised scores, less the penalty where the response did not end."""
+        return (raw - self.mean) / self.std - self.missing_eos_penalty * ~ended
 
 
 def as_reward(reward: TextReward | None, models: Models) -> Reward:
@@ -97,7 +98,7 @@ def update(
     settings: Any,
     orders: list[np.ndarray],
     where: str,
-    stop: Callable[[dict[str, float]], bool] = lambda figures: False,
+    stop: tuple[str, float] | None = None,
 ) -> dict[str, float]:
     """Optimizer steps on minibatches of a batch.
 
@@ -105,21 +106,26 @@ def update(
         loss, count, where: as in `optimizer.accumulate`.
         settings: with `minibatch_size`, `microbatch_size` and `max_grad_norm`.
         orders: for each epoch, the order of the batch's rows.
-        stop: ends the update before the step whose figures it rejects; the first step is always taken.
+        stop: a figure and its bound; the update ends before the step at which the figure exceeds it. The first step is
+            always taken.
 
     Returns:
-        means of the figures over the optimizer steps (maxima where their name ends in `_max`), and `optimizer_steps`.
+        means of the figures over the optimizer steps (maxima where their name ends in `_max`), and `optimizer_steps`;
+        with `stop` also NAME_max, the figure's maximum, that of a step which was not taken included.
     """
+    name, bound = stop or ("loss", math.inf)
     history: list[dict[str, float]] = []
+    watched: list[float] = []
     for minibatch in (part for order in orders for part in split_rows(batch, order, settings.minibatch_size)):
         figures = accumulate(minibatch, settings.microbatch_size, loss, count(minibatch), where)
-        if history and stop(figures):
+        watched.append(figures[name])
+        if history and not figures[name] <= bound:  # also where it is not a number
             optimizer.zero_grad(set_to_none=True)
             break
         history.append(figures | {"grad_norm": step(optimizer, policy, settings.max_grad_norm, where)})
     columns = {name: [figures[name] for figures in history] for name in history[0]}
     means = {name: max(v) if name.endswith("_max") else float(np.mean(v)) for name, v in columns.items()}
-    return means | {"optimizer_steps": len(history)}
+    return means | {"optimizer_steps": len(history)} | ({f"{name}_max": max(watched)} if stop else {})
 
 
 @dataclass(frozen=True)
@@ -160,7 +166,7 @@ class RolloutLoop:
             return
         some = list(itertools.islice(itertools.cycle(self._prompts), REFERENCE_SAMPLES))
         responses, raw = self._sample(some, 0, "reference")
-        self._scale = ScoreScale.measured(raw, self._settings.missing_eos_score)
+        self._scale = ScoreScale.measured(raw, self._settings.missing_eos_penalty)
         self._kl_coef = self._settings.kl_coef
         self.initial = responses, self._scale.scores(raw, responses.ended)
 
@@ -182,7 +188,7 @@ class RolloutLoop:
         batch: Any,
         loss: BatchLoss,
         count: Callable[[Any], int],
-        stop: Callable[[dict[str, float]], bool] = lambda figures: False,
+        stop: tuple[str, float] | None = None,
     ) -> dict[str, float]:
         """`update` of the policy on the batch of an iteration, in orders that follow from seed, stage and iteration."""
         settings, number, seed = self._settings, iteration.number, self._run.config.seed
