@@ -155,8 +155,8 @@ def _first_iteration(
 
     logprobs, again = (policy(*batch, temperature)[0] for _ in range(2))
     gap = (logprobs - again).abs().max().item()
-    advice = "two passes must agree; switch the model's dropout off"
-    yield Check("dropout off", gap < near, f"two passes differ by at most {gap:.1g} nats", advice)
+    advice = "two passes must agree; switch the model's dropout"
+    yield Check("dropout", gap < near, f"two passes differ by at most {gap:.1g} nats", advice)
 
     plain = PlainEngine(run.dtype)
     logits, _ = plain.response_logits(policy.lm, *batch, temperature)
@@ -166,12 +166,12 @@ def _first_iteration(
     if run.dtype == torch.bfloat16:
         advice = f"if --dtype float32 agrees it is rounding; otherwise {advice}"
     found = f"log-probabilities differ by at most {gap:.1g} nats"
-    yield Check("engine equals the model's own forward pass", gap < _ENGINE_NATS[run.dtype], found, advice)
+    yield Check("engine against the model's own forward pass", gap < _ENGINE_NATS[run.dtype], found, advice)
 
     outside = _outside(logits, tokens[mask], noise[:, : mask.shape[1]][mask.cpu()].to(run.device))
     advice = "the sampler draws from another distribution than the one that is scored: check temperature and masks"
     found = f"the draws of {int(mask.sum())} tokens are off by {outside:.1g} of a probability on average"
-    yield Check("sampled equals scored", outside < _OUTSIDE[run.dtype], found, advice)
+    yield Check("sampling against scoring", outside < _OUTSIDE[run.dtype], found, advice)
 
     raw = as_reward(reward, models)(responses) if trained else torch.zeros(len(prompts), device=run.device)
     scale = ScoreScale.measured(raw, settings.missing_eos_penalty)
@@ -182,19 +182,19 @@ def _first_iteration(
     (_, count), stats = ppo_loss(policy, select_rows(experience, rows), settings)
     worst = max(abs(stats["ratio_mean"].item() / int(count) - 1), abs(stats["ratio_max"].item() - 1))
     advice = "rollout and update use different models or inputs; report this with the model's name"
-    yield Check("initial ratio 1", worst < near, f"off by at most {worst:.1g}", advice)
+    yield Check("initial ratio", worst < near, f"off by at most {worst:.1g}", advice)
 
     kl = rollout.kl.sum(1).abs().max().item()
     advice = "policy and reference must start as the same model"
-    yield Check("initial KL 0", kl < near, f"at most {kl:.1g} nats per response", advice)
+    yield Check("initial KL", kl < near, f"at most {kl:.1g} nats per response", advice)
 
     size = policy.lm.get_input_embeddings().weight.shape[0]
     advice = "the tokenizer does not belong to this model; take both from one folder"
-    yield Check("eos in the vocabulary", tokenizer.eos_id < size, f"id {tokenizer.eos_id} of {size:,}", advice)
+    yield Check("eos token", tokenizer.eos_id < size, f"id {tokenizer.eos_id} of {size:,}", advice)
     if trained:  # a base model need not know yet where a text of this kind ends
         ended = responses.ended.double().mean().item()
         found = f"{ended:.0%} of {len(prompts)} responses end before the limit of {noise.shape[1]} tokens"
-        yield Check("eos reachable", ended >= _ENDED, found, "raise ppo.max_new_tokens, or train SFT longer", False)
+        yield Check("responses that end", ended >= _ENDED, found, "raise ppo.max_new_tokens, or train SFT longer", False)
 
 
 def _outside(logits: torch.Tensor, tokens: torch.Tensor, noise: torch.Tensor) -> float:
@@ -209,13 +209,13 @@ def _outside(logits: torch.Tensor, tokens: torch.Tensor, noise: torch.Tensor) ->
 def _reward_model(summary: dict[str, Any]) -> Iterator[Check]:
     """What the reward model's training found on held-out judgements."""
     low, high = summary.get("accuracy_ci95", (0.0, 1.0))
-    found = f"accuracy {low:.1%} to {high:.1%} on {summary['held_out']} held-out judgements (95% interval)"
+    found = f"{low:.1%} to {high:.1%} on {summary['held_out']} held-out judgements (95% interval)"
     advice = "PPO would optimise noise: give more or cleaner judgements, or raise reward_model.epochs"
-    yield Check("reward model better than chance", low > 0.5, found, advice, False)
+    yield Check("accuracy of the reward model", low > 0.5, found, advice, False)
     slope = summary.get("length_correlation", 0.0)
     advice = "PPO may change the length instead of the content: balance the lengths of good and bad texts"
     found = f"score and length correlate at {slope:+.2f}"
-    yield Check("reward model not length-biased", abs(slope) <= _LENGTH_BIAS, found, advice, False)
+    yield Check("length bias of the reward model", abs(slope) <= _LENGTH_BIAS, found, advice, False)
 
 
 def memory_needed(run: Run, lm: Any, prompt: int) -> int:

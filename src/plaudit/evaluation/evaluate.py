@@ -21,7 +21,7 @@ from plaudit.data.text import distinct
 from plaudit.errors import DataError, RunError
 from plaudit.evaluation.hacking import hacking_warnings, windows_of
 from plaudit.evaluation.judge import imdb_judge
-from plaudit.evaluation.metrics import bootstrap_ci95, duplicate_rate
+from plaudit.evaluation.metrics import bootstrap_ci95, duplicate_rate, strict
 from plaudit.evaluation.report import write_report
 from plaudit.maths.masked import unflatten
 from plaudit.models.loading import window
@@ -200,7 +200,7 @@ def evaluate(run: Run, reward: TextReward | None = None) -> Iterator[StepReport]
         "warnings": [warning.text for warning in hacking_warnings(windows_of(run, measurement.stage))],
     }
     content = {"sft": sft_figures, measurement.stage: policy_figures, "policy": policy_figures, "meta": meta}
-    write_json(run.path / "evaluation.json", content)
+    write_json(run.path / "evaluation.json", strict(content))
     write_report(run.path)
     gain = policy_figures["score_mean"] - sft_figures["score_mean"]
     yield StepReport("evaluation", total, total, {"score_gain": gain}, {"seconds": took, "tokens_per_second": 0.0})
@@ -235,12 +235,14 @@ def figures(answers: Answers, verdicts: np.ndarray, seed: int) -> dict[str, Any]
     kl_mean is in nats a response, length_mean in tokens; perplexity_ref is under SFT at the sampling temperature.
     """
     lengths = np.array([len(tokens) for tokens in answers.tokens])
+    with np.errstate(over="ignore"):  # of a policy far from SFT
+        perplexity = float(np.exp(answers.nats_ref.sum(dtype=np.float64) / lengths.sum()))
     return {
         "score_mean": float(answers.scores.mean()),
         "score_ci95": bootstrap_ci95(answers.scores, seed),
         "judge_positive": float((verdicts > 0.5).mean()),
         "kl_mean": float(answers.kl.mean()),
-        "perplexity_ref": float(np.exp(answers.nats_ref.sum() / lengths.sum())),
+        "perplexity_ref": perplexity,
         "distinct_1": distinct(answers.tokens, 1),
         "distinct_2": distinct(answers.tokens, 2),
         "length_mean": float(lengths.mean()),
@@ -271,4 +273,4 @@ def side_by_side(prompts: Sequence[str], sft: Answers, policy: Answers) -> list[
 
 
 def _write_jsonl(path: Path, lines: list[dict[str, Any]]) -> None:
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    path.write_text("".join(json.dumps(strict(line), allow_nan=False) + "\n" for line in lines), encoding="utf-8")

@@ -27,7 +27,7 @@ from plaudit.models.tokenizer import Tokenizer, pad_left
 from plaudit.rewards import FunctionReward, ModelReward, Reward, TextReward, reward_name
 from plaudit.training.metrics import StepReport
 from plaudit.training.models import VALUE_HEAD, Models
-from plaudit.training.optimizer import BatchLoss, accumulate, adamw, set_lr, step, warmup_then_linear
+from plaudit.training.optimizer import BatchLoss, accumulate, adamw, set_lr, step, take_notes, warmup_then_linear
 from plaudit.training.run import Run
 
 _ADAM_EPS = 1e-5
@@ -117,7 +117,7 @@ def update(
     history: list[dict[str, float]] = []
     watched: list[float] = []
     for minibatch in (part for order in orders for part in split_rows(batch, order, settings.minibatch_size)):
-        figures = accumulate(minibatch, settings.microbatch_size, loss, count(minibatch), where)
+        figures = accumulate(minibatch, settings.microbatch_size, loss, count(minibatch), where, policy)
         watched.append(figures[name])
         if history and not figures[name] <= bound:  # also where it is not a number
             optimizer.zero_grad(set_to_none=True)
@@ -213,7 +213,7 @@ class RolloutLoop:
             "response_length": mask.sum(1).float().mean().item(),
             "eos_rate": responses.ended.float().mean().item(),
             "distinct_2": distinct(tokens, 2),
-            "perplexity_ref": masked_mean(-rollout.ref_logprobs, mask).exp().item(),
+            "perplexity_ref": masked_mean(-rollout.ref_logprobs, mask).double().exp().item(),
             "lr": iteration.lr,
             "kl_coef": iteration.kl_coef,
         }
@@ -226,10 +226,11 @@ class RolloutLoop:
         prompts = [tokenizer.text(prompt) for prompt in ids]
         texts = [tokenizer.continuation(p, t) for p, t in zip(ids, tokens, strict=True)]
         sample = (prompts[0], texts[0])
-        report = StepReport(self._stage, number, settings.iterations, metrics, timing, sample=sample)
+        report = StepReport(self._stage, number, settings.iterations, metrics, timing, take_notes(self._models.policy), sample)
         self._log.append(report)
-        kl, lengths = rollout.kl.sum(1).tolist(), [len(t) for t in tokens]
-        self._log.log_responses(number, texts, prompts=prompts, scores=shown.tolist(), kl=kl, lengths=lengths)
+        kl, scores = ([v if math.isfinite(v) else None for v in x.tolist()] for x in (rollout.kl.sum(1), shown))
+        lengths = [len(t) for t in tokens]
+        self._log.log_responses(number, texts, prompts=prompts, scores=scores, kl=kl, lengths=lengths)
         if number % settings.save_every == 0 or number == settings.iterations:
             state = {"scale": dataclasses.asdict(self._scale), "kl_coef": self._kl_coef}
             self._checkpoints.save(number, self._models.policy, self._optimizer, state)
