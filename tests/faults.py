@@ -163,8 +163,8 @@ fault(4, "no penalty for a missing end token", "training/test_rollouts.py", f"{S
     arguments(ended=torch.ones_like)
 )
 fault(4, "the penalty replaces the score", "training/test_rollouts.py", f"{SCALE}.scores")(
-    lambda scores: lambda self, raw, ended: (
-        ((raw - self.mean) / self.std).masked_fill(~ended, -self.missing_eos_penalty)
+    lambda scores: (
+        lambda self, raw, ended: ((raw - self.mean) / self.std).masked_fill(~ended, -self.missing_eos_penalty)
     )
 )
 fault(4, "a response that was cut off counts as ended", LENGTH_LIMIT, *GENERATE)(
@@ -281,9 +281,7 @@ fault(9, "no schedule in PPO, though one is logged", SCHEDULES, "training.rollou
 fault(9, "no schedule in supervised training, though one is logged", RATES, "training.supervised.set_lr")(
     lambda set_lr: lambda optimizer, lr: None
 )
-fault(9, "no KL stop", "training/test_rollouts.py", "training.rollouts.update")(
-    arguments(stop=lambda stop: None)
-)
+fault(9, "no KL stop", "training/test_rollouts.py", "training.rollouts.update")(arguments(stop=lambda stop: None))
 
 
 @fault(9, "a loss that is not finite counts as zero", "training/test_optimizer.py", "training.optimizer.accumulate")

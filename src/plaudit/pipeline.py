@@ -5,13 +5,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from plaudit.algorithms.ppo import ppo
 from plaudit.algorithms.reward_model import check_judged
 from plaudit.algorithms.sft import sft
-from plaudit.config import Config
+from plaudit.config import ALGORITHMS, Config
 from plaudit.data.prompts import cut_prompts
 from plaudit.errors import RunError
-from plaudit.evaluation.doctor import with_preflight_checks
+from plaudit.evaluation.doctor import check_memory, with_preflight_checks
 from plaudit.evaluation.evaluate import POLICIES, evaluate, policy_stage
 from plaudit.evaluation.hacking import detect_reward_hacking
 from plaudit.models.layers import number_of_frozen_layers
@@ -58,6 +57,9 @@ def check(config: Config, path: Path, stages: tuple[str, ...], reward: TextRewar
     for stage in policies:
         prompts = [tokenizer.prompt(t) for part in (data.prompts, data.evaluation) for t in cut_prompts(part, *cut)]
         check_window(prompts, getattr(config, stage).max_new_tokens, window(model))
+    if set(stages) & set(ALGORITHMS):
+        texts = map(tokenizer.prompt, cut_prompts(data.prompts, *cut)[:100])
+        check_memory(run, stages, model, max(map(len, texts), default=0))
 
 
 def due(run: Run, stages: tuple[str, ...]) -> tuple[str, ...]:
@@ -95,9 +97,8 @@ def _reports(run: Run, stage: str, reward: TextReward | None) -> Iterator[StepRe
         return evaluate(run, reward)
     if stage == "sft":
         return with_preflight_checks(run, stage, lambda models: sft(run, models.policy.lm))
-    if stage == "ppo":
-        reports = with_preflight_checks(run, stage, lambda models: ppo(run, reward, models), reward)
-    else:
-        algorithm: Any = getattr(import_module(f"plaudit.algorithms.{stage}"), stage)
-        reports = algorithm(run, reward) if stage in POLICIES else algorithm(run)
-    return detect_reward_hacking(run, stage, reports) if stage in POLICIES else reports
+    algorithm: Any = getattr(import_module(f"plaudit.algorithms.{stage}"), stage)
+    if stage not in POLICIES:
+        return algorithm(run)
+    reports = with_preflight_checks(run, stage, lambda models: algorithm(run, reward, models), reward)
+    return detect_reward_hacking(run, stage, reports)

@@ -18,7 +18,7 @@ from plaudit.rewards import TextReward
 from plaudit.settings import RolloutConfig, setting
 from plaudit.training.metrics import StepReport
 from plaudit.training.models import Models
-from plaudit.training.rollouts import RolloutLoop
+from plaudit.training.rollouts import Objective, RolloutLoop
 from plaudit.training.run import Run
 
 NEEDS = ("sft", "reward_model")
@@ -76,18 +76,10 @@ def ppo(run: Run, reward: TextReward | None = None, models: Models | None = None
         fit_critic(policy, *loop.initial, settings.gamma)
 
     for iteration in loop:
-        values = rollout_values(policy, iteration.states, iteration.rollout)
-        batch = compute_advantages(iteration.rollout, values, iteration.kl_coef, settings.gamma, settings.lam)
-        stats = loop.update(
-            iteration,
-            batch,
-            loss=lambda minibatch: ppo_loss(policy, minibatch, settings),
-            count=number_of_tokens,
-            stop=("approx_kl", settings.kl_stop),
-        )
+        batch, stats = loop.update(iteration, OBJECTIVE, stop=("approx_kl", settings.kl_stop))
         mask = iteration.rollout.responses.response_mask
         stats["reward"] = batch.rewards.sum(1).mean().item()
-        stats["explained_variance"] = explained_variance(values, batch.returns, mask).item()
+        stats["explained_variance"] = explained_variance(batch.values, batch.returns, mask).item()
         yield loop.finish_iteration(iteration, stats)
 
     loop.finish()
@@ -137,3 +129,13 @@ def ppo_loss(policy: Any, batch: PPOBatch, settings: Config) -> tuple[Loss, dict
 def number_of_tokens(batch: PPOBatch) -> int:
     """Response tokens of a batch, by which its loss is divided."""
     return int(batch.rollout.responses.response_mask.sum())
+
+
+def ppo_batch(
+    policy: Any, rollout: Rollout, states: Float[Tensor, "N D"], kl_coef: float, settings: Config
+) -> PPOBatch:
+    """What PPO learns from a rollout; `states` predict its tokens."""
+    return compute_advantages(rollout, rollout_values(policy, states, rollout), kl_coef, settings.gamma, settings.lam)
+
+
+OBJECTIVE = Objective(ppo_batch, ppo_loss, number_of_tokens, value_head=True)

@@ -144,7 +144,9 @@ def _observe(run: Run, stage: str, done: int) -> list[Window]:
             )
         )
     partial = folder / "watch.jsonl.partial"
-    partial.write_text("".join(json.dumps(vars(window), allow_nan=False) + "\n" for window in windows), encoding="utf-8")
+    partial.write_text(
+        "".join(json.dumps(vars(window), allow_nan=False) + "\n" for window in windows), encoding="utf-8"
+    )
     partial.replace(folder / "watch.jsonl")
     return windows
 

@@ -20,6 +20,7 @@ from plaudit.data.prompts import cut_prompts
 from plaudit.data.text import distinct
 from plaudit.errors import DataError, ModelError
 from plaudit.maths.kl import adapt_kl_coef
+from plaudit.maths.losses import Loss
 from plaudit.maths.masked import masked_mean, unflatten
 from plaudit.models.loading import load_causal_lm, save, window
 from plaudit.models.policy import Policy
@@ -129,6 +130,16 @@ def update(
 
 
 @dataclass(frozen=True)
+class Objective:
+    """What an algorithm makes of a rollout, for its training and for the preflight checks."""
+
+    batch: Callable[[Any, Rollout, Any, float, Any], Any]  # of policy, rollout, states (N, D), kl_coef and settings
+    loss: Callable[[Any, Any, Any], tuple[Loss, dict[str, Tensor]]]  # of policy, batch and settings
+    count: Callable[[Any], int]  # of a batch: what its loss is divided by
+    value_head: bool = False  # whether the policy has one
+
+
+@dataclass(frozen=True)
 class Iteration:
     """One iteration of a rollout loop, before its update."""
 
@@ -185,17 +196,31 @@ class RolloutLoop:
     def update(
         self,
         iteration: Iteration,
-        batch: Any,
-        loss: BatchLoss,
-        count: Callable[[Any], int],
+        objective: Objective,
         stop: tuple[str, float] | None = None,
-    ) -> dict[str, float]:
-        """`update` of the policy on the batch of an iteration, in orders that follow from seed, stage and iteration."""
+    ) -> tuple[Any, dict[str, float]]:
+        """The batch that an objective makes of an iteration, and the figures of the policy's `update` on it.
+
+        The orders of the rows follow from seed, stage and iteration.
+        """
+        policy, kl_coef = self._models.policy, iteration.kl_coef
+        batch = objective.batch(policy, iteration.rollout, iteration.states, kl_coef, self._settings)
         settings, number, seed = self._settings, iteration.number, self._run.config.seed
         epochs = range(number * settings.epochs, (number + 1) * settings.epochs)
         orders = [rng.permutation(settings.batch_size, seed, self._stage, epoch) for epoch in epochs]
         where = f"{self._stage} iteration {number + 1}"
-        return update(self._models.policy, self._optimizer, batch, loss, count, settings, orders, where, stop)
+        figures = update(
+            policy,
+            self._optimizer,
+            batch,
+            lambda minibatch: objective.loss(policy, minibatch, settings),
+            objective.count,
+            settings,
+            orders,
+            where,
+            stop,
+        )
+        return batch, figures
 
     def finish_iteration(self, iteration: Iteration, figures: dict[str, float]) -> StepReport:
         """Log an iteration, with `figures` of its update, and save a checkpoint where one is due."""
@@ -226,7 +251,9 @@ class RolloutLoop:
         prompts = [tokenizer.text(prompt) for prompt in ids]
         texts = [tokenizer.continuation(p, t) for p, t in zip(ids, tokens, strict=True)]
         sample = (prompts[0], texts[0])
-        report = StepReport(self._stage, number, settings.iterations, metrics, timing, take_notes(self._models.policy), sample)
+        report = StepReport(
+            self._stage, number, settings.iterations, metrics, timing, take_notes(self._models.policy), sample
+        )
         self._log.append(report)
         kl, scores = ([v if math.isfinite(v) else None for v in x.tolist()] for x in (rollout.kl.sum(1), shown))
         lengths = [len(t) for t in tokens]
