@@ -72,7 +72,7 @@ def main(argv: list[str] | None = None) -> None:
         watch.lap("generation")
         assert responses.response_mask.sum(1).tolist() == list(work.lengths), "a response ended early: fewer updates"
         raw = ModelReward(models.reward_model)(responses)
-        scale = ScoreScale.measured(raw, settings.missing_eos_score)
+        scale = ScoreScale.measured(raw, settings.missing_eos_penalty)
         rollout, states = score_rollout(learner, models.reference, responses, raw, scale, settings.temperature)
         values = rollout_values(learner, states, rollout)
         batch = compute_advantages(rollout, values, settings.kl_coef, settings.gamma, settings.lam)

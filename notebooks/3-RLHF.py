@@ -115,17 +115,18 @@ for prompt, response, logit in zip(prompts[:5], responses.tokens(), logits, stri
 # on the seed. If you run the cell again, you get the same responses.
 #
 # Logits have no natural scale. So plaudit shifts and scales them: over responses of the SFT model, they have mean 0 and
-# standard deviation 1. The result is the **score**. A response without eos, cut off at `max_new_tokens`, gets a fixed
-# low score instead. Otherwise the policy could learn never to stop.
+# standard deviation 1. The result is the **score**. A response without eos, cut off at `max_new_tokens`, loses
+# `missing_eos_penalty` (1 standard deviation). So being cut off never pays, whatever the response is worth.
 
 # %%
 from plaudit.training.rollouts import ScoreScale
 
-scale = ScoreScale.measured(logits, settings.missing_eos_score)
+scale = ScoreScale.measured(logits, settings.missing_eos_penalty)
 scores = scale.scores(logits, responses.ended)
 
-assert_close(scores[responses.ended], ((logits - logits.mean()) / logits.std())[responses.ended])
-assert (scores[~responses.ended] == settings.missing_eos_score).all()
+normalised = (logits - logits.mean()) / logits.std()
+assert_close(scores[responses.ended], normalised[responses.ended])
+assert_close(scores[~responses.ended], normalised[~responses.ended] - settings.missing_eos_penalty)
 print(f"logits: mean {logits.mean():.2f}, standard deviation {logits.std():.2f}")
 print(f"{int((~responses.ended).sum())} of {len(logits)} responses were cut off")
 
@@ -140,7 +141,7 @@ print(f"{int((~responses.ended).sum())} of {len(logits)} responses were cut off"
 from plaudit.algorithms.ppo import compute_advantages, fit_critic, rollout_values
 from plaudit.training.rollouts import score_rollout
 
-fit_critic(models.policy, responses, scores)
+fit_critic(models.policy, responses, scores, settings.gamma)
 rollout, states = score_rollout(models.policy, models.reference, responses, logits, scale, settings.temperature)
 values = rollout_values(models.policy, states, rollout)
 batch = compute_advantages(rollout, values, settings.kl_coef, settings.gamma, settings.lam)

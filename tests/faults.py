@@ -162,6 +162,11 @@ fault(4, "a random length limit for each rollout", IDS, "training.rollouts.gener
 fault(4, "no penalty for a missing end token", "training/test_rollouts.py", f"{SCALE}.scores")(
     arguments(ended=torch.ones_like)
 )
+fault(4, "the penalty replaces the score", "training/test_rollouts.py", f"{SCALE}.scores")(
+    lambda scores: (
+        lambda self, raw, ended: ((raw - self.mean) / self.std).masked_fill(~ended, -self.missing_eos_penalty)
+    )
+)
 fault(4, "a response that was cut off counts as ended", LENGTH_LIMIT, *GENERATE)(
     result(lambda responses, *_: replace(responses, ended=torch.ones_like(responses.ended)))
 )
@@ -186,10 +191,10 @@ fault(6, "sigmoid inside the model", "models/test_policy.py", "models.policy.Rew
     result(lambda logits, *_: torch.sigmoid(logits))
 )
 fault(6, "a saturated probability as the score", "training/test_rollouts.py", f"{SCALE}.scores")(
-    lambda scores: lambda self, raw, ended: torch.sigmoid(raw).masked_fill(~ended, self.missing_eos)
+    lambda scores: lambda self, raw, ended: torch.sigmoid(raw) - self.missing_eos_penalty * ~ended
 )
 fault(6, "the scale of the scores is not measured", "training/test_rollouts.py", f"{SCALE}.measured")(
-    lambda measured: lambda raw, missing_eos: ScoreScale(0.0, 1.0, missing_eos)
+    lambda measured: lambda raw, penalty: ScoreScale(0.0, 1.0, penalty)
 )
 
 # 7. Both models are measured alike, and by a judge that was not optimised.
@@ -276,9 +281,7 @@ fault(9, "no schedule in PPO, though one is logged", SCHEDULES, "training.rollou
 fault(9, "no schedule in supervised training, though one is logged", RATES, "training.supervised.set_lr")(
     lambda set_lr: lambda optimizer, lr: None
 )
-fault(9, "no KL stop", "training/test_rollouts.py", "training.rollouts.update")(
-    arguments(stop=lambda stop: lambda figures: False)
-)
+fault(9, "no KL stop", "training/test_rollouts.py", "training.rollouts.update")(arguments(stop=lambda stop: None))
 
 
 @fault(9, "a loss that is not finite counts as zero", "training/test_optimizer.py", "training.optimizer.accumulate")

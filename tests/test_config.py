@@ -40,9 +40,9 @@ def test_a_later_layer_overrides_an_earlier_one_and_leaves_the_rest():
 
 
 def test_text_from_a_command_line_becomes_the_setting_s_type():
-    config = build({"seed": "7", "ppo.iterations": "1e3", "ppo.lr": "1e-4", "ppo.missing_eos_score": "-2"})
-    assert (config.seed, config.ppo.iterations, config.ppo.lr, config.ppo.missing_eos_score) == (7, 1000, 1e-4, -2.0)
-    assert [type(v) for v in (config.seed, config.ppo.iterations, config.ppo.missing_eos_score)] == [int, int, float]
+    config = build({"seed": "7", "ppo.iterations": "1e3", "ppo.lr": "1e-4", "ppo.missing_eos_penalty": "2"})
+    assert (config.seed, config.ppo.iterations, config.ppo.lr, config.ppo.missing_eos_penalty) == (7, 1000, 1e-4, 2.0)
+    assert [type(v) for v in (config.seed, config.ppo.iterations, config.ppo.missing_eos_penalty)] == [int, int, float]
 
 
 @pytest.mark.parametrize("seed", [2**53 + 1, str(2**53 + 1)])
@@ -63,7 +63,7 @@ def test_a_large_whole_number_is_not_rounded(seed):
         ("ppo.lr", 2, "ppo.lr = 2.0: must be from 0 to 1"),
         ("ppo.lr", "nan", "ppo.lr = nan: must be a number from 0 to 1"),
         ("ppo.lr", {"x": 1}, "ppo.lr = {'x': 1}: must be a number from 0 to 1"),
-        ("ppo.missing_eos_score", "low", "ppo.missing_eos_score = 'low': must be a number"),
+        ("ppo.missing_eos_penalty", "low", "ppo.missing_eos_penalty = 'low': must be a number at least 0"),
         ("model", 3, "model = 3: must be text"),
         ("device", "cdua", "device = 'cdua' (did you mean 'cuda'?): must be one of auto, cpu, cuda, mps"),
     ],
@@ -83,7 +83,12 @@ def test_a_range_includes_its_ends(name, value):
         ("ppo.kl_coeff", "ppo.kl_coef"),
         ("kl_coeff", "ppo.kl_coef"),
         ("sede", "seed"),
-        ("missing_eos", "ppo.missing_eos_score"),
+        ("missing_eos", "ppo.missing_eos_penalty' or 'reinforce.missing_eos_penalty"),
+        ("ppo.kl", "ppo.kl_coef', 'ppo.kl_control', 'ppo.kl_target', 'ppo.kl_horizon' or 'ppo.kl_stop"),
+        ("ppo.size", "ppo.batch_size', 'ppo.minibatch_size' or 'ppo.microbatch_size"),
+        ("ppo.clip", "ppo.clip_range' or 'ppo.value_clip"),
+        ("promt_min", "prompt_min"),
+        ("ppo.missing_eos_score", "ppo.missing_eos_penalty"),
     ],
 )
 def test_an_unknown_name_is_refused_with_the_nearest(name, near):

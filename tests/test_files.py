@@ -68,7 +68,7 @@ def test_a_folder_replaces_another(tmp_path):
 
 
 def test_sweeping_removes_partial_files_and_folders_only(tmp_path):
-    for name in ("a/.x.partial/file", "a/.y.json.partial", "a/kept.partial", ".hidden", "a/.z"):
+    for name in ("a/.x.partial/file", "a/.y.json.partial", "a/.tmpAb12Xy", "a/kept.partial", ".hidden", "a/.z"):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("")

@@ -130,7 +130,7 @@ def test_an_error_inside_the_function_reaches_the_caller_as_it_is(run):
 @pytest.mark.parametrize(("reward", "sign"), [(length, 1), (shortness, -1)])
 def test_a_reward_for_length_changes_the_length_in_a_few_iterations(run, reward, sign):
     settings = dataclasses.replace(run.config.ppo, iterations=8, batch_size=32, minibatch_size=16, lr=3e-3, kl_coef=0.0)
-    settings = dataclasses.replace(settings, missing_eos_score=2.0 * sign)
+    settings = dataclasses.replace(settings, missing_eos_penalty=0.0)
     run = dataclasses.replace(run, config=dataclasses.replace(run.config, ppo=settings))
     metrics = [report.metrics for report in ppo(run, reward)]
     assert sign * (metrics[-1]["response_length"] - metrics[0]["response_length"]) > 2

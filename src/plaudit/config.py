@@ -37,6 +37,7 @@ ALGORITHMS = {
     "reinforce": "REINFORCE, without a critic; needs plaudit reward-model.",
 }
 SECTIONS = (*ALGORITHMS, "evaluation")
+_MOST_NAMES = 8  # of a suggestion
 PRESETS = Path(__file__).parent / "presets"
 
 
@@ -139,12 +140,18 @@ def preset(name: str) -> dict[str, Any]:
 
 
 def nearest(name: str, names: list[str]) -> str:
-    """' (did you mean ...?)' with the closest of `names`, or nothing."""
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    """' (did you mean ...?)' with those of `names` that begin with or contain `name`, or the closest; or nothing."""
+    # The words of 'ppo.kl' are in 'ppo.kl_coef', and those of 'ppo.clip' in 'ppo.value_clip'.
+    section, dot, last = name.rpartition(".")
+    within = [n for n in names if n.startswith(section + dot) and last in n[len(section + dot) :]]
+    within.sort(key=lambda n: not n.startswith(name))
+    close = within if len(last.strip("-")) > 1 and len(within) <= _MOST_NAMES else []
+    close = close or difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     if not close and "." not in name:  # 'kl_coeff' should find 'ppo.kl_coef'
-        last = {full.rpartition(".")[2]: full for full in names}
-        close = [last[n] for n in difflib.get_close_matches(name, list(last), n=1, cutoff=0.5)]
-    return f" (did you mean '{close[0]}'?)" if close else ""
+        full = {each.rpartition(".")[2]: each for each in names}
+        close = [full[n] for n in difflib.get_close_matches(name, list(full), n=1, cutoff=0.5)]
+    *some, end = [f"'{n}'" for n in close] or [""]
+    return f" (did you mean {' or '.join(filter(None, [', '.join(some), end]))}?)" if close else ""
 
 
 def resolve(*layers: dict[str, Any]) -> dict[str, Any]:

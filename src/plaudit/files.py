@@ -78,7 +78,7 @@ def sync(path: Path) -> None:
 
 def sweep(folder: Path) -> None:
     """Remove what a crash has left half written, in `folder` and in the folders below it."""
-    for path in sorted(folder.rglob(f".*{_PARTIAL}")):
+    for path in [*folder.rglob(f".*{_PARTIAL}"), *folder.rglob(".tmp*")]:  # the latter are of safetensors
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
         else:

@@ -6,12 +6,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from plaudit.algorithms.ppo import ppo
 from plaudit.algorithms.reward_model import check_judged, judgements
 from plaudit.algorithms.sft import check_too_long, sft, tokenise
-from plaudit.config import Config
+from plaudit.config import ALGORITHMS, Config
+from plaudit.data.prompts import cut_prompts
 from plaudit.errors import RunError
-from plaudit.evaluation.doctor import with_preflight_checks
+from plaudit.evaluation.doctor import check_memory, with_preflight_checks
 from plaudit.evaluation.evaluate import POLICIES, evaluate, policy_stage, prompts_for
 from plaudit.evaluation.hacking import detect_reward_hacking
 from plaudit.models.layers import number_of_frozen_layers
@@ -79,6 +79,9 @@ def check(config: Config, path: Path, stages: tuple[str, ...], reward: TextRewar
     classifier = name if "reward_model" in stages else run.model("reward_model") if scored else None
     samples = [f"{d.prompt} {d.response}".strip() for d in data.train.demonstrations[:TEXTS]]
     try_model(name, tokenizer, samples, run.device, classifier)
+    if set(stages) & set(ALGORITHMS):
+        cut = cut_prompts(data.prompts, config.prompt_min, config.prompt_max, config.seed)[:100]
+        check_memory(run, stages, model, max((len(tokenizer.prompt(text)) for text in cut), default=0))
     check_disk_space(run, [stage for stage in stages if stage != "evaluation"], model)
     return list(filter(None, warnings))
 
@@ -136,9 +139,8 @@ def _reports(run: Run, stage: str, reward: TextReward | None) -> Iterator[StepRe
         return evaluate(run, reward)
     if stage == "sft":
         return with_preflight_checks(run, stage, lambda models: sft(run, models.policy.lm))
-    if stage == "ppo":
-        reports = with_preflight_checks(run, stage, lambda models: ppo(run, reward, models), reward)
-    else:
-        algorithm: Any = getattr(import_module(f"plaudit.algorithms.{stage}"), stage)
-        reports = algorithm(run, reward) if stage in POLICIES else algorithm(run)
-    return detect_reward_hacking(run, stage, reports) if stage in POLICIES else reports
+    algorithm: Any = getattr(import_module(f"plaudit.algorithms.{stage}"), stage)
+    if stage not in POLICIES:
+        return algorithm(run)
+    reports = with_preflight_checks(run, stage, lambda models: algorithm(run, reward, models), reward)
+    return detect_reward_hacking(run, stage, reports)

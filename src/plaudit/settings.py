@@ -132,9 +132,10 @@ class RolloutConfig:
         10_000, "time constant of kl_control = adaptive; raise it for slower changes", unit="responses", low=1
     )
     max_grad_norm: float = setting(1.0, "largest norm of the gradient; a larger one is scaled down to it", low=1e-6)
-    missing_eos_score: float = setting(
-        -1.0,
-        "normalised score of a response cut off at max_new_tokens; lower it if too few responses end",
+    missing_eos_penalty: float = setting(
+        1.0,
+        "subtracted from the normalised score of a response cut off at max_new_tokens; raise it if too few end",
         unit="standard deviations",
+        low=0,
     )
     save_every: int = setting(10, "iterations between checkpoints", unit="iterations", low=1)

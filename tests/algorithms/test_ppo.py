@@ -12,8 +12,9 @@ from tiny import make_lm
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from plaudit import rng
+from plaudit.algorithms import ppo as module
 from plaudit.algorithms.ppo import Config as PPOConfig
-from plaudit.algorithms.ppo import compute_advantages, number_of_tokens, ppo, ppo_loss, rollout_values
+from plaudit.algorithms.ppo import compute_advantages, fit_critic, number_of_tokens, ppo, ppo_loss, rollout_values
 from plaudit.batches import Responses
 from plaudit.data.prompts import cut_prompts
 from plaudit.maths.masked import masked_mean
@@ -55,7 +56,7 @@ def ppo_update(policy, optimizer, batch, settings, iteration=0):
         settings=settings,
         orders=[rng.permutation(rows, 0, "ppo", iteration * settings.epochs + e) for e in range(settings.epochs)],
         where="test",
-        stop=lambda figures: figures["approx_kl"] > settings.kl_stop,
+        stop=("approx_kl", settings.kl_stop),
     )
 
 
@@ -63,6 +64,30 @@ def test_an_update_stops_before_the_step_at_which_approximate_kl_exceeds_its_bou
     batch = make_batch(policy, policy.lm, tiny_tokenizer)
     stats = ppo_update(policy, adamw(policy, 1e-2), batch, dataclasses.replace(SETTINGS, kl_stop=1e-9))
     assert stats["optimizer_steps"] == 1  # after the first step the policy has moved
+    assert stats["approx_kl"] == pytest.approx(0, abs=1e-6)  # of the step that was taken
+    assert stats["approx_kl_max"] > 1e-5  # of the one that was not
+
+
+@pytest.mark.parametrize("engine", ["plain", "fast"])
+def test_the_approximate_kl_that_ends_an_update_is_logged(bare_run, engine):
+    run = bare_run(iterations=2, lr=1e-2, kl_stop=1e-6)
+    run = dataclasses.replace(run, config=dataclasses.replace(run.config, engine=engine))
+    list(ppo(run))
+    for line in map(json.loads, (run.folder("ppo") / "metrics.jsonl").read_text().splitlines()):
+        assert line["optimizer_steps"] == 1
+        assert line["approx_kl"] < 1e-6 < 1e-5 < line["approx_kl_max"]
+
+
+@pytest.mark.parametrize("gamma", [1.0, 0.9, 0.5, 0.0])
+def test_the_value_head_is_fitted_to_the_discounted_score(tiny_tokenizer, monkeypatch, gamma):
+    """Targets by hand, for responses of 1, 3 and 2 tokens."""
+    mask = torch.tensor([[True, False, False], [True, True, True], [True, True, False]])
+    attention_mask = torch.cat([torch.ones(3, 2, dtype=torch.bool), mask], dim=1)
+    responses = Responses(torch.randint(300, (3, 5)), attention_mask, mask, torch.ones(3, dtype=torch.bool))
+    fitted = []
+    monkeypatch.setattr(module, "fit_value_head", lambda policy, states, returns: fitted.append(returns))
+    fit_critic(Policy(make_lm(), PlainEngine()), responses, torch.tensor([2.0, -1.0, 4.0]), gamma)
+    assert fitted[0].tolist() == pytest.approx([2, -(gamma**2), -gamma, -1, 4 * gamma, 4])
 
 
 def test_returns_come_from_raw_advantages_which_are_whitened_afterwards(policy, tiny_tokenizer):
@@ -185,7 +210,7 @@ def test_an_iteration_has_the_figures_that_transformers_gives(tmp_path, finished
             ended.append(ids[-1] == tokenizer.eos_id)
             scores.append(2 / (1 + math.exp(-logit)) - 1)
             z = (logit - state["scale"]["mean"]) / state["scale"]["std"]
-            normalised.append(z if ended[-1] else settings.missing_eos_score)
+            normalised.append(z if ended[-1] else z - settings.missing_eos_penalty)
             kls.append(kl)
             k1s.append(k1)
     assert 0 < np.mean(ended) < 1  # some responses end and some are cut off

@@ -93,8 +93,8 @@ def test_help_lists_the_commands_in_the_order_of_use_and_the_exit_codes(capsys):
 
 @pytest.mark.parametrize("value", ["-1", "-1.5", "-.5", "-1e-3"])
 def test_a_negative_value_needs_no_equals_sign(value):
-    assert settings("ppo", "--missing_eos_score", value, "--seed", "2") == {
-        "ppo.missing_eos_score": value,
+    assert settings("ppo", "--missing_eos_penalty", value, "--seed", "2") == {
+        "ppo.missing_eos_penalty": value,
         "seed": "2",
     }
 

@@ -227,7 +227,10 @@ def test_what_cannot_be_evaluated_is_refused(cpu_run, finished_run):
     with pytest.raises(RunError, match="no finished policy here; run: plaudit ppo --out"):
         next(evaluate(cpu_run))
     run = Run.existing(finished_run)
-    with pytest.raises(DataError, match="the evaluation needs at least 2 held-out prompts, and the data gives 0; add records with other prompts"):
+    with pytest.raises(
+        DataError,
+        match="the evaluation needs at least 2 held-out prompts, and the data gives 0; add records with other prompts",
+    ):
         next(evaluate(Run(run.path, dataclasses.replace(run.config, prompt_min=50, prompt_max=60))))
     long = dataclasses.replace(run.config, ppo=dataclasses.replace(run.config.ppo, max_new_tokens=64))
     with pytest.raises(ModelError, match="do not fit into the model's window of 64 tokens"):

@@ -128,10 +128,10 @@ def test_draws_without_an_end_token_rank_as_ppo_scores_them(measured):
     assert cut.any()
     assert not cut.all()
     assert (drawn["length"][cut] == limit).all()
-    assert (drawn["ranking"][cut] == run.config.ppo.missing_eos_score).all()
     scale = run.summary("ppo")["scale"]
-    logits = np.log((1 + drawn["score"]) / (1 - drawn["score"]))[~cut]
-    assert drawn["ranking"][~cut] == pytest.approx((logits - scale["mean"]) / scale["std"], abs=1e-4)
+    logits = np.log((1 + drawn["score"]) / (1 - drawn["score"]))
+    expected = (logits - scale["mean"]) / scale["std"] - np.where(cut, run.config.ppo.missing_eos_penalty, 0.0)
+    assert drawn["ranking"] == pytest.approx(expected, abs=1e-4)
     texts = {tuple(row) for row in drawn["tokens"][0].tolist()}
     assert len(texts) > 1  # each draw has its own noise
 
@@ -177,8 +177,8 @@ def test_a_reward_function_ranks_the_draws(tmp_path, finished_run):
         next(frontier(run, [], draws=4))
 
 
-def test_a_response_without_an_end_token_is_best_only_where_no_other_ended():
-    """Ranked as PPO scores it, a response that was cut off loses to one with a lower logit that ended."""
+def test_the_best_of_n_is_the_one_that_ranks_first():
+    """Ranked as PPO scores it, a response that was cut off can lose to one with a lower logit that ended."""
     drawn = {
         "ranking": np.array([[-1.0, 0.2], [-1.0, -1.0]]),
         "score": np.array([[0.9, 0.3], [0.8, 0.4]]),

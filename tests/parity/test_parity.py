@@ -287,11 +287,10 @@ def test_what_is_watched_is_defined_otherwise(case, step):
     same(outside.float().mean(), stats["clip_fraction"] / n)
 
 
-def test_a_response_without_eos_scores_a_fixed_value_and_trl_subtracts():
+def test_a_response_without_eos_loses_the_penalty():
     case = load("unusual")
     assert case.settings.missing_eos_penalty == 1.0
     same(case.scores, case.reward_model_scores - (~case.ended).float())
-    scale = ScoreScale(mean=0.0, std=1.0, missing_eos=-1.0)
-    scores = scale.scores(case.reward_model_scores, case.ended)
-    same(scores[case.ended], case.scores[case.ended])
-    assert (scores[~case.ended] == -1).all()
+    assert not case.ended.all()
+    scale = ScoreScale(mean=0.0, std=1.0, missing_eos_penalty=1.0)
+    same(scale.scores(case.reward_model_scores, case.ended), case.scores)

@@ -8,7 +8,7 @@ import numpy as np
 
 VOCABULARY, EOS, CAP = 4, 0, 3
 STATES = 2 * VOCABULARY**CAP
-MISSING_EOS = -0.8  # the score of a response that the length limit cut off
+PENALTY = 0.8  # subtracted from the score of a response that the length limit cut off
 
 
 def state_of(tokens):
@@ -32,8 +32,8 @@ RESPONSES = tuple(_continued(()))
 
 
 def scores_of(logits):
-    """(40,) score of every response: its logit, or the fixed score where the length limit cut it off."""
-    return np.array([logits[y] if y[-1] == EOS else MISSING_EOS for y in RESPONSES])
+    """(40,) score of every response: its logit, less the penalty where the length limit cut it off."""
+    return np.array([logits[y] if y[-1] == EOS else logits[y] - PENALTY for y in RESPONSES])
 
 
 def _softmax(x):

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import torch
 import torch.nn.functional as F
-from proofs.enumerable import CAP, EOS, MISSING_EOS, STATES, VOCABULARY, state_of
+from proofs.enumerable import CAP, EOS, PENALTY, STATES, VOCABULARY, state_of
 from torch import nn
 
 from plaudit import rng
@@ -15,7 +15,7 @@ from plaudit.rewards import ModelReward
 from plaudit.training.rollouts import ScoreScale, generate
 
 PROMPT = [3]
-SCALE = ScoreScale(mean=0.0, std=1.0, missing_eos=MISSING_EOS)
+SCALE = ScoreScale(mean=0.0, std=1.0, missing_eos_penalty=PENALTY)
 ENGINE = PlainEngine()
 TOKENIZER = Tokenizer(hf=None, bos_id=None, eos_id=EOS, pad_id=EOS)  # pad = eos: masks must not depend on it
 CONFIG = SimpleNamespace(hidden_size=STATES, vocab_size=VOCABULARY, model_type="table")

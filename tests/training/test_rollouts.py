@@ -14,7 +14,7 @@ from plaudit.models.plain import PlainEngine
 from plaudit.models.policy import Policy
 from plaudit.training.rollouts import ScoreScale, check_window, generate, prompts_of, score_rollout, update
 
-SCALE = ScoreScale(mean=0.5, std=2.0, missing_eos=-1.0)
+SCALE = ScoreScale(mean=0.5, std=2.0, missing_eos_penalty=1.5)
 
 
 @pytest.fixture(params=["plain", "fast"])
@@ -22,14 +22,21 @@ def engine(request, tmp_path):
     return PlainEngine() if request.param == "plain" else FastEngine(torch.float32, tmp_path)
 
 
-def test_scores_are_normalised_and_a_response_that_was_cut_off_has_a_fixed_score():
-    raw, ended = torch.tensor([0.5, 4.5, 9.0]), torch.tensor([True, True, False])
-    assert SCALE.scores(raw, ended).tolist() == [0.0, 2.0, -1.0]
+def test_scores_are_normalised_and_a_response_that_was_cut_off_loses_the_penalty():
+    raw, ended = torch.tensor([0.5, 4.5, 9.5, -9.5]), torch.tensor([True, True, False, False])
+    assert SCALE.scores(raw, ended).tolist() == [0.0, 2.0, 3.0, -6.5]
+
+
+@pytest.mark.parametrize("worth", [-50.0, -3.0, -1.0, 0.0, 2.0, 50.0])
+@pytest.mark.parametrize("penalty", [0.0, 1.0, 4.0])
+def test_being_cut_off_never_pays_whatever_the_response_is_worth(worth, penalty):
+    ended, cut = ScoreScale(0.0, 1.0, penalty).scores(torch.tensor([worth, worth]), torch.tensor([True, False]))
+    assert cut == ended - penalty
 
 
 def test_scores_of_the_responses_that_the_scale_was_measured_on_are_standard():
     raw = torch.tensor([1.0, 3.0, 5.0, 11.0])
-    scores = ScoreScale.measured(raw, -1.0).scores(raw, torch.ones(4, dtype=torch.bool))
+    scores = ScoreScale.measured(raw, 1.0).scores(raw, torch.ones(4, dtype=torch.bool))
     assert scores.mean().item() == pytest.approx(0, abs=1e-6)
     assert scores.std().item() == pytest.approx(1, abs=1e-6)
 
@@ -96,7 +103,7 @@ class Settings:
     max_grad_norm: float = 1e9
 
 
-def updated(settings=Settings(), stop=lambda figures: False, epochs=3):
+def updated(settings=Settings(), stop=None, epochs=3):
     """The model after SGD on (weight - target)^2 / 2, what `update` returns, and the rows of each minibatch."""
     model, seen = Point(), []
 
@@ -136,7 +143,7 @@ def test_the_weights_are_those_of_gradient_descent_by_hand(microbatch_size):
 
 
 def test_an_update_ends_before_the_step_that_stop_rejects_and_the_first_is_always_taken():
-    model, stats, seen, orders = updated(stop=lambda figures: True)
+    model, stats, seen, orders = updated(stop=("distance", 0.0))
     assert stats["optimizer_steps"] == 1
     assert len(seen) == 2
     assert model.weight.item() == pytest.approx(0.5 * np.mean(orders[0][:4]))

@@ -18,7 +18,7 @@ from plaudit.rewards import TextReward
 from plaudit.settings import RolloutConfig, setting
 from plaudit.training.metrics import StepReport
 from plaudit.training.models import Models
-from plaudit.training.rollouts import RolloutLoop
+from plaudit.training.rollouts import Objective, RolloutLoop
 from plaudit.training.run import Run
 
 NEEDS = ("sft", "reward_model")
@@ -73,33 +73,30 @@ def ppo(run: Run, reward: TextReward | None = None, models: Models | None = None
     policy = models.policy
     loop = RolloutLoop(run, "ppo", models, reward)
     if loop.initial is not None:
-        fit_critic(policy, *loop.initial)
+        fit_critic(policy, *loop.initial, settings.gamma)
 
     for iteration in loop:
-        values = rollout_values(policy, iteration.states, iteration.rollout)
-        batch = compute_advantages(iteration.rollout, values, iteration.kl_coef, settings.gamma, settings.lam)
-        stats = loop.update(
-            iteration,
-            batch,
-            loss=lambda minibatch: ppo_loss(policy, minibatch, settings),
-            count=number_of_tokens,
-            stop=lambda figures: figures["approx_kl"] > settings.kl_stop,
-        )
+        batch, stats = loop.update(iteration, OBJECTIVE, stop=("approx_kl", settings.kl_stop))
         mask = iteration.rollout.responses.response_mask
         stats["reward"] = batch.rewards.sum(1).mean().item()
-        stats["explained_variance"] = explained_variance(values, batch.returns, mask).item()
+        stats["explained_variance"] = explained_variance(batch.values, batch.returns, mask).item()
         yield loop.finish_iteration(iteration, stats)
 
     loop.finish()
 
 
 @torch.no_grad()
-def fit_critic(policy: Policy, responses: Responses, scores: Float[Tensor, "B"]) -> None:
-    """Fit the value head to the scores of the reference's responses, before the policy is trained."""
+def fit_critic(policy: Policy, responses: Responses, scores: Float[Tensor, "B"], gamma: float) -> None:
+    """Fit the value head to the discounted scores of the reference's responses, before the policy is trained.
+
+    There is no KL yet, so the return of a token is its response's score times gamma for every token that follows.
+    """
     mask = responses.response_mask
+    following = mask.sum(1, keepdim=True) - mask.cumsum(1)  # tokens after each token
+    returns = scores[:, None] * gamma ** following.clamp(min=0)
     wanted = predicting(mask, responses.ids.shape[1])
     states = policy.engine.hidden_states(policy.lm, responses.ids, responses.attention_mask, wanted)
-    fit_value_head(policy, states, scores[:, None].expand(mask.shape)[mask])
+    fit_value_head(policy, states, returns[mask])
 
 
 @torch.no_grad()
@@ -132,3 +129,13 @@ def ppo_loss(policy: Any, batch: PPOBatch, settings: Config) -> tuple[Loss, dict
 def number_of_tokens(batch: PPOBatch) -> int:
     """Response tokens of a batch, by which its loss is divided."""
     return int(batch.rollout.responses.response_mask.sum())
+
+
+def ppo_batch(
+    policy: Any, rollout: Rollout, states: Float[Tensor, "N D"], kl_coef: float, settings: Config
+) -> PPOBatch:
+    """What PPO learns from a rollout; `states` predict its tokens."""
+    return compute_advantages(rollout, rollout_values(policy, states, rollout), kl_coef, settings.gamma, settings.lam)
+
+
+OBJECTIVE = Objective(ppo_batch, ppo_loss, number_of_tokens, value_head=True)

@@ -14,7 +14,7 @@ from plaudit.rewards import TextReward
 from plaudit.settings import RolloutConfig, setting
 from plaudit.training.metrics import StepReport
 from plaudit.training.models import Models
-from plaudit.training.rollouts import RolloutLoop
+from plaudit.training.rollouts import Objective, RolloutLoop
 from plaudit.training.run import Run
 
 NEEDS = ("sft", "reward_model")
@@ -42,23 +42,16 @@ class ReinforceBatch:
     advantages: Float[Tensor, "B"]
 
 
-def reinforce(run: Run, reward: TextReward | None = None) -> Iterator[StepReport]:
+def reinforce(run: Run, reward: TextReward | None = None, models: Models | None = None) -> Iterator[StepReport]:
     """Train the policy to raise its score, one report an iteration; leaves RUN/reinforce.
 
     Args and errors as for `ppo`.
     """
-    settings = run.config.reinforce
-    models = Models.load(run, "reinforce", reward_model=reward is None)
+    models = models or Models.load(run, "reinforce", reward_model=reward is None)
     loop = RolloutLoop(run, "reinforce", models, reward)
 
     for iteration in loop:
-        batch = ReinforceBatch(iteration.rollout, leave_one_out(iteration.rollout, iteration.kl_coef))
-        stats = loop.update(
-            iteration,
-            batch,
-            loss=lambda minibatch: reinforce_loss(models.policy, minibatch, settings.temperature),
-            count=number_of_rows,
-        )
+        _, stats = loop.update(iteration, OBJECTIVE)
         yield loop.finish_iteration(iteration, stats)
 
     loop.finish()
@@ -78,3 +71,10 @@ def reinforce_loss(policy: Any, batch: ReinforceBatch, temperature: float) -> tu
     logprobs, _ = policy(responses.ids, responses.attention_mask, mask, temperature)
     loss = -masked_sum(batch.advantages[:, None] * logprobs, mask)
     return (loss, mask.any(1).sum()), {"policy_loss": loss.detach()}
+
+
+OBJECTIVE = Objective(
+    batch=lambda policy, rollout, states, kl_coef, settings: ReinforceBatch(rollout, leave_one_out(rollout, kl_coef)),
+    loss=lambda policy, batch, settings: reinforce_loss(policy, batch, settings.temperature),
+    count=number_of_rows,
+)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ import torch
 
 from plaudit.batches import Sequences, to_device
 from plaudit.data.splits import check_left_out
-from plaudit.errors import DataError
+from plaudit.errors import DataError, TrainingError
 from plaudit.maths.losses import Loss, causal_lm_loss
 from plaudit.models.loading import load_causal_lm, load_tokenizer, save, window
 from plaudit.models.policy import Policy
@@ -26,6 +26,7 @@ from plaudit.training.run import Run
 from plaudit.training.supervised import train_supervised
 
 NEEDS = ()
+_MOST_NATS = 700  # a token; e to the power of more is no float
 Pair = tuple[list[int], list[int]]  # token ids of a prompt and of its response
 
 
@@ -42,7 +43,7 @@ def sft(run: Run, lm: Any = None) -> Iterator[StepReport]:
 
     Raises:
         DataError: no demonstration is short enough.
-        TrainingError: a loss or gradient is not finite.
+        TrainingError: a loss or gradient is not finite, or the model has become worse than a guess.
     """
     settings, data = run.config.sft, run.data
     tokenizer = load_tokenizer(run.config.model)
@@ -57,7 +58,8 @@ def sft(run: Run, lm: Any = None) -> Iterator[StepReport]:
     optimizer = adamw(policy, settings.lr, settings.weight_decay)
 
     before = perplexity(policy, held_out, tokenizer, run.device)
-    yield from train_supervised(
+    last: StepReport | None = None  # held back until it is known what training has done
+    for report in train_supervised(
         run,
         "sft",
         policy,
@@ -67,13 +69,21 @@ def sft(run: Run, lm: Any = None) -> Iterator[StepReport]:
         collate=lambda pairs: collate(pairs, tokenizer.pad_id),
         loss=lambda batch: (sft_loss(policy, batch), {}),
         count=number_of_targets,
-    )
+    ):
+        if report.step < report.total:
+            yield report
+        else:
+            last = report
     after = perplexity(policy, held_out, tokenizer, run.device)
+    warning = check_perplexity(before, after, vocabulary=lm.get_input_embeddings().weight.shape[0])
+    if last is not None:
+        yield replace(last, warnings=(*last.warnings, *filter(None, [warning])))
     engine.restore(lm, optimizer, lambda: load_causal_lm(run.config.model))
     save(lm, tokenizer, run.folder("sft"), run.config.ppo)  # sampled as PPO does
     dropped = data.dropped | {"too long": too_long}
     summary = {"texts": len(train), "held_out_texts": len(held_out), "dropped": dropped}
-    run.finish("sft", summary | {"perplexity_before": before, "perplexity": after})
+    before_or_null = before if math.isfinite(before) else None
+    run.finish("sft", summary | {"perplexity_before": before_or_null, "perplexity": after})
 
 
 def sft_loss(policy: Any, batch: Sequences) -> Loss:
@@ -118,4 +128,19 @@ def perplexity(policy: Policy, pairs: list[Pair], tokenizer: Tokenizer, device: 
         total, count = sft_loss(policy, batch)
         nats += total.item()
         tokens += int(count)
-    return math.exp(nats / tokens)
+    nats_per_token = nats / tokens
+    return math.exp(nats_per_token) if nats_per_token < _MOST_NATS else math.inf
+
+
+def check_perplexity(before: float, after: float, vocabulary: int) -> str:
+    """A line if SFT made the model worse, by its held-out perplexity; empty otherwise.
+
+    Raises:
+        TrainingError: it is worse than before and than a guess among all tokens.
+    """
+    if after <= before:
+        return ""
+    worse = f"SFT made the model worse: the perplexity on held-out texts went from {before:.4g} to {after:.4g}"
+    if not after <= vocabulary:
+        raise TrainingError(f"sft: {worse}, above that of a guess among {vocabulary:,} tokens; lower sft.lr")
+    return f"{worse}; lower sft.lr or sft.epochs"

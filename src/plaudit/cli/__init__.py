@@ -171,6 +171,8 @@ def _add_training(name: str, about: str, stages: tuple[str, ...]) -> None:
 
     @commands.command(name, help=about, params=[*flags.directory("runs/default"), *settings])
     def train(out: Path, resume: bool, overwrite: bool, **given: Any) -> None:
+        if resume and not (out / "config.toml").exists():
+            raise RunError(f"{out}: nothing to resume here (config.toml is missing); start without --resume")
         settings = _settings(given, out if resume or not whole else None)
         seconds = _drive(settings, out, stages, resume=resume, overwrite=overwrite)
 

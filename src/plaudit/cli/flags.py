@@ -17,7 +17,7 @@ from plaudit.config import allowed, known_settings, nearest, preset_names, secti
 CONTEXT = {
     "token_normalize_func": lambda word: word.replace("_", "-"),
     "help_option_names": ["-h", "--help"],
-    "max_content_width": 110,
+    "max_content_width": 80,
 }
 PATH = click.Path(path_type=Path)
 

@@ -22,7 +22,7 @@ from plaudit.data.text import distinct
 from plaudit.errors import DataError, RunError
 from plaudit.evaluation.hacking import hacking_warnings, windows_of
 from plaudit.evaluation.judge import Judge, judge_for
-from plaudit.evaluation.metrics import bootstrap_ci95, duplicate_rate
+from plaudit.evaluation.metrics import bootstrap_ci95, duplicate_rate, strict
 from plaudit.evaluation.report import write_report
 from plaudit.files import write_atomic, write_json
 from plaudit.maths.masked import unflatten
@@ -230,7 +230,7 @@ def evaluate(run: Run, reward: TextReward | None = None) -> Iterator[StepReport]
         "warnings": [warning.text for warning in hacking_warnings(windows_of(run, measurement.stage))],
     }
     content = {"sft": sft_figures, measurement.stage: policy_figures, "policy": policy_figures, "meta": meta}
-    write_json(run.path / "evaluation.json", content)
+    write_json(run.path / "evaluation.json", strict(content))
     manifest.write(run.path, [run.path / name for name in ("evaluation.json", "responses.jsonl", "samples.jsonl")])
     write_report(run.path)
     gain = policy_figures["score_mean"] - sft_figures["score_mean"]
@@ -267,12 +267,14 @@ def figures(answers: Answers, verdicts: np.ndarray | None, seed: int) -> dict[st
     SFT at the sampling temperature.
     """
     lengths = np.array([len(tokens) for tokens in answers.tokens])
+    with np.errstate(over="ignore"):  # of a policy far from SFT
+        perplexity = float(np.exp(answers.nats_ref.sum(dtype=np.float64) / lengths.sum()))
     return {
         "score_mean": float(answers.scores.mean()),
         "score_ci95": bootstrap_ci95(answers.scores, seed),
         "judge_positive": None if verdicts is None else float((verdicts > 0.5).mean()),
         "kl_mean": float(answers.kl.mean()),
-        "perplexity_ref": float(np.exp(answers.nats_ref.sum() / lengths.sum())),
+        "perplexity_ref": perplexity,
         "distinct_1": distinct(answers.tokens, 1),
         "distinct_2": distinct(answers.tokens, 2),
         "length_mean": float(lengths.mean()),
@@ -303,4 +305,4 @@ def side_by_side(prompts: Sequence[str], sft: Answers, policy: Answers) -> list[
 
 
 def _write_jsonl(path: Path, lines: list[dict[str, Any]]) -> None:
-    write_atomic(path, "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines))
+    write_atomic(path, "".join(json.dumps(strict(line), allow_nan=False) + "\n" for line in lines))

@@ -31,7 +31,7 @@ from plaudit.errors import RunError
 from plaudit.evaluation.best_of_n import kept, kl_bound, kl_measured
 from plaudit.evaluation.evaluate import Answers, Measurement, joined
 from plaudit.evaluation.judge import Judge
-from plaudit.evaluation.metrics import bootstrap_ci95, distinct_without, jackknife_ci95, resamples
+from plaudit.evaluation.metrics import bootstrap_ci95, distinct_without, jackknife_ci95, resamples, strict
 from plaudit.evaluation.report import write_report
 from plaudit.evaluation.report.words import no_judge_sentence, on_or_above
 from plaudit.files import write_atomic, write_json
@@ -113,7 +113,7 @@ def frontier(
         "meta": {"prompts": len(measurement.held_out[1]), "draws": draws, "seed": config.seed, "reward": given},
         "findings": [on_or_above(points, "score", draws), no_judge or on_or_above(points, "judge", draws)],
     }
-    write_json(run.path / "frontier.json", content)
+    write_json(run.path / "frontier.json", strict(content))
     write_report(run.path)
 
 

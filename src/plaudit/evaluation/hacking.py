@@ -10,13 +10,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from statistics import fmean
+from typing import Any
 
 from plaudit.evaluation.judge import judge_for
-from plaudit.evaluation.report.words import MEASURES, written
+from plaudit.evaluation.report.words import MEASURES, number, written
 from plaudit.files import write_atomic
 from plaudit.training.metrics import StepReport, read_jsonl
 from plaudit.training.run import Run
@@ -36,11 +37,12 @@ class Window:
 
     step: int  # the last iteration
     responses: int
-    score: float  # mean over the responses
-    score_std: float
-    judge_positive: float | None  # share that the independent judge calls positive; None where no judge fits the data
-    distinct_2: float  # share of distinct token pairs in an iteration's responses, mean over the iterations
-    perplexity_ref: float  # of the responses under SFT, geometric mean over the iterations
+    # None where there is no finite figure.
+    score: float | None  # mean over the responses
+    score_std: float | None
+    judge_positive: float | None  # share that the independent judge calls positive; also where no judge fits the data
+    distinct_2: float | None  # share of distinct token pairs in an iteration's responses, mean over the iterations
+    perplexity_ref: float | None  # of the responses under SFT, geometric mean over the iterations
 
 
 @dataclass(frozen=True)
@@ -76,12 +78,11 @@ def hacking_warnings(windows: Sequence[Window]) -> list[HackingWarning]:
     """
     found = []
     for measure in ("judge_positive", "distinct_2", "perplexity_ref"):
-        if any(getattr(window, measure) is None for window in windows):
-            continue
         row = 0
-        for i, now in enumerate(windows):
+        known = [w for w in windows if None not in (w.score, w.score_std, getattr(w, measure))]
+        for i, now in enumerate(known):
             # The best perplexity is that of the beginning: a lower one is formulaic, a higher one is odd.
-            before = windows[0] if measure == "perplexity_ref" else max(windows[: i + 1], key=attrgetter(measure))
+            before = known[0] if measure == "perplexity_ref" else max(known[: i + 1], key=attrgetter(measure))
             row = row + 1 if _rose(before, now) and _fell(before, now, measure) else 0
             if row == IN_A_ROW:
                 found.append(HackingWarning(measure, before, now))
@@ -89,11 +90,13 @@ def hacking_warnings(windows: Sequence[Window]) -> list[HackingWarning]:
     return sorted(found, key=lambda warning: warning.now.step)
 
 
-def _rose(before: Window, now: Window) -> bool:
+def _rose(before: Any, now: Any) -> bool:
+    """Whether the score rose between two windows that have it."""
     return now.score - before.score > NOISE * math.sqrt(sum(w.score_std**2 / w.responses for w in (before, now)))
 
 
-def _fell(before: Window, now: Window, measure: str) -> bool:
+def _fell(before: Any, now: Any, measure: str) -> bool:
+    """Whether a measure fell between two windows that have it."""
     if measure == "distinct_2":
         return now.distinct_2 < DISTINCT_LEFT * before.distinct_2
     if measure == "perplexity_ref":
@@ -136,13 +139,26 @@ def _observe(run: Run, stage: str, done: int) -> list[Window]:
             Window(
                 step=end,
                 responses=len(texts),
-                score=fmean(row["score"] for row in rows),
-                score_std=math.sqrt(fmean(row["score_std"] ** 2 for row in rows)),
+                score=_mean(rows, "score"),
+                score_std=_mean(rows, "score_std", lambda x: x * x, math.sqrt),
                 judge_positive=None if judge is None else float((judge.positive(texts) > 0.5).mean()),
-                distinct_2=fmean(row["distinct_2"] for row in rows),
-                perplexity_ref=math.exp(fmean(math.log(row["perplexity_ref"]) for row in rows)),
+                distinct_2=_mean(rows, "distinct_2"),
+                perplexity_ref=_mean(rows, "perplexity_ref", math.log, math.exp),
             )
         )
     lines = "".join(json.dumps(vars(window), allow_nan=False) + "\n" for window in windows)
     write_atomic(folder / "watch.jsonl", lines)
     return windows
+
+
+def _mean(
+    rows: list[dict[str, Any]],
+    name: str,
+    change: Callable[[float], float] = float,
+    back: Callable[[float], float] = float,
+) -> float | None:
+    """The mean of a figure over the iterations that have it, taken of `change` of it; None if none has."""
+    known = [value for row in rows if (value := number(row, name)) is not None]
+    if not known or (change is math.log and min(known) <= 0):
+        return None
+    return back(fmean(map(change, known)))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from scipy.stats import bootstrap
@@ -11,6 +13,15 @@ from scipy.stats import bootstrap
 from plaudit import rng
 
 _RESAMPLES = 2000
+
+
+def strict(content: Any) -> Any:
+    """The same content with None, which JSON has, for NaN and infinity, which it does not have."""
+    if isinstance(content, dict):
+        return {key: strict(value) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [strict(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def distinct_without(responses: Sequence[Sequence[int]], n: int) -> np.ndarray:

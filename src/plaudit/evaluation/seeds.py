@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from plaudit.evaluation.metrics import hierarchical_ci95
+from plaudit.evaluation.metrics import hierarchical_ci95, strict
 from plaudit.evaluation.report.words import number
 from plaudit.files import write_json
 from plaudit.training.metrics import read_jsonl
@@ -35,7 +35,9 @@ def summarise(directory: Path, runs: list[Run], stopped: dict[int, str]) -> dict
             continue
         rows.append({"seed": seed, **_row(run)})
         lines = read_jsonl(run.path / "responses.jsonl")
-        groups["score_difference"].append(np.array([line["policy_score"] - line["sft_score"] for line in lines]))
+        pairs = [(number(line, "policy_score"), number(line, "sft_score")) for line in lines]
+        differences = [after - before for after, before in pairs if after is not None and before is not None]
+        groups["score_difference"] += [np.array(differences)] if differences else []
         if rows[-1]["judge"] is not None:
             policy, sft = (np.array([line[f"{model}_judge"] for line in lines]) > 0.5 for model in ("policy", "sft"))
             groups["judge_difference"].append(policy - sft.astype(float))
@@ -50,7 +52,7 @@ def summarise(directory: Path, runs: list[Run], stopped: dict[int, str]) -> dict
         if each
     }
     content = {"seeds": rows, "means": means, "diverged": sum(bool(row["diverged"]) for row in rows)}
-    write_json(directory / "seeds.json", content)
+    write_json(directory / "seeds.json", strict(content))
     return content
 
 
@@ -79,6 +81,11 @@ def _row(run: Run) -> dict[str, Any]:
     """The figures of one finished run. The judge's are None where no judge fits the data."""
     evaluation = json.loads((run.path / "evaluation.json").read_text(encoding="utf-8"))
     sft, policy = evaluation["sft"], evaluation["policy"]
+
+    def ratio(key: str) -> float | None:
+        before, after = number(sft, key), number(policy, key)
+        return after / before if before and after is not None else None
+
     trained = run.complete("reward_model")  # a run with another reward has no reward model
     return {
         "reward_accuracy": run.summary("reward_model").get("accuracy") if trained else None,
@@ -87,8 +94,8 @@ def _row(run: Run) -> dict[str, Any]:
         "sft_judge": sft["judge_positive"],
         "judge": policy["judge_positive"],
         "kl": policy["kl_mean"],
-        "distinct_2_ratio": policy["distinct_2"] / sft["distinct_2"],
-        "length_ratio": policy["length_mean"] / sft["length_mean"],
+        "distinct_2_ratio": ratio("distinct_2"),
+        "length_ratio": ratio("length_mean"),
         "duplicate_rate": policy["duplicate_rate"],
         "diverged": diverged(evaluation, read_jsonl(run.folder("ppo") / "metrics.jsonl")),
     }

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import torch
+
+_CGROUP = Path("/sys/fs/cgroup")
 
 
 def free(device: torch.device) -> int | None:
@@ -16,11 +19,28 @@ def free(device: torch.device) -> int | None:
         return torch.cuda.mem_get_info(device)[0]
     with suppress(OSError, StopIteration):
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+        available = 1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+        return min([available, *_limits()])
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")  # systems other than Linux: total memory
     except (AttributeError, OSError, ValueError):
         return None
+
+
+def _limits() -> Iterator[int]:
+    """Bytes that this process may still take, by the limit of its container and by that of its address space."""
+    with suppress(OSError, ValueError, KeyError):  # cgroup v2; without a limit memory.max is "max"
+        limit, used = (int((_CGROUP / name).read_text(encoding="ascii")) for name in ("memory.max", "memory.current"))
+        lines = (_CGROUP / "memory.stat").read_text(encoding="ascii").splitlines()
+        cache = dict(line.split() for line in lines)["inactive_file"]  # given back when memory is needed
+        yield max(0, limit - used + int(cache))
+    with suppress(ImportError, OSError, ValueError):
+        import resource
+
+        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+        if limit != resource.RLIM_INFINITY:
+            pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+            yield max(0, limit - pages * os.sysconf("SC_PAGE_SIZE"))
 
 
 def held(device: torch.device) -> int:

@@ -6,6 +6,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -17,6 +18,9 @@ from plaudit.maths.losses import Loss
 
 # From a batch to (sum, count), and figures: sums over the same count, or maxima where the name ends in "_max".
 BatchLoss = Callable[[Any], tuple[Loss, dict[str, Tensor]]]
+# Of each model: the most rows of a microbatch that memory has room for, where it ran out, and lines that say so.
+_room: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
+_notes: WeakKeyDictionary[Any, list[str]] = WeakKeyDictionary()
 
 
 def adamw(model: Any, lr: float, weight_decay: float = 0.0, eps: float = 1e-8) -> torch.optim.Optimizer:
@@ -41,19 +45,72 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
         group["lr"] = lr
 
 
-def accumulate(batch: Any, microbatch_size: int, loss: BatchLoss, count: int, where: str) -> dict[str, float]:
-    """Add the gradients of a batch's mean loss to p.grad, a microbatch at a time.
+def accumulate(
+    batch: Any, microbatch_size: int, loss: BatchLoss, count: int, where: str, model: Any = None
+) -> dict[str, float]:
+    """Set p.grad to the gradients of a batch's mean loss, a microbatch at a time.
+
+    Where memory runs out, it starts again with microbatches of half as many rows, for this model from now on.
 
     Args:
         microbatch_size: rows of a microbatch; 0 for the whole batch at once. The result is the same.
         count: what the sums are divided by: tokens or records of the whole batch.
         where: stage and step, for error messages.
+        model: whose gradients these are; without it, a lack of memory is an error.
 
     Returns:
         `loss`, the mean over the batch, and the figures of the whole batch.
+
+    Raises:
+        TrainingError: the loss is not finite, or there is no memory for a single row.
     """
     rows = number_of_rows(batch)
-    parts = split_rows(batch, np.arange(rows), microbatch_size) if 0 < microbatch_size < rows else [batch]
+    size = min(microbatch_size or rows, rows, _room.get(model, rows) if model is not None else rows)
+    while True:
+        try:
+            return _accumulate(batch, size, loss, count, where, model)
+        except (MemoryError, RuntimeError) as error:
+            if not out_of_memory(error):
+                raise
+            if size == 1 or model is None:
+                raise TrainingError(
+                    f"{where}: out of memory with {size} row{'s' * (size > 1)} in a microbatch; lower max_tokens or "
+                    "max_new_tokens, set train_layers or lora_rank, or use a smaller model"
+                ) from None
+        # Outside of the handler, which keeps the tensors of the attempt alive.
+        model.zero_grad(set_to_none=True)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        size = _room[model] = size // 2
+        _notes.setdefault(model, []).append(
+            f"{where}: out of memory, so microbatches have at most {size} rows from now on; the result is the same"
+        )
+
+
+def take_notes(model: Any) -> tuple[str, ...]:
+    """What `accumulate` has to say about this model since the last call."""
+    return tuple(_notes.pop(model, ()))
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on a CPU or a GPU."""
+    words = ("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory")
+    return isinstance(error, MemoryError) or any(w in str(error).lower() for w in words)
+
+
+def not_finite(model: Any, *, gradients: bool = False) -> str:
+    """The name of the first weight, or gradient, that has NaN or infinity; empty if none has."""
+    for name, parameter in model.named_parameters():
+        tensor = parameter.grad if gradients else parameter
+        if tensor is not None and not tensor.isfinite().all():
+            return name
+    return ""
+
+
+def _accumulate(batch: Any, size: int, loss: BatchLoss, count: int, where: str, model: Any) -> dict[str, float]:
+    """`accumulate` with microbatches of this many rows."""
+    rows = number_of_rows(batch)
+    parts = split_rows(batch, np.arange(rows), size) if size < rows else [batch]
     figures: defaultdict[str, float] = defaultdict(float)
     counted = 0
     for part in parts:
@@ -61,7 +118,9 @@ def accumulate(batch: Any, microbatch_size: int, loss: BatchLoss, count: int, wh
         counted += int(part_count)
         mean = total / count
         if not math.isfinite(mean.item()):
-            raise TrainingError(f"{where}: the loss is {mean.item()}; lower the learning rate, or look at the data")
+            bad = not_finite(model) if model is not None else ""
+            why = f"the weights '{bad}' are not finite" if bad else "lower the learning rate, or look at the data"
+            raise TrainingError(f"{where}: the loss is {mean.item()}; {why}")
         mean.backward()
         figures["loss"] += mean.item()
         for name, value in stats.items():
@@ -78,7 +137,9 @@ def step(optimizer: torch.optim.Optimizer, model: Any, max_grad_norm: float, whe
         TrainingError: a gradient is not finite; nothing has been changed.
     """
     norm = model.engine.clip_and_step(optimizer, max_grad_norm)
+    bad = "" if math.isfinite(norm) else not_finite(model, gradients=True)
     optimizer.zero_grad(set_to_none=True)
     if not math.isfinite(norm):
-        raise TrainingError(f"{where}: the gradient norm is {norm}; lower the learning rate")
+        of = f", in that of '{bad}'" if bad else ""
+        raise TrainingError(f"{where}: the gradient norm is {norm}{of}; lower the learning rate")
     return norm

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from plaudit.data.splits import check_left_out
 from plaudit.data.text import distinct
 from plaudit.errors import DataError, ModelError
 from plaudit.maths.kl import adapt_kl_coef
+from plaudit.maths.losses import Loss
 from plaudit.maths.masked import masked_mean, unflatten
 from plaudit.models.loading import load_causal_lm, save, window
 from plaudit.models.policy import Policy
@@ -28,7 +30,7 @@ from plaudit.rewards import FunctionReward, ModelReward, Reward, TextReward, rew
 from plaudit.training import stopping
 from plaudit.training.metrics import StepReport
 from plaudit.training.models import VALUE_HEAD, Models
-from plaudit.training.optimizer import BatchLoss, accumulate, adamw, set_lr, step, warmup_then_linear
+from plaudit.training.optimizer import BatchLoss, accumulate, adamw, set_lr, step, take_notes, warmup_then_linear
 from plaudit.training.run import Run
 
 _ADAM_EPS = 1e-5
@@ -41,16 +43,16 @@ class ScoreScale:
 
     mean: float  # of the raw scores of reference responses
     std: float
-    missing_eos: float  # score of a response that the length limit cut off
+    missing_eos_penalty: float  # subtracted from the score of a response that the length limit cut off
 
     @staticmethod
-    def measured(raw: Float[Tensor, "B"], missing_eos: float) -> "ScoreScale":
+    def measured(raw: Float[Tensor, "B"], missing_eos_penalty: float) -> "ScoreScale":
         """The scale at which these raw scores of reference responses have mean 0 and standard deviation 1."""
-        return ScoreScale(raw.mean().item(), max(raw.std().item(), 1e-6), missing_eos)
+        return ScoreScale(raw.mean().item(), max(raw.std().item(), 1e-6), missing_eos_penalty)
 
     def scores(self, raw: Float[Tensor, "B"], ended: Bool[Tensor, "B"]) -> Float[Tensor, "B"]:
-        """(B,) normalised scores."""
-        return ((raw - self.mean) / self.std).masked_fill(~ended, self.missing_eos)
+        """(B,) normalised scores, less the penalty where the response did not end."""
+        return (raw - self.mean) / self.std - self.missing_eos_penalty * ~ended
 
 
 def as_reward(reward: TextReward | None, models: Models) -> Reward:
@@ -99,7 +101,7 @@ def update(
     settings: Any,
     orders: list[np.ndarray],
     where: str,
-    stop: Callable[[dict[str, float]], bool] = lambda figures: False,
+    stop: tuple[str, float] | None = None,
 ) -> dict[str, float]:
     """Optimizer steps on minibatches of a batch.
 
@@ -107,21 +109,36 @@ def update(
         loss, count, where: as in `optimizer.accumulate`.
         settings: with `minibatch_size`, `microbatch_size` and `max_grad_norm`.
         orders: for each epoch, the order of the batch's rows.
-        stop: ends the update before the step whose figures it rejects; the first step is always taken.
+        stop: a figure and its bound; the update ends before the step at which the figure exceeds it. The first step is
+            always taken.
 
     Returns:
-        means of the figures over the optimizer steps (maxima where their name ends in `_max`), and `optimizer_steps`.
+        means of the figures over the optimizer steps (maxima where their name ends in `_max`), and `optimizer_steps`;
+        with `stop` also NAME_max, the figure's maximum, that of a step which was not taken included.
     """
+    name, bound = stop or ("loss", math.inf)
     history: list[dict[str, float]] = []
+    watched: list[float] = []
     for minibatch in (part for order in orders for part in split_rows(batch, order, settings.minibatch_size)):
-        figures = accumulate(minibatch, settings.microbatch_size, loss, count(minibatch), where)
-        if history and stop(figures):
+        figures = accumulate(minibatch, settings.microbatch_size, loss, count(minibatch), where, policy)
+        watched.append(figures[name])
+        if history and not figures[name] <= bound:  # also where it is not a number
             optimizer.zero_grad(set_to_none=True)
             break
         history.append(figures | {"grad_norm": step(optimizer, policy, settings.max_grad_norm, where)})
     columns = {name: [figures[name] for figures in history] for name in history[0]}
     means = {name: max(v) if name.endswith("_max") else float(np.mean(v)) for name, v in columns.items()}
-    return means | {"optimizer_steps": len(history)}
+    return means | {"optimizer_steps": len(history)} | ({f"{name}_max": max(watched)} if stop else {})
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What an algorithm makes of a rollout, for its training and for the preflight checks."""
+
+    batch: Callable[[Any, Rollout, Any, float, Any], Any]  # of policy, rollout, states (N, D), kl_coef and settings
+    loss: Callable[[Any, Any, Any], tuple[Loss, dict[str, Tensor]]]  # of policy, batch and settings
+    count: Callable[[Any], int]  # of a batch: what its loss is divided by
+    value_head: bool = False  # whether the policy has one
 
 
 @dataclass(frozen=True)
@@ -163,7 +180,7 @@ class RolloutLoop:
             return
         some = list(itertools.islice(itertools.cycle(self._prompts), REFERENCE_SAMPLES))
         responses, raw = self._sample(some, 0, "reference")
-        self._scale = ScoreScale.measured(raw, self._settings.missing_eos_score)
+        self._scale = ScoreScale.measured(raw, self._settings.missing_eos_penalty)
         self._kl_coef = self._settings.kl_coef
         self.initial = responses, self._scale.scores(raw, responses.ended)
 
@@ -189,17 +206,31 @@ class RolloutLoop:
     def update(
         self,
         iteration: Iteration,
-        batch: Any,
-        loss: BatchLoss,
-        count: Callable[[Any], int],
-        stop: Callable[[dict[str, float]], bool] = lambda figures: False,
-    ) -> dict[str, float]:
-        """`update` of the policy on the batch of an iteration, in orders that follow from seed, stage and iteration."""
+        objective: Objective,
+        stop: tuple[str, float] | None = None,
+    ) -> tuple[Any, dict[str, float]]:
+        """The batch that an objective makes of an iteration, and the figures of the policy's `update` on it.
+
+        The orders of the rows follow from seed, stage and iteration.
+        """
+        policy, kl_coef = self._models.policy, iteration.kl_coef
+        batch = objective.batch(policy, iteration.rollout, iteration.states, kl_coef, self._settings)
         settings, number, seed = self._settings, iteration.number, self._run.config.seed
         epochs = range(number * settings.epochs, (number + 1) * settings.epochs)
         orders = [rng.permutation(settings.batch_size, seed, self._stage, epoch) for epoch in epochs]
         where = f"{self._stage} iteration {number + 1}"
-        return update(self._models.policy, self._optimizer, batch, loss, count, settings, orders, where, stop)
+        figures = update(
+            policy,
+            self._optimizer,
+            batch,
+            lambda minibatch: objective.loss(policy, minibatch, settings),
+            objective.count,
+            settings,
+            orders,
+            where,
+            stop,
+        )
+        return batch, figures
 
     def finish_iteration(self, iteration: Iteration, figures: dict[str, float]) -> StepReport:
         """Log an iteration, with `figures` of its update, and save a checkpoint where one is due."""
@@ -217,7 +248,7 @@ class RolloutLoop:
             "response_length": mask.sum(1).float().mean().item(),
             "eos_rate": responses.ended.float().mean().item(),
             "distinct_2": distinct(tokens, 2),
-            "perplexity_ref": masked_mean(-rollout.ref_logprobs, mask).exp().item(),
+            "perplexity_ref": masked_mean(-rollout.ref_logprobs, mask).double().exp().item(),
             "lr": iteration.lr,
             "kl_coef": iteration.kl_coef,
         }
@@ -230,11 +261,12 @@ class RolloutLoop:
         prompts = [tokenizer.text(prompt) for prompt in ids]
         texts = [tokenizer.continuation(p, t) for p, t in zip(ids, tokens, strict=True)]
         sample = (prompts[0], texts[0])
-        notes = self._checkpoints.take_notes()
+        notes = (*self._checkpoints.take_notes(), *take_notes(self._models.policy))
         report = StepReport(self._stage, number, settings.iterations, metrics, timing, notes, sample)
         self._log.append(report)
-        kl, lengths = rollout.kl.sum(1).tolist(), [len(t) for t in tokens]
-        self._log.log_responses(number, texts, prompts=prompts, scores=shown.tolist(), kl=kl, lengths=lengths)
+        kl, scores = ([v if math.isfinite(v) else None for v in x.tolist()] for x in (rollout.kl.sum(1), shown))
+        lengths = [len(t) for t in tokens]
+        self._log.log_responses(number, texts, prompts=prompts, scores=scores, kl=kl, lengths=lengths)
         self._asked = stopping.requested()
         if number % settings.save_every == 0 or number == settings.iterations or self._asked:
             state = {"scale": dataclasses.asdict(self._scale), "kl_coef": self._kl_coef}

@@ -17,7 +17,7 @@ from plaudit import rng
 from plaudit.batches import to_device
 from plaudit.training import stopping
 from plaudit.training.metrics import StepReport
-from plaudit.training.optimizer import BatchLoss, accumulate, set_lr, step, warmup_then_linear
+from plaudit.training.optimizer import BatchLoss, accumulate, set_lr, step, take_notes, warmup_then_linear
 from plaudit.training.run import Run
 
 _BATCHES_SORTED_TOGETHER = 16
@@ -54,12 +54,13 @@ def train_supervised(
             set_lr(optimizer, lr)
             where = f"{stage} step {number + 1}"
             batch = to_device(collate([examples[row] for row in rows]), run.device)
-            metrics = accumulate(batch, settings.microbatch_size, loss, count(batch), where)
+            metrics = accumulate(batch, settings.microbatch_size, loss, count(batch), where, model)
             metrics |= {"lr": lr, "grad_norm": step(optimizer, model, settings.max_grad_norm, where)}
 
             seconds = time.perf_counter() - began
             timing = {"seconds": seconds, "tokens_per_second": float(lengths[rows].sum() / seconds)}
-            report = StepReport(stage, number + 1, total, metrics, timing, checkpoints.take_notes())
+            notes = (*checkpoints.take_notes(), *take_notes(model))
+            report = StepReport(stage, number + 1, total, metrics, timing, notes)
             log.append(report)
             asked = stopping.requested()
             if (number + 1) % settings.save_every == 0 or number + 1 == total or asked:

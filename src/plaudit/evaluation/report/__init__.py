@@ -78,7 +78,7 @@ class RunFiles:
         for name in existing:
             try:
                 self.contents[name] = _read(directory / name)
-            except (OSError, ValueError):
+            except (OSError, ValueError, RunError):
                 self.broken.append(name)
         self.meta = self.table("evaluation.json", "meta")
         has_model, has_ppo = ((directory / folder).exists() for folder in ("reward_model", "ppo"))
