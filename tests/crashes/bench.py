@@ -123,7 +123,7 @@ class Bench:
         if not box.exists():
             box.mkdir()
             for job in ("run", "reinforce"):
-                if (ended := self.run(job, box, more="--seed 2")).code:
+                if (ended := self.run(job, box, more="--seed 2 --keep-checkpoints 1")).code:
                     raise RuntimeError(f"{ended.words} fails although nobody disturbs it:\n{ended.output}")
         return box / "run"
 
