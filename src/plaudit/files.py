@@ -1,6 +1,7 @@
-"""Files that are written whole or not at all: whoever opens one finds its old content or its new content.
+"""Files that are written completely or not at all: a reader finds the old content or the new content.
 
-A file is written beside its place, synced and renamed. What a crash leaves behind is named `.NAME.partial`.
+The content is written to `.NAME.partial` in the same folder, synced to the disk and renamed. A crash may leave a
+`.partial` file behind; `sweep` removes it.
 """
 
 from __future__ import annotations
@@ -15,16 +16,16 @@ from typing import Any
 
 _PARTIAL = ".partial"
 _IS_WINDOWS = os.name == "nt"
-_TRIES, _PAUSE = 20, 0.1  # Windows does not replace a file that somebody has open: wait two seconds for a reader
+_TRIES, _PAUSE = 20, 0.1  # Windows cannot replace a file that another program has open: try for two seconds
 
 
 def partial_of(path: Path) -> Path:
-    """Where the content of `path` is written first."""
+    """The temporary path that the content of `path` is written to."""
     return path.with_name(f".{path.name}{_PARTIAL}")
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
-    """Replace the file at `path`, or leave it as it is."""
+    """Replace the file at `path`; after a crash it has the old content or the new one."""
     partial = partial_of(path)
     with partial.open("wb") as file:
         file.write(content.encode("utf-8") if isinstance(content, str) else content)
@@ -49,7 +50,7 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def move_folder(partial: Path, final: Path) -> None:
-    """Sync a folder that was written as `partial`, and give it its name; a folder of that name is removed."""
+    """Sync a folder that was written as `partial` and rename it to `final`; an existing `final` is removed."""
     for path in sorted(partial.rglob("*")):
         if path.is_file():
             sync(path)
@@ -59,7 +60,7 @@ def move_folder(partial: Path, final: Path) -> None:
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a folder, if there is one; a crash leaves the whole folder or nothing of its name."""
+    """Remove a folder if it exists; after a crash it is either complete or gone."""
     if folder.exists():
         leaving = partial_of(folder.with_name(f"{folder.name}.old"))
         shutil.rmtree(leaving, ignore_errors=True)
@@ -69,7 +70,7 @@ def remove_folder(folder: Path) -> None:
 
 def sync(path: Path) -> None:
     """Wait until a file's content is on the disk."""
-    handle = os.open(path, os.O_RDWR)  # Windows syncs no file that is open for reading alone
+    handle = os.open(path, os.O_RDWR)  # Windows cannot sync a file that is open only for reading
     try:
         os.fsync(handle)
     finally:
@@ -77,7 +78,7 @@ def sync(path: Path) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what a crash has left half written, in `folder` and in the folders below it."""
+    """Remove the partial files and folders that a crash has left, in `folder` and below it."""
     for path in [*folder.rglob(f".*{_PARTIAL}"), *folder.rglob(".tmp*")]:  # the latter are of safetensors
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
@@ -107,7 +108,7 @@ def _replace(partial: Path, final: Path) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Wait until the names in a folder are on the disk. Windows cannot, and does it by itself."""
+    """Wait until the names of a folder's files are on the disk. Windows has no call for this."""
     if _IS_WINDOWS:
         return
     handle = os.open(folder, os.O_RDONLY)

@@ -26,7 +26,7 @@ from plaudit.training.run import STAGES, Run, needs_of
 
 
 def check(config: Config, path: Path, stages: tuple[str, ...], reward: TextReward | None = None) -> list[str]:
-    """Refuse, before anything is written or removed, what would stop a stage later.
+    """Raise the errors that would stop a stage later, before anything is written or removed.
 
     The model is opened and tried once: see `try_model`.
 
@@ -34,7 +34,7 @@ def check(config: Config, path: Path, stages: tuple[str, ...], reward: TextRewar
         a line for each loss of 5% or more of the records.
 
     Raises:
-        RunError: a stage that these are made from has not finished.
+        RunError: a stage that these are made from has not finished, or there is too little disk space.
         DataError: the data cannot be learned from.
         ModelError: the model cannot be opened or run, has no room for a prompt and its response, or needs a library
             that is missing.
@@ -87,11 +87,11 @@ def check(config: Config, path: Path, stages: tuple[str, ...], reward: TextRewar
 
 
 def check_disk_space(run: Run, stages: list[str], model: Any) -> None:
-    """Refuse stages whose models and checkpoints have no room on the disk, with a RunError."""
+    """Raise a RunError if the models and checkpoints of `stages` need more disk space than there is."""
     size = 4 * sum(p.numel() for p in model.parameters())
     settings = [getattr(run.config, stage) for stage in stages if not run.complete(stage)]
     whole = any(not s.train_layers and not getattr(s, "lora_rank", 0) for s in settings)
-    # A checkpoint has weights and two moments of all that learns. Two are kept while a third is written.
+    # A checkpoint has the trained weights and two moments for each. Two are kept while a third is written.
     needed = size * len(settings) + (9 * size if whole else 0)
     place = next(p for p in (run.path.absolute(), *run.path.absolute().parents) if p.exists())
     free = shutil.disk_usage(place).free
@@ -103,23 +103,23 @@ def check_disk_space(run: Run, stages: list[str], model: Any) -> None:
 
 
 def due(run: Run, stages: tuple[str, ...]) -> tuple[str, ...]:
-    """Those of these stages that have not finished. The evaluation is made again after any of them, and alone."""
+    """The unfinished ones of `stages`. The evaluation is repeated after any of them, or if it is the only stage."""
     unfinished = [stage for stage in stages if not run.complete(stage)]
     again = ["evaluation"] if unfinished or stages == ("evaluation",) else []
     return tuple(stage for stage in stages if stage in unfinished + again)
 
 
 def steps(run: Run, stages: tuple[str, ...] = STAGES, reward: TextReward | None = None) -> Iterator[StepReport]:
-    """Run those of these stages that are due, in order, for this reward or for the run's reward model.
+    """Run the unfinished ones of `stages`, in order, with this reward or the run's reward model.
 
     Raises:
-        RunError: a policy of these stages has been trained for another reward.
+        RunError: a finished policy of these stages was trained for another reward.
     """
     to_run = due(run, stages)
     for stage in stages:
         if stage in to_run:
             yield from _reports(run, stage, reward)
-            if stopping.requested() and stage != to_run[-1]:  # in the last step, which ended the stage
+            if stopping.requested() and stage != to_run[-1]:  # a signal in the stage's last step
                 stopping.stop()
         elif stage in POLICIES:
             _check_reward(run, stage, reward_name(reward))

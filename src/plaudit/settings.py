@@ -49,7 +49,7 @@ class General:
     engine: str = setting(
         "auto",
         "plain runs everything with transformers and torch only; fast uses packed batches, cached activations and "
-        "rounded products for the model families that plaudit knows; auto is fast where it can be",
+        "(in bfloat16) rounded weights for the model families that plaudit knows; auto is fast where it can be",
         choices=("auto", "plain", "fast"),
     )
     keep_checkpoints: int = setting(0, "1 keeps the checkpoints of finished stages, 0 removes them", low=0, high=1)

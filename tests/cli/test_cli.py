@@ -59,7 +59,7 @@ def stages(monkeypatch, tmp_path) -> Pipeline:
     monkeypatch.setattr(pipeline, "steps", fake.steps)
     monkeypatch.setattr(Run, "data", SimpleNamespace(fingerprint="of the data"))
     plan = Plan(4_240_896, {"train": 6806, "evaluation": 885}, "cpu", "float32", {"sft": 1e12})
-    monkeypatch.setattr(pipeline, "check", lambda config, path, stages: None)
+    monkeypatch.setattr(pipeline, "check", lambda config, path, stages: [])
     monkeypatch.setattr(plans, "plan", lambda config, path, stages: plan)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "100")

@@ -2,7 +2,7 @@
 
 python -m tests.crashes                               all trials; half an hour
 python -m tests.crashes --short                       some trials of each part; under two minutes
-python -m tests.crashes --only kills/ppo corruptions  the trials whose names begin so
+python -m tests.crashes --only kills/ppo corruptions  the trials whose names begin with kills/ppo or corruptions
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def main() -> int:
         "python -m tests.crashes", description=about, epilog=usage, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--short", action="store_true", help="some trials of each part")
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="only trials whose names begin so")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="only trials whose names begin with NAME")
     parser.add_argument("--list", action="store_true", help="print the names of the trials")
     parser.add_argument("--keep", metavar="DIR", type=Path, help="work in this new folder, and leave it there")
     parser.add_argument("--answer", action="store_true", help="run the trials named on stdin as PART NUMBER")

@@ -1,4 +1,4 @@
-"""Input from strangers: a result, or one line; no traceback, no hang, and no code of theirs runs."""
+"""Hostile input gives a result or a one-line error: no traceback, no hang, and no code from the input runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""No room, no permission, no folder, no memory: one line, nothing lost, and a resume works once there is room."""
+"""No disk space, permission, folder or memory: a one-line error, no lost work, and a resume succeeds afterwards."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def trials(bench: Bench) -> list[Trial]:
         found += [Trial(f"storage/{job}/removed-{seed}", partial(removed, job, seed)) for seed in range(2)]
     if not available(bench.box("sft")):
         found = [t for t in found if not any(word in t.name for word in ("full-", "read-only"))]
-        print("storage: this machine allows no small disks; only the stand-in for a full disk is tried")
+        print("storage: this machine cannot mount small disks; full ones are simulated, read-only ones left out")
     return found
 
 
 def full(job: str, share: float, bench: Bench) -> list[Problem]:
-    """Run a job on a disk that has this share of the room that it needs, then on one with enough."""
+    """Run a job on a disk with this share of the space that it needs, then on one with enough."""
     before = _size(bench.box(job))
     wanted = _size(bench.reference(job).folder) - before
     box = bench.box("sft")
@@ -53,7 +53,7 @@ def full(job: str, share: float, bench: Bench) -> list[Problem]:
 
 
 def no_space(job: str, share: float, bench: Bench) -> list[Problem]:
-    """The stand-in for a full disk: from one call on, every write fails."""
+    """A simulated full disk: from one file call on, every write fails."""
     box, calls = bench.box(job), len(bench.reference(job).calls)
     ended = bench.run(job, box, fault=Fault(int(share * calls), "full"))
     return ended.unless_refused() + bench.finish(job, box)
@@ -74,7 +74,7 @@ def read_only(job: str, bench: Bench) -> list[Problem]:
 
 
 def removed(job: str, seed: int, bench: Bench) -> list[Problem]:
-    """Remove the run directory under a running job; then do it again from what it needs."""
+    """Remove the run directory while a job runs; then run the job again from its inputs."""
     box = bench.box(job)
     child = bench.start(job, box)
     child.sleep(random.Random(f"{job} {seed}").uniform(0, bench.reference(job).seconds))
@@ -106,5 +106,5 @@ def memory(job: str, megabytes: int, bench: Bench) -> list[Problem]:
 
 
 def _size(folder: Path) -> int:
-    """Bytes that its files take on a disk of 4 KiB blocks."""
+    """Bytes that the files of a folder take on a disk with blocks of 4 KiB."""
     return sum(-(-path.stat().st_size // 4096) * 4096 for path in folder.rglob("*"))

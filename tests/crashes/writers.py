@@ -1,4 +1,4 @@
-"""Two processes that write one run directory: the second one is refused, the first one's result is as if alone."""
+"""Two processes that write one run directory: the second one is refused and does not change the first one's result."""
 
 from __future__ import annotations
 

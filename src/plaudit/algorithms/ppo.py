@@ -31,10 +31,10 @@ class Config(RolloutConfig):
     gamma: float = setting(1.0, "discount of later rewards; 1 is none", low=0, high=1)
     lam: float = setting(0.95, "lambda of GAE: 0 has the least variance, 1 the least bias", low=0, high=1)
     clip_range: float = setting(
-        0.2, "change of the ratio beyond which a token's gradient is cut; lower it for smaller updates", low=0, high=1
+        0.2, "change of the ratio beyond which a token's gradient is 0; lower it for smaller updates", low=0, high=1
     )
     value_clip: float = setting(
-        0.2, "change of a value from the rollout's beyond which its gradient is cut; raise it if values lag", low=0
+        0.2, "change of a value since the rollout beyond which its gradient is 0; raise it if values lag", low=0
     )
     value_coef: float = setting(0.1, "weight of the value loss in the total loss", low=0)
     kl_stop: float = setting(

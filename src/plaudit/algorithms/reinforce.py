@@ -29,7 +29,7 @@ class Config(RolloutConfig):
         128, "responses in one optimizer step; less than batch_size makes the gradient biased", unit="responses", low=1
     )
     iterations: int = setting(
-        72, "rounds of sampling responses and updating the policy; more train longer", unit="iterations", low=1
+        72, "rounds of sampling responses and updating the policy; raise it to train longer", unit="iterations", low=1
     )
     lr: float = setting(1e-3, "peak learning rate of Adam; lower it if KL jumps", low=0, high=1)
 

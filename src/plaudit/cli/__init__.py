@@ -27,7 +27,7 @@ RUN_STAGES = ("sft", "reward_model", "ppo", "evaluation")
 _EPILOG = """\b
 First steps:
   plaudit run                                      the whole experiment, into runs/default
-  plaudit doctor                                   check in seconds that model, data and machine can do it
+  plaudit doctor                                   check in seconds whether model, data and machine are ready
   plaudit run --resume                             continue after a stop
   plaudit sample runs/default "the film is"        responses of the SFT model and the policy, side by side
   plaudit run --ppo.kl-coef 0.1 --out runs/kl-0.1  the same with one setting changed
@@ -60,17 +60,17 @@ _run = click.argument("run", type=flags.PATH, help="run directory")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command, by default that of this process, and return its exit code, as in `plaudit --help`."""
+    """Run the command in `argv`, by default in sys.argv, and return its exit code (see `plaudit --help`)."""
     words = sys.argv[1:] if argv is None else argv
     _opened.clear()
     try:
-        with stopping.signals("stopping after this step, with a checkpoint; once more stops at once"):
+        with stopping.signals("stopping after this step and a checkpoint; Ctrl-C or SIGTERM again stops at once"):
             return _answer(words)
     except KeyboardInterrupt as stop:
         print(f"plaudit: stopped{_way_on(words)}", file=sys.stderr)
         return 128 + getattr(stop, "number", signal.SIGINT)
     finally:
-        if argv is None:  # the process ends, and Python would answer one more signal with a traceback
+        if argv is None:  # the process is ending: one more Ctrl-C would print a traceback
             signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
@@ -85,7 +85,7 @@ def _answer(words: list[str]) -> int:
     except click.exceptions.Exit as done:  # after --help or --version
         return done.exit_code
     except BrokenPipeError:
-        # The reader, such as `head`, has gone; without this Python would complain once more when it exits.
+        # The reader, such as `head`, has gone; without this Python would print another error when it exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except click.ClickException as error:
@@ -98,7 +98,7 @@ def _answer(words: list[str]) -> int:
 
 
 def _way_on(words: list[str]) -> str:
-    """How to go on after a stop: with --resume where a run directory has been opened, else with the same command."""
+    """The command to continue with: --resume if a run directory has been opened, otherwise the same command."""
     if not words or words[0] in ("sample", "doctor", "notebooks"):
         return ""
     resumes = any(param.name == "resume" for param in commands.commands[words[0].replace("_", "-")].params)
@@ -129,7 +129,7 @@ def _must_exist(directory: Path) -> None:
 def _open(
     settings: dict[str, Any], out: Path, stages: tuple[str, ...], seeds: dict[Path, int], **how: bool
 ) -> list[Any]:
-    """The open run directory of each seed, after a line about the settings and one about what they come to."""
+    """Open the run directory of each seed; print a line on the settings before, one on model, data and time after."""
     from plaudit.cli import progress
 
     progress.header(settings, out)
@@ -146,7 +146,7 @@ def _open(
     each = ((path, dataclasses.replace(config, seed=seed)) for path, seed in seeds.items())
     runs = []
     for path, own in each:
-        begun = path == out or (path / "config.toml").exists()  # a stop may have come before a later seed
+        begun = path == out or (path / "config.toml").exists()  # after a stop, later seeds have no directory yet
         runs.append(Run.open(path, own, stages=stages, **how | {"resume": how["resume"] and begun}))
     _opened.extend(seeds)
     for run in runs:
@@ -156,7 +156,7 @@ def _open(
 
 
 def _drive(settings: dict[str, Any], out: Path, stages: tuple[str, ...], **how: bool) -> dict[str, float]:
-    """Run the stages with their progress on stderr; wall-clock seconds by stage of those that ran."""
+    """Run the stages and show their progress on stderr; returns wall-clock seconds by stage, of those that ran."""
     (run,) = _open(settings, out, stages, {out: settings["seed"]}, **how)
 
     from plaudit.cli import progress
@@ -196,7 +196,7 @@ for _stage, _about in ALGORITHMS.items():
 def _evaluate(run: Path, json: bool, overwrite: bool, **given: Any) -> None:
     """Compare SFT model and policy on held-out prompts.
 
-    The figures of a finished run are shown at once; they are made again if a setting of the evaluation is changed.
+    A finished evaluation is only shown. Change a setting of the evaluation to measure again.
     """
     _must_exist(run)
     settings, before = _settings(given, run), resolve(_saved(run))
@@ -260,15 +260,16 @@ def _doctor(run: Path | None, **given: Any) -> int:
     metavar="X,X,...",
     is_flag=False,
     flag_value="",
-    help="kl_coefs to train with, separated by commas; without a value: none "
-    "[score/nat; at least 0; default: the run's own, twice and four times it]",
+    help="values of kl_coef to train PPO with, separated by commas; --kl-coefs alone: no training "
+    "[score/nat; at least 0; default: the run's kl_coef, and two and four times that]",
 )
 @flags.count("--draws", low=16, default=32, help="responses of the SFT model to each prompt")
 @_overwrite
 def _frontier(run: Path, kl_coefs: str | None, draws: int, overwrite: bool) -> None:
     """Compare PPO at several kl_coef with best-of-n.
 
-    Each kl_coef trains PPO again, from the run's SFT and reward model. After a stop it continues.
+    PPO is trained once for each kl_coef, from the run's SFT and reward model. To continue after a stop, repeat the
+    command.
     """
     words = kl_coefs.split(",") if kl_coefs else []
     numbers = [resolve({"ppo.kl_coef": word})["ppo.kl_coef"] for word in words]
@@ -286,7 +287,9 @@ def _frontier(run: Path, kl_coefs: str | None, draws: int, overwrite: bool) -> N
 
 
 @commands.command("seeds", params=[*flags.directory("runs/seeds"), *flags.settings(*SECTIONS, bare=False)])
-@flags.count("--n", low=1, default=10, help="number of seeds, counted up from --seed; each has a directory DIR/seed-N")
+@flags.count(
+    "--n", low=1, default=10, help="number of seeds, --seed being the first; each has its directory DIR/seed-N"
+)
 def _seeds(n: int, out: Path, resume: bool, overwrite: bool, **given: Any) -> None:
     """Run the whole experiment with several seeds."""
     first = min(out.glob("seed-*"), key=lambda path: (len(path.name), path.name), default=out)

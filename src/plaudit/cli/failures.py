@@ -1,4 +1,4 @@
-"""One line for whatever ends a command: what failed, where, and what to do."""
+"""The one-line error that ends a command: what failed, where, and what to do."""
 
 import errno
 import os
@@ -12,7 +12,7 @@ _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def describe(error: Exception) -> str:
-    """The error in one line. Of an error that nobody foresaw, a file gets the traceback, and the line names it."""
+    """The error in one line. For an unexpected error, the traceback goes to a file, and the line names that file."""
     text = " ".join(str(error).split())
     if isinstance(error, PlauditError):
         return text

@@ -1,6 +1,6 @@
 """What a command shows while it works, on stderr: a bar on a terminal, a line each tenth of a stage elsewhere.
 
-Imports nothing that imports torch: it is shown while torch is imported.
+This module must not import torch, because it shows the progress while torch is imported.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _SHOWN = {  # figures of a step, the most important first; a narrow terminal sho
 _SHORT = {"response_length": "length", "eos_rate": "ended", "sft_score": "SFT", "policy_score": "policy"}
 _SHARES = {"accuracy": "{:.1%}", "eos_rate": "{:.0%}"}
 _BAR = 20
-_QUIET = 60.0  # seconds after which a log gets a line before the next tenth
+_QUIET = 60.0  # seconds after which a log gets a line although no tenth is complete
 
 
 def one_line(text: str) -> str:
@@ -94,13 +94,13 @@ def note(sentences: Iterable[str]) -> None:
 
 
 def waiting(what: str) -> AbstractContextManager[Any]:
-    """A spinner on a terminal, nothing elsewhere, while something takes its time."""
+    """A context that shows a spinner and `what` on a terminal, and nothing elsewhere."""
     console = new_console(stderr=True)
     return console.status(Text(what)) if _animated(console) else nullcontext()
 
 
 def follow(run: Run, stages: tuple[str, ...], console: Console | None = None) -> dict[str, float]:
-    """Run the stages that are due and show how they proceed, on stderr by default; a line with each result remains.
+    """Run the unfinished stages and show their progress, by default on stderr; print a line with each result.
 
     Returns the wall-clock seconds of every stage that ran, loading and saving included.
     """
@@ -122,13 +122,13 @@ def follow(run: Run, stages: tuple[str, ...], console: Console | None = None) ->
         seconds[stage] = time.monotonic() - began
         line = f"{title}: {result(run.path, stage)} [{duration(seconds[stage])}]"
         console.print(line, style="bold", soft_wrap=True)
-        if stopping.requested() and stage != to_run[-1]:  # in the last step, which ended the stage
+        if stopping.requested() and stage != to_run[-1]:  # a signal in the stage's last step
             stopping.stop()
     return seconds
 
 
 def watch(reports: Iterable[StepReport], title: str, console: Console | None = None) -> None:
-    """Do the work behind `reports` by asking for them, and show how it proceeds; `title` is until the first report."""
+    """Iterate over `reports`, which does the work, and show the progress; `title` is shown until the first report."""
     console = console or new_console(stderr=True)
     lines = not _animated(console)
     columns = (SpinnerColumn(), TextColumn("{task.description}", style="bold", markup=False), BarColumn(_BAR))

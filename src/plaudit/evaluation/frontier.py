@@ -2,10 +2,10 @@
 
     RUN/frontier/
       config.toml                  the settings that everything below was made with
-      best-of-n-32.safetensors     32 draws from SFT to each held-out prompt, measured
-      policy.safetensors           the run's own policy, measured
+      best-of-n-32.safetensors     figures of 32 responses of SFT to each held-out prompt
+      policy.safetensors           figures of the run's own policy
       kl_coef-0.4/                 a run directory: PPO at another coefficient, from the same SFT and reward model
-      kl_coef-0.4/points/          its policies during training, measured
+      kl_coef-0.4/points/          figures of its policies during training
     RUN/frontier.json              the figures, drawn in report.html
 
 A part that exists is used as it is, so an interrupted frontier continues where it stopped.
@@ -45,8 +45,8 @@ from plaudit.training.metrics import StepReport
 from plaudit.training.rollouts import ScoreScale
 from plaudit.training.run import Run, versions
 
-TIMES = (1, 2, 4)  # the run's own coefficient: its path, and policies that stay where best-of-n can be compared
-_POINTS = 8  # policies measured on the way of one training
+TIMES = (1, 2, 4)  # multiples of the run's kl_coef; the larger ones keep PPO at a KL that best-of-n reaches
+_POINTS = 8  # policies measured during one training
 _SHOWN = ("score", "kl", "response_length", "eos_rate")
 
 Figures = dict[str, np.ndarray]  # score, judge, kl, length: (N,) one a prompt; distinct_2 (1,), distinct_2_without (N,)
@@ -60,10 +60,10 @@ def frontier(
     overwrite: bool = False,
     reward: TextReward | None = None,
 ) -> Iterator[StepReport]:
-    """Measure best-of-n and PPO at several strengths of the KL penalty; leaves RUN/frontier.json, updates the report.
+    """Measure best-of-n and PPO at several strengths of the KL penalty; writes RUN/frontier.json, updates the report.
 
     Args:
-        kl_coefs: to train PPO with, besides those trained before; None for the run's own and multiples of it.
+        kl_coefs: to train PPO with, in addition to those trained before; None for the run's own and multiples of it.
         draws: m, responses of SFT to each prompt; best-of-n is measured for n up to m.
         reward: from prompts and responses to a number for each; None for the run's reward model.
 
@@ -77,7 +77,7 @@ def frontier(
     if overwrite:
         shutil.rmtree(folder, ignore_errors=True)
     if (folder / "config.toml").exists() and build(read_saved(folder / "config.toml")) != config:
-        raise RunError(f"{folder}: was begun with other settings of the run; use --overwrite to begin anew")
+        raise RunError(f"{folder}: was begun with other settings of the run; use --overwrite to start again")
     folder.mkdir(exist_ok=True)
     write_atomic(folder / "config.toml", to_toml(config, versions()))
     if kl_coefs is None:
@@ -136,8 +136,8 @@ def best_of_n(drawn: Figures) -> dict[int, Figures]:
 def above_best_of_n(point: Figures, curve: dict[int, Figures], of: str, seed: int) -> dict[str, Any]:
     """How far a policy lies above best-of-n at its own KL on the same prompts, with a paired 95% interval.
 
-    Best-of-n is interpolated between neighbouring n, that is between policies a fraction of a nat apart; a policy
-    `beyond` the last n is compared with that one. In every resample of the prompts the policy's KL is measured anew.
+    Best-of-n is interpolated between neighbouring n, which differ by a fraction of a nat. A policy with more KL than
+    the last n (`beyond`) is compared with the last n. Every resample of the prompts has its own KL.
     """
     n = len(point["kl"])
     weights = np.vstack([np.full(n, 1 / n), resamples(n, seed)])  # first the prompts as they are
@@ -174,7 +174,7 @@ def _train(measurement: Measurement, kl_coef: float, path: Path, reward: TextRew
     stages = ("sft", "reward_model") if reward is None else ("sft",)
     sub = run.branch(path, dataclasses.replace(run.config, ppo=settings), stages)
     (path / "points").mkdir(exist_ok=True)
-    _measure_checkpoints(measurement, sub)  # a stop may have come between a checkpoint and its figures
+    _measure_checkpoints(measurement, sub)  # after a stop, the last checkpoint may not be measured yet
     if sub.complete("ppo"):
         return
     for report in ppo(sub, reward):
@@ -215,7 +215,7 @@ def _figures(answers: Answers, judge: Judge | None) -> Figures:
 
 
 def _sets(drawn: Figures, n: int) -> list[list[list[int]]]:
-    """What best-of-n answers to all the prompts, once for each n draws: repetition is counted among N responses."""
+    """Best-of-n's responses to all N prompts, one set for each group of n draws: distinct_2 is a figure of a set."""
     rows, best = np.arange(len(drawn["ranking"])), []
     for start in range(0, drawn["ranking"].shape[1] - n + 1, n):
         winner = start + drawn["ranking"][:, start : start + n].argmax(1)
@@ -244,7 +244,7 @@ def _summary(figures: Figures, seed: int) -> dict[str, Any]:
 
 
 def _save(figures: Figures, path: Path) -> None:
-    """Write to a file beside `path`, then rename it, so that nobody reads half of it."""
+    """Write to a file beside `path`, then rename it, so that a reader never finds half of it."""
     partial = path.with_name(path.name + ".partial")
     save_file(figures, partial)
     partial.replace(path)

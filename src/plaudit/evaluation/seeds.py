@@ -14,13 +14,13 @@ from plaudit.files import write_json
 from plaudit.training.metrics import read_jsonl
 from plaudit.training.run import Run
 
-MOST_KL = 50.0  # nats per response; a policy so far from the SFT model has lost its language
+MOST_KL = 50.0  # nats per response; a policy that far from the SFT model counts as diverged
 _LAST = 10  # iterations over which the sampled KL is averaged
 _ONE_PER_SEED = ("reward_accuracy", "kl", "distinct_2_ratio", "length_ratio", "duplicate_rate")
 
 
 def summarise(directory: Path, runs: list[Run], stopped: dict[int, str]) -> dict[str, Any]:
-    """Write `seeds.json` of these finished runs, one per seed, into `directory`; `stopped` says by seed why one failed.
+    """Write `seeds.json` of these runs, one per seed, into `directory`; `stopped` has the errors of those that failed.
 
     Returns:
         The contents of seeds.json: a row for each seed; the means over the seeds that finished (of score and judge:

@@ -116,7 +116,7 @@ def frontier_figure(
 
 
 def training_comparison(runs: Mapping[str, Sequence[dict[str, Any]]], warnings: Mapping[str, int]) -> NotebookFigure:
-    """PPO's metrics over the iterations, one line for each run, and iterations to mark, by their text in the legend."""
+    """PPO's metrics over the iterations, one line for each run; `warnings` has iterations to mark, by legend text."""
     titles = {
         "score": "score of the reward model (−1 to 1)",
         "kl": "KL from SFT (nats per response)",

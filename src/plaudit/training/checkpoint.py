@@ -2,7 +2,7 @@
 
 checkpoints/step-00000010/
   tensors.safetensors   parameters and optimizer moments
-  state.json            step, fingerprint of the settings, other state of the stage, and how far its logs had come
+  state.json            step, fingerprint of settings and inputs, other state of the stage, length and hash of its logs
   manifest.json         SHA-256 of both files
 """
 
@@ -31,8 +31,8 @@ class Checkpoints:
 
     Args:
         folder: the folder that contains them.
-        fingerprint: identifies the settings of the run; a checkpoint made with other settings is an error.
-        log: the stage's log files, which belong to its state.
+        fingerprint: identifies the stage's settings and inputs; a checkpoint with another fingerprint is an error.
+        log: the stage's log files, which `restore` truncates to the step of the checkpoint.
     """
 
     def __init__(self, folder: Path, fingerprint: str, log: MetricsLog) -> None:
@@ -57,9 +57,9 @@ class Checkpoints:
             remove_folder(old)
 
     def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-        """Load the newest whole checkpoint into model and optimizer, and cut the logs back to its step.
+        """Load the newest undamaged checkpoint into model and optimizer, and truncate the logs to its step.
 
-        Damaged checkpoints are set aside: they are renamed, and `take_notes` names them.
+        Damaged checkpoints are renamed, and `take_notes` reports them.
 
         Returns:
             the state that was saved with it; {"step": 0} if there is no checkpoint.
@@ -94,15 +94,15 @@ class Checkpoints:
         return state
 
     def take_notes(self) -> tuple[str, ...]:
-        """What `restore` found wrong and went around, one sentence each, for the first report after it."""
+        """One sentence for each damaged checkpoint that `restore` skipped; returned only once, for the next report."""
         notes, self._notes = self._notes, ()
         return notes
 
     def _verified(self, path: Path) -> dict[str, Any] | None:
-        """The state of a checkpoint; None if anything in it is not as it was saved.
+        """The state of a checkpoint; None if one of its files is missing or damaged.
 
         Raises:
-            RunError: it is whole, and was made with other settings.
+            RunError: it is undamaged, but was made with other settings or inputs.
         """
         try:
             manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""One owner of a run directory at a time."""
+"""The lock on a run directory: one process at a time owns it."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from filelock import FileLock, Timeout
 from plaudit.errors import RunError
 
 FILES = _FILE, _OWNER = ".lock", ".owner.json"
-_held: dict[Path, FileLock] = {}  # by this process, until it ends
+_held: dict[Path, FileLock] = {}  # locks that this process holds until it ends
 
 
 def acquire(run: Path) -> None:
-    """Make this process the owner of a run directory until it ends; the system ends it with a killed process, too.
+    """Make this process the owner of a run directory until the process ends. Killing the process also ends it.
 
     Raises:
         RunError: another process is the owner.
@@ -38,7 +38,7 @@ def acquire(run: Path) -> None:
 
 
 def release(run: Path) -> None:
-    """Give a run directory up before the process ends."""
+    """Release the lock on a run directory before the process ends."""
     lock = _held.pop(run.resolve(), None)
     if lock is not None:
         (run / _OWNER).unlink(missing_ok=True)

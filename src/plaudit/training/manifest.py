@@ -1,4 +1,4 @@
-"""The hashes of finished files, and their check by whoever opens them."""
+"""Hashes of the files in a finished folder, recorded when it is finished and checked before it is used."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from pathlib import Path
 from plaudit.files import sha256, sync, write_json
 
 FILE = "manifest.json"
-_whole: dict[Path, int] = {}  # folders that this process has checked, and when their manifest was written
+_whole: dict[Path, int] = {}  # undamaged folders, and the modification time of their manifest (ns)
 
 
 def write(folder: Path, files: Iterable[Path], coming: dict[str, str] | None = None) -> None:
     """Sync some files of a folder and record their hashes.
 
     Args:
-        coming: text by name of files that will be written after the manifest.
+        coming: content, by file name, of files that will be written after the manifest.
     """
     hashes = {name: hashlib.sha256(text.encode("utf-8")).hexdigest() for name, text in (coming or {}).items()}
     for path in sorted(files):
@@ -27,7 +27,7 @@ def write(folder: Path, files: Iterable[Path], coming: dict[str, str] | None = N
 
 
 def first_damaged(folder: Path) -> Path | None:
-    """The first file that is not as it was written; None if all are. A folder is read once a process."""
+    """The first file that is missing or differs from its hash, or None. Hashes are computed once in a process."""
     path = folder / FILE
     try:
         written = path.stat().st_mtime_ns

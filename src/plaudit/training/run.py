@@ -1,4 +1,4 @@
-"""The run directory: a graph of folders, each with the settings, inputs and data that it was made from."""
+"""The run directory: one folder for each stage, with a record of the settings, data and folders it was made from."""
 
 from __future__ import annotations
 
@@ -43,15 +43,15 @@ class Run:
     """An open run directory and its settings."""
 
     path: Path
-    config: Config  # as config.toml has it: with the number format that dtype = "auto" resolved to
+    config: Config  # as in config.toml: dtype = "auto" is replaced by the number format that it chose
 
     @staticmethod
     def open(path: Path, config: Config, *, resume: bool, overwrite: bool, stages: tuple[str, ...]) -> Run:
-        """Make `path` ready for `stages` and this process its owner, or leave it untouched and say why not.
+        """Prepare `path` for `stages` and lock it for this process, or change nothing and raise an error.
 
         Args:
-            resume: continue what these stages have begun.
-            overwrite: remove what these stages, and the stages made from theirs, have left.
+            resume: continue these stages where they stopped.
+            overwrite: remove the results of these stages, and of all stages that were made from them.
 
         Raises:
             RunError: a folder exists already, is damaged, belongs to another process, or was made with other settings
@@ -65,7 +65,7 @@ class Run:
         known = (*ALGORITHMS, *_EVALUATION_FILES, *_OTHER_FILES, partial_of(saved).name)
         unknown = [p.name for p in path.glob("*") if p.name not in known]
         if unknown and not saved.exists():
-            raise RunError(f"{path}: holds '{unknown[0]}' and no run; choose an empty or a new folder")
+            raise RunError(f"{path}: not a run directory (it has '{unknown[0]}'); choose an empty or a new folder")
         if resume and not saved.exists():
             raise RunError(f"{path}: nothing to resume here (config.toml is missing); start without --resume")
         begun = [s for s in ALGORITHMS if any((path / s).glob("*"))]
@@ -80,7 +80,7 @@ class Run:
         if kept and not saved.exists():
             raise RunError(f"{path}: config.toml is missing, so its settings are unknown; use --overwrite")
         before = Run(path, build(read_saved(saved)) if kept else config)
-        run = Run(path, before.resolved(config))  # what is kept was computed so, on whatever machine that was
+        run = Run(path, before.resolved(config))  # the number format of the kept stages, even on another machine
         for stage in kept:
             run.check_inputs(stage)
         path.mkdir(parents=True, exist_ok=True)
@@ -88,25 +88,25 @@ class Run:
         sweep(path)
         for stage in removed:
             _remove(path, stage)
-        for stage in kept:  # a crash may have come between the last file of a stage and this
+        for stage in kept:  # left if a crash came just before their removal
             if run.complete(stage):
                 run._remove_checkpoints(stage)
-        if not (kept and before.config == run.config):  # otherwise its versions are those that made what is kept
+        if not (kept and before.config == run.config):  # otherwise the kept stages' versions stay
             _remove(path, "evaluation")
             write_atomic(saved, to_toml(run.config, versions()))
         return run
 
     @staticmethod
     def existing(path: Path) -> Run:
-        """The run directory at `path`, to read from."""
+        """The run directory at `path`, for reading: without a lock."""
         if not (path / "config.toml").exists():
             raise RunError(f"{path}: no run here (config.toml is missing); make one with plaudit run --out {path}")
         return Run(path, build(read_saved(path / "config.toml")))
 
     def branch(self, path: Path, config: Config, stages: tuple[str, ...], *, overwrite: bool = False) -> Run:
-        """A run directory at `path` with other settings for what follows `stages`, whose folders it shares.
+        """A run directory at `path` with other settings, which shares the folders of `stages` with this one.
 
-        They are hard links, so they take no room. A run at `path` is used as it is, unless it is to be overwritten.
+        Their files are hard links and take no disk space. An existing run at `path` is used, unless `overwrite`.
         """
         config = self.resolved(config)
         for stage in stages:
@@ -130,7 +130,7 @@ class Run:
         return self.path / stage
 
     def model(self, stage: str) -> str:
-        """The folder of the finished model of a stage; a RunError if it has not finished, or a file has changed."""
+        """The folder of a stage's finished model; a RunError if the stage has not finished or a file has changed."""
         command = f"plaudit {stage.replace('_', '-')} --out {self.path}"
         if not self.complete(stage):
             raise RunError(f"{self.path}: no finished {stage} here; run: {command}")
@@ -142,12 +142,12 @@ class Run:
 
     def complete(self, stage: str) -> bool:
         """Whether the stage has finished."""
-        if stage == "evaluation":  # it takes seconds, so it is made again where a file is damaged
+        if stage == "evaluation":  # takes seconds: repeated if a file is damaged
             return (self.path / "report.html").exists() and manifest.first_damaged(self.path) is None
         return (self.folder(stage) / "summary.json").exists()
 
     def finish(self, stage: str, summary: dict[str, Any]) -> None:
-        """Seal the stage's folder, write its figures, which say that it is complete, and remove its checkpoints."""
+        """Write the folder's manifest, then summary.json, which marks the stage as finished; remove its checkpoints."""
         folder, text = self.folder(stage), json_text(summary)
         files = [p for p in folder.rglob("*") if p.is_file() and folder / "checkpoints" not in p.parents]
         manifest.write(folder, [p for p in files if p.name not in _UNSEALED], {"summary.json": text})
@@ -172,9 +172,9 @@ class Run:
         return load(self.config.data)
 
     def inputs(self, stage: str, reward: str = "") -> dict[str, Any]:
-        """What a stage's result depends on, and the fingerprint of it all.
+        """Everything that a stage's result depends on, and its fingerprint, without settings that change no result.
 
-        `reward` names what takes the place of the run's reward model. Settings that change no result are left out.
+        `reward` is the name of the reward that replaces the run's reward model; "" if none does.
         """
         config = dataclasses.asdict(self.resolved(self.config))
         general = {k: v for k, v in config.items() if not isinstance(v, dict)}
@@ -192,7 +192,7 @@ class Run:
         return content | {"fingerprint": _fingerprint(content), "made_with": made_with()}
 
     def made_from(self, stage: str) -> dict[str, Any] | None:
-        """The `inputs` that a folder was made from; None where they are not known, as of a folder from elsewhere."""
+        """The `inputs` that a folder was made from; None if it has no inputs.json."""
         path = self.folder(stage) / _INPUTS_FILE
         if not path.exists():
             return None
@@ -206,7 +206,7 @@ class Run:
         raise RunError(f"{path}: damaged; put it back, or start the stage again with --overwrite")
 
     def differences(self, stages: tuple[str, ...]) -> list[str]:
-        """What has changed since unfinished stages were begun and may change their last digits, one sentence each."""
+        """Versions and thread counts that have changed since unfinished stages were begun: one sentence for each."""
         found, now = [], made_with()
         for stage in stages:
             made = self.made_from(stage) if stage in ALGORITHMS and not self.complete(stage) else None
@@ -216,7 +216,7 @@ class Run:
         return found
 
     def check_inputs(self, stage: str) -> None:
-        """Refuse a folder that was made from other settings, other inputs or other data, with a RunError."""
+        """Raise a RunError if a stage's folder was made from other settings, other inputs or other data."""
         made = self.made_from(stage)
         if made is None:
             return
@@ -234,7 +234,7 @@ class Run:
                 raise RunError(f"{begins} from another {name}; {remedy}")
 
     def checkpoints(self, stage: str, reward: str = "") -> Checkpoints:
-        """The stage's checkpoints, which are refused when its inputs differ; leaves the inputs in the folder."""
+        """The stage's checkpoints, valid for its present inputs only; writes these inputs to inputs.json."""
         inputs = self.inputs(stage, reward)
         self.folder(stage).mkdir(parents=True, exist_ok=True)
         write_json(self.folder(stage) / _INPUTS_FILE, inputs)
@@ -286,7 +286,7 @@ def _multiplies_bfloat16(device: torch.device) -> bool:
 
 
 def versions() -> dict[str, str]:
-    """plaudit's version and revision, Python's version, and those of the libraries that decide the figures."""
+    """plaudit's version and revision, Python's version, and those of the libraries that results depend on."""
     libraries = {name: version(name) for name in ("torch", "transformers", "tokenizers", "numpy", "scikit-learn")}
     return {"plaudit": __version__, "revision": _revision(), "python": platform.python_version(), **libraries}
 

@@ -1,4 +1,4 @@
-"""Stop after the step that is running, with a checkpoint, when the user or the system asks for it."""
+"""Ctrl-C and SIGTERM: finish the running step, save a checkpoint, and stop."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from contextlib import contextmanager
 from types import FrameType
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_requests: list[int] = []  # signals that have come
-_loops: list[str] = []  # training loops that finish their step and save when asked
+_requests: list[int] = []  # signals received so far
+_loops: list[str] = []  # stages of the running training loops, which call `requested` after each step
 
 
 class Stopped(KeyboardInterrupt):
     """The user or the system ended the work.
 
     Attributes:
-        number: of the signal.
+        number: number of the signal.
         saved: whether a checkpoint of the last finished step was saved.
     """
 
@@ -28,22 +28,22 @@ class Stopped(KeyboardInterrupt):
 
 @contextmanager
 def signals(say: str) -> Iterator[None]:
-    """Within this context the first Ctrl-C or SIGTERM lets a training loop finish its step and save.
+    """Within this context, a training loop finishes its step and saves a checkpoint after the first Ctrl-C or SIGTERM.
 
-    The second one, and any that comes outside of a training loop, stops at once.
+    A second signal, or a signal outside a training loop, stops the program at once.
 
     Args:
-        say: printed on stderr when a training loop has been asked.
+        say: message for stderr when a training loop has been asked to stop.
 
     Raises:
-        Stopped: from the training loop, or from wherever the program was.
+        Stopped: by the training loop after its step, or at once from the code that was running.
     """
 
     def note(number: int, frame: FrameType | None) -> None:
         if _requests or not _loops:
             raise Stopped(number)
         _requests.append(number)
-        os.write(2, f"\n{say}\n".encode())  # print could be interrupted inside itself
+        os.write(2, f"\n{say}\n".encode())  # print is not safe in a signal handler
 
     before = {number: signal.signal(number, note) for number in _SIGNALS}
     try:
@@ -57,7 +57,7 @@ def signals(say: str) -> Iterator[None]:
 
 @contextmanager
 def training_loop(stage: str) -> Iterator[None]:
-    """Around a loop that asks `requested` after each step."""
+    """Context of a training loop that calls `requested` after each step."""
     _loops.append(stage)
     try:
         yield

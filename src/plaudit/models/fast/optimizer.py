@@ -1,7 +1,7 @@
 """AdamW in slices that fit into a cache, with float32 master weights for bfloat16 parameters.
 
-Gradients are converted to float32, clipped and used, and parameters are rounded, before the numbers leave the cache. A
-plain optimizer goes through all numbers, and so through memory, for each of these.
+For each slice, gradients are converted to float32, clipped and applied, and parameters are rounded, while the numbers
+are in the cache. A plain optimizer reads all numbers from memory again for each of these operations.
 """
 
 from collections.abc import Iterable, Iterator
@@ -13,14 +13,14 @@ from torch.optim.adamw import adamw as reference_adamw
 
 from plaudit.models.fast.precision import MASTER
 
-_SLICE, _SLICE_ON_CPU = 2**24, 2**20  # numbers that are stepped together; the second is what a cache holds
+_SLICE, _SLICE_ON_CPU = 2**24, 2**20  # numbers in a slice; the second fits into the cache of a CPU
 
 
 class SlicedAdamW(torch.optim.AdamW):
     """torch's AdamW, stepping a slice of numbers at a time.
 
-    The state of a parameter has `step`, `exp_avg` and `exp_avg_sq` as torch's. Those that are to be `rounded` are kept
-    in `dtype`, with their present float32 values in the state as `master`; float32 rounds nothing.
+    The state of a parameter has `step`, `exp_avg` and `exp_avg_sq` as torch's. The parameters in `rounded` are kept
+    in `dtype`, and the state has their float32 values as `master`. With dtype float32 nothing is rounded.
     """
 
     def __init__(
@@ -28,7 +28,7 @@ class SlicedAdamW(torch.optim.AdamW):
     ) -> None:
         super().__init__(groups, **settings)
         round_these = {id(p) for p in rounded} if dtype != torch.float32 else set()
-        # All state is made here: made by the first step, between gradients that come and go, it would leave holes.
+        # Allocate all state here: allocated in the first step, between short-lived gradients, it would fragment memory.
         for p in self.parameters():
             self.state[p] = {
                 "step": torch.zeros((), device=p.device),
@@ -65,12 +65,12 @@ class SlicedAdamW(torch.optim.AdamW):
                         s.rounded.copy_(s.weights)
 
     def _room(self) -> Tensor:
-        """Memory for the float32 gradients of one slice, which takes every slice in turn."""
+        """Memory for the float32 gradients of one slice, used again for every slice."""
         device = next(self.parameters()).device
         return torch.empty(_SLICE_ON_CPU if device.type == "cpu" else _SLICE, device=device)
 
     def _slices(self, parameters: Iterable[nn.Parameter], size: int) -> Iterator["_Slice"]:
-        """What is to be stepped; the step is counted."""
+        """The slices of all parameters that have a gradient; adds 1 to the step count of these parameters."""
         for p in parameters:
             if p.grad is None:
                 continue
@@ -84,7 +84,7 @@ class SlicedAdamW(torch.optim.AdamW):
 
 
 class _Slice(NamedTuple):
-    """Some numbers of a parameter and what belongs to them, flat; `rounded` is the parameter itself in bfloat16."""
+    """A flat slice of a parameter, its gradient and its state; `rounded` is the parameter itself in bfloat16."""
 
     weights: Tensor
     gradient: Tensor
@@ -116,7 +116,7 @@ def _together(slices: Iterable[_Slice], size: int) -> Iterator[list[_Slice]]:
 
 
 def _adamw(slices: list[_Slice], gradients: list[Tensor], scale: float, group: dict[str, Any]) -> None:
-    """The step itself: by torch's fused kernel, which scales gradients on the way, or by torch's functional AdamW."""
+    """One step by torch's fused kernel, which also scales the gradients, or by torch's functional AdamW."""
     weights, _, exp_avg, exp_avg_sq, _, steps = map(list, zip(*slices, strict=True))
     settings = {name: group[name] for name in ("lr", "weight_decay", "eps", "amsgrad", "maximize")}
     settings["beta1"], settings["beta2"] = group["betas"]
@@ -124,6 +124,6 @@ def _adamw(slices: list[_Slice], gradients: list[Tensor], scale: float, group: d
         inverse = torch.tensor(1 / scale, device=weights[0].device) if scale != 1 else None
         torch._fused_adamw_(weights, gradients, exp_avg, exp_avg_sq, [], steps, **settings, grad_scale=inverse)
     else:
-        before = [step - 1 for step in steps]  # it counts the step itself
+        before = [step - 1 for step in steps]  # the function adds 1 itself
         scaled = [gradient * scale for gradient in gradients]
         reference_adamw(weights, scaled, exp_avg, exp_avg_sq, [], before, foreach=False, **settings)
