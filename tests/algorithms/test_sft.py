@@ -1,5 +1,7 @@
+import dataclasses
 import json
 import math
+import re
 
 import pytest
 import torch
@@ -7,7 +9,7 @@ import torch.nn.functional as F
 from tiny import GOOD, make_lm
 from transformers import AutoModelForCausalLM
 
-from plaudit.algorithms.sft import number_of_targets, perplexity, sft, sft_loss, tokenise
+from plaudit.algorithms.sft import check_perplexity, number_of_targets, perplexity, sft, sft_loss, tokenise
 from plaudit.errors import DataError, TrainingError
 from plaudit.models.fast.engine import FastEngine
 from plaudit.models.layers import freeze_lower_layers
@@ -90,3 +92,41 @@ def test_a_loss_that_is_not_finite_stops_training(tiny_tokenizer):
     batch = collate([([0], [5, 0])], tiny_tokenizer.pad_id)
     with pytest.raises(TrainingError, match="sft step 1: the loss is nan"):
         accumulate(batch, 0, lambda b: (sft_loss(policy, b), {}), 2, "sft step 1")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "word"),
+    [(50.0, 20.0, ""), (50.0, 50.0, ""), (500.0, 400.0, ""), (50.0, 60.0, "from 50 to 60"), (50.0, 299.0, "to 299")],
+)
+def test_an_sft_that_makes_the_model_worse_gives_a_warning(before, after, word):
+    line = check_perplexity(before, after, vocabulary=300)
+    assert line.startswith("SFT made the model worse: ") if word else line == ""
+    assert word in line
+
+
+@pytest.mark.parametrize("after", [301.0, 1e9, math.inf, math.nan])
+def test_an_sft_that_is_worse_than_a_guess_is_stopped(after):
+    with pytest.raises(
+        TrainingError, match=r"sft: SFT made the model worse: .* a guess among 300 tokens; lower sft.lr"
+    ):
+        check_perplexity(50.0, after, vocabulary=300)
+
+
+@pytest.mark.parametrize("lr", [0.3, 1.0])
+def test_a_diverging_run_of_sft_ends_in_an_error_or_a_warning_and_leaves_no_model_without_it(cpu_run, lr):
+    config = dataclasses.replace(cpu_run.config, sft=dataclasses.replace(cpu_run.config.sft, lr=lr, epochs=1))
+    run, warnings = dataclasses.replace(cpu_run, config=config), []
+    try:
+        for report in sft(run):
+            warnings += report.warnings
+    except TrainingError as error:
+        assert re.match("sft( step [0-9]+)?: ", str(error))
+        assert not run.complete("sft")
+    else:
+        assert "SFT made the model worse" in warnings[-1]
+
+
+def test_a_perplexity_beyond_every_float_is_infinite_and_no_error(policy, pairs, tiny_tokenizer):
+    with torch.no_grad():
+        policy.lm.transformer.ln_f.weight.fill_(1e5)
+    assert perplexity(policy, pairs, tiny_tokenizer, torch.device("cpu")) == math.inf

@@ -27,12 +27,13 @@ class Command(click.Command):
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write one table for each group."""
-        groups: dict[str, list[tuple[str, str]]] = {}
+        groups: dict[tuple[str, str], list[tuple[str, str]]] = {}
         for param in self.get_params(ctx):
             if isinstance(param, click.Option) and (record := param.get_help_record(ctx)):
-                groups.setdefault(getattr(param, "group", "Flags"), []).append(record)
-        for group, records in groups.items():
+                groups.setdefault(getattr(param, "group", ("Flags", "")), []).append(record)
+        for (group, about), records in groups.items():
             with formatter.section(group):
+                formatter.write_text(about)
                 formatter.write_dl(records)
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -50,7 +51,7 @@ class Setting(click.Option):
 
     def __init__(self, section: str, field: Field[Any], *, bare: bool) -> None:
         full = f"{section}.{field.name}" if section else field.name
-        self.group = f"Settings: {section or 'general'} ({(section_class(section).__doc__ or '').rstrip('.')})"
+        self.group = f"Settings: {section or 'general'}", section_class(section).__doc__ or ""
         default = f"{field.default:g}" if isinstance(field.default, float) else field.default
         notes = [field.metadata["unit"], ", ".join(field.metadata["choices"]), allowed(field.metadata)]
         names = dict.fromkeys([field.name, full] if bare else [full])
