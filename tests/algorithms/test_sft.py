@@ -1,7 +1,6 @@
 import dataclasses
 import json
 import math
-import re
 
 import pytest
 import torch
@@ -9,6 +8,7 @@ import torch.nn.functional as F
 from tiny import GOOD, make_lm
 from transformers import AutoModelForCausalLM
 
+from plaudit.algorithms import sft as module
 from plaudit.algorithms.sft import check_perplexity, number_of_targets, perplexity, sft, sft_loss, tokenise
 from plaudit.errors import DataError, TrainingError
 from plaudit.models.fast.engine import FastEngine
@@ -112,18 +112,23 @@ def test_an_sft_that_is_worse_than_a_guess_is_stopped(after):
         check_perplexity(50.0, after, vocabulary=300)
 
 
-@pytest.mark.parametrize("lr", [0.3, 1.0])
-def test_a_diverging_run_of_sft_ends_in_an_error_or_a_warning_and_leaves_no_model_without_it(cpu_run, lr):
-    config = dataclasses.replace(cpu_run.config, sft=dataclasses.replace(cpu_run.config.sft, lr=lr, epochs=1))
-    run, warnings = dataclasses.replace(cpu_run, config=config), []
-    try:
-        for report in sft(run):
-            warnings += report.warnings
-    except TrainingError as error:
-        assert re.match("sft( step [0-9]+)?: ", str(error))
-        assert not run.complete("sft")
-    else:
-        assert "SFT made the model worse" in warnings[-1]
+def test_a_diverging_run_ends_in_one_line_and_leaves_no_model(cpu_run):
+    settings = dataclasses.replace(cpu_run.config.sft, lr=1.0, epochs=1)
+    run = dataclasses.replace(cpu_run, config=dataclasses.replace(cpu_run.config, sft=settings))
+    with pytest.raises(TrainingError, match=r"^sft( step \d+)?: .*lower (sft.lr|the learning rate)"):
+        list(sft(run))
+    assert not run.complete("sft")
+    assert not (run.folder("sft") / "model.safetensors").exists()
+
+
+def test_a_run_that_makes_the_model_worse_says_so_with_its_last_step(cpu_run, monkeypatch):
+    found = iter([20.0, 30.0])
+    monkeypatch.setattr(module, "perplexity", lambda *_: next(found))
+    reports = list(sft(cpu_run))
+    assert [report.step for report in reports] == list(range(1, reports[-1].total + 1))
+    assert [report.warnings for report in reports[:-1]] == [()] * (len(reports) - 1)
+    assert reports[-1].warnings[0].endswith("from 20 to 30; lower sft.lr or sft.epochs")
+    assert cpu_run.complete("sft")
 
 
 def test_a_perplexity_beyond_every_float_is_infinite_and_no_error(policy, pairs, tiny_tokenizer):

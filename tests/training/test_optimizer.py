@@ -86,7 +86,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing():
     optimizer = adamw(network, lr=0.1)
     weight.sqrt().sum().backward()  # the slope of sqrt at 0 is infinite
     with pytest.raises(
-        TrainingError, match="ppo iteration 3: the gradient norm is inf, in that of '0.0'; lower the learning rate"
+        TrainingError, match=r"ppo iteration 3: the gradient norm is inf, in that of '0.0'; lower the learning rate"
     ):
         step(optimizer, network, 1.0, "ppo iteration 3")
     assert weight.item() == 0.0
@@ -287,7 +287,7 @@ def test_where_memory_runs_out_the_microbatch_is_halved_and_the_gradients_are_th
 def test_one_row_for_which_there_is_no_memory_is_an_error_in_one_line(error):
     model = make_policy(PlainEngine())
     loss = with_room_for(0, "sft", model, error, [])
-    with pytest.raises(TrainingError, match="^sft step 5: out of memory with 1 row in a microbatch; lower max_tokens"):
+    with pytest.raises(TrainingError, match=r"^sft step 5: out of memory with 1 row in a microbatch; lower max_tokens"):
         accumulate(sequences(), 0, loss, number_of_targets(sequences()), "sft step 5", model)
 
 

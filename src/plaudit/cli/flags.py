@@ -128,5 +128,6 @@ def message(error: click.ClickException, group: click.Group, argv: list[str]) ->
             return f"'{flag}' stands before the command: write plaudit COMMAND {flag} ...; see plaudit --help"
         flags = [name for param in command.params for name in param.opts if name.startswith("--")]
         same = [name for name in flags if name.rpartition(".")[2] == flag.lstrip("-")]  # --lr is in three sections
-        text = f"unknown flag '{flag}'" + (f" (did you mean {' or '.join(same)}?)" if same else nearest(flag, flags))
+        near = flags if "." in flag else [param.opts[0] for param in command.params if param.opts[0].startswith("--")]
+        text = f"unknown flag '{flag}'" + (f" (did you mean {' or '.join(same)}?)" if same else nearest(flag, near))
     return f"{text[0].lower()}{text[1:]}; see {path} --help"
