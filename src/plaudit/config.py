@@ -37,7 +37,7 @@ ALGORITHMS = {
     "reinforce": "REINFORCE, without a critic; needs plaudit reward-model.",
 }
 SECTIONS = (*ALGORITHMS, "evaluation")
-_MOST_NAMES = 8  # of a suggestion
+_MOST_NAMES = 6  # of a suggestion
 PRESETS = Path(__file__).parent / "presets"
 
 
@@ -142,11 +142,10 @@ def preset(name: str) -> dict[str, Any]:
 def nearest(name: str, names: list[str]) -> str:
     """' (did you mean ...?)' with those of `names` that begin with or contain `name`, or the closest; or nothing."""
     # The words of 'ppo.kl' are in 'ppo.kl_coef', and those of 'ppo.clip' in 'ppo.value_clip'.
-    section, dot, last = name.rpartition(".")
-    within = [n for n in names if n.startswith(section + dot) and last in n[len(section + dot) :]]
-    within.sort(key=lambda n: not n.startswith(name))
-    close = within if len(last.strip("-")) > 1 and len(within) <= _MOST_NAMES else []
-    close = close or difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    section, dot, last = name.lstrip("-").rpartition(".")
+    within = [n for n in names if len(last) > 1 and n.lstrip("-").startswith(section + dot) and last in n]
+    within.sort(key=lambda n: not n.rpartition(".")[2].lstrip("-").startswith(last))
+    close = within[:_MOST_NAMES] or difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     if not close and "." not in name:  # 'kl_coeff' should find 'ppo.kl_coef'
         full = {each.rpartition(".")[2]: each for each in names}
         close = [full[n] for n in difflib.get_close_matches(name, list(full), n=1, cutoff=0.5)]

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import math
 
@@ -7,7 +8,8 @@ import torch.nn.functional as F
 from tiny import GOOD, make_lm
 from transformers import AutoModelForCausalLM
 
-from plaudit.algorithms.sft import number_of_targets, perplexity, sft, sft_loss, tokenise
+from plaudit.algorithms import sft as module
+from plaudit.algorithms.sft import check_perplexity, number_of_targets, perplexity, sft, sft_loss, tokenise
 from plaudit.errors import DataError, TrainingError
 from plaudit.models.fast.engine import FastEngine
 from plaudit.models.layers import freeze_lower_layers
@@ -90,3 +92,46 @@ def test_a_loss_that_is_not_finite_stops_training(tiny_tokenizer):
     batch = collate([([0], [5, 0])], tiny_tokenizer.pad_id)
     with pytest.raises(TrainingError, match="sft step 1: the loss is nan"):
         accumulate(batch, 0, lambda b: (sft_loss(policy, b), {}), 2, "sft step 1")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "word"),
+    [(50.0, 20.0, ""), (50.0, 50.0, ""), (500.0, 400.0, ""), (50.0, 60.0, "from 50 to 60"), (50.0, 299.0, "to 299")],
+)
+def test_an_sft_that_makes_the_model_worse_gives_a_warning(before, after, word):
+    line = check_perplexity(before, after, vocabulary=300)
+    assert line.startswith("SFT made the model worse: ") if word else line == ""
+    assert word in line
+
+
+@pytest.mark.parametrize("after", [301.0, 1e9, math.inf, math.nan])
+def test_an_sft_that_is_worse_than_a_guess_is_stopped(after):
+    with pytest.raises(
+        TrainingError, match=r"sft: SFT made the model worse: .* a guess among 300 tokens; lower sft.lr"
+    ):
+        check_perplexity(50.0, after, vocabulary=300)
+
+
+def test_a_diverging_run_ends_in_one_line_and_leaves_no_model(cpu_run):
+    settings = dataclasses.replace(cpu_run.config.sft, lr=1.0, epochs=1)
+    run = dataclasses.replace(cpu_run, config=dataclasses.replace(cpu_run.config, sft=settings))
+    with pytest.raises(TrainingError, match=r"^sft( step \d+)?: .*lower (sft.lr|the learning rate)"):
+        list(sft(run))
+    assert not run.complete("sft")
+    assert not (run.folder("sft") / "model.safetensors").exists()
+
+
+def test_a_run_that_makes_the_model_worse_says_so_with_its_last_step(cpu_run, monkeypatch):
+    found = iter([20.0, 30.0])
+    monkeypatch.setattr(module, "perplexity", lambda *_: next(found))
+    reports = list(sft(cpu_run))
+    assert [report.step for report in reports] == list(range(1, reports[-1].total + 1))
+    assert [report.warnings for report in reports[:-1]] == [()] * (len(reports) - 1)
+    assert reports[-1].warnings[0].endswith("from 20 to 30; lower sft.lr or sft.epochs")
+    assert cpu_run.complete("sft")
+
+
+def test_a_perplexity_beyond_every_float_is_infinite_and_no_error(policy, pairs, tiny_tokenizer):
+    with torch.no_grad():
+        policy.lm.transformer.ln_f.weight.fill_(1e5)
+    assert perplexity(policy, pairs, tiny_tokenizer, torch.device("cpu")) == math.inf

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from plaudit.cli import main
 from plaudit.cli.progress import watch
 from plaudit.config import build
 from plaudit.errors import ModelError
+from plaudit.evaluation import checks as checks_module
 from plaudit.evaluation import doctor as module
 from plaudit.evaluation.doctor import doctor, memory_needed, open_models
 from plaudit.models import plain
@@ -69,15 +71,92 @@ def on_load(monkeypatch):
 
 
 def test_a_sound_run_passes_every_check(run):
-    checks = doctor(run, "ppo")
-    assert [c.name for c in checks] == [
-        "dropout", ENGINE, SAMPLED, "initial ratio", "initial KL", "eos token", "responses that end",
-        "accuracy of the reward model", "length bias of the reward model", "memory",
-    ]  # fmt: skip
-    assert all(c.ok for c in checks)
+    base_names = ["dropout", ENGINE, SAMPLED, "initial ratio", "initial KL", "eos token"]
+    step_names = ["loss and gradients", "weights that learn", "frozen weights and reference", "ratio after a step"]
+    reward_names = ["accuracy of the reward model", "length bias of the reward model"]
+    for stage in ("ppo", "reinforce"):
+        checks = doctor(run, stage)
+        assert [c.name for c in checks] == [*base_names, "responses that end", *step_names, *reward_names, "memory"]
+        assert [c.line for c in checks if not c.ok] == []
     base = doctor(run, "sft")
-    assert [c.name for c in base] == [c.name for c in checks[:6]] + ["memory"]
+    assert [c.name for c in base] == [*base_names, *step_names, "memory"]
     assert all(c.ok for c in base)
+
+
+@pytest.mark.parametrize("stage", ["sft", "ppo", "reinforce"])
+@pytest.mark.parametrize("settings", [{}, {"lora_rank": 4}, {"train_layers": 1}, {"microbatch_size": 3}])
+def test_a_trial_step_leaves_the_models_as_they_were(run, stage, settings):
+    part = dataclasses.replace(getattr(run.config, stage), **settings)
+    run = changed(run, **{stage: part})
+    models = open_models(run, stage)
+    before = {name: p.clone() for name, p in models.policy.named_parameters()}
+    assert [c.line for c in doctor(run, stage, models) if not c.ok and c.stops] == []
+    after = dict(models.policy.named_parameters())
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], p) and p.grad is None for name, p in after.items())
+
+
+@pytest.mark.parametrize("stage", ["sft", "ppo", "reinforce"])
+def test_a_gradient_that_does_not_reach_a_layer_is_found(run, monkeypatch, stage):
+    add = checks_module.adamw
+
+    def cut(model, *rest, **settings):
+        model.lm.transformer.h[0].register_forward_hook(lambda _, __, out: out.detach())
+        return add(model, *rest, **settings)
+
+    monkeypatch.setattr(checks_module, "adamw", cut)
+    run = changed(run, engine="plain", **{stage: dataclasses.replace(getattr(run.config, stage), train_layers=0)})
+    assert failing(run, stage)["weights that learn"].endswith("does not")
+
+
+@pytest.mark.parametrize("stage", ["ppo", "reinforce"])
+@pytest.mark.parametrize("what", ["reference", "frozen"])
+def test_a_step_that_moves_what_must_stay_is_found(run, monkeypatch, stage, what):
+    run = changed(run, **{stage: dataclasses.replace(getattr(run.config, stage), train_layers=1)})
+    models, real = open_models(run, stage), checks_module.step
+
+    def step(optimizer, model, *rest):
+        moved = models.reference if what == "reference" else model.lm
+        with torch.no_grad():
+            next(p for p in moved.parameters() if not p.requires_grad).add_(0.01)
+        return real(optimizer, model, *rest)
+
+    monkeypatch.setattr(checks_module, "step", step)
+    found = [c.name for c in doctor(run, stage, models) if not c.ok]
+    assert found == ["frozen weights and reference"]
+
+
+@pytest.mark.parametrize("stage", ["sft", "ppo", "reinforce"])
+def test_an_optimizer_that_does_not_step_is_found(run, monkeypatch, stage):
+    monkeypatch.setattr(checks_module, "step", lambda optimizer, *rest: optimizer.zero_grad())
+    assert set(failing(run, stage)) == {"weights that learn", "ratio after a step"}
+
+
+@pytest.mark.parametrize("stage", ["sft", "ppo", "reinforce"])
+def test_a_gradient_that_is_not_finite_is_found_before_training(run, monkeypatch, stage):
+    real = checks_module.accumulate
+
+    def broken(batch, size, loss, count, where, model):
+        figures = real(batch, size, loss, count, where, model)
+        model.lm.transformer.ln_f.weight.grad[0] = torch.nan
+        return figures
+
+    monkeypatch.setattr(checks_module, "accumulate", broken)
+    assert "lm.transformer.ln_f.weight" in failing(run, stage)["loss and gradients"]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("off", [0.05, 0.3])
+def test_a_ratio_that_rounding_does_not_explain_is_found(run, monkeypatch, dtype, off):
+    """0.7 to 1.3 was accepted in bfloat16 once."""
+    real = module.score_rollout
+
+    def shifted(*args):
+        rollout, states = real(*args)
+        return dataclasses.replace(rollout, logprobs=rollout.logprobs + off), states
+
+    monkeypatch.setattr(module, "score_rollout", shifted)
+    assert "initial ratio" in failing(changed(run, dtype=dtype))
 
 
 @pytest.mark.parametrize("settings", [{"engine": "plain"}, {"dtype": "bfloat16"}])
@@ -360,22 +439,43 @@ def test_a_warning_comes_once_with_the_first_step(tmp_path, finished_run, tiny_c
 
 def test_prompts_that_leave_no_room_for_a_response_are_left_to_the_stage(run):
     none = changed(run, prompt_min=50, prompt_max=60)
-    assert [c.name for c in doctor(none, "sft")] == ["memory"]
+    checks = doctor(none, "sft")
+    assert ENGINE not in [c.name for c in checks]
+    assert [c.line for c in checks if not c.ok] == []
 
 
 def test_the_command_checks_a_run_or_the_base_model(finished_run, tiny_config, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "80")
     main(["doctor", str(finished_run)])
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 10
+    assert len(lines) == 14
     assert lines[4] == "ok   initial KL: at most 0 nats per response"
     base = ["doctor", "--model", tiny_config.model, "--data", tiny_config.data, "--dtype", "float32"]
     assert main([*base, "--ppo.max-new-tokens", "9"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 7
+    assert len(lines) == 11
     assert all(line.startswith("ok   ") for line in lines)
     monkeypatch.setattr(memory, "free", lambda device: 1)
     assert main(base) == 1
-    assert capsys.readouterr().out.splitlines()[-1].startswith("WARN memory: ")
+    assert capsys.readouterr().out.splitlines()[-1].startswith("FAIL memory: ")
     assert main(["doctor", str(tmp_path / "nowhere")]) == 1
     assert "no run here" in capsys.readouterr().err
+
+
+def test_memory_that_the_machine_does_not_have_is_refused_before_anything_is_written(
+    tmp_path, tiny_config, monkeypatch, capsys
+):
+    argv = ["run", "--model", tiny_config.model, "--data", tiny_config.data, "--out", str(tmp_path / "run")]
+    argv += ["--device", "cpu", "--prompt-max", "3", "--ppo.max-new-tokens", "16"]
+    monkeypatch.setattr(memory, "free", lambda device: 2**20)
+    assert main(argv) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("plaudit: error: memory: ")
+    assert "0.0 GiB free; lower microbatch_size" in error
+    assert not (tmp_path / "run").exists()
+
+
+def test_no_name_of_a_check_says_that_all_is_well(run):
+    """It is also the beginning of a warning: "WARNING: reward model not length-biased" was one."""
+    for check in doctor(run, "ppo"):
+        assert not re.search(r"\b(not|off|equals|better|reachable|1|0)\b", check.name), check.name

@@ -204,3 +204,39 @@ def test_the_warning_is_in_evaluation_report_and_summary(tmp_path, finished_run,
     assert page.count("Reward hacking: from iteration 5 to 25") == 1
     console.headline(run.path)
     assert "WARNING: Reward hacking: from iteration 5 to 25" in " ".join(capsys.readouterr().out.split())
+
+
+FIGURES = ["score", "score_std", "distinct_2", "perplexity_ref"]
+
+
+@pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.parametrize("rows", [[0], [1, 2], [0, 1, 2, 3]])
+def test_a_figure_that_is_null_is_left_out_of_the_windows(
+    tmp_path, finished_run, tiny_config, small_windows, name, rows
+):
+    run = without_ppo(tmp_path / "run", finished_run, tiny_config)
+    for file in ("metrics.jsonl", "rollouts.jsonl"):
+        run.folder("ppo").mkdir(exist_ok=True)
+        shutil.copy(finished_run / "ppo" / file, run.folder("ppo") / file)
+    path = run.folder("ppo") / "metrics.jsonl"
+    lines = read_jsonl(path)
+    for row in rows:
+        lines[row][name] = None
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    windows = hacking._observe(run, "ppo", len(lines))
+    assert windows == windows_of(run, "ppo")
+    size = len(lines) // len(windows)
+    for i, window in enumerate(windows):
+        known = [line[name] for line in lines[i * size : (i + 1) * size] if line[name] is not None]
+        assert (getattr(window, name) is None) == (not known)
+    hacking_warnings(windows)
+
+
+@pytest.mark.parametrize("name", [*FIGURES, "judge_positive"])
+def test_a_window_without_a_figure_neither_raises_nor_hides_the_warning(name):
+    windows = series(score=[0.2, *RISING], distinct_2=[0.8, 0.8, 0.6, 0.39, 0.3, 0.25, 0.2])
+    windows[1] = dataclasses.replace(windows[1], **{name: None})
+    (warning,) = hacking_warnings(windows)
+    assert (warning.measure, warning.now.step) == ("distinct_2", 30)
+    never = [dataclasses.replace(window, **{name: None}) for window in windows]
+    assert len(hacking_warnings(never)) == (name in ("perplexity_ref", "judge_positive"))

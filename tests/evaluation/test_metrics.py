@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 
@@ -9,6 +11,7 @@ from plaudit.evaluation.metrics import (
     hierarchical_ci95,
     jackknife_ci95,
     resamples,
+    strict,
 )
 
 
@@ -63,3 +66,10 @@ def test_hierarchical_interval_weighs_each_seed_the_same():
     assert hierarchical_ci95([np.array([2.0])] * 3, seed=1) == (2.0, 2.0)
     low, high = hierarchical_ci95([np.zeros(1000), np.ones(2)], seed=1)  # whatever its number of prompts
     assert (low, high) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf"), np.float64("inf")])
+def test_strict_content_has_null_where_json_has_no_number(bad):
+    content = {"a": bad, "b": [1.5, bad, (bad, {"c": bad})], "d": "inf", "e": None, "f": 3, "g": True}
+    expected = {"a": None, "b": [1.5, None, [None, {"c": None}]], "d": "inf", "e": None, "f": 3, "g": True}
+    assert json.loads(json.dumps(strict(content), allow_nan=False)) == expected

@@ -45,3 +45,13 @@ def test_a_system_that_does_not_say_is_no_error(monkeypatch):
     assert memory.held(CPU) == 0
     monkeypatch.setattr("os.sysconf", missing)
     assert memory.free(CPU) is None
+
+
+@pytest.mark.parametrize(("limit", "used", "cache", "free"), [(2**20, 2**19, 0, 2**19), (2**20, 2**20, 2**18, 2**18)])
+def test_a_container_s_limit_counts(tmp_path, monkeypatch, limit, used, cache, free):
+    for name, text in (("max", limit), ("current", used), ("stat", f"anon 1\ninactive_file {cache}")):
+        (tmp_path / f"memory.{name}").write_text(f"{text}\n")
+    monkeypatch.setattr(memory, "_CGROUP", tmp_path)
+    assert memory.free(CPU) == free
+    (tmp_path / "memory.max").write_text("max\n")
+    assert memory.free(CPU) > 2**20

@@ -18,7 +18,7 @@ from plaudit.models.fast.engine import FastEngine
 from plaudit.models.layers import freeze_lower_layers
 from plaudit.models.plain import PlainEngine
 from plaudit.models.policy import Policy, RewardModel
-from plaudit.training.optimizer import accumulate, adamw, set_lr, step, warmup_then_linear
+from plaudit.training.optimizer import accumulate, adamw, set_lr, step, take_notes, warmup_then_linear
 
 
 class Network(torch.nn.Sequential):
@@ -85,7 +85,9 @@ def test_a_gradient_that_is_not_finite_changes_nothing():
     weight = network[0][0]
     optimizer = adamw(network, lr=0.1)
     weight.sqrt().sum().backward()  # the slope of sqrt at 0 is infinite
-    with pytest.raises(TrainingError, match="ppo iteration 3: the gradient norm is inf; lower the learning rate"):
+    with pytest.raises(
+        TrainingError, match=r"ppo iteration 3: the gradient norm is inf, in that of '0.0'; lower the learning rate"
+    ):
         step(optimizer, network, 1.0, "ppo iteration 3")
     assert weight.item() == 0.0
     assert weight.grad is None
@@ -230,3 +232,78 @@ def test_a_maximum_is_taken_over_the_microbatches():
     assert figures["ratio_mean"] == pytest.approx(ratio.mean().item(), rel=1e-4)
     assert figures["clip_fraction"] == pytest.approx(((ratio - 1).abs() > 0.1).float().mean().item())
     assert 0 < figures["clip_fraction"] < 1
+
+
+# Memory that runs out.
+
+ERRORS = {
+    "cpu": RuntimeError(
+        "[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried 9 bytes"
+    ),
+    "gpu": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+    "python": MemoryError(),
+}
+
+
+def with_room_for(rows, name, model, error, tried):
+    _, _, loss, _ = LOSSES[name]
+
+    def limited(part):
+        tried.append(number_of_rows(part))
+        (total, count), stats = loss(model, part)
+        if tried[-1] > rows:
+            total.backward()  # memory may run out in the backward pass, when some gradients are there already
+            raise error
+        return (total, count), stats
+
+    return limited
+
+
+@pytest.mark.parametrize("error", ERRORS.values(), ids=ERRORS)
+@pytest.mark.parametrize(("room", "size"), [(8, 4), (4, 4), (3, 2), (1, 1)])
+def test_where_memory_runs_out_the_microbatch_is_halved_and_the_gradients_are_the_same(error, room, size):
+    for name in LOSSES:
+        make, batch_of, _, count = LOSSES[name]
+        whole, figures = gradients_and_figures(name, PlainEngine(), 0)
+        model, batch, tried = make(PlainEngine()), batch_of(), []
+        loss = with_room_for(room, name, model, error, tried)
+        found = accumulate(batch, 0, loss, count(batch), "sft step 5", model)
+        assert found == pytest.approx(figures, rel=1e-5, abs=1e-6)
+        for n, p in model.named_parameters():
+            if p.grad is not None:
+                assert torch.allclose(p.grad, whole[n], rtol=1e-4, atol=1e-6), n
+        assert tried[-1] <= size
+        notes = take_notes(model)
+        assert notes[-1] == (
+            f"sft step 5: out of memory, so microbatches have at most {size} rows from now on; the result is the same"
+        )
+        assert take_notes(model) == ()
+        tried.clear()
+        accumulate(batch, 0, loss, count(batch), "sft step 6", model)
+        assert max(tried) == size  # not tried again
+
+
+@pytest.mark.parametrize("error", ERRORS.values(), ids=ERRORS)
+def test_one_row_for_which_there_is_no_memory_is_an_error_in_one_line(error):
+    model = make_policy(PlainEngine())
+    loss = with_room_for(0, "sft", model, error, [])
+    with pytest.raises(TrainingError, match=r"^sft step 5: out of memory with 1 row in a microbatch; lower max_tokens"):
+        accumulate(sequences(), 0, loss, number_of_targets(sequences()), "sft step 5", model)
+
+
+def test_another_error_of_the_loss_is_not_taken_for_a_lack_of_memory():
+    def loss(batch):
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    with pytest.raises(RuntimeError, match="cannot be multiplied"):
+        accumulate(sequences(), 0, loss, 1, "here", make_policy(PlainEngine()))
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("name", ["lm.transformer.h.2.mlp.c_fc.weight", "lm.transformer.ln_f.bias"])
+def test_weights_that_are_not_finite_are_named(name, bad):
+    model, batch = make_policy(PlainEngine()), sequences()
+    with torch.no_grad():
+        model.get_parameter(name).flatten()[0] = bad
+    with pytest.raises(TrainingError, match=f"^sft step 2: the loss is nan; the weights '{name}' are not finite$"):
+        accumulate(batch, 0, lambda b: (sft_loss(model, b), {}), number_of_targets(batch), "sft step 2", model)

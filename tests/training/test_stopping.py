@@ -8,6 +8,14 @@ import pytest
 from plaudit.training import stopping
 
 
+@pytest.fixture(autouse=True)
+def interruptible():
+    """A shell may start this process with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def send(number):
     os.kill(os.getpid(), number)
 

@@ -26,13 +26,13 @@ RUN_STAGES = ("sft", "reward_model", "ppo", "evaluation")
 
 _EPILOG = """\b
 First steps:
-  plaudit run                                      the whole experiment, into runs/default
-  plaudit doctor                                   check in seconds whether model, data and machine are ready
+  plaudit run                                      train, into runs/default
+  plaudit doctor                                   check that it can be done
   plaudit run --resume                             continue after a stop
-  plaudit sample runs/default "the film is"        responses of the SFT model and the policy, side by side
-  plaudit run --ppo.kl-coef 0.1 --out runs/kl-0.1  the same with one setting changed
-  plaudit notebooks lessons                        copy the three notebooks that teach all this into lessons/
-  plaudit COMMAND --help                           every flag and setting: meaning, unit, range, default
+  plaudit sample runs/default "the film is"        responses, side by side
+  plaudit run --ppo.kl-coef 0.1 --out runs/kl-0.1  one setting changed
+  plaudit notebooks lessons                        copy the three notebooks
+  plaudit COMMAND --help                           every flag and setting
 
 Ctrl-C or SIGTERM lets the running step finish and saves a checkpoint; a second one stops at once.
 Exit codes: 0 done; 1 failed (data, model, run directory, training); 2 a wrong flag or setting; 130 stopped by Ctrl-C,

@@ -27,12 +27,13 @@ class Command(click.Command):
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write one table for each group."""
-        groups: dict[str, list[tuple[str, str]]] = {}
+        groups: dict[tuple[str, str], list[tuple[str, str]]] = {}
         for param in self.get_params(ctx):
             if isinstance(param, click.Option) and (record := param.get_help_record(ctx)):
-                groups.setdefault(getattr(param, "group", "Flags"), []).append(record)
-        for group, records in groups.items():
+                groups.setdefault(getattr(param, "group", ("Flags", "")), []).append(record)
+        for (group, about), records in groups.items():
             with formatter.section(group):
+                formatter.write_text(about)
                 formatter.write_dl(records)
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -50,7 +51,7 @@ class Setting(click.Option):
 
     def __init__(self, section: str, field: Field[Any], *, bare: bool) -> None:
         full = f"{section}.{field.name}" if section else field.name
-        self.group = f"Settings: {section or 'general'} ({(section_class(section).__doc__ or '').rstrip('.')})"
+        self.group = f"Settings: {section or 'general'}", section_class(section).__doc__ or ""
         default = f"{field.default:g}" if isinstance(field.default, float) else field.default
         notes = [field.metadata["unit"], ", ".join(field.metadata["choices"]), allowed(field.metadata)]
         names = dict.fromkeys([field.name, full] if bare else [full])
@@ -127,5 +128,6 @@ def message(error: click.ClickException, group: click.Group, argv: list[str]) ->
             return f"'{flag}' stands before the command: write plaudit COMMAND {flag} ...; see plaudit --help"
         flags = [name for param in command.params for name in param.opts if name.startswith("--")]
         same = [name for name in flags if name.rpartition(".")[2] == flag.lstrip("-")]  # --lr is in three sections
-        text = f"unknown flag '{flag}'" + (f" (did you mean {' or '.join(same)}?)" if same else nearest(flag, flags))
+        near = flags if "." in flag else [param.opts[0] for param in command.params if param.opts[0].startswith("--")]
+        text = f"unknown flag '{flag}'" + (f" (did you mean {' or '.join(same)}?)" if same else nearest(flag, near))
     return f"{text[0].lower()}{text[1:]}; see {path} --help"

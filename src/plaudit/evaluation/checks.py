@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
@@ -55,7 +55,8 @@ def objective_of(stage: str) -> Objective:
     return import_module(f"plaudit.algorithms.{stage}").OBJECTIVE
 
 
-class Training(NamedTuple):
+@dataclass(frozen=True)
+class Training:
     """A copy of what a stage trains, and a batch that it could learn from."""
 
     model: Any
