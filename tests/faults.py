@@ -286,12 +286,12 @@ fault(9, "no KL stop", "training/test_rollouts.py", "training.rollouts.update")(
 
 @fault(9, "a loss that is not finite counts as zero", "training/test_optimizer.py", "training.optimizer.accumulate")
 def _(accumulate):
-    def replacement(batch, microbatch_size, loss, count, where):
+    def replacement(batch, microbatch_size, loss, count, where, model=None):
         def guarded(part):
             (total, number), stats = loss(part)
             return (torch.nan_to_num(total, 0.0, 0.0, 0.0), number), stats
 
-        return accumulate(batch, microbatch_size, guarded, count, where)
+        return accumulate(batch, microbatch_size, guarded, count, where, model)
 
     return replacement
 
@@ -592,14 +592,14 @@ fault(15, "value loss: padding counts in the denominator", "proofs/test_equaliti
 
 @fault(15, "microbatches: a mean of their means", MEAN_OVER_TOKENS, "training.optimizer.accumulate")
 def _(accumulate):
-    def replacement(batch, microbatch_size, loss, count, where):
+    def replacement(batch, microbatch_size, loss, count, where, model=None):
         parts = -(-number_of_rows(batch) // microbatch_size) if microbatch_size else 1
 
         def weighted(part):
             (total, number), stats = loss(part)
             return (total / number * count / parts, number), stats
 
-        return accumulate(batch, microbatch_size, weighted, count, where)
+        return accumulate(batch, microbatch_size, weighted, count, where, model)
 
     return replacement
 
