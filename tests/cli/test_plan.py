@@ -10,6 +10,7 @@ from plaudit.cli.plan import Plan
 from plaudit.cli.plan import plan as plan_of
 from plaudit.data.corpus import load
 from plaudit.errors import ModelError
+from plaudit.models import loading
 from plaudit.models.loading import load_causal_lm, load_tokenizer
 from plaudit.training.run import STAGES
 
@@ -50,9 +51,12 @@ def test_measuring_the_speed_leaves_the_threads_as_they_are():
     assert torch.get_num_threads() == threads
 
 
-def test_only_config_and_tokenizer_are_opened(tiny_config, tmp_path):
+def test_the_weights_are_not_read(tiny_config, tmp_path, monkeypatch):
     shutil.copytree(tiny_config.model, tmp_path / "model")
-    (tmp_path / "model" / "model.safetensors").unlink()
+    monkeypatch.setattr("safetensors.torch.load_file", lambda *arguments: pytest.fail("weights are read"))
+    monkeypatch.setattr(
+        loading.AutoModelForCausalLM, "from_pretrained", lambda *a, **k: pytest.fail("weights are read")
+    )
     config = dataclasses.replace(tiny_config, model=str(tmp_path / "model"))
     assert plan_of(config, NOWHERE, STAGES).parameters > 0
     (tmp_path / "model" / "config.json").write_text('{"model_type": "vit"}')

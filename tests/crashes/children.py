@@ -137,7 +137,8 @@ class Child:
 
             from plaudit.cli import main
 
-            code = main(list(self.words))
+            sys.argv = ["plaudit", *self.words]
+            code = main()  # as the process of the command does
             for number in (signal.SIGINT, signal.SIGTERM):  # the command has ended; what follows is ours
                 signal.signal(number, signal.SIG_IGN)
         except SystemExit as end:

@@ -426,8 +426,8 @@ def test_the_results_are_in_doctor_json_without_the_free_memory(finished_run):
 
 def test_a_warning_comes_once_with_the_first_step(tmp_path, finished_run, tiny_config, capsys):
     shutil.copytree(finished_run, tmp_path / "run")
-    path = tmp_path / "run" / "reward_model" / "summary.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"length_correlation": 0.9}))
+    made = Run.existing(tmp_path / "run")
+    made.finish("reward_model", made.summary("reward_model") | {"length_correlation": 0.9})
     run = Run.open(tmp_path / "run", tiny_config, resume=False, overwrite=True, stages=("ppo",))
     watch(steps(run, ("ppo",)), "ppo")
     lines = [line for line in capsys.readouterr().err.splitlines() if "length bias" in line]

@@ -86,7 +86,7 @@ def stages(monkeypatch, tmp_path):
             yield StepReport(stage, 1, 1, {"loss": 1.0}, {"seconds": 0.1, "tokens_per_second": 1.0})
 
     monkeypatch.setattr(pipeline, "steps", steps)
-    monkeypatch.setattr(pipeline, "check", lambda config, path, stages: None)
+    monkeypatch.setattr(pipeline, "check", lambda config, path, stages: [])
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "80")
     for name in ("FORCE_COLOR", "RANK"):

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from plaudit.errors import ModelError
-from plaudit.models.folder import check_folder, weight_files
+from plaudit.models.folder import check_folder, check_tokenizer, weight_files
 
 
 @pytest.fixture
@@ -109,4 +109,6 @@ def test_other_malformed_files_are_named(folder, name):
 def test_a_folder_without_a_tokenizer_is_refused(folder):
     (folder / "tokenizer.json").unlink()
     (folder / "tokenizer_config.json").write_text("{}")
-    assert "has no tokenizer" in refusal(folder)
+    check_folder(folder)
+    with pytest.raises(ModelError, match="has no tokenizer"):
+        check_tokenizer(folder)

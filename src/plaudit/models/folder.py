@@ -28,8 +28,8 @@ def check_folder(folder: Path) -> None:
     """Refuse a model folder that is incomplete, damaged or unsafe.
 
     Raises:
-        ModelError: the configuration or an index is malformed, the weights are no whole safetensors files inside the
-            folder, or there is no tokenizer.
+        ModelError: the configuration or an index is malformed, or the weights are no whole safetensors files inside the
+            folder.
     """
     if (folder / "adapter_config.json").exists():
         raise ModelError(f"{folder}: holds a LoRA adapter; merge it with its base model (peft: merge_and_unload) first")
@@ -46,6 +46,10 @@ def check_folder(folder: Path) -> None:
         if (folder / name).exists():
             read_json(folder / name)
     tensor_sizes(folder)
+
+
+def check_tokenizer(folder: Path) -> None:
+    """Refuse a model folder without a tokenizer, for which transformers would make an empty one, with a ModelError."""
     if not any(path for pattern in _TOKENIZERS for path in folder.glob(pattern)):
         raise ModelError(
             f"{folder}: has no tokenizer; copy tokenizer.json and tokenizer_config.json of the model there"

@@ -28,7 +28,7 @@ from plaudit.config import nearest
 from plaudit.data import hub
 from plaudit.errors import ModelError
 from plaudit.models import lora, smollm2
-from plaudit.models.folder import check_folder, content_hash, converting, non_finite, tensor_sizes
+from plaudit.models.folder import check_folder, check_tokenizer, content_hash, converting, non_finite, tensor_sizes
 from plaudit.models.tokenizer import Tokenizer
 
 BUILT_IN: dict[str, Callable[[], Path]] = {
@@ -52,6 +52,7 @@ def fingerprint(name: str) -> str:
 def load_tokenizer(name: str) -> Tokenizer:
     """Load the tokenizer of a model by built-in name, folder or hub id."""
     with _opening(name) as folder:
+        check_tokenizer(Path(folder))
         tokenizer = Tokenizer.of(AutoTokenizer.from_pretrained(folder, trust_remote_code=False))
         tokenizer.response("a word")  # some malformed settings show only here
         return tokenizer
