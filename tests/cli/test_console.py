@@ -95,7 +95,7 @@ def test_the_summary_shows_samples_times_report_and_what_next(tmp_path, capsys):
     assert f"3 more in {run / 'samples.jsonl'}" in out
     assert "Time: sft 1 min 23 s, reward_model 40 s, ppo 12 min 05 s, evaluation 50 s; together 14 min 58 s" in out
     assert f"Report: {run / 'report.html'}" in out
-    assert f'plaudit sample {run} "the film is"' in out
+    assert f"plaudit sample {run} 'the film is'" in out  # the first short prompt of the samples
     assert f"plaudit run --seed 2 --out {run.parent / 'seed-2'}" in out
     twice = f"{2 * PPOConfig().kl_coef:g}"
     assert f"plaudit run --ppo.kl-coef {twice} --out {run.parent / f'kl-{twice}'}" in out

@@ -8,6 +8,7 @@ from plaudit import cli, pipeline
 from plaudit.config import build
 from plaudit.errors import TrainingError
 from plaudit.evaluation.seeds import diverged, summarise
+from plaudit.training import manifest
 from plaudit.training.metrics import StepReport
 from plaudit.training.run import Run
 
@@ -80,6 +81,7 @@ def stages(monkeypatch, tmp_path):
                 lines += [line | {"policy_score": 0.1, "policy_judge": 0.3}]
                 (run.path / "responses.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
                 (run.path / "report.html").write_text("")
+                manifest.write(run.path, [run.path / "evaluation.json", run.path / "responses.jsonl"])
             else:
                 run.folder(stage).mkdir(exist_ok=True)
                 run.finish(stage, {"accuracy": 0.7 + seed / 100})
