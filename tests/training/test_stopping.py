@@ -62,6 +62,20 @@ def test_outside_of_a_training_loop_the_first_signal_stops_at_once():
     assert stopped({}, evaluate) == (signal.SIGTERM, False)
 
 
+def test_a_signal_in_a_callback_is_not_lost(capfd):
+    class Ended:
+        def __del__(self):
+            send(signal.SIGINT)
+
+    def evaluate(steps, signals_at):
+        done = Ended()
+        del done  # Python ignores what __del__ raises
+        stopping.stop_if_ignored()
+
+    assert stopped({}, evaluate) == (signal.SIGINT, False)
+    assert capfd.readouterr().err == ""
+
+
 def test_without_the_context_ctrl_c_is_as_ever():
     with pytest.raises(KeyboardInterrupt) as raised:
         train(5, {1: [signal.SIGINT]})

@@ -139,6 +139,7 @@ def watch(reports: Iterable[StepReport], title: str, console: Console | None = N
     stage, tenth, printed, recent = "", 0, time.monotonic(), deque[float](maxlen=20)
     with bar:
         for report in reports:
+            stopping.stop_if_ignored()
             step, total, metrics = report.step, report.total, report.metrics
             if report.stage != stage:
                 if stage:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _requests: list[int] = []  # signals received so far
@@ -40,15 +42,22 @@ def signals(say: str) -> Iterator[None]:
     """
 
     def note(number: int, frame: FrameType | None) -> None:
-        if _requests or not _loops:
-            raise Stopped(number)
+        at_once = bool(_requests) or not _loops
         _requests.append(number)
+        if at_once:
+            raise Stopped(number)
         os.write(2, f"\n{say}\n".encode())  # print is not safe in a signal handler
 
+    def unraisable(what: Any) -> None:
+        if not isinstance(what.exc_value, Stopped):  # `stop_if_ignored` raises it again
+            before_hook(what)
+
+    before_hook, sys.unraisablehook = sys.unraisablehook, unraisable
     before = {number: signal.signal(number, note) for number in _SIGNALS}
     try:
         yield
     finally:
+        sys.unraisablehook = before_hook
         _requests.clear()
         _loops.clear()
         for number, handler in before.items():
@@ -69,6 +78,12 @@ def training_loop(stage: str) -> Iterator[None]:
 def requested() -> bool:
     """Whether a training loop should save a checkpoint and call `stop`."""
     return bool(_requests)
+
+
+def stop_if_ignored() -> None:
+    """Raise `Stopped` for a signal that came in a callback, where Python ignores what is raised."""
+    if _requests and not _loops:
+        raise Stopped(_requests[0])
 
 
 def stop() -> None:
