@@ -121,7 +121,7 @@ def test_no_file_is_too_long():
     assert {str(path): n for path, _ in _sources() if (n := _lines(path)) > MOST_LINES_OF_A_FILE} == {}
 
 
-@pytest.mark.xfail(reason="src/plaudit has 10297 lines", strict=False)
+@pytest.mark.xfail(reason="src/plaudit has 11,022 lines", strict=False)
 def test_the_whole_is_not_too_long():
     assert sum(_lines(path) for path, _ in _sources()) <= MOST_LINES
 
