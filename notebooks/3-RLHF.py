@@ -99,7 +99,8 @@ tables.memory_table(models.policy, {"reference": models.reference, "reward model
 
 # %%
 from plaudit.rewards import ModelReward
-from plaudit.training.rollouts import generate, tokenised_prompts
+from plaudit.training.prompts import tokenised_prompts
+from plaudit.training.rollouts import generate
 
 prompts = tokenised_prompts(run, tokenizer)[:256]
 noise = rng.uniforms(range(len(prompts)), settings.max_new_tokens, config.seed, "notebook", 0, "responses")

@@ -10,7 +10,7 @@ from plaudit.data.splits import Part, Splits
 from plaudit.errors import DataError, ModelError
 from plaudit.pipeline import check, steps
 from plaudit.records import Comparison, LabelledText
-from plaudit.training.rollouts import rows_that_fit
+from plaudit.training.prompts import rows_that_fit
 from plaudit.training.run import STAGES, Run
 
 LONG = " ".join(["film"] * 100)

@@ -21,7 +21,7 @@ FLOORS = [
     {"cli", "lesson", "pipeline", "__main__"},
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
-MOST_LINES, MOST_LINES_OF_A_FILE = 8500, 340
+MOST_LINES, MOST_LINES_OF_A_FILE = 8500, 330
 
 
 def _sources():

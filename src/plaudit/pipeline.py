@@ -21,7 +21,7 @@ from plaudit.models.trial import TEXTS, try_model
 from plaudit.rewards import TextReward, reward_name
 from plaudit.training import stopping
 from plaudit.training.metrics import StepReport
-from plaudit.training.rollouts import rows_that_fit, tokenised_prompts
+from plaudit.training.prompts import rows_that_fit, tokenised_prompts
 from plaudit.training.run import STAGES, Run, needs_of
 
 

@@ -23,7 +23,8 @@ from plaudit.models.plain import PlainEngine
 from plaudit.models.policy import Policy
 from plaudit.training import rollouts
 from plaudit.training.optimizer import adamw, step
-from plaudit.training.rollouts import ScoreScale, generate, prompts_of, score_rollout, tokenised_prompts, update
+from plaudit.training.prompts import prompts_of, tokenised_prompts
+from plaudit.training.rollouts import ScoreScale, generate, score_rollout, update
 from plaudit.training.run import Run
 
 SETTINGS = PPOConfig(batch_size=10, minibatch_size=4, epochs=3, kl_stop=1e9, temperature=1.0)

@@ -16,7 +16,8 @@ from plaudit.models.loading import load_causal_lm
 from plaudit.models.plain import PlainEngine
 from plaudit.models.policy import Policy
 from plaudit.training.optimizer import adamw
-from plaudit.training.rollouts import ScoreScale, generate, prompts_of, score_rollout, tokenised_prompts, update
+from plaudit.training.prompts import prompts_of, tokenised_prompts
+from plaudit.training.rollouts import ScoreScale, generate, score_rollout, update
 from plaudit.training.run import Run
 
 PROMPTS = [[0, 5, 6, 7], [0, 9], [0, 21, 22]] * 4  # of different lengths: padded on the left

@@ -34,7 +34,8 @@ from plaudit.settings import setting
 from plaudit.training import manifest
 from plaudit.training.metrics import StepReport
 from plaudit.training.models import Models
-from plaudit.training.rollouts import as_reward, check_window, generate, rows_that_fit
+from plaudit.training.prompts import check_window, rows_that_fit
+from plaudit.training.rollouts import as_reward, generate
 from plaudit.training.run import Run
 
 POLICIES = tuple(name for name in ALGORITHMS if name not in ("sft", "reward_model"))

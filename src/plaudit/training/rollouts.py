@@ -16,10 +16,7 @@ from torch import Tensor
 
 from plaudit import rng
 from plaudit.batches import Responses, Rollout, split_rows
-from plaudit.data.prompts import cut_prompts
-from plaudit.data.splits import check_left_out
 from plaudit.data.text import distinct
-from plaudit.errors import DataError, ModelError
 from plaudit.maths.kl import adapt_kl_coef
 from plaudit.maths.losses import Loss
 from plaudit.maths.masked import masked_mean, unflatten
@@ -31,6 +28,7 @@ from plaudit.training import stopping
 from plaudit.training.metrics import StepReport
 from plaudit.training.models import VALUE_HEAD, Models
 from plaudit.training.optimizer import BatchLoss, accumulate, adamw, set_lr, step, take_notes, warmup_then_linear
+from plaudit.training.prompts import prompts_of, rows_that_fit, tokenised_prompts
 from plaudit.training.run import Run
 
 _ADAM_EPS = 1e-5
@@ -290,46 +288,3 @@ class RolloutLoop:
         noise = rng.uniforms(range(len(prompts)), settings.max_new_tokens, seed, self._stage, iteration, purpose)
         responses = generate(self._models.policy, prompts, noise, self._models.tokenizer, settings.temperature)
         return responses, self._reward(responses)
-
-
-def tokenised_prompts(run: Run, tokenizer: Tokenizer) -> list[list[int]]:
-    """The token ids of every prompt to train on."""
-    config = run.config
-    texts = cut_prompts(run.data.prompts, config.prompt_min, config.prompt_max, config.seed)
-    if not texts:
-        raise DataError(f"no text is long enough for a prompt of {config.prompt_min} words; lower prompt_min")
-    return [tokenizer.prompt(text) for text in texts]
-
-
-def prompts_of(iteration: int, prompts: list[Any], batch_size: int, seed: int) -> list[Any]:
-    """The prompts of an iteration: pass after pass over all of them, each pass in its own order."""
-    n, places = len(prompts), range(iteration * batch_size, (iteration + 1) * batch_size)
-    orders = {epoch: rng.permutation(n, seed, "ppo prompts", epoch) for epoch in {p // n for p in places}}
-    return [prompts[orders[p // n][p % n]] for p in places]
-
-
-def rows_that_fit(prompts: list[list[int]], max_new_tokens: int, limit: int, part: str) -> tuple[list[int], str]:
-    """Which prompts leave room for a whole response in a window of `limit` tokens, and a line if many do not.
-
-    Args:
-        part: of the data, for messages.
-
-    Raises:
-        ModelError: none does.
-        DataError: half of them, or more, do not.
-    """
-    rows = [i for i, prompt in enumerate(prompts) if len(prompt) + max_new_tokens <= limit]
-    if not rows:
-        check_window([min(prompts, key=len, default=[])], max_new_tokens, limit)
-    too_long = {f"prompts too long for a window of {limit} tokens": len(prompts) - len(rows)}
-    return rows, check_left_out(part, len(prompts), too_long, "shorten the prompts or lower max_new_tokens")
-
-
-def check_window(prompts: list[list[int]], max_new_tokens: int, limit: int) -> None:
-    """Refuse prompts that leave no room in the model's window for a whole response, with a ModelError."""
-    longest = max(map(len, prompts), default=0)
-    if longest + max_new_tokens > limit:
-        raise ModelError(
-            f"a prompt of {longest} tokens and a response of {max_new_tokens} do not fit into the model's window of "
-            f"{limit} tokens; shorten the prompts or lower max_new_tokens"
-        )
