@@ -27,7 +27,7 @@ print("plaudit", plaudit.__version__)
 #
 # * `movie-gpt2` comes with plaudit. It is a GPT-2 with 4 million parameters, pretrained on IMDb reviews.
 # * `smollm2` is a general pretrained model with 135 million parameters. It is downloaded once (93 MB). Its training
-#   takes six times as long on a CPU with AMX instructions, and longer on other CPUs.
+#   takes at least six times as long as that of `movie-gpt2`.
 # * `openai-community/gpt2` comes from the Hugging Face hub and is open to everyone.
 #
 # Some models and datasets on the hub are *gated*: you need an access token to download them. Put your token into the
@@ -430,8 +430,8 @@ table({"response": responses}, caption=your_prompt)
 # * Ziegler et al. 2019, *Fine-Tuning Language Models from Human Preferences*,
 #   [arXiv:1909.08593](https://arxiv.org/abs/1909.08593): an early paper on RLHF for language models.
 # * Stiennon et al. 2020, *Learning to summarize from human feedback*,
-#   [arXiv:2009.01325](https://arxiv.org/abs/2009.01325): the three stages, for summaries.
+#   [arXiv:2009.01325](https://arxiv.org/abs/2009.01325): SFT, a reward model and PPO teach a model to write summaries.
 # * Ouyang et al. 2022, *Training language models to follow instructions with human feedback*,
-#   [arXiv:2203.02155](https://arxiv.org/abs/2203.02155): the three stages at large scale.
+#   [arXiv:2203.02155](https://arxiv.org/abs/2203.02155): the same three stages teach a model to follow instructions.
 #
 # **Next: `2-RM-Training.ipynb`.** Your SFT model is in `runs/notebooks/sft`, a standard Hugging Face model folder.

@@ -145,8 +145,9 @@ if rated:
 #
 # A reward model is a language model with a different last layer. The last layer of a language model computes one logit
 # for each token of the vocabulary. The reward head computes **one number** for the whole text, the score: the product
-# of a weight vector and the hidden state of the last token. Only this state depends on the whole text. All other layers
-# start with the weights of the SFT model.
+# of a weight vector and the hidden state of the last token. The last token is used because it is the only one that has
+# seen the whole text: each position sees only the tokens before it. All other layers start with the weights of the SFT
+# model.
 
 # %%
 example = data.evaluation.labelled[0]

@@ -161,8 +161,8 @@ tables.rollout_table(tokenizer, batch, row)
 #   and the reference give the same values, because before the first update they are the same model.
 # * **KL** is therefore zero, in both columns. This changes with the first update.
 # * **reward**: zero for all tokens except the last one. There the score of the whole response is added.
-# * **value**: what the value head predicts *before* it sees the token. It changes when a word shows whether the review
-#   is positive.
+# * **value**: what the value head predicts *before* it sees the token. This prediction rises or falls after a word that
+#   shows whether the review is positive.
 # * **return**: what the value head learns to predict. It is computed from the rewards, as explained below.
 # * **advantage**: how much better the token was than the value head predicted. The policy learns from it: blue tokens
 #   should become more likely, vermilion tokens less likely.
@@ -636,10 +636,11 @@ for measure, mean in (("score", "score_mean"), ("judge", "judge_positive")):
 # lower KL.
 #
 # Compare the dots with the line at the same KL. Nearly all dots are below the line. In all our measurements, PPO was at
-# best equal to best-of-n at the same KL, and never better. There is a reason: choosing by rank is close to the best
-# policy $\pi^*$ of *Why a KL penalty*, but PPO has to find a good policy from a few thousand noisy samples. The benefit
-# of PPO comes after training: it writes **one** response, while best-of-32 writes 32 and discards 31, every time. The
-# cost of the training is paid only once.
+# best equal to best-of-n at the same KL, and never better. There is a reason. The best policy $\pi^*$ of *Why a KL
+# penalty* gives SFT's responses new weights that grow with their score. Best-of-n does the same: a response that beats
+# most others is kept more often. It gets this from SFT's own samples, without training, while PPO has to find its policy
+# from a few thousand noisy samples. The benefit of PPO comes after training: it writes **one** response, while
+# best-of-32 writes 32 and discards 31, every time. The cost of the training is paid only once.
 #
 # ## Without a KL penalty
 #
@@ -819,7 +820,7 @@ print(check(probabilities, [0.5, 0.5]))
 # %% [markdown]
 # ### 5. The cost of best-of-n
 #
-# How many draws does best-of-n need to reach a KL of at least 4 nats?
+# How many draws does best-of-n need to reach a KL of at least 4 nats per response?
 
 # %%
 draws = None
@@ -829,7 +830,8 @@ print(check(draws, next(n for n in range(1, 1000) if kl_bound(n) >= 4)))
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# log n − (n − 1)/n ≥ 4 needs log n ≈ 5, so n = 148. PPO reaches such a KL with one response.
+# log n − (n − 1)/n ≥ 4 needs log n ≈ 5, so n = 148. The policy that PPO trained above is as far from SFT, and it draws
+# only one response.
 # </details>
 
 # %% [markdown]
