@@ -157,8 +157,9 @@ def test_any_value_survives_a_file(tmp_path_factory, text, number, whole):
 
 @pytest.mark.parametrize("section", SECTIONS)
 def test_the_settings_in_a_module_s_source_are_those_of_the_module(section):
-    module = "plaudit.evaluation.evaluate" if section == "evaluation" else f"plaudit.algorithms.{section}"
-    real, read = importlib.import_module(module).Config, section_class(section)
+    modules = {"data": "plaudit.data.options", "evaluation": "plaudit.evaluation.evaluate"}
+    module = importlib.import_module(modules.get(section, f"plaudit.algorithms.{section}"))
+    real, read = module.Config, section_class(section)
     described = [[(f.name, f.default, dict(f.metadata)) for f in dataclasses.fields(c)] for c in (real, read)]
     assert described[0] == described[1]
     assert real.__doc__ == read.__doc__

@@ -36,13 +36,14 @@ ALGORITHMS = {
     "ppo": "Optimise the policy; needs plaudit reward-model.",
     "reinforce": "REINFORCE, without a critic; needs plaudit reward-model.",
 }
-SECTIONS = (*ALGORITHMS, "evaluation")
+SECTIONS = ("data", *ALGORITHMS, "evaluation")
 _MOST_NAMES = 6  # of a suggestion
 PRESETS = Path(__file__).parent / "presets"
 
 
 def _module(section: str) -> str:
-    return "plaudit.evaluation.evaluate" if section == "evaluation" else f"plaudit.algorithms.{section}"
+    others = {"data": "plaudit.data.options", "evaluation": "plaudit.evaluation.evaluate"}
+    return others.get(section, f"plaudit.algorithms.{section}")
 
 
 def _make(section: str, **settings: Any) -> Any:
@@ -84,6 +85,12 @@ def section_class(section: str) -> type:
 def known_settings() -> dict[str, dataclasses.Field[Any]]:
     """The field of every setting by full name, such as `seed` or `ppo.kl_coef`."""
     return {f"{section}.{f.name}".lstrip("."): f for section in ("", *SECTIONS) for f in fields(section_class(section))}
+
+
+@functools.cache
+def short_names() -> dict[str, str]:
+    """The full name of every setting that has a short one: `data` is `data.name`."""
+    return {f.metadata["short"]: name for name, f in known_settings().items() if f.metadata["short"]}
 
 
 def default_settings() -> dict[str, Any]:
@@ -182,6 +189,7 @@ def build(*layers: dict[str, Any]) -> Config:
 def _check_each(settings: dict[str, Any]) -> dict[str, Any]:
     """`settings` with every value converted to its type, or a ConfigError."""
     known = known_settings()
+    settings = {short_names().get(name, name): value for name, value in settings.items()}
     for name in settings:
         if name not in known:
             raise ConfigError(f"unknown setting '{name}'{nearest(name, list(known))}")

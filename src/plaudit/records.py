@@ -1,23 +1,39 @@
 """Training data as plain records."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: str  # "system", "user", "assistant", or another role that the model's chat template knows
+    content: str
+
+
+Dialogue: TypeAlias = tuple[Message, ...]
+Text: TypeAlias = str | Dialogue  # plain text, or turns that the model's chat template puts into words
 
 
 @dataclass(frozen=True)
 class Demonstration:
-    """A response to imitate. With an empty `prompt`, `response` is the whole text."""
+    """A response to imitate. With an empty `prompt`, `response` is the whole text.
 
-    prompt: str
-    response: str
+    If both are dialogues, the model learns the assistant's turns of `response`.
+    """
+
+    prompt: Text
+    response: Text
 
 
 @dataclass(frozen=True)
 class LabelledText:
-    """A text with a label: 1 is good (positive), 0 is bad (negative)."""
+    """A text with a label: 1 is good (positive), 0 is bad (negative). With a `prompt`, it is a response to it."""
 
-    text: str
-    label: int
+    text: Text
+    label: float  # between 0 and 1: the share of people, or the probability, that calls it good
+    prompt: Text = ""
 
 
 @dataclass(frozen=True)
@@ -36,8 +52,18 @@ class RatedText:
 class Comparison:
     """Two responses to one prompt, and the one that an annotator preferred."""
 
-    prompt: str
-    response_a: str
-    response_b: str
+    prompt: Text
+    response_a: Text
+    response_b: Text
     choice: Literal["a", "b", "tie"]
+    annotator: str = ""
+    margin: float = 0.0  # by how much the preferred one is better, in the units of the data; 0 where it is not known
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Several responses to one prompt, from the best to the worst."""
+
+    prompt: Text
+    responses: tuple[Text, ...]
     annotator: str = ""

@@ -22,20 +22,22 @@ def setting(
     low: float | None = None,
     high: float | None = None,
     choices: tuple[str, ...] = (),
+    short: str = "",
 ) -> Any:
     """A dataclass field with its description, for `--help` and validation.
 
-    Values must have the type of the default: int, float or str. `low` and `high` are allowed themselves.
+    Values must have the type of the default: int, float or str. `low` and `high` are allowed themselves. `short` is a
+    name without the section: `data` for `data.name`.
     """
-    return field(default=default, metadata={"help": help, "unit": unit, "low": low, "high": high, "choices": choices})
+    about = {"help": help, "unit": unit, "low": low, "high": high, "choices": choices, "short": short}
+    return field(default=default, metadata=about)
 
 
 @dataclass(frozen=True)
 class General:
-    """Model, data, hardware and prompts."""
+    """Model, hardware and prompts."""
 
     model: str = setting("movie-gpt2", "language model to start from: movie-gpt2, smollm2, a folder or a hub id")
-    data: str = setting("movie-reviews", "training data: a built-in name, a file, a folder or a hub id")
     seed: int = setting(1, "random seed; change it to see how much results vary", low=0)
     device: str = setting(
         "auto", "where to compute; auto takes a GPU if there is one", choices=("auto", "cpu", "cuda", "mps")

@@ -32,7 +32,7 @@ def assert_only_the_top_layer_changed(folder, start):
 @pytest.fixture(params=["labels", "comparisons"])
 def settings(request, tmp_path, tiny_config, tiny_model_folder):
     """One epoch in which one of two layers learns."""
-    data = tiny_config.data
+    data = tiny_config.data.name
     if request.param == "comparisons":
         rows = [
             {"prompt": f"film {i} is", "chosen": f"a joy number {i % 7}", "rejected": f"a chore of {i % 5} hours or so"}

@@ -26,7 +26,7 @@ def test_the_plan_counts_parameters_texts_and_operations(tiny_config):
     assert (plan.device, plan.dtype) == ("cpu", "float32")
     # The embeddings are tied: the head multiplies with them, and looking a token up costs nothing.
     tokenizer = load_tokenizer(tiny_config.model)
-    texts = [tokenizer.demonstration(d.prompt, d.response) for d in load(tiny_config.data).train.demonstrations]
+    texts = [tokenizer.demonstration(d.prompt, d.response) for d in load(tiny_config.data.name).train.demonstrations]
     tokens = sum(len(prompt) + len(response) for prompt, response in texts)
     assert plan.flops["sft"] == pytest.approx(tokens * 6 * parameters * tiny_config.sft.epochs, rel=0.02)
     assert set(plan.flops) == set(STAGES)

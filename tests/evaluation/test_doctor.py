@@ -376,7 +376,7 @@ def test_predicted_memory_is_within_a_factor_of_two_of_what_ppo_takes(tmp_path, 
     tiny = bare_run()
     tiny.finish("reward_model", {"held_out": 0})
     settings = {"iterations": 1, "epochs": 1}
-    config = build({"data": tiny_config.data, "device": "cpu", "dtype": "float32", "prompt_max": 3}
+    config = build({"data": tiny_config.data.name, "device": "cpu", "dtype": "float32", "prompt_max": 3}
                    | {f"ppo.{name}": value for name, value in settings.items()})  # fmt: skip
     movie = Run.open(tmp_path / "movie", config, resume=False, overwrite=False, stages=("sft",))
     tokenizer = load_tokenizer("movie-gpt2")
@@ -450,7 +450,7 @@ def test_the_command_checks_a_run_or_the_base_model(finished_run, tiny_config, t
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 14
     assert lines[4] == "ok   initial KL: at most 0 nats per response"
-    base = ["doctor", "--model", tiny_config.model, "--data", tiny_config.data, "--dtype", "float32"]
+    base = ["doctor", "--model", tiny_config.model, "--data", tiny_config.data.name, "--dtype", "float32"]
     assert main([*base, "--ppo.max-new-tokens", "9"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 11
@@ -465,7 +465,7 @@ def test_the_command_checks_a_run_or_the_base_model(finished_run, tiny_config, t
 def test_memory_that_the_machine_does_not_have_is_refused_before_anything_is_written(
     tmp_path, tiny_config, monkeypatch, capsys
 ):
-    argv = ["run", "--model", tiny_config.model, "--data", tiny_config.data, "--out", str(tmp_path / "run")]
+    argv = ["run", "--model", tiny_config.model, "--data", tiny_config.data.name, "--out", str(tmp_path / "run")]
     argv += ["--device", "cpu", "--prompt-max", "3", "--ppo.max-new-tokens", "16"]
     monkeypatch.setattr(memory, "free", lambda device: 2**20)
     assert main(argv) == 1

@@ -91,7 +91,7 @@ def test_sample_prompts_and_hints_are_of_the_own_data(russian_run, capsys):
     samples = [json.loads(line)["prompt"] for line in (russian_run / "samples.jsonl").read_text().splitlines()]
     asked = [json.loads(line)["prompt"] for line in (russian_run / "responses.jsonl").read_text().splitlines()]
     assert samples == asked[: len(SHOWN_PROMPTS)]
-    console.summary(russian_run, {"data": "data.csv", "seed": 1, "ppo.kl_coef": 0.1}, {})
+    console.summary(russian_run, {"data.name": "data.csv", "seed": 1, "ppo.kl_coef": 0.1}, {})
     hints = capsys.readouterr().out.partition("What next?")[2]
     assert any(prompt in hints for prompt in samples)
     assert "film" not in hints

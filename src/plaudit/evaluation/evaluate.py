@@ -205,7 +205,7 @@ def evaluate(run: Run, reward: TextReward | None = None) -> Iterator[StepReport]
             line["sft_judge"], line["policy_judge"] = map(float, verdicts)
         difference = bootstrap_ci95((policy_judge > 0.5) - (sft_judge > 0.5).astype(float), config.seed)
     _write_jsonl(run.path / "responses.jsonl", responses)
-    show = SHOWN_PROMPTS if config.data in BUILT_IN else tuple(texts[: len(SHOWN_PROMPTS)])
+    show = SHOWN_PROMPTS if config.data.name in BUILT_IN else tuple(texts[: len(SHOWN_PROMPTS)])
     shown = [measurement.tokenizer.prompt(prompt) for prompt in show]
     limit = measurement.settings.max_new_tokens
     noise = rng.uniforms(range(len(shown)), limit, config.seed, "evaluation", 0, "samples")
@@ -216,7 +216,7 @@ def evaluate(run: Run, reward: TextReward | None = None) -> Iterator[StepReport]
         "prompts": len(texts),
         "seed": config.seed,
         "model": config.model,
-        "data": config.data,
+        "data": config.data.name,
         "device": str(run.device),
         "dtype": str(run.dtype).removeprefix("torch."),
         "reward": measurement.reward.name,

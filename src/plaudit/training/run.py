@@ -226,7 +226,7 @@ class Run:
             if (before := made["settings"].get(name, value)) != value:
                 raise RunError(f"{begins} with {name} = {before!r}, not {value!r}; keep that value, {remedy}")
         if made["data"] != now["data"]:
-            raise RunError(f"{begins} from other data: {self.config.data} has changed; {remedy}")
+            raise RunError(f"{begins} from other data: {self.config.data.name} has changed; {remedy}")
         if made.get("model") != now.get("model"):
             raise RunError(f"{begins} from other weights: {self.config.model} has changed; {remedy}")
         for name, fingerprint in made["inputs"].items():
