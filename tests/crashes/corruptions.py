@@ -20,7 +20,7 @@ def _truncate(path: Path, other: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
-def _flip(path: Path, other: Path) -> None:
+def flip(path: Path, other: Path) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) * 2 // 3] ^= 1  # in a JSON file this is often still JSON, in a model it is a weight
     path.write_bytes(content)
@@ -40,7 +40,7 @@ def _swap(path: Path, other: Path) -> None:
 
 DAMAGES: dict[str, Callable[[Path, Path], None]] = {
     "truncated": _truncate,
-    "flipped": _flip,
+    "flipped": flip,
     "emptied": _empty,
     "removed": _remove,
     "another-run's": _swap,
@@ -64,8 +64,8 @@ def trials(bench: Bench) -> list[Trial]:
     """Every file and damage of a stopped PPO run; one damage after the other for files of the other jobs."""
     found = [Trial(f"corruptions/resume-of-{what}", partial(resume_of, what)) for what in ROOTS]
     for job in (*TRAINED, "evaluation"):
-        paths = sorted(path for path in _stopped(bench, job).rglob("*") if _is_used(path, job))
-        names = [str(path.relative_to(_stopped(bench, job))) for path in paths]
+        paths = sorted(path for path in stopped(bench, job).rglob("*") if _is_used(path, job))
+        names = [str(path.relative_to(stopped(bench, job))) for path in paths]
         for i, name in enumerate(names):
             damages = list(DAMAGES) if job == "ppo" else [list(DAMAGES)[(i + n) % len(DAMAGES)] for n in range(2)]
             found += [
@@ -84,7 +84,7 @@ def resume_of(what: str, bench: Bench) -> list[Problem]:
 def damaged(job: str, name: str, damage: str, bench: Bench) -> list[Problem]:
     """Damage a file of a stopped run and resume; once the file is refused, put it back and resume again."""
     box = bench.box("sft")
-    shutil.copytree(_stopped(bench, job), box / "run")
+    shutil.copytree(stopped(bench, job), box / "run")
     path = box / "run" / name
     original, other = path.read_bytes(), bench.other_seed() / name
     if damage == "another-run's" and not other.exists():
@@ -118,7 +118,7 @@ def _is_used(path: Path, job: str) -> bool:
     return path.is_file() and path.name not in VOLATILE and not left_over
 
 
-def _stopped(bench: Bench, job: str) -> Path:
+def stopped(bench: Bench, job: str) -> Path:
     """A run directory whose job was killed while it logged its last step: it has checkpoints, and logs beyond them."""
     if job == "evaluation":
         return bench.reference("ppo").folder

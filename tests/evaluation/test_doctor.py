@@ -24,6 +24,7 @@ from plaudit.models.fast import decoder, engine, generation
 from plaudit.models.fast.activations import ActivationCache
 from plaudit.models.fast.engine import FastEngine
 from plaudit.models.loading import load_causal_lm, load_reward_model, load_tokenizer, save
+from plaudit.models.plain import PlainEngine
 from plaudit.pipeline import steps
 from plaudit.training import memory
 from plaudit.training import models as training_models
@@ -479,3 +480,18 @@ def test_no_name_of_a_check_says_that_all_is_well(run):
     """It is also the beginning of a warning: "WARNING: reward model not length-biased" was one."""
     for check in doctor(run, "ppo"):
         assert not re.search(r"\b(not|off|equals|better|reachable|1|0)\b", check.name), check.name
+
+
+@pytest.mark.parametrize(("off", "found"), [({torch.bfloat16}, False), ({torch.bfloat16, torch.float32}, True)])
+def test_rounding_of_the_model_itself_is_no_fault_of_the_engine(run, monkeypatch, off, found):
+    own = PlainEngine.response_logits
+
+    def rounded(engine, lm, *rest):
+        logits, states = own(engine, lm, *rest)
+        if engine.dtype in off:
+            logits[0] = logits[0].roll(1)  # of one token
+        return logits, states
+
+    monkeypatch.setattr(PlainEngine, "response_logits", rounded)
+    run = changed(run, dtype="bfloat16", engine="fast")
+    assert (ENGINE in failing(run)) == found
