@@ -29,13 +29,14 @@ from plaudit.maths.masked import unflatten
 from plaudit.models.loading import window
 from plaudit.models.policy import Policy
 from plaudit.models.tokenizer import Tokenizer
-from plaudit.rewards import Reward, TextReward
+from plaudit.rewards import AnyReward
 from plaudit.settings import setting
 from plaudit.training import manifest
 from plaudit.training.metrics import StepReport
 from plaudit.training.models import Models
 from plaudit.training.prompts import check_window, rows_that_fit
-from plaudit.training.rollouts import as_reward, generate
+from plaudit.training.rewards import as_reward, needs_reward_model
+from plaudit.training.rollouts import generate
 from plaudit.training.run import Run
 
 POLICIES = tuple(name for name in ALGORITHMS if name not in ("sft", "reward_model"))
@@ -78,13 +79,13 @@ class Measurement:
 
     Args:
         stage: the folder of the policy.
-        reward: a function of texts, or None for the run's reward model.
+        reward: as in `ppo`.
     """
 
-    def __init__(self, run: Run, stage: str, reward: TextReward | None = None) -> None:
+    def __init__(self, run: Run, stage: str, reward: AnyReward = None) -> None:
         self.run, self.stage = run, stage
-        self.models = Models.load(run, stage, stage=stage, reward_model=reward is None)
-        self.reward: Reward = as_reward(reward, self.models)
+        self.models = Models.load(run, stage, stage=stage, reward_model=needs_reward_model(run, reward))
+        self.reward = as_reward(run, reward, self.models)
         self.tokenizer = self.models.tokenizer
         self.sft, self.policy = self.models.reference, self.models.policy.lm
         self.settings = getattr(run.config, stage)  # temperature and response length are those of training
@@ -167,11 +168,11 @@ def policy_stage(run: Run) -> str:
     raise RunError(f"{run.path}: no finished policy here; run: plaudit ppo --out {run.path}")
 
 
-def evaluate(run: Run, reward: TextReward | None = None) -> Iterator[StepReport]:
+def evaluate(run: Run, reward: AnyReward = None) -> Iterator[StepReport]:
     """Measure SFT and policy, one report a batch; leaves evaluation.json, samples.jsonl and report.html.
 
     Args:
-        reward: from prompts and responses to a number for each; None for the run's reward model.
+        reward: as in `ppo`.
 
     Raises:
         DataError: the evaluation split gives fewer than two prompts.
@@ -244,7 +245,7 @@ def sample(
     n: int,
     seed: int,
     max_new_tokens: int | None = None,
-    reward: TextReward | None = None,
+    reward: AnyReward = None,
 ) -> list[dict[str, Any]]:
     """`n` continuations of `prompt` by each model of a run, from the same random numbers, as samples.jsonl has them.
 
