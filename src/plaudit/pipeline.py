@@ -149,4 +149,4 @@ def _reports(run: Run, stage: str, reward: AnyReward) -> Iterator[StepReport]:
     if stage not in POLICIES:
         return algorithm(run)
     reports = with_preflight_checks(run, stage, lambda models: algorithm(run, reward, models), reward)
-    return detect_reward_hacking(run, stage, reports)
+    return detect_reward_hacking(run, stage, reports, reward)

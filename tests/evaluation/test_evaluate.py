@@ -33,11 +33,13 @@ def test_figures_by_hand():
         ended=np.array([True, True, False]),
         kl=np.array([1.0, 2.0, 6.0]),
         nats_ref=np.array([3.0, 3.0, 1.0]),
+        parts={"polite": np.array([1.0, 2.0, 6.0])},
     )
     got = figures(answers, np.array([0.9, 0.2, 0.6]), seed=0)
     assert got["score_mean"] == 0
     assert got["judge_positive"] == pytest.approx(2 / 3)
     assert got["kl_mean"] == 3.0
+    assert got["parts"] == {"polite": 3.0}
     assert got["perplexity_ref"] == pytest.approx(np.e)  # 7 nats over 7 tokens
     assert got["length_mean"] == pytest.approx(7 / 3)
     assert got["eos_rate"] == pytest.approx(2 / 3)

@@ -99,7 +99,7 @@ def test_without_a_reward_the_setting_counts_and_a_reward_replaces_it():
 
 
 def test_a_part_that_is_given_twice_or_no_weight_at_all_is_refused():
-    with pytest.raises(ConfigError, match="'polite.py:score' is given twice"):
+    with pytest.raises(ConfigError, match=r"'polite\.py:score' is given twice"):
         sources_of(["polite.py:score", "polite.py:score=2"])
     with pytest.raises(ConfigError, match="every weight is 0"):
         sources_of(["polite.py:score=0", "model=0"])

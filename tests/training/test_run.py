@@ -9,7 +9,7 @@ import torch
 
 from plaudit.config import build
 from plaudit.errors import ConfigError, RunError
-from plaudit.training import lock, manifest
+from plaudit.training import lock, manifest, versions
 from plaudit.training import run as module
 from plaudit.training.run import STAGES, Run, ancestors, needs_of
 
@@ -122,7 +122,7 @@ def test_a_folder_with_a_setting_that_is_gone_is_accepted(tmp_path):
     path = run.folder("sft") / "inputs.json"
     made = json.loads(path.read_text())
     made["settings"]["gone"] = 3
-    made["fingerprint"] = module._fingerprint({k: v for k, v in made.items() if k not in ("fingerprint", "made_with")})
+    made["fingerprint"] = module._fingerprint({k: v for k, v in made.items() if k not in module._NOT_HASHED})
     path.write_text(json.dumps(made))
     assert open_run(run.path, resume=True).complete("sft")
 
@@ -426,7 +426,7 @@ def test_other_versions_and_threads_are_noted_while_a_stage_is_unfinished(tmp_pa
     run.checkpoints("sft")
     assert run.differences(STAGES) == []
     monkeypatch.setattr(module.torch, "get_num_threads", lambda: 7)
-    monkeypatch.setattr(module, "version", lambda name: "9.9" if name == "torch" else "1")
+    monkeypatch.setattr(versions, "version", lambda name: "9.9" if name == "torch" else "1")
     notes = run.differences(STAGES)
     assert any(note.startswith("sft was begun with torch ") and "now 9.9" in note for note in notes)
     assert any("threads" in note and "now 7" in note for note in notes)
@@ -460,14 +460,14 @@ def test_the_revision_is_never_that_of_another_repository(tmp_path, monkeypatch,
     (root / "lib" / "plaudit" / "training").mkdir(parents=True)
     if here == "other repository":
         (root / ".git").mkdir()
-    monkeypatch.setattr(module, "__file__", str(root / "lib" / "plaudit" / "training" / "run.py"))
-    monkeypatch.setattr(module.subprocess, "run", lambda *a, **k: pytest.fail("git was asked"))
-    assert module._revision.__wrapped__() == "unknown"
+    monkeypatch.setattr(versions, "__file__", str(root / "lib" / "plaudit" / "training" / "versions.py"))
+    monkeypatch.setattr(versions.subprocess, "run", lambda *a, **k: pytest.fail("git was asked"))
+    assert versions._revision.__wrapped__() == "unknown"
 
 
 def test_git_may_be_missing(monkeypatch):
     def missing(*arguments, **keywords):
         raise FileNotFoundError("git")
 
-    monkeypatch.setattr(module.subprocess, "run", missing)
-    assert module._revision.__wrapped__() == "unknown"
+    monkeypatch.setattr(versions.subprocess, "run", missing)
+    assert versions._revision.__wrapped__() == "unknown"

@@ -92,8 +92,8 @@ def _answer(words: list[str]) -> int:
         print("plaudit: error:", flags.message(error, commands, words), file=sys.stderr)
         return 2
     except Exception as error:
-        resumable = not isinstance(error, PlauditError) or (isinstance(error, RewardError) and _opened)
-        way_on = _way_on(words) if resumable else ""
+        final = isinstance(error, PlauditError) and not (_opened and isinstance(error, RewardError))
+        way_on = "" if final else _way_on(words)
         print(f"plaudit: error: {failures.describe(error)}{way_on}", file=sys.stderr)
         return 2 if isinstance(error, ConfigError) else 1
 
@@ -247,13 +247,10 @@ def _doctor(run: Path | None, **given: Any) -> int:
     from plaudit.cli import console, progress
 
     with progress.waiting("preflight checks"):
-        from plaudit.evaluation.doctor import check_reward, doctor
-        from plaudit.training.rewards import needs_reward_model
+        from plaudit.evaluation.doctor import preflight
         from plaudit.training.run import Run
 
-        opened = Run(run or Path(os.devnull), build(settings))
-        needed = "reward_model" if needs_reward_model(opened) else "sft"
-        checks = doctor(opened, "ppo") if opened.complete(needed) else [*check_reward(opened), *doctor(opened, "sft")]
+        checks = preflight(Run(run or Path(os.devnull), build(settings)))
     console.checks([(check.mark, check.line) for check in checks])
     return 0 if all(check.ok for check in checks) else 1
 

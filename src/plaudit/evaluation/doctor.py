@@ -97,11 +97,14 @@ def doctor(run: Run, stage: str, models: Models | None = None, reward: AnyReward
     return [*checks, _memory(needed, needed + program, run.device)]
 
 
-def check_reward(run: Run) -> list[Check]:
-    """A trial of the reward on a few texts, where there is no SFT model yet that could respond; nothing by default."""
+def preflight(run: Run) -> list[Check]:
+    """What `doctor` finds for PPO, or for SFT and the reward while the models that PPO starts from are not there."""
+    if run.complete("reward_model" if needs_reward_model(run) else "sft"):
+        return doctor(run, "ppo")
     trial = try_reward(run, ("ppo",), run.config.model)
-    found = f"{trial.seconds:.2g} seconds a response"
-    return [Check("reward", not trial.warnings, found, "; ".join(trial.warnings), False)] if trial.seconds else []
+    found, advice = f"{trial.seconds:.2g} seconds a response", "; ".join(trial.warnings)
+    tried = [Check("reward", not trial.warnings, found, advice, False)] if trial.seconds else []
+    return [*tried, *doctor(run, "sft")]
 
 
 def check_memory(run: Run, stages: tuple[str, ...], lm: Any, prompt: int) -> None:

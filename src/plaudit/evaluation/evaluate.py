@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from itertools import chain
@@ -72,6 +72,7 @@ class Answers:
     ended: np.ndarray  # (N,) whether the response ended with the end token
     kl: np.ndarray  # (N,) nats from SFT, summed over the response
     nats_ref: np.ndarray  # (N,) negative log-likelihood of the response under SFT
+    parts: dict[str, np.ndarray]  # (N,) what each part of the reward gives them, by its name
 
 
 class Measurement:
@@ -96,7 +97,8 @@ class Measurement:
         engine, temperature, tokenizer = self.models.engine, self.settings.temperature, self.tokenizer
         responses = generate(Policy(lm, engine, value_head=False), prompts, noise, tokenizer, temperature)
         found, tokens = engine.compare(lm, self.sft, responses, temperature), responses.tokens()
-        raw = self.reward(responses)
+        measured = self.reward.measured(responses)
+        raw = self.reward.total(measured)
         return Answers(
             texts=[tokenizer.continuation(p, t) for p, t in zip(prompts, tokens, strict=True)],
             tokens=tokens,
@@ -105,6 +107,7 @@ class Measurement:
             ended=responses.ended.cpu().numpy(),
             kl=unflatten(found.kl, responses.response_mask).sum(1).cpu().numpy(),
             nats_ref=-unflatten(found.ref_logprobs, responses.response_mask).sum(1).cpu().numpy(),
+            parts={name: values.double().cpu().numpy() for name, values in measured.items()},
         )
 
     def compare(self, prompts: list[list[int]], noise: torch.Tensor) -> tuple[Answers, Answers]:
@@ -282,14 +285,18 @@ def figures(answers: Answers, verdicts: np.ndarray | None, seed: int) -> dict[st
         "length_mean": float(lengths.mean()),
         "eos_rate": float(answers.ended.mean()),
         "duplicate_rate": duplicate_rate(answers.texts),
+        "parts": {name: float(values.mean()) for name, values in answers.parts.items()},
     }
 
 
-def joined(parts: Iterable[Answers]) -> Answers:
+def joined(batches: Sequence[Answers]) -> Answers:
     """The answers of several batches as one."""
-    columns = {f.name: [getattr(part, f.name) for part in parts] for f in fields(Answers)}
+    columns: dict[str, Any] = {f.name: [getattr(batch, f.name) for batch in batches] for f in fields(Answers)}
     texts, tokens = (list(chain(*columns.pop(name))) for name in ("texts", "tokens"))
-    return Answers(texts, tokens, **{name: np.concatenate(arrays) for name, arrays in columns.items()})
+    each = columns.pop("parts")
+    of_reward = {name: np.concatenate([values[name] for values in each]) for name in each[0]}
+    arrays = {name: np.concatenate(column) for name, column in columns.items()}
+    return Answers(texts, tokens, **arrays, parts=of_reward)
 
 
 def side_by_side(prompts: Sequence[str], sft: Answers, policy: Answers) -> list[dict[str, Any]]:

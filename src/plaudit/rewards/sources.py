@@ -92,7 +92,7 @@ def parse(text: str) -> Source:
         raise ConfigError(f"reward = {text!r}: name the function in the file: {source}:NAME")
     found = Source(source, number)
     name = found.classifier[0]
-    if not (found.is_model or found.file or "/" in name or Path(name).is_dir()):
+    if not (found.is_model or found.file or "/" in name or (name and Path(name).is_dir())):
         raise ConfigError(f"reward = {text!r}: no such file or folder; {_HOW}")
     return found
 

@@ -45,6 +45,13 @@ def needs_reward_model(run: Run, reward: AnyReward = None) -> bool:
     return uses_model(run_sources(run, reward))
 
 
+def weights_of(run: Run, reward: AnyReward = None) -> dict[str, float]:
+    """The weight of each part by its name in logs; empty for a reward with a single part."""
+    sources = run_sources(run, reward)
+    weights = dict(zip(short_names(sources), (source.weight for source in sources), strict=True))
+    return weights if len(weights) > 1 else {}
+
+
 def as_reward(run: Run, reward: AnyReward, models: Models) -> Reward:
     """Open the parts of a reward; None is the reward in the run's settings.
 

@@ -34,6 +34,7 @@ _OTHER_FILES = (manifest.FILE, "frontier", "config.toml", "doctor.json", MEMORY_
 _UNSEALED = ("summary.json", "timing.jsonl", "watch.jsonl", manifest.FILE)  # written later, or different every time
 # Settings that change no result; of `reward`, which only the stages that use it depend on, `inputs` has an entry.
 _NO_RESULT = ("engine", "save_every", "keep_checkpoints", "microbatch_size", "reward", "reward_timeout")
+_REMEDY = "choose another --out, or use --overwrite"
 _NOT_HASHED = ("fingerprint", "made_with", "reward_files")  # entries of `inputs`
 
 
@@ -186,10 +187,9 @@ class Run:
         }
         if not needs:
             content["model"] = loading.fingerprint(self.config.model)
-        if reward := described(sources):
-            content["reward"] = reward
-        found = content | {"fingerprint": _fingerprint(content), "made_with": made_with()}
-        return found | ({"reward_files": _files_of(sources)} if reward else {})
+        content |= {"reward": described(sources)} if described(sources) else {}
+        files = {"reward_files": _files_of(sources)} if described(sources) else {}
+        return content | {"fingerprint": _fingerprint(content), "made_with": made_with()} | files
 
     def made_from(self, stage: str) -> dict[str, Any] | None:
         """The `inputs` that a folder was made from; None if it has no inputs.json."""
@@ -225,30 +225,26 @@ class Run:
         if made is None:
             return
         now, begins = self.inputs(stage), f"{self.path}: its {stage} was made"
-        remedy = "choose another --out, or use --overwrite"
         for name, value in now["settings"].items():
             if (before := made["settings"].get(name, value)) != value:
-                raise RunError(f"{begins} with {name} = {before!r}, not {value!r}; keep that value, {remedy}")
+                raise RunError(f"{begins} with {name} = {before!r}, not {value!r}; keep that value, {_REMEDY}")
         if made["data"] != now["data"]:
-            raise RunError(f"{begins} from other data: {self.config.data.name} has changed; {remedy}")
+            raise RunError(f"{begins} from other data: {self.config.data.name} has changed; {_REMEDY}")
         if made.get("model") != now.get("model"):
-            raise RunError(f"{begins} from other weights: {self.config.model} has changed; {remedy}")
+            raise RunError(f"{begins} from other weights: {self.config.model} has changed; {_REMEDY}")
         for name, fingerprint in made["inputs"].items():
             if fingerprint != now["inputs"][name]:
-                raise RunError(f"{begins} from another {name}; {remedy}")
+                raise RunError(f"{begins} from another {name}; {_REMEDY}")
         if self.config.reward:  # otherwise it may be a function that a Python program gives
             self.check_reward(stage, sources_of(None, self.config.reward))
 
     def check_reward(self, stage: str, sources: tuple[Source, ...]) -> None:
         """Raise a RunError if a policy was trained for another reward."""
-        made = self.made_from(stage)
-        if made is None or "reward_model" not in needs_of(stage):
-            return
-        rewards = (made.get("reward"), described(sources))
-        before, now = (f"the reward '{reward}'" if reward else "the reward model" for reward in rewards)
-        if before != now:
-            remedy = "choose another --out, or use --overwrite"
-            raise RunError(f"{self.path}: its {stage} was trained for {before}, not for {now}; {remedy}")
+        made = self.made_from(stage) if "reward_model" in needs_of(stage) else None
+        rewards = (made or {}).get("reward", ""), described(sources)
+        if made is not None and rewards[0] != rewards[1]:
+            before, now = (f"the reward '{reward}'" if reward else "the reward model" for reward in rewards)
+            raise RunError(f"{self.path}: its {stage} was trained for {before}, not for {now}; {_REMEDY}")
 
     def checkpoints(self, stage: str, sources: tuple[Source, ...] = ()) -> Checkpoints:
         """The stage's checkpoints, valid for its present inputs only; writes these inputs to inputs.json."""
