@@ -15,6 +15,7 @@ from plaudit.config import (
     flatten,
     known_settings,
     preset,
+    read_saved,
     read_toml,
     resolve,
     section_class,

@@ -18,7 +18,6 @@ from plaudit.evaluation.doctor import preflight
 from plaudit.evaluation.frontier import frontier
 from plaudit.pipeline import check, stages_for, steps
 from plaudit.rewards import sources_of
-from plaudit.training.metrics import read_jsonl
 from plaudit.training.rewards import try_reward
 from plaudit.training.run import STAGES, Run
 
@@ -244,8 +243,6 @@ def test_the_frontier_and_the_evaluation_measure_every_part(make, file):
     page = (run.path / "report.html").read_text()
     assert "Parts of the score" in page
     assert "score (weight 0.1)" in page
-    (window,) = read_jsonl(run.folder("ppo") / "watch.jsonl") or [None]
-    assert window is None
 
 
 def test_a_run_in_python_takes_a_mapping_with_weights(make):
