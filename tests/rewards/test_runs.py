@@ -16,6 +16,8 @@ from plaudit.config import build
 from plaudit.errors import RewardError, RunError
 from plaudit.evaluation.doctor import preflight
 from plaudit.evaluation.frontier import frontier
+from plaudit.models.classifier import Classifier
+from plaudit.models.folder import content_hash
 from plaudit.pipeline import check, stages_for, steps
 from plaudit.rewards import sources_of
 from plaudit.training.rewards import try_reward
@@ -78,10 +80,15 @@ def test_a_part_that_weighs_nothing_is_measured_and_changes_nothing(make, file):
 
 
 def test_a_classifier_is_a_part_by_its_folder(make, finished_run, tmp_path):
-    """The run's own reward model, opened as a classifier, gives the same scores as `model`."""
     shutil.copytree(finished_run / "reward_model", tmp_path / "judge")
-    first = next(ppo(make(f"{tmp_path / 'judge'}", "model")))
-    assert first.metrics["score.judge"] == pytest.approx(first.metrics["score.model"], abs=1e-3)
+    run = make(f"{tmp_path / 'judge'}", "model")
+    next(ppo(run))
+    rows = pandas.read_json(run.folder("ppo") / "rollouts.jsonl", lines=True)
+    expected = Classifier(str(tmp_path / "judge"))(rows["prompt"].tolist(), rows["response"].tolist())
+    assert rows["score.judge"].tolist() == pytest.approx(expected, abs=1e-4)
+    assert np.allclose(rows["score"], rows["score.judge"] + rows["score.model"], atol=1e-4)
+    inputs = json.loads((run.folder("ppo") / "inputs.json").read_text())
+    assert inputs["reward_files"] == {"judge": content_hash(tmp_path / "judge")}
 
 
 BREAKS = {

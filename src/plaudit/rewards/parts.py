@@ -1,7 +1,5 @@
 """The parts of a reward, opened, and their weighted sum."""
 
-from __future__ import annotations
-
 import inspect
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,7 +30,7 @@ class ModelReward:
     model: Any  # a `RewardModel`
 
     @torch.no_grad()
-    def __call__(self, responses: Responses) -> Float[Tensor, B]:
+    def __call__(self, responses: Responses) -> Float[Tensor, "B"]:
         """(B,) logits."""
         return self.model(responses.ids, responses.attention_mask).float()
 
@@ -46,7 +44,7 @@ class FunctionReward:
     title: str = ""  # in errors; the function's own name by default
     timeout: float = 0.0  # seconds for one call; 0: no limit, and the call is made in the caller's thread
 
-    def __call__(self, responses: Responses) -> Float[Tensor, B]:
+    def __call__(self, responses: Responses) -> Float[Tensor, "B"]:
         """(B,) what the function returns.
 
         Raises:
@@ -82,9 +80,12 @@ class FunctionReward:
         more = {name: column for name, column in zip(_IDS, ids, strict=True) if name in asked}
 
         def call() -> Any:
-            with torch.no_grad():
-                returned = self.function(prompts, texts, **more)
-                return list(returned) if isinstance(returned, Iterator) else returned
+            try:
+                with torch.no_grad():
+                    returned = self.function(prompts, texts, **more)
+                    return list(returned) if isinstance(returned, Iterator) else returned
+            except SystemExit as error:  # it must not end the program that calls it
+                raise RuntimeError(f"it calls sys.exit({error.code})").with_traceback(error.__traceback__) from error
 
         return in_time(call, seconds) if seconds else call()
 
@@ -155,7 +156,7 @@ class Part:
 
     name: str  # in logs
     weight: float
-    measure: Callable[[Responses], Float[Tensor, B]]
+    measure: Callable[[Responses], Float[Tensor, "B"]]
 
 
 @dataclass(frozen=True)
@@ -170,19 +171,19 @@ class Reward:
         """Of the shown scores; None where they have no bounds."""
         return (-1.0, 1.0) if self.name == REWARD_MODEL else None
 
-    def measured(self, responses: Responses) -> dict[str, Float[Tensor, B]]:
+    def measured(self, responses: Responses) -> dict[str, Float[Tensor, "B"]]:
         """What each part gives the responses, without its weight, by the part's name."""
         return {part.name: part.measure(responses) for part in self.parts}
 
-    def total(self, measured: Mapping[str, Float[Tensor, B]]) -> Float[Tensor, B]:
+    def total(self, measured: Mapping[str, Float[Tensor, "B"]]) -> Float[Tensor, "B"]:
         """(B,) the weighted sum."""
         return torch.stack([part.weight * measured[part.name] for part in self.parts]).sum(0)
 
-    def __call__(self, responses: Responses) -> Float[Tensor, B]:
+    def __call__(self, responses: Responses) -> Float[Tensor, "B"]:
         """(B,) the weighted sum of what the parts give the responses."""
         return self.total(self.measured(responses))
 
-    def shown(self, raw: Float[Tensor, B]) -> Float[Tensor, B]:
+    def shown(self, raw: Float[Tensor, "B"]) -> Float[Tensor, "B"]:
         """(B,) scores for reports: the weighted sums as they are; of the run's reward model alone 2 sigmoid(logit) - 1.
 
         The latter are in [-1, 1]: -1 is surely bad, 1 surely good.
