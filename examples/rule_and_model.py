@@ -1,14 +1,12 @@
-"""A rule and the reward model: praise, but without the words that praise is made of too easily.
+"""A rule beside the reward model: praise, in words that do not repeat.
 
-plaudit run --reward model=1 --reward examples/rule_and_model.py:fresh=2 --out runs/rule
+plaudit run --reward model=1 --reward examples/rule_and_model.py:varied=4 --out runs/varied
 
 RESULT
 """
 
-WORN = {"best", "film", "funny", "good", "great", "movie", "very"}
 
-
-def fresh(prompts: list[str], responses: list[str]) -> list[float]:
-    """Minus the share of worn words in each response."""
+def varied(prompts: list[str], responses: list[str]) -> list[float]:
+    """The share of the words of each response that are not repetitions."""
     words = [response.lower().split() for response in responses]
-    return [-sum(word in WORN for word in each) / max(1, len(each)) for each in words]
+    return [len(set(each)) / max(1, len(each)) for each in words]

@@ -9,6 +9,7 @@ import torch
 
 from plaudit.config import build
 from plaudit.errors import ConfigError, RunError
+from plaudit.rewards import Source
 from plaudit.training import lock, manifest, versions
 from plaudit.training import run as module
 from plaudit.training.run import STAGES, Run, ancestors, needs_of
@@ -169,9 +170,10 @@ def test_a_folder_made_from_another_input_is_refused_by_name(tmp_path):
 
 def test_a_policy_trained_for_another_reward_does_not_depend_on_the_reward_model(tmp_path):
     run = finished(tmp_path / "run", ("sft",))
-    by_function = run.checkpoints("ppo", reward="length").fingerprint
-    assert by_function != run.checkpoints("ppo", reward="other").fingerprint
-    run.checkpoints("ppo", reward="length")
+    length, other = ((Source(name, 1.0, lambda prompts, responses: []),) for name in ("length", "other"))
+    by_function = run.checkpoints("ppo", length).fingerprint
+    assert by_function != run.checkpoints("ppo", other).fingerprint
+    run.checkpoints("ppo", length)
     run.finish("ppo", {})
     made = json.loads((run.folder("ppo") / "inputs.json").read_text())
     assert (made["reward"], made["fingerprint"]) == ("length", by_function)
