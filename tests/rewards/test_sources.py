@@ -159,6 +159,24 @@ def test_a_file_that_is_missing_is_named(here):
         sources_of("polite.py:score")[0].open()
 
 
+@pytest.mark.parametrize(
+    "header", ["score(responses)", "score()", "score(a, b, c)", "score(a, b, *, temperature)", "score(*, a, b)"]
+)
+def test_a_function_with_other_parameters_is_refused(here, header):
+    (here / "polite.py").write_text(f"def {header}:\n    return []\n")
+    with pytest.raises(RewardError, match=r"reward 'polite\.py:score': must take the prompts and the responses"):
+        sources_of("polite.py:score")[0].open()
+
+
+@pytest.mark.parametrize(
+    "header",
+    ["score(p, r)", "score(*texts)", "score(p, r, scale=2.0)", "score(p, r, prompt_ids)", "score(p, r, **more)"],
+)
+def test_a_function_may_have_parameters_of_its_own(here, header):
+    (here / "polite.py").write_text(f"def {header}:\n    return []\n")
+    assert sources_of("polite.py:score")[0].open() is not None
+
+
 def test_weights_keep_all_their_digits_that_matter():
     for weight in (0.1, 1 / 3, 12345.678, 1e-9):
         assert math.isclose(float(described(sources_of(f"model={weight!r}")).split()[0]), weight, rel_tol=1e-11)

@@ -14,10 +14,9 @@ from torch import Tensor
 from plaudit.batches import Responses
 from plaudit.errors import RewardError
 from plaudit.rewards.calling import TooLate, in_time
-from plaudit.rewards.sources import TextReward, reason, reward_name
+from plaudit.rewards.sources import TextReward, ids_asked, reason, reward_name
 
 REWARD_MODEL = "reward model"  # the default reward in reports
-_IDS = ("prompt_ids", "response_ids")  # a function with one of these parameters gets token ids
 _LARGEST = 1e30  # well within float32
 _LONGEST = 300  # characters of a text in an error
 _Row: TypeAlias = tuple[str, str, list[int], list[int]]  # prompt, response, and their ids
@@ -72,12 +71,9 @@ class FunctionReward:
 
     def _call(self, rows: list[_Row], seconds: float) -> Any:
         """What the function returns for some rows."""
-        prompts, texts, *ids = (list(column) for column in zip(*rows, strict=True))
-        try:
-            asked = set(inspect.signature(self.function).parameters)
-        except (TypeError, ValueError):  # some functions in C have no signature
-            asked = set()
-        more = {name: column for name, column in zip(_IDS, ids, strict=True) if name in asked}
+        prompts, texts, prompt_ids, response_ids = (list(column) for column in zip(*rows, strict=True))
+        ids = {"prompt_ids": prompt_ids, "response_ids": response_ids}
+        more = {name: ids[name] for name in ids_asked(self.function)}
 
         def call() -> Any:
             try:

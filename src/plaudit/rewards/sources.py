@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import inspect
 import math
 import sys
 import traceback
@@ -65,11 +66,20 @@ class Source:
         """The function; None for a part of another kind.
 
         Raises:
-            RewardError: its file cannot be imported, or has no such function.
+            RewardError: its file cannot be imported, or has no such function, or it takes other arguments.
         """
-        if self.file is None:
-            return self.function
-        return load_function(self.file, self.text.rpartition(":")[2])
+        function = self.function
+        if self.file is not None:
+            function = load_function(self.file, self.text.rpartition(":")[2])
+        if function is not None:
+            try:
+                inspect.signature(function).bind([], [], **{name: [] for name in ids_asked(function)})
+            except TypeError as error:
+                must = "must take the prompts and the responses, and if it asks for them prompt_ids and response_ids"
+                raise RewardError(f"reward '{self.title}': {must}: {reason(error)}") from None
+            except ValueError:  # some functions in C have no signature
+                pass
+        return function
 
 
 def parse(text: str) -> Source:
@@ -146,6 +156,14 @@ def reward_name(reward: TextReward) -> str:
     if name == "<lambda>" and isinstance(reward, FunctionType):
         return f"<lambda> in {Path(reward.__code__.co_filename).name}, line {reward.__code__.co_firstlineno}"
     return name
+
+
+def ids_asked(function: TextReward) -> list[str]:
+    """The parameters of a function that get token ids."""
+    try:
+        return [name for name in ("prompt_ids", "response_ids") if name in inspect.signature(function).parameters]
+    except (TypeError, ValueError):  # some functions in C have no signature
+        return []
 
 
 def load_function(path: Path, name: str) -> Callable[..., Any]:
