@@ -720,7 +720,8 @@ for report in reports:
 
 # %%
 rollouts = read_jsonl(length_run.folder("ppo") / "rollouts.jsonl")
-for name, texts in (("first", rollouts[0]["responses"]), ("last", rollouts[-1]["responses"])):
+for name, iteration in (("first", 1), ("last", 10)):
+    texts = [line["response"] for line in rollouts if line["iteration"] == iteration]
     share = sum(score == 20 for score in twenty_words([], texts)) / len(texts)
     print(f"{name} iteration: {share:.0%} of the responses have 20 words or more")
 table({"response of the last iteration": texts[:5], "words": [len(text.split()) for text in texts[:5]]})

@@ -21,7 +21,7 @@ from plaudit.batches import Responses, number_of_rows
 from plaudit.maths.kl import kl_k3
 from plaudit.maths.masked import masked_mean, masked_sum, masked_variance
 from plaudit.models.layers import layers
-from plaudit.rewards import FunctionReward, ModelReward
+from plaudit.rewards import FunctionReward, ModelReward, Part, Reward
 from plaudit.training.rollouts import ScoreScale
 
 MUTANTS: list[Mutant] = []
@@ -343,7 +343,7 @@ def _(generate):
 
 @fault(11, "decoded and tokenised again for the reward model", IDS, "training.rollouts.as_reward")
 def _(as_reward):
-    def replacement(reward, models):
+    def replacement(run, reward, models):
         class Retokenised(ModelReward):
             def __call__(self, responses):
                 tokenizer, raw = models.tokenizer, []
@@ -352,7 +352,8 @@ def _(as_reward):
                     raw.append(self.model(again, torch.ones_like(again, dtype=torch.bool)).float())
                 return torch.cat(raw)
 
-        return Retokenised(models.reward_model) if reward is None else as_reward(reward, models)
+        assert reward is None
+        return Reward((Part("model", 1.0, Retokenised(models.reward_model)),))
 
     return replacement
 

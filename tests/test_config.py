@@ -15,6 +15,7 @@ from plaudit.config import (
     flatten,
     known_settings,
     preset,
+    read_saved,
     read_toml,
     resolve,
     section_class,
@@ -206,3 +207,17 @@ def test_every_setting_says_what_it_is_and_its_default_is_possible():
     build(names)
     assert all(described.metadata["help"] for described in known_settings().values())
     assert {f"{s}.microbatch_size" for s in ("sft", "reward_model", "ppo")} | {"engine"} <= set(names)
+
+
+@pytest.mark.parametrize("value", ["polite.py:score=0.3", ["polite.py:score=0.3", "model=1"], ("model",), []])
+def test_a_list_of_texts_is_read_back_from_toml(tmp_path, value):
+    config = build({"reward": value})
+    assert config.reward == ((value,) if isinstance(value, str) else tuple(value))
+    (tmp_path / "config.toml").write_text(to_toml(config, {}), encoding="utf-8")
+    assert read_saved(tmp_path / "config.toml")["reward"] == config.reward
+
+
+@pytest.mark.parametrize("value", [1, [1], ["model", None], {"model": 1}, True])
+def test_what_is_no_list_of_texts_is_refused(value):
+    with pytest.raises(ConfigError, match=r"reward.*: "):
+        build({"reward": value})

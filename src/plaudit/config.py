@@ -200,6 +200,11 @@ def _check(name: str, value: Any, described: dataclasses.Field[Any]) -> Any:
     kind: Any = type(described.default)
     about = described.metadata
     low, high, choices = about["low"], about["high"], about["choices"]
+    if kind is tuple:
+        texts = (value,) if isinstance(value, str) else value
+        if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
+            raise ConfigError(f"{name} = {value!r}: must be a text, or a list of texts")
+        return tuple(texts)
     try:
         if isinstance(value, bool) or (kind is str and not isinstance(value, str)):
             raise ValueError

@@ -18,14 +18,15 @@ from plaudit.models.layers import number_of_frozen_layers
 from plaudit.models.loading import check_classifier, load_tokenizer, model_without_weights, window
 from plaudit.models.lora import FOLDER, check_installed
 from plaudit.models.trial import TEXTS, try_model
-from plaudit.rewards import TextReward, reward_name
+from plaudit.rewards import AnyReward, Source, sources_of, uses_model
 from plaudit.training import stopping
 from plaudit.training.metrics import StepReport
 from plaudit.training.prompts import rows_that_fit, tokenised_prompts
+from plaudit.training.rewards import try_reward
 from plaudit.training.run import STAGES, Run, needs_of
 
 
-def check(config: Config, path: Path, stages: tuple[str, ...], reward: TextReward | None = None) -> list[str]:
+def check(config: Config, path: Path, stages: tuple[str, ...], reward: AnyReward = None) -> list[str]:
     """Raise the errors that would stop a stage later, before anything is written or removed.
 
     The model is opened and tried once: see `try_model`.
@@ -38,15 +39,17 @@ def check(config: Config, path: Path, stages: tuple[str, ...], reward: TextRewar
         DataError: the data cannot be learned from.
         ModelError: the model cannot be opened or run, has no room for a prompt and its response, or needs a library
             that is missing.
+        RewardError: a reward cannot be opened, or does not give one finite number for each of some texts.
     """
     run = Run(path, config)
+    sources = sources_of(reward, config.reward)
     needs = {need for stage in stages for need in needs_of(stage)} - set(stages)
     if "evaluation" in stages:
         needs -= set(POLICIES)
         if not set(POLICIES) & set(stages):
             policy_stage(run)
     for need in needs:
-        if not (need == "reward_model" and reward is not None):
+        if need != "reward_model" or uses_model(sources):
             run.model(need)
     adapted = (run.folder("reward_model") / FOLDER).exists() and "reward_model" not in stages
     policies = [stage for stage in stages if stage in POLICIES]
@@ -75,8 +78,9 @@ def check(config: Config, path: Path, stages: tuple[str, ...], reward: TextRewar
     if "evaluation" in stages:
         stage = policies[0] if policies else policy_stage(run)
         warnings.append(prompts_for(run, tokenizer, getattr(config, stage).max_new_tokens, limit)[2])
-    scored = "reward_model" in needs and reward is None
+    scored = "reward_model" in needs and uses_model(sources)
     classifier = name if "reward_model" in stages else run.model("reward_model") if scored else None
+    warnings += try_reward(run, stages, name, reward).warnings
     samples = [f"{d.prompt} {d.response}".strip() for d in data.train.demonstrations[:TEXTS]]
     try_model(name, tokenizer, samples, run.device, classifier)
     if set(stages) & set(ALGORITHMS):
@@ -109,12 +113,16 @@ def due(run: Run, stages: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(stage for stage in stages if stage in unfinished + again)
 
 
-def steps(run: Run, stages: tuple[str, ...] = STAGES, reward: TextReward | None = None) -> Iterator[StepReport]:
+def steps(run: Run, stages: tuple[str, ...] = STAGES, reward: AnyReward = None) -> Iterator[StepReport]:
     """Run the unfinished ones of `stages`, in order, with this reward or the run's reward model.
+
+    A reward model that nothing needs is not trained: see `stages_for`.
 
     Raises:
         RunError: a finished policy of these stages was trained for another reward.
     """
+    sources = sources_of(reward, run.config.reward)
+    stages = stages_for(stages, sources)
     to_run = due(run, stages)
     for stage in stages:
         if stage in to_run:
@@ -122,19 +130,17 @@ def steps(run: Run, stages: tuple[str, ...] = STAGES, reward: TextReward | None 
             if stopping.requested() and stage != to_run[-1]:  # a signal in the stage's last step
                 stopping.stop()
         elif stage in POLICIES:
-            _check_reward(run, stage, reward_name(reward))
+            run.check_reward(stage, sources)
 
 
-def _check_reward(run: Run, stage: str, reward: str) -> None:
-    """Refuse a finished policy that was trained for another reward."""
-    made = (run.made_from(stage) or {"reward": reward}).get("reward", "")
-    if made != reward:
-        before, now = (f"the reward '{name}'" if name else "the reward model" for name in (made, reward))
-        remedy = "choose another --out, or use --overwrite"
-        raise RunError(f"{run.path}: its {stage} was trained for {before}, not for {now}; {remedy}")
+def stages_for(stages: tuple[str, ...], sources: tuple[Source, ...]) -> tuple[str, ...]:
+    """`stages` without the reward model where they train a policy for a reward of which it is no part."""
+    if uses_model(sources) or not set(POLICIES) & set(stages):
+        return stages
+    return tuple(stage for stage in stages if stage != "reward_model")
 
 
-def _reports(run: Run, stage: str, reward: TextReward | None) -> Iterator[StepReport]:
+def _reports(run: Run, stage: str, reward: AnyReward) -> Iterator[StepReport]:
     if stage == "evaluation":
         return evaluate(run, reward)
     if stage == "sft":
@@ -143,4 +149,4 @@ def _reports(run: Run, stage: str, reward: TextReward | None) -> Iterator[StepRe
     if stage not in POLICIES:
         return algorithm(run)
     reports = with_preflight_checks(run, stage, lambda models: algorithm(run, reward, models), reward)
-    return detect_reward_hacking(run, stage, reports)
+    return detect_reward_hacking(run, stage, reports, reward)

@@ -26,8 +26,8 @@ def setting(
 ) -> Any:
     """A dataclass field with its description, for `--help` and validation.
 
-    Values must have the type of the default: int, float or str. `low` and `high` are allowed themselves. `short` is a
-    name without the section: `data` for `data.name`.
+    Values must have the type of the default: int, float, str, or a tuple of texts, whose flag may be repeated. `low`
+    and `high` are allowed themselves. `short` is a name without the section: `data` for `data.name`.
     """
     about = {"help": help, "unit": unit, "low": low, "high": high, "choices": choices, "short": short}
     return field(default=default, metadata=about)
@@ -53,6 +53,18 @@ class General:
         "plain runs everything with transformers and torch only; fast uses packed batches, cached activations and "
         "(in bfloat16) rounded weights for the model families that plaudit knows; auto is fast where it can be",
         choices=("auto", "plain", "fast"),
+    )
+    reward: tuple[str, ...] = setting(
+        (),
+        "what policies are trained for: FILE.py:NAME is a function of prompts and responses, model the run's reward "
+        "model, otherwise a folder or hub id of a classifier; each may have a weight, as in polite.py:score=0.3; "
+        "repeat it for a weighted sum",
+    )
+    reward_timeout: float = setting(
+        120.0,
+        "longest time that a reward function may take for one batch; raise it for a slow one; 0: no limit",
+        unit="seconds",
+        low=0,
     )
     keep_checkpoints: int = setting(0, "1 keeps the checkpoints of finished stages, 0 removes them", low=0, high=1)
     prompt_min: int = setting(2, "shortest prompt to cut from the beginning of a text", unit="words", low=1)

@@ -224,7 +224,13 @@ def test_an_iteration_has_the_figures_that_transformers_gives(tmp_path, finished
     }  # fmt: skip
     assert {name: report.metrics[name] for name in expected} == pytest.approx(expected, abs=2e-4)
     logged = [json.loads(line) for line in (run.folder("ppo") / "rollouts.jsonl").read_text().splitlines()]
-    assert (logged[1]["step"], logged[1]["responses"]) == (2, texts_written)
+    logged = [line for line in logged if line["iteration"] == 2]
+    assert [line["response"] for line in logged] == texts_written
+    assert [line["score"] for line in logged] == pytest.approx(scores, abs=2e-4)
+    assert [math.tanh(line["score.model"] / 2) for line in logged] == pytest.approx(scores, abs=2e-4)
+    assert [line["kl"] for line in logged] == pytest.approx(kls, abs=2e-3)
+    assert [line["ended"] for line in logged] == ended
+    assert sum(line["length"] for line in logged) == tokens
     assert report.metrics["kl"] > 1e-4  # measured against SFT, not against the policy itself
     # In iteration 1 KL was 0, below its target: an error clipped to 20%, over 16 responses of a horizon of 10,000.
     assert state["kl_coef"] == pytest.approx(settings.kl_coef * (1 - 0.2 * 16 / 10_000))
@@ -296,8 +302,8 @@ def test_a_report_has_a_prompt_and_its_response(bare_run, tiny_tokenizer):
     prompt, response = report.sample
     first = prompts_of(0, tokenised_prompts(run, tiny_tokenizer), run.config.ppo.batch_size, run.config.seed)[0]
     assert prompt == tiny_tokenizer.text(first)
-    (logged,) = [json.loads(line) for line in (run.folder("ppo") / "rollouts.jsonl").read_text().splitlines()]
-    assert response == logged["responses"][0]
+    logged = [json.loads(line) for line in (run.folder("ppo") / "rollouts.jsonl").read_text().splitlines()]
+    assert (logged[0]["prompt"], logged[0]["response"]) == (prompt, response)
 
 
 def test_every_figure_of_an_iteration_is_logged(finished_run):

@@ -30,6 +30,12 @@ def help_of(capsys, *argv: str) -> str:
     return " ".join(capsys.readouterr().out.split())
 
 
+def given(names: list[str]) -> dict[str, object]:
+    """What `words` gives: a setting that may be repeated is a tuple."""
+    lists = [name for name, default in default_settings().items() if isinstance(default, tuple)]
+    return {name: (str(i),) if name in lists else str(i) for i, name in enumerate(names)}
+
+
 def words(names: list[str], spelling=str) -> list[str]:
     return [word for i, name in enumerate(names) for word in (f"--{spelling(name)}", str(i))]
 
@@ -45,7 +51,7 @@ def bare(name: str) -> str:
 @pytest.mark.parametrize("command", ["run", "seeds", "doctor"])
 def test_run_seeds_and_doctor_take_every_setting_by_its_full_name(capsys, command):
     names = list(default_settings())
-    expected = {name: str(i) for i, name in enumerate(names)}
+    expected = given(names)
     assert settings(command, *words(names)) == expected
     assert settings(command, *words(names, dashed)) == expected
     text = help_of(capsys, command)
@@ -56,7 +62,7 @@ def test_run_seeds_and_doctor_take_every_setting_by_its_full_name(capsys, comman
 def test_a_stage_takes_its_own_settings_bare_or_full_and_the_general_ones(section):
     argv = ["eval", "RUN"] if section == "evaluation" else [dashed(section)]
     names = [name for name in default_settings() if name.rpartition(".")[0] in ("", section)]
-    expected = {name: str(i) for i, name in enumerate(names)}
+    expected = given(names)
     assert settings(*argv, *words(names)) == settings(*argv, *words(names, bare)) == expected
     other = "ppo.lr" if section == "sft" else "sft.lr"
     assert f"unknown flag '--{other}'" in refusal(*argv, f"--{other}", "1")
@@ -158,3 +164,10 @@ def test_no_line_of_a_help_is_longer_than_80_columns(capsys, monkeypatch, comman
     with pytest.raises(click.exceptions.Exit):
         commands.make_context("plaudit", ["--help"]) if command is None else parse(command, "--help")
     assert [line for line in capsys.readouterr().out.splitlines() if len(line) > 80] == []
+
+
+def test_a_flag_of_a_list_may_be_repeated_and_needs_a_value():
+    argv = ["run", "--reward", "polite.py:score=0.3", "--reward", "model=1"]
+    assert settings(*argv) == {"reward": ("polite.py:score=0.3", "model=1")}
+    assert settings("run", "--seed", "3") == {"seed": "3"}
+    assert "'--reward' requires a value, not --seed" in refusal("run", "--reward", "--seed", "3")

@@ -33,11 +33,13 @@ def test_figures_by_hand():
         ended=np.array([True, True, False]),
         kl=np.array([1.0, 2.0, 6.0]),
         nats_ref=np.array([3.0, 3.0, 1.0]),
+        parts={"polite": np.array([1.0, 2.0, 6.0])},
     )
     got = figures(answers, np.array([0.9, 0.2, 0.6]), seed=0)
     assert got["score_mean"] == 0
     assert got["judge_positive"] == pytest.approx(2 / 3)
     assert got["kl_mean"] == 3.0
+    assert got["parts"] == {"polite": 3.0}
     assert got["perplexity_ref"] == pytest.approx(np.e)  # 7 nats over 7 tokens
     assert got["length_mean"] == pytest.approx(7 / 3)
     assert got["eos_rate"] == pytest.approx(2 / 3)
@@ -159,7 +161,7 @@ def test_each_model_has_an_entry_by_its_folder_and_the_policy_a_second_one(finis
     assert evaluation["policy"] == evaluation["ppo"] != evaluation["sft"]
     assert evaluation["sft"].keys() == {
         "score_mean", "score_ci95", "judge_positive", "kl_mean", "perplexity_ref", "distinct_1", "distinct_2",
-        "length_mean", "eos_rate", "duplicate_rate",
+        "length_mean", "eos_rate", "duplicate_rate", "parts",
     }  # fmt: skip
     assert evaluation["sft"]["kl_mean"] == pytest.approx(0, abs=1e-5)
     assert evaluation["meta"]["wall_seconds"].keys() == {"sft", "reward_model", "ppo", "evaluation"}

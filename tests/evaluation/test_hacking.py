@@ -1,13 +1,14 @@
 import dataclasses
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from plaudit.cli import console
 from plaudit.evaluation import hacking
-from plaudit.evaluation.hacking import Window, hacking_warnings, windows_of
+from plaudit.evaluation.hacking import Part, Window, hacking_warnings, windows_of
 from plaudit.pipeline import steps
 from plaudit.training.metrics import read_jsonl
 from plaudit.training.run import Run
@@ -64,6 +65,47 @@ def test_warnings_come_in_order_of_time():
         series(score=RISING, judge_positive=[0.8, 0.8, 0.8, 0.6, 0.6, 0.6], distinct_2=[0.8, 0.3, 0.3, 0.3, 0.3, 0.3])
     )
     assert [(w.measure, w.now.step) for w in found] == [("distinct_2", 20), ("judge_positive", 30)]
+
+
+def parts(values, std=1.0, weight=0.5):
+    return [{"polite": Part(value, std, weight)} for value in values]
+
+
+@pytest.mark.parametrize(
+    ("values", "std", "weight"),
+    [
+        ([0.9, 0.8, 0.5, 0.4, 0.3, 0.2], 0.4, 0.5),  # a rule that is kept less and less
+        ([2.0, 3.0, 1.0, 0.5, 0.0, -1.0], 1.0, 2.0),  # from its best, in the second window
+        ([5, 9, 20, 25, 30, 40], 8.0, -0.1),  # more of what is penalised
+        ([0.9, 0.8, 0.5, 0.4, 0.3, 0.2], 0.4, 0.0),  # not trained for, only watched
+    ],
+)
+def test_a_part_of_the_reward_that_falls_while_the_score_rises_gives_a_warning(values, std, weight):
+    (warning,) = hacking_warnings(series(score=RISING, parts=parts(values, std, weight)))
+    assert (warning.measure, warning.now.step) == ("score.polite", 25)
+    assert "while 'polite (part of the reward)' went from" in warning.text
+    assert "give this part more weight" in warning.text
+
+
+@pytest.mark.parametrize(
+    ("values", "std", "weight"),
+    [
+        ([0.2, 0.4, 0.6, 0.7, 0.8, 0.9], 0.4, 0.5),  # it rises too
+        ([0.9, 0.8, 0.7, 0.65, 0.65, 0.65], 0.4, 0.5),  # the price of a trade-off
+        ([5, 9, 20, 25, 30, 40], 8.0, 0.1),  # more of what is rewarded
+        ([9, 8, 8, 9, 8, 9], 30.0, 1.0),
+    ],
+)
+def test_a_part_that_rises_or_falls_a_little_gives_no_warning(values, std, weight):
+    assert hacking_warnings(series(score=RISING, parts=parts(values, std, weight))) == []
+
+
+def test_noise_in_a_part_gives_no_warning():
+    draw = np.random.default_rng(0)
+    for _ in range(100):
+        values = draw.normal(0, 1 / 640**0.5, 20)
+        windows = series(score=np.linspace(0, 0.9, 20).tolist(), parts=parts(values.tolist()))
+        assert hacking_warnings(windows) == []
 
 
 @pytest.mark.parametrize(
@@ -146,7 +188,8 @@ def test_the_windows_are_means_of_the_logged_iterations(tmp_path, finished_run, 
     run = without_ppo(tmp_path / "run", finished_run, tiny_config)
     reports = list(steps(run, ("ppo",)))
     metrics, rollouts = (read_jsonl(run.folder("ppo") / name) for name in ("metrics.jsonl", "rollouts.jsonl"))
-    assert [len(line["responses"]) for line in rollouts] == small_windows.asked == [16] * 4
+    assert len(rollouts) == 64
+    assert small_windows.asked == [16] * 4
     for window, line in zip(windows_of(run, "ppo"), metrics, strict=True):
         assert (window.step, window.responses, window.judge_positive) == (line["step"], 16, 0.5)
         assert (window.score, window.distinct_2) == (line["score"], line["distinct_2"])
@@ -223,7 +266,7 @@ def test_a_figure_that_is_null_is_left_out_of_the_windows(
     for row in rows:
         lines[row][name] = None
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    windows = hacking._observe(run, "ppo", len(lines))
+    windows = hacking._Watch(run, "ppo", {}).windows(len(lines))
     assert windows == windows_of(run, "ppo")
     size = len(lines) // len(windows)
     for i, window in enumerate(windows):
@@ -240,3 +283,39 @@ def test_a_window_without_a_figure_neither_raises_nor_hides_the_warning(name):
     assert (warning.measure, warning.now.step) == ("distinct_2", 30)
     never = [dataclasses.replace(window, **{name: None}) for window in windows]
     assert len(hacking_warnings(never)) == (name in ("perplexity_ref", "judge_positive"))
+
+
+def test_the_parts_of_a_reward_are_in_the_windows(tmp_path, finished_run, tiny_config, small_windows):
+    def length(prompts, responses):
+        return [len(response) for response in responses]
+
+    run = without_ppo(tmp_path / "run", finished_run, tiny_config)
+    list(steps(run, ("ppo",), {length: -0.5, "model": 2}))
+    rollouts = read_jsonl(run.folder("ppo") / "rollouts.jsonl")
+    windows = windows_of(run, "ppo")
+    assert len(windows) == 4
+    for window in windows:
+        values = [line["score.length"] for line in rollouts if line["iteration"] == window.step]
+        assert window.parts["length"] == pytest.approx((np.mean(values), np.std(values), -0.5))
+        assert window.parts["model"].weight == 2
+
+
+def test_a_line_of_a_log_is_read_once(tmp_path, finished_run, tiny_config, small_windows, monkeypatch):
+    """Otherwise the time of a long run grows with the square of its iterations."""
+    read = []
+
+    def loads(text):
+        read.append(text)
+        return json.loads(text)
+
+    monkeypatch.setattr(hacking, "json", SimpleNamespace(loads=loads, dumps=json.dumps))
+    run = without_ppo(tmp_path / "run", finished_run, tiny_config)
+    watch = hacking._Watch(run, "ppo", {})
+    shutil.copytree(finished_run / "ppo", run.folder("ppo"), dirs_exist_ok=True)
+    (run.folder("ppo") / "watch.jsonl").unlink(missing_ok=True)
+    monkeypatch.setattr(hacking, "windows_of", lambda run, stage: [])
+    for done in range(5):
+        watch.windows(done)
+    lines = 4 + 4 * 16
+    assert len(set(read)) == lines
+    assert len(read) <= lines + 2 * 3  # the first line after a window is looked at twice

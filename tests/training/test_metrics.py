@@ -27,11 +27,14 @@ def test_steps_after_a_position_are_removed(tmp_path):
     log = MetricsLog(tmp_path)
     for step in (1, 2, 3):
         log.append(make_report(step))
-        log.log_responses(step, [f"text of {step}", "another\nline"])
+        log.log_responses(step, response=[f"text of {step}", "another\nline"], kl=[0.5, math.inf])
         if step == 2:
             position = log.position()
     log.cut_back(2, position)
-    assert read_jsonl(log.rollouts_path)[1:] == [{"step": 2, "responses": ["text of 2", "another\nline"]}]
+    assert read_jsonl(log.rollouts_path)[2:] == [
+        {"iteration": 2, "response": "text of 2", "kl": 0.5},
+        {"iteration": 2, "response": "another\nline", "kl": None},
+    ]
     assert [line["step"] for line in read_jsonl(log.metrics_path)] == [1, 2]
     assert log.seconds() == 0.5
     assert log.position() == position

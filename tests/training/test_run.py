@@ -9,7 +9,8 @@ import torch
 
 from plaudit.config import build
 from plaudit.errors import ConfigError, RunError
-from plaudit.training import lock, manifest
+from plaudit.rewards import Source
+from plaudit.training import lock, manifest, versions
 from plaudit.training import run as module
 from plaudit.training.run import STAGES, Run, ancestors, needs_of
 
@@ -122,7 +123,7 @@ def test_a_folder_with_a_setting_that_is_gone_is_accepted(tmp_path):
     path = run.folder("sft") / "inputs.json"
     made = json.loads(path.read_text())
     made["settings"]["gone"] = 3
-    made["fingerprint"] = module._fingerprint({k: v for k, v in made.items() if k not in ("fingerprint", "made_with")})
+    made["fingerprint"] = module._fingerprint({k: v for k, v in made.items() if k not in module._NOT_HASHED})
     path.write_text(json.dumps(made))
     assert open_run(run.path, resume=True).complete("sft")
 
@@ -169,9 +170,10 @@ def test_a_folder_made_from_another_input_is_refused_by_name(tmp_path):
 
 def test_a_policy_trained_for_another_reward_does_not_depend_on_the_reward_model(tmp_path):
     run = finished(tmp_path / "run", ("sft",))
-    by_function = run.checkpoints("ppo", reward="length").fingerprint
-    assert by_function != run.checkpoints("ppo", reward="other").fingerprint
-    run.checkpoints("ppo", reward="length")
+    length, other = ((Source(name, 1.0, lambda prompts, responses: []),) for name in ("length", "other"))
+    by_function = run.checkpoints("ppo", length).fingerprint
+    assert by_function != run.checkpoints("ppo", other).fingerprint
+    run.checkpoints("ppo", length)
     run.finish("ppo", {})
     made = json.loads((run.folder("ppo") / "inputs.json").read_text())
     assert (made["reward"], made["fingerprint"]) == ("length", by_function)
@@ -426,7 +428,7 @@ def test_other_versions_and_threads_are_noted_while_a_stage_is_unfinished(tmp_pa
     run.checkpoints("sft")
     assert run.differences(STAGES) == []
     monkeypatch.setattr(module.torch, "get_num_threads", lambda: 7)
-    monkeypatch.setattr(module, "version", lambda name: "9.9" if name == "torch" else "1")
+    monkeypatch.setattr(versions, "version", lambda name: "9.9" if name == "torch" else "1")
     notes = run.differences(STAGES)
     assert any(note.startswith("sft was begun with torch ") and "now 9.9" in note for note in notes)
     assert any("threads" in note and "now 7" in note for note in notes)
@@ -460,14 +462,14 @@ def test_the_revision_is_never_that_of_another_repository(tmp_path, monkeypatch,
     (root / "lib" / "plaudit" / "training").mkdir(parents=True)
     if here == "other repository":
         (root / ".git").mkdir()
-    monkeypatch.setattr(module, "__file__", str(root / "lib" / "plaudit" / "training" / "run.py"))
-    monkeypatch.setattr(module.subprocess, "run", lambda *a, **k: pytest.fail("git was asked"))
-    assert module._revision.__wrapped__() == "unknown"
+    monkeypatch.setattr(versions, "__file__", str(root / "lib" / "plaudit" / "training" / "versions.py"))
+    monkeypatch.setattr(versions.subprocess, "run", lambda *a, **k: pytest.fail("git was asked"))
+    assert versions._revision.__wrapped__() == "unknown"
 
 
 def test_git_may_be_missing(monkeypatch):
     def missing(*arguments, **keywords):
         raise FileNotFoundError("git")
 
-    monkeypatch.setattr(module.subprocess, "run", missing)
-    assert module._revision.__wrapped__() == "unknown"
+    monkeypatch.setattr(versions.subprocess, "run", missing)
+    assert versions._revision.__wrapped__() == "unknown"

@@ -14,10 +14,11 @@ from plaudit.maths.logprobs import predicting
 from plaudit.maths.losses import Loss, policy_loss, value_loss
 from plaudit.maths.masked import explained_variance, unflatten, whiten
 from plaudit.models.policy import Policy, fit_value_head
-from plaudit.rewards import TextReward
+from plaudit.rewards import AnyReward
 from plaudit.settings import RolloutConfig, setting
 from plaudit.training.metrics import StepReport
 from plaudit.training.models import Models
+from plaudit.training.rewards import needs_reward_model
 from plaudit.training.rollouts import Objective, RolloutLoop
 from plaudit.training.run import Run
 
@@ -56,11 +57,12 @@ class PPOBatch:
     returns: Float[Tensor, "B R"]  # targets of the value head, from advantages before whitening
 
 
-def ppo(run: Run, reward: TextReward | None = None, models: Models | None = None) -> Iterator[StepReport]:
+def ppo(run: Run, reward: AnyReward = None, models: Models | None = None) -> Iterator[StepReport]:
     """Train the policy to raise its score, one report an iteration; leaves RUN/ppo.
 
     Args:
-        reward: from prompts and responses to a number for each; None for the run's reward model.
+        reward: a function from prompts and responses to a number for each, or parts with weights as in `sources_of`;
+            None for the reward in the run's settings, which is the run's reward model by default.
         models: with a value head, if they are open already.
 
     Raises:
@@ -69,7 +71,7 @@ def ppo(run: Run, reward: TextReward | None = None, models: Models | None = None
         TrainingError: a loss or gradient is not finite.
     """
     settings = run.config.ppo
-    models = models or Models.load(run, "ppo", value_head=True, reward_model=reward is None)
+    models = models or Models.load(run, "ppo", value_head=True, reward_model=needs_reward_model(run, reward))
     policy = models.policy
     loop = RolloutLoop(run, "ppo", models, reward)
     if loop.initial is not None:

@@ -10,10 +10,11 @@ from torch import Tensor
 from plaudit.batches import Rollout, number_of_rows
 from plaudit.maths.losses import Loss
 from plaudit.maths.masked import masked_sum
-from plaudit.rewards import TextReward
+from plaudit.rewards import AnyReward
 from plaudit.settings import RolloutConfig, setting
 from plaudit.training.metrics import StepReport
 from plaudit.training.models import Models
+from plaudit.training.rewards import needs_reward_model
 from plaudit.training.rollouts import Objective, RolloutLoop
 from plaudit.training.run import Run
 
@@ -42,12 +43,12 @@ class ReinforceBatch:
     advantages: Float[Tensor, "B"]
 
 
-def reinforce(run: Run, reward: TextReward | None = None, models: Models | None = None) -> Iterator[StepReport]:
+def reinforce(run: Run, reward: AnyReward = None, models: Models | None = None) -> Iterator[StepReport]:
     """Train the policy to raise its score, one report an iteration; leaves RUN/reinforce.
 
     Args and errors as for `ppo`.
     """
-    models = models or Models.load(run, "reinforce", reward_model=reward is None)
+    models = models or Models.load(run, "reinforce", reward_model=needs_reward_model(run, reward))
     loop = RolloutLoop(run, "reinforce", models, reward)
 
     for iteration in loop:

@@ -19,7 +19,7 @@ import click
 from plaudit import __version__
 from plaudit.cli import failures, flags
 from plaudit.config import ALGORITHMS, SECTIONS, build, preset, read_saved, read_toml, resolve
-from plaudit.errors import ConfigError, PlauditError, RunError, TrainingError
+from plaudit.errors import ConfigError, PlauditError, RewardError, RunError, TrainingError
 from plaudit.training import stopping
 
 RUN_STAGES = ("sft", "reward_model", "ppo", "evaluation")
@@ -92,7 +92,8 @@ def _answer(words: list[str]) -> int:
         print("plaudit: error:", flags.message(error, commands, words), file=sys.stderr)
         return 2
     except Exception as error:
-        way_on = "" if isinstance(error, PlauditError) else _way_on(words)
+        final = isinstance(error, PlauditError) and not (_opened and isinstance(error, RewardError))
+        way_on = "" if final else _way_on(words)
         print(f"plaudit: error: {failures.describe(error)}{way_on}", file=sys.stderr)
         return 2 if isinstance(error, ConfigError) else 1
 
@@ -128,17 +129,19 @@ def _must_exist(directory: Path) -> None:
 
 def _open(
     settings: dict[str, Any], out: Path, stages: tuple[str, ...], seeds: dict[Path, int], **how: bool
-) -> list[Any]:
-    """Open the run directory of each seed; print a line on the settings before, one on model, data and time after."""
+) -> tuple[list[Any], tuple[str, ...]]:
+    """Open the run directory of each seed and print what is planned; returns the runs, and the stages they need."""
     from plaudit.cli import progress
 
     progress.header(settings, out)
     with progress.waiting("starting"):
         from plaudit.cli.plan import plan
-        from plaudit.pipeline import check
+        from plaudit.pipeline import check, stages_for
+        from plaudit.rewards import sources_of
         from plaudit.training.run import Run
 
         config = build(settings)
+        stages = stages_for(stages, sources_of(None, config.reward))
         left_out = check(config, out, stages)
         planned = plan(config, out, stages)
     for line in left_out:
@@ -152,12 +155,12 @@ def _open(
     for run in runs:
         progress.note(run.differences(stages))
     progress.outlook(planned, runs, stages)
-    return runs
+    return runs, stages
 
 
 def _drive(settings: dict[str, Any], out: Path, stages: tuple[str, ...], **how: bool) -> dict[str, float]:
     """Run the stages and show their progress on stderr; returns wall-clock seconds by stage, of those that ran."""
-    (run,) = _open(settings, out, stages, {out: settings["seed"]}, **how)
+    (run,), stages = _open(settings, out, stages, {out: settings["seed"]}, **how)
 
     from plaudit.cli import progress
 
@@ -244,11 +247,10 @@ def _doctor(run: Path | None, **given: Any) -> int:
     from plaudit.cli import console, progress
 
     with progress.waiting("preflight checks"):
-        from plaudit.evaluation.doctor import doctor
+        from plaudit.evaluation.doctor import preflight
         from plaudit.training.run import Run
 
-        opened = Run(run or Path(os.devnull), build(settings))
-        checks = doctor(opened, "ppo" if opened.complete("reward_model") else "sft")
+        checks = preflight(Run(run or Path(os.devnull), build(settings)))
     console.checks([(check.mark, check.line) for check in checks])
     return 0 if all(check.ok for check in checks) else 1
 
@@ -297,7 +299,7 @@ def _seeds(n: int, out: Path, resume: bool, overwrite: bool, **given: Any) -> No
     seeds = {out / f"seed-{seed}": seed for seed in range(settings["seed"], settings["seed"] + n)}
     if resume and not first.joinpath("config.toml").exists():
         raise RunError(f"{out}: nothing to resume here; start without --resume")
-    runs = _open(settings, out, RUN_STAGES, seeds, resume=resume, overwrite=overwrite)
+    runs, stages = _open(settings, out, RUN_STAGES, seeds, resume=resume, overwrite=overwrite)
 
     from plaudit.cli import console, progress
     from plaudit.evaluation.seeds import summarise
@@ -306,7 +308,7 @@ def _seeds(n: int, out: Path, resume: bool, overwrite: bool, **given: Any) -> No
     for run in runs:
         print(f"seed {run.config.seed}", file=sys.stderr)
         try:
-            progress.follow(run, RUN_STAGES)
+            progress.follow(run, stages)
         except TrainingError as error:
             stopped[run.config.seed] = str(error)
     console.seeds(out, summarise(out, runs, stopped))

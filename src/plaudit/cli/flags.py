@@ -52,12 +52,14 @@ class Setting(click.Option):
     def __init__(self, section: str, field: Field[Any], *, bare: bool) -> None:
         full = f"{section}.{field.name}" if section else field.name
         self.group = f"Settings: {section or 'general'}", section_class(section).__doc__ or ""
-        default = f"{field.default:g}" if isinstance(field.default, float) else field.default
+        kind = type(field.default)
+        default = f"{field.default:g}" if kind is float else field.default if kind is not tuple else "none"
         notes = [field.metadata["unit"], ", ".join(field.metadata["choices"]), allowed(field.metadata)]
         names = dict.fromkeys(filter(None, [field.metadata["short"], field.name if bare else "", full]))
         super().__init__(
             [*(f"--{name.replace('_', '-')}" for name in names), full.replace(".", "__")],
-            metavar={int: "N", float: "X", str: "NAME"}[type(field.default)],
+            metavar={int: "N", float: "X", str: "NAME", tuple: "PART"}[kind],
+            multiple=kind is tuple,
             help=f"{field.metadata['help']} [{'; '.join(filter(None, [*notes, f'default {default}']))}]",
             callback=_not_a_flag,
         )
@@ -85,7 +87,7 @@ def settings(*sections: str, bare: bool) -> list[click.Parameter]:
 def by_full_name(params: dict[str, Any]) -> dict[str, Any]:
     """The settings among the parameters of a command that the user gave, by full name."""
     names = {name.replace(".", "__"): name for name in known_settings()}
-    return {names[name]: value for name, value in params.items() if name in names and value is not None}
+    return {names[name]: value for name, value in params.items() if name in names and value not in (None, ())}
 
 
 def directory(out: str) -> list[click.Parameter]:
@@ -113,8 +115,9 @@ def count(*names: str, low: int, help: str, default: int | None = None) -> Any:
 
 def _not_a_flag(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
     """Return `value`. If it is the next flag, the user forgot the value: raise UsageError."""
-    if str(value).startswith("--"):
-        raise click.UsageError(f"option '{param.opts[0]}' requires a value, not {value}")
+    for each in value if isinstance(value, tuple) else (value,):
+        if str(each).startswith("--"):
+            raise click.UsageError(f"option '{param.opts[0]}' requires a value, not {each}")
     return value
 
 

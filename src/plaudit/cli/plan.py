@@ -14,6 +14,7 @@ from plaudit.config import Config
 from plaudit.data.prompts import cut_prompts
 from plaudit.data.splits import Part
 from plaudit.models.loading import load_tokenizer, model_without_weights
+from plaudit.training.rewards import number_of_scored, try_reward
 from plaudit.training.run import Run
 
 # Fitted to the default run and to smollm2 on two cores: training reaches this share of the speed of one large product,
@@ -31,11 +32,14 @@ class Plan:
     device: str
     dtype: str
     flops: dict[str, float]  # floating point operations by stage; an estimate, without stages that have none
+    reward: dict[str, float]  # seconds that functions and classifiers of the reward take, by stage
 
     def seconds(self, stages: Iterable[str]) -> float:
         """Expected time of these stages on this machine, good to a factor of two; it measures for 0.1 seconds."""
         speed = _EFFICIENCY * _flops_per_second(torch.device(self.device), getattr(torch, self.dtype))
-        return sum(self.flops[stage] / speed + _STAGE_SECONDS for stage in stages if stage in self.flops)
+        return sum(
+            self.flops[stage] / speed + _STAGE_SECONDS + self.reward[stage] for stage in stages if stage in self.flops
+        )
 
 
 def plan(config: Config, path: Path, stages: tuple[str, ...]) -> Plan:
@@ -48,12 +52,14 @@ def plan(config: Config, path: Path, stages: tuple[str, ...]) -> Plan:
     prompts = [len(tokenizer.prompt(text)) for text in cut_prompts(data.prompts, *cut)]
     some = data.train.demonstrations[:_MEASURED_TEXTS]
     text = statistics.fmean(sum(map(len, tokenizer.demonstration(d.prompt, d.response))) for d in some)
+    each = try_reward(run, stages, name).seconds
     return Plan(
         parameters=sum(p.numel() for p in model.parameters()),
         records={part: len(getattr(data, part).demonstrations) for part in ("train", "prompts", "evaluation")},
         device=str(run.device),
         dtype=str(run.dtype).removeprefix("torch."),
         flops=_flops(config, stages, model, data.train, text, statistics.fmean(prompts or [0.0])),
+        reward={stage: each * number_of_scored(config, stage)[0] for stage in stages},
     )
 
 

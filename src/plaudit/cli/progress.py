@@ -82,8 +82,12 @@ def outlook(plan: Plan, runs: Iterable[Run], stages: tuple[str, ...]) -> None:
     size = f"{millions / 1000:.1f}B" if millions >= 1000 else f"{millions:.{0 if millions >= 100 else 1}f}M"
     rows = ", ".join(f"{count:,} {split}" for split, count in plan.records.items())
     parts = [f"{size} parameters", f"texts: {rows}", f"{plan.device}, {plan.dtype}"]
-    if seconds := plan.seconds(stage for run in runs for stage in stages if not run.complete(stage)):
-        parts.append(f"expected time {duration(seconds)}")
+    unfinished = [stage for run in runs for stage in stages if not run.complete(stage)]
+    if seconds := plan.seconds(unfinished):
+        scoring = sum(plan.reward[stage] for stage in unfinished)
+        parts.append(
+            f"expected time {duration(seconds)}" + (f", {duration(scoring)} of it the reward" if scoring else "")
+        )
     new_console(stderr=True).print("; ".join(parts), soft_wrap=True)
 
 

@@ -25,12 +25,13 @@ from plaudit.models.layers import layers, number_of_frozen_layers
 from plaudit.models.loading import load_causal_lm, load_tokenizer, window
 from plaudit.models.plain import PlainEngine
 from plaudit.models.policy import Policy
-from plaudit.rewards import TextReward
+from plaudit.rewards import AnyReward
 from plaudit.training import memory
 from plaudit.training.engine import choose_engine
 from plaudit.training.metrics import StepReport
 from plaudit.training.models import Models
-from plaudit.training.rollouts import REFERENCE_SAMPLES, ScoreScale, as_reward, generate, score_rollout
+from plaudit.training.rewards import REFERENCE_SAMPLES, as_reward, needs_reward_model, try_reward
+from plaudit.training.rollouts import ScoreScale, generate, score_rollout
 from plaudit.training.run import MEMORY_FILE, Run
 
 # How far the ratio of the same model may be from 1: at the worst of some hundred tokens, and on average. In bfloat16
@@ -54,18 +55,18 @@ _SHAPES = 2**29
 _trained_in: set[torch.dtype] = set()  # formats in which this process has trained: it holds that code already
 
 
-def open_models(run: Run, stage: str, reward: TextReward | None = None) -> Models:
+def open_models(run: Run, stage: str, reward: AnyReward = None) -> Models:
     """The models that `stage` starts from: "sft" from the base model, others from the run's SFT and reward model."""
     if stage != "sft":
         value_head = objective_of(stage).value_head
-        return Models.load(run, stage, value_head=value_head, reward_model=reward is None)
+        return Models.load(run, stage, value_head=value_head, reward_model=needs_reward_model(run, reward))
     lm = load_causal_lm(run.config.model).to(run.device).eval()
     policy = Policy(lm, choose_engine(run, "sft", lm)).to(run.device)
     policy.engine.prepare(lm)
     return Models(load_tokenizer(run.config.model), policy, lm, None, policy.engine)
 
 
-def doctor(run: Run, stage: str, models: Models | None = None, reward: TextReward | None = None) -> list[Check]:
+def doctor(run: Run, stage: str, models: Models | None = None, reward: AnyReward = None) -> list[Check]:
     """Check what `stage` starts from: "sft", or an algorithm that trains a policy, and one step of its training.
 
     `models` are those of `open_models`, if they are open already; they are not changed.
@@ -95,6 +96,16 @@ def doctor(run: Run, stage: str, models: Models | None = None, reward: TextRewar
     if (run.device.type, run.dtype) == ("cpu", torch.bfloat16) and run.dtype not in _trained_in:
         needed += _SHAPES
     return [*checks, _memory(needed, needed + program, run.device)]
+
+
+def preflight(run: Run) -> list[Check]:
+    """What `doctor` finds for PPO, or for SFT and the reward while the models that PPO starts from are not there."""
+    if run.complete("reward_model" if needs_reward_model(run) else "sft"):
+        return doctor(run, "ppo")
+    trial = try_reward(run, ("ppo",), run.config.model)
+    found, advice = f"{trial.seconds:.2g} seconds a response", "; ".join(trial.warnings)
+    tried = [Check("reward", not trial.warnings, found, advice, False)] if trial.seconds else []
+    return [*tried, *doctor(run, "sft")]
 
 
 def check_memory(run: Run, stages: tuple[str, ...], lm: Any, prompt: int) -> None:
@@ -129,7 +140,7 @@ def _policy(stage: str) -> str:
 
 
 def with_preflight_checks(
-    run: Run, stage: str, start: Callable[[Models], Iterator[StepReport]], reward: TextReward | None = None
+    run: Run, stage: str, start: Callable[[Models], Iterator[StepReport]], reward: AnyReward = None
 ) -> Iterator[StepReport]:
     """The reports that `start` makes from the models that were checked, the first with the warnings of the checks.
 
@@ -162,7 +173,7 @@ def _add_to(path: Path, stage: str, entry: Any) -> None:
 
 
 def _first_iteration(
-    run: Run, stage: str, models: Models, prompts: list[list[int]], noise: torch.Tensor, reward: TextReward | None
+    run: Run, stage: str, models: Models, prompts: list[list[int]], noise: torch.Tensor, reward: AnyReward
 ) -> Iterator[Check]:
     """A small first iteration up to its first loss, and the same figures computed in other ways.
 
@@ -201,7 +212,14 @@ def _first_iteration(
     found = f"the draws of {int(mask.sum())} tokens are off by {outside:.1g} of a probability on average"
     yield Check("sampling against scoring", outside < _OUTSIDE[run.dtype], found, advice)
 
-    raw = as_reward(reward, models)(responses) if trained else torch.zeros(len(prompts), device=run.device)
+    raw = torch.zeros(len(prompts), device=run.device)
+    if trained:
+        opened = as_reward(run, reward, models)
+        raw = opened(responses)
+        low, high = raw.min().item(), raw.max().item()
+        found = f"{opened.name}: from {low:.3g} to {high:.3g} on {len(raw)} responses"
+        advice = "it never differs, so there is nothing to learn: check it with these responses"
+        yield Check("reward", low < high, found, advice, False)
     scale = ScoreScale.measured(raw, settings.missing_eos_penalty)
     rollout, _ = score_rollout(policy, models.reference, responses, raw, scale, temperature)
     rows = torch.arange(min(len(prompts), settings.minibatch_size), device=run.device)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from itertools import chain
@@ -29,13 +29,14 @@ from plaudit.maths.masked import unflatten
 from plaudit.models.loading import window
 from plaudit.models.policy import Policy
 from plaudit.models.tokenizer import Tokenizer
-from plaudit.rewards import Reward, TextReward
+from plaudit.rewards import AnyReward
 from plaudit.settings import setting
 from plaudit.training import manifest
 from plaudit.training.metrics import StepReport
 from plaudit.training.models import Models
 from plaudit.training.prompts import check_window, rows_that_fit
-from plaudit.training.rollouts import as_reward, generate
+from plaudit.training.rewards import as_reward, needs_reward_model
+from plaudit.training.rollouts import generate
 from plaudit.training.run import Run
 
 POLICIES = tuple(name for name in ALGORITHMS if name not in ("sft", "reward_model"))
@@ -71,6 +72,7 @@ class Answers:
     ended: np.ndarray  # (N,) whether the response ended with the end token
     kl: np.ndarray  # (N,) nats from SFT, summed over the response
     nats_ref: np.ndarray  # (N,) negative log-likelihood of the response under SFT
+    parts: dict[str, np.ndarray]  # (N,) what each part of the reward gives them, by its name
 
 
 class Measurement:
@@ -78,13 +80,13 @@ class Measurement:
 
     Args:
         stage: the folder of the policy.
-        reward: a function of texts, or None for the run's reward model.
+        reward: as in `ppo`.
     """
 
-    def __init__(self, run: Run, stage: str, reward: TextReward | None = None) -> None:
+    def __init__(self, run: Run, stage: str, reward: AnyReward = None) -> None:
         self.run, self.stage = run, stage
-        self.models = Models.load(run, stage, stage=stage, reward_model=reward is None)
-        self.reward: Reward = as_reward(reward, self.models)
+        self.models = Models.load(run, stage, stage=stage, reward_model=needs_reward_model(run, reward))
+        self.reward = as_reward(run, reward, self.models)
         self.tokenizer = self.models.tokenizer
         self.sft, self.policy = self.models.reference, self.models.policy.lm
         self.settings = getattr(run.config, stage)  # temperature and response length are those of training
@@ -95,7 +97,8 @@ class Measurement:
         engine, temperature, tokenizer = self.models.engine, self.settings.temperature, self.tokenizer
         responses = generate(Policy(lm, engine, value_head=False), prompts, noise, tokenizer, temperature)
         found, tokens = engine.compare(lm, self.sft, responses, temperature), responses.tokens()
-        raw = self.reward(responses)
+        measured = self.reward.measured(responses)
+        raw = self.reward.total(measured)
         return Answers(
             texts=[tokenizer.continuation(p, t) for p, t in zip(prompts, tokens, strict=True)],
             tokens=tokens,
@@ -104,6 +107,7 @@ class Measurement:
             ended=responses.ended.cpu().numpy(),
             kl=unflatten(found.kl, responses.response_mask).sum(1).cpu().numpy(),
             nats_ref=-unflatten(found.ref_logprobs, responses.response_mask).sum(1).cpu().numpy(),
+            parts={name: values.double().cpu().numpy() for name, values in measured.items()},
         )
 
     def compare(self, prompts: list[list[int]], noise: torch.Tensor) -> tuple[Answers, Answers]:
@@ -167,11 +171,11 @@ def policy_stage(run: Run) -> str:
     raise RunError(f"{run.path}: no finished policy here; run: plaudit ppo --out {run.path}")
 
 
-def evaluate(run: Run, reward: TextReward | None = None) -> Iterator[StepReport]:
+def evaluate(run: Run, reward: AnyReward = None) -> Iterator[StepReport]:
     """Measure SFT and policy, one report a batch; leaves evaluation.json, samples.jsonl and report.html.
 
     Args:
-        reward: from prompts and responses to a number for each; None for the run's reward model.
+        reward: as in `ppo`.
 
     Raises:
         DataError: the evaluation split gives fewer than two prompts.
@@ -244,7 +248,7 @@ def sample(
     n: int,
     seed: int,
     max_new_tokens: int | None = None,
-    reward: TextReward | None = None,
+    reward: AnyReward = None,
 ) -> list[dict[str, Any]]:
     """`n` continuations of `prompt` by each model of a run, from the same random numbers, as samples.jsonl has them.
 
@@ -281,14 +285,18 @@ def figures(answers: Answers, verdicts: np.ndarray | None, seed: int) -> dict[st
         "length_mean": float(lengths.mean()),
         "eos_rate": float(answers.ended.mean()),
         "duplicate_rate": duplicate_rate(answers.texts),
+        "parts": {name: float(values.mean()) for name, values in answers.parts.items()},
     }
 
 
-def joined(parts: Iterable[Answers]) -> Answers:
+def joined(batches: Sequence[Answers]) -> Answers:
     """The answers of several batches as one."""
-    columns = {f.name: [getattr(part, f.name) for part in parts] for f in fields(Answers)}
+    columns: dict[str, Any] = {f.name: [getattr(batch, f.name) for batch in batches] for f in fields(Answers)}
     texts, tokens = (list(chain(*columns.pop(name))) for name in ("texts", "tokens"))
-    return Answers(texts, tokens, **{name: np.concatenate(arrays) for name, arrays in columns.items()})
+    each = columns.pop("parts")
+    of_reward = {name: np.concatenate([values[name] for values in each]) for name in each[0]}
+    arrays = {name: np.concatenate(column) for name, column in columns.items()}
+    return Answers(texts, tokens, **arrays, parts=of_reward)
 
 
 def side_by_side(prompts: Sequence[str], sft: Answers, policy: Answers) -> list[dict[str, Any]]:

@@ -39,11 +39,13 @@ from plaudit.models.layers import freeze_lower_layers
 from plaudit.models.loading import load_causal_lm
 from plaudit.models.lora import add_adapters, merge
 from plaudit.models.policy import Policy
-from plaudit.rewards import ModelReward, TextReward, reward_name
+from plaudit.rewards import REWARD_MODEL, AnyReward, described
 from plaudit.training.checkpoint import load_weights, saved_weights
 from plaudit.training.metrics import StepReport
+from plaudit.training.rewards import needs_reward_model, run_sources
 from plaudit.training.rollouts import ScoreScale
-from plaudit.training.run import Run, versions
+from plaudit.training.run import Run
+from plaudit.training.versions import versions
 
 TIMES = (1, 2, 4)  # multiples of the run's kl_coef; the larger ones keep PPO at a KL that best-of-n reaches
 _POINTS = 8  # policies measured during one training
@@ -58,20 +60,20 @@ def frontier(
     draws: int,
     *,
     overwrite: bool = False,
-    reward: TextReward | None = None,
+    reward: AnyReward = None,
 ) -> Iterator[StepReport]:
     """Measure best-of-n and PPO at several strengths of the KL penalty; writes RUN/frontier.json, updates the report.
 
     Args:
         kl_coefs: to train PPO with, in addition to those trained before; None for the run's own and multiples of it.
         draws: m, responses of SFT to each prompt; best-of-n is measured for n up to m.
-        reward: from prompts and responses to a number for each; None for the run's reward model.
+        reward: as in `ppo`.
 
     Raises:
         RunError: the run is not finished, or its frontier was begun with other settings.
     """
     config, folder = run.config, run.path / "frontier"
-    trained_for, given = run.summary("ppo")["reward"], reward_name(reward) or ModelReward.name
+    trained_for, given = run.summary("ppo")["reward"], described(run_sources(run, reward)) or REWARD_MODEL
     if trained_for != given:
         raise RunError(f"{run.path}: its ppo was trained for the reward '{trained_for}', not for '{given}'")
     if overwrite:
@@ -166,12 +168,12 @@ def _draw(measurement: Measurement, draws: int, path: Path) -> Iterator[StepRepo
     _save({name: np.stack([d[name] for d in drawn], axis=1) for name in drawn[0]}, path)
 
 
-def _train(measurement: Measurement, kl_coef: float, path: Path, reward: TextReward | None) -> Iterator[StepReport]:
+def _train(measurement: Measurement, kl_coef: float, path: Path, reward: AnyReward) -> Iterator[StepReport]:
     """PPO with this coefficient, and everything else as in the run; its policies are measured during training."""
     run, settings = measurement.run, measurement.settings
     every = max(1, settings.iterations // _POINTS)
     settings = dataclasses.replace(settings, kl_coef=kl_coef, kl_control="fixed", save_every=every)
-    stages = ("sft", "reward_model") if reward is None else ("sft",)
+    stages = ("sft", "reward_model") if needs_reward_model(run, reward) else ("sft",)
     sub = run.branch(path, dataclasses.replace(run.config, ppo=settings), stages)
     (path / "points").mkdir(exist_ok=True)
     _measure_checkpoints(measurement, sub)  # after a stop, the last checkpoint may not be measured yet

@@ -75,6 +75,21 @@ def load_reward_model(name: str, pad_id: int) -> Any:
     return _load(AutoModelForSequenceClassification, name, num_labels=1, pad_token_id=pad_id)
 
 
+def load_classifier(name: str) -> tuple[Any, Any]:
+    """Load a sequence classifier of any family in float32, and its own tokenizer. Errors are those of `load_causal_lm`.
+
+    Raises:
+        ModelError: it is a language model, whose classification head would be random.
+    """
+    model = _load(AutoModelForSequenceClassification, name)
+    made_as = (model.config.architectures or ["a model"])[0]
+    if "Classification" not in made_as:
+        raise ModelError(f"{name}: holds {made_as}, not a sequence classifier; train one first, or use another model")
+    with _opening(name) as folder:
+        check_tokenizer(Path(folder))
+        return model, AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+
+
 def _load(kind: Any, name: str, **settings: int) -> Any:
     """Load a model, and copy its tensors, because a loaded tensor is a view of the memory-mapped file.
 

@@ -11,6 +11,7 @@ from typing import Any
 from plaudit.errors import RunError
 from plaudit.files import sha256, sync, write_atomic
 
+PART = "score."  # before the name of a part of the reward, in metrics.jsonl and rollouts.jsonl
 _REMEDY = "put the file back, or start the stage again with --overwrite"
 
 
@@ -40,8 +41,9 @@ class StepReport:
 class MetricsLog:
     """The log files of one stage, with one JSON object per step.
 
-    They are `metrics.jsonl`, `timing.jsonl` and, if the stage samples responses, `rollouts.jsonl`. Times have their
-    own file, so that `metrics.jsonl` of a resumed run is byte for byte equal to that of an uninterrupted run.
+    They are `metrics.jsonl`, `timing.jsonl` and, if the stage samples responses, `rollouts.jsonl`, with one object per
+    response. Times have their own file, so that `metrics.jsonl` of a resumed run is byte for byte equal to that of an
+    uninterrupted run.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -53,11 +55,12 @@ class MetricsLog:
     def append(self, report: StepReport) -> None:
         """Append one line to `metrics.jsonl` and to `timing.jsonl`."""
         for path, figures in ((self.metrics_path, report.metrics), (self.timing_path, report.timing)):
-            _append(path, {"step": report.step} | {k: _plain(v) for k, v in figures.items()})
+            _append(path, [{"step": report.step} | figures])
 
-    def log_responses(self, step: int, responses: list[str], **columns: list[Any]) -> None:
-        """Append the responses of a step to `rollouts.jsonl`; other columns have one value per response."""
-        _append(self.rollouts_path, {"step": step, "responses": responses} | columns)
+    def log_responses(self, iteration: int, **columns: list[Any]) -> None:
+        """Append a line for each response of an iteration to `rollouts.jsonl`; the columns have one value for each."""
+        rows = zip(*columns.values(), strict=True)
+        _append(self.rollouts_path, [{"iteration": iteration, **dict(zip(columns, row, strict=True))} for row in rows])
 
     def position(self) -> dict[str, dict[str, Any]]:
         """Number and hash of the bytes in `metrics.jsonl` and `rollouts.jsonl`, once they are on the disk."""
@@ -109,12 +112,13 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
         raise RunError(f"{path}: damaged: {error}; {_REMEDY}") from None
 
 
-def _append(path: Path, line: dict[str, Any]) -> None:
-    """Append a line in one write, so that a full disk leaves no half of it behind a whole one."""
+def _append(path: Path, lines: list[dict[str, Any]]) -> None:
+    """Append lines in one write, so that a full disk leaves no half of one behind a whole one."""
+    text = "".join(json.dumps({k: _plain(v) for k, v in line.items()}, allow_nan=False) + "\n" for line in lines)
     with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line, allow_nan=False) + "\n")
+        file.write(text)
 
 
-def _plain(value: float) -> float | None:
+def _plain(value: Any) -> Any:
     """The value, or None (null in JSON) for NaN and infinity, which JSON does not have."""
-    return value if math.isfinite(value) else None
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -17,22 +17,23 @@ from torch import Tensor
 from plaudit import rng
 from plaudit.batches import Responses, Rollout, split_rows
 from plaudit.data.text import distinct
+from plaudit.errors import RewardError
 from plaudit.maths.kl import adapt_kl_coef
 from plaudit.maths.losses import Loss
 from plaudit.maths.masked import masked_mean, unflatten
 from plaudit.models.loading import load_causal_lm, save, window
 from plaudit.models.policy import Policy
 from plaudit.models.tokenizer import Tokenizer, pad_left
-from plaudit.rewards import FunctionReward, ModelReward, Reward, TextReward, reward_name
+from plaudit.rewards import AnyReward
 from plaudit.training import stopping
-from plaudit.training.metrics import StepReport
+from plaudit.training.metrics import PART, StepReport
 from plaudit.training.models import VALUE_HEAD, Models
 from plaudit.training.optimizer import BatchLoss, accumulate, adamw, set_lr, step, take_notes, warmup_then_linear
 from plaudit.training.prompts import prompts_of, rows_that_fit, tokenised_prompts
+from plaudit.training.rewards import REFERENCE_SAMPLES, as_reward, run_sources
 from plaudit.training.run import Run
 
 _ADAM_EPS = 1e-5
-REFERENCE_SAMPLES = 256  # responses of the reference on which scores are normalised
 
 
 @dataclass(frozen=True)
@@ -51,11 +52,6 @@ class ScoreScale:
     def scores(self, raw: Float[Tensor, "B"], ended: Bool[Tensor, "B"]) -> Float[Tensor, "B"]:
         """(B,) normalised scores, less the penalty where the response did not end."""
         return (raw - self.mean) / self.std - self.missing_eos_penalty * ~ended
-
-
-def as_reward(reward: TextReward | None, models: Models) -> Reward:
-    """A function of texts as a reward; the run's reward model where there is no function."""
-    return ModelReward(models.reward_model) if reward is None else FunctionReward(reward, models.tokenizer)
 
 
 def generate(
@@ -145,6 +141,7 @@ class Iteration:
 
     number: int  # counted from 0
     rollout: Rollout
+    measured: dict[str, Tensor]  # what each part of the reward gives the responses (B,)
     states: Float[Tensor, "N D"]  # the policy's hidden states that predict the response tokens
     kl_coef: float
     lr: float
@@ -156,28 +153,29 @@ class RolloutLoop:
 
     Args:
         stage: the algorithm, whose settings are a `RolloutConfig`.
-        reward: from prompts and responses to a number for each; None for the run's reward model.
+        reward: as in `ppo`.
     Attributes:
         initial: responses of the reference with their normalised scores (B,); None when training was resumed.
     """
 
-    def __init__(self, run: Run, stage: str, models: Models, reward: TextReward | None) -> None:
-        self._run, self._stage, self._models, self._reward = run, stage, models, as_reward(reward, models)
+    def __init__(self, run: Run, stage: str, models: Models, reward: AnyReward) -> None:
+        self._run, self._stage, self._models, self._reward = run, stage, models, as_reward(run, reward, models)
         self._settings = getattr(run.config, stage)
         prompts = tokenised_prompts(run, models.tokenizer)
         rows, _ = rows_that_fit(prompts, self._settings.max_new_tokens, window(models.policy.lm), "prompts")
         self._prompts, self._dropped = [prompts[i] for i in rows], {"too long": len(prompts) - len(rows)}
         self._optimizer = adamw(models.policy, self._settings.lr, eps=_ADAM_EPS)
-        self._checkpoints, self._log = run.checkpoints(stage, reward_name(reward)), run.log(stage)
+        self._checkpoints, self._log = run.checkpoints(stage, run_sources(run, reward)), run.log(stage)
         state = self._checkpoints.restore(models.policy, self._optimizer)
-        self._first = state["step"]
+        self._first = self._saved = state["step"]
         self._asked = False  # to stop after the iteration that is running
         self.initial: tuple[Responses, Tensor] | None = None
         if self._first:
             self._scale, self._kl_coef = ScoreScale(**state["scale"]), state["kl_coef"]
             return
         some = list(itertools.islice(itertools.cycle(self._prompts), REFERENCE_SAMPLES))
-        responses, raw = self._sample(some, 0, "reference")
+        responses, measured = self._sample(some, 0, "reference")
+        raw = self._reward.total(measured)
         self._scale = ScoreScale.measured(raw, self._settings.missing_eos_penalty)
         self._kl_coef = self._settings.kl_coef
         self.initial = responses, self._scale.scores(raw, responses.ended)
@@ -193,13 +191,19 @@ class RolloutLoop:
     def _begin(self, number: int) -> Iteration:
         began, settings, models = time.perf_counter(), self._settings, self._models
         prompts = prompts_of(number, self._prompts, settings.batch_size, self._run.config.seed)
-        responses, raw = self._sample(prompts, number, "responses")
+        try:
+            responses, measured = self._sample(prompts, number, "responses")
+        except RewardError:  # nothing has changed since the last iteration
+            if number > self._saved:
+                self._save(number)
+            raise
+        raw = self._reward.total(measured)
         rollout, states = score_rollout(
             models.policy, models.reference, responses, raw, self._scale, settings.temperature
         )
         lr = settings.lr * warmup_then_linear(number, settings.iterations, settings.warmup)
         set_lr(self._optimizer, lr)
-        return Iteration(number, rollout, states, self._kl_coef, lr, began)
+        return Iteration(number, rollout, measured, states, self._kl_coef, lr, began)
 
     def update(
         self,
@@ -238,6 +242,7 @@ class RolloutLoop:
         metrics = {
             "score": shown.mean().item(),
             "score_std": shown.std().item(),
+            **{f"{PART}{name}": values.mean().item() for name, values in iteration.measured.items()},
             "score_normalised": rollout.scores.mean().item(),
             "kl": mean_kl,
             "kl_k1": (rollout.logprobs - rollout.ref_logprobs).sum(1).mean().item(),
@@ -262,14 +267,25 @@ class RolloutLoop:
         notes = (*self._checkpoints.take_notes(), *take_notes(self._models.policy))
         report = StepReport(self._stage, number, settings.iterations, metrics, timing, notes, sample)
         self._log.append(report)
-        kl, scores = ([v if math.isfinite(v) else None for v in x.tolist()] for x in (rollout.kl.sum(1), shown))
-        lengths = [len(t) for t in tokens]
-        self._log.log_responses(number, texts, prompts=prompts, scores=scores, kl=kl, lengths=lengths)
+        self._log.log_responses(
+            number,
+            prompt=prompts,
+            response=texts,
+            score=shown.tolist(),
+            **{f"{PART}{name}": values.tolist() for name, values in iteration.measured.items()},
+            kl=rollout.kl.sum(1).tolist(),
+            length=[len(t) for t in tokens],
+            ended=responses.ended.tolist(),
+        )
         self._asked = stopping.requested()
         if number % settings.save_every == 0 or number == settings.iterations or self._asked:
-            state = {"scale": dataclasses.asdict(self._scale), "kl_coef": self._kl_coef}
-            self._checkpoints.save(number, self._models.policy, self._optimizer, state)
+            self._save(number)
         return report
+
+    def _save(self, number: int) -> None:
+        state = {"scale": dataclasses.asdict(self._scale), "kl_coef": self._kl_coef}
+        self._checkpoints.save(number, self._models.policy, self._optimizer, state)
+        self._saved = number
 
     def finish(self) -> None:
         """Save the policy as a plain model folder, with its value head beside it, and mark the stage as complete."""
@@ -279,12 +295,12 @@ class RolloutLoop:
         if policy.value_head is not None:
             save_file(policy.value_head.state_dict(), folder / VALUE_HEAD)
         summary = {"iterations": self._settings.iterations, "prompts": len(self._prompts), "dropped": self._dropped}
-        summary |= {"reward": self._reward.name}
+        summary |= {"reward": self._reward.name, "parts": {part.name: part.weight for part in self._reward.parts}}
         self._run.finish(self._stage, summary | {"scale": dataclasses.asdict(self._scale)})
 
-    def _sample(self, prompts: list[list[int]], iteration: int, purpose: str) -> tuple[Responses, Tensor]:
-        """Responses of the policy to some prompts, and their raw scores (B,)."""
+    def _sample(self, prompts: list[list[int]], iteration: int, purpose: str) -> tuple[Responses, dict[str, Tensor]]:
+        """Responses of the policy to some prompts, and what each part of the reward gives them (B,)."""
         settings, seed = self._settings, self._run.config.seed
         noise = rng.uniforms(range(len(prompts)), settings.max_new_tokens, seed, self._stage, iteration, purpose)
         responses = generate(self._models.policy, prompts, noise, self._models.tokenizer, settings.temperature)
-        return responses, self._reward(responses)
+        return responses, self._reward.measured(responses)

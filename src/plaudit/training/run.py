@@ -3,31 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
 import json
 import os
-import platform
 import shutil
-import subprocess
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from plaudit import __version__
 from plaudit.config import ALGORITHMS, Config, build, flatten, read_saved, to_toml
 from plaudit.data.corpus import load
 from plaudit.data.splits import Splits
 from plaudit.errors import ConfigError, RunError
-from plaudit.files import json_text, partial_of, remove_folder, sweep, write_atomic, write_json
+from plaudit.files import json_text, partial_of, remove_folder, sha256, sweep, write_atomic, write_json
 from plaudit.models import loading
+from plaudit.rewards import Source, described, sources_of, uses_model
 from plaudit.training import lock, manifest
 from plaudit.training.checkpoint import Checkpoints
 from plaudit.training.metrics import MetricsLog
+from plaudit.training.versions import made_with, versions
 
 STAGES = ("sft", "reward_model", "ppo", "evaluation")  # of `plaudit run`
 MEMORY_FILE = "memory.json"  # bytes: predicted, and measured; they depend on the machine and differ from run to run
@@ -35,7 +32,10 @@ _INPUTS_FILE = "inputs.json"
 _EVALUATION_FILES = ("evaluation.json", "responses.jsonl", "samples.jsonl", "report.html", "frontier.json")
 _OTHER_FILES = (manifest.FILE, "frontier", "config.toml", "doctor.json", MEMORY_FILE, *lock.FILES)
 _UNSEALED = ("summary.json", "timing.jsonl", "watch.jsonl", manifest.FILE)  # written later, or different every time
-_NO_RESULT = ("engine", "save_every", "keep_checkpoints", "microbatch_size")  # settings that change no result
+# Settings that change no result; of `reward`, which only the stages that use it depend on, `inputs` has an entry.
+_NO_RESULT = ("engine", "save_every", "keep_checkpoints", "microbatch_size", "reward", "reward_timeout")
+_REMEDY = "choose another --out, or use --overwrite"
+_NOT_HASHED = ("fingerprint", "made_with", "reward_files")  # entries of `inputs`
 
 
 @dataclass(frozen=True)
@@ -171,15 +171,15 @@ class Run:
         """The data set."""
         return load(self.config.data)
 
-    def inputs(self, stage: str, reward: str = "") -> dict[str, Any]:
+    def inputs(self, stage: str, sources: tuple[Source, ...] = ()) -> dict[str, Any]:
         """Everything that a stage's result depends on, and its fingerprint, without settings that change no result.
 
-        `reward` is the name of the reward that replaces the run's reward model; "" if none does.
+        `sources` are the parts of the reward that a policy is trained for; () for the run's reward model.
         """
         config = dataclasses.asdict(self.resolved(self.config))
         general = {k: v for k, v in config.items() if not isinstance(v, dict)}
         settings = general | flatten({stage: config[stage]}) | {"device": self.device.type}
-        needs = [need for need in needs_of(stage) if not (reward and need == "reward_model")]
+        needs = [need for need in needs_of(stage) if need != "reward_model" or not sources or uses_model(sources)]
         content: dict[str, Any] = {
             "settings": {k: v for k, v in settings.items() if k.rpartition(".")[2] not in _NO_RESULT},
             "data": self.data.fingerprint,
@@ -187,9 +187,9 @@ class Run:
         }
         if not needs:
             content["model"] = loading.fingerprint(self.config.model)
-        if reward:
-            content["reward"] = reward
-        return content | {"fingerprint": _fingerprint(content), "made_with": made_with()}
+        content |= {"reward": described(sources)} if described(sources) else {}
+        files = {"reward_files": _files_of(sources)} if described(sources) else {}
+        return content | {"fingerprint": _fingerprint(content), "made_with": made_with()} | files
 
     def made_from(self, stage: str) -> dict[str, Any] | None:
         """The `inputs` that a folder was made from; None if it has no inputs.json."""
@@ -198,7 +198,7 @@ class Run:
             return None
         try:
             made = json.loads(path.read_text(encoding="utf-8"))
-            same = _fingerprint({k: v for k, v in made.items() if k not in ("fingerprint", "made_with")})
+            same = _fingerprint({k: v for k, v in made.items() if k not in _NOT_HASHED})
             if made["fingerprint"] == same and isinstance(made["made_with"], dict):
                 return made
         except (ValueError, KeyError, TypeError, AttributeError):
@@ -206,13 +206,17 @@ class Run:
         raise RunError(f"{path}: damaged; put it back, or start the stage again with --overwrite")
 
     def differences(self, stages: tuple[str, ...]) -> list[str]:
-        """Versions and thread counts that have changed since unfinished stages were begun: one sentence for each."""
+        """Versions, thread counts and rewards that have changed since unfinished stages were begun: a sentence each."""
         found, now = [], made_with()
         for stage in stages:
             made = self.made_from(stage) if stage in ALGORITHMS and not self.complete(stage) else None
             for name, value in (made or {}).get("made_with", {}).items():
                 if now.get(name) != value:
                     found.append(f"{stage} was begun with {name} {value}, now {now.get(name)}: last digits may differ")
+            files = (made or {}).get("reward_files", {})
+            for title, content in _files_of(sources_of(None, self.config.reward) if files else ()).items():
+                if files.get(title, content) != content:
+                    found.append(f"{stage} was begun with another '{title}'; from here on the new one scores")
         return found
 
     def check_inputs(self, stage: str) -> None:
@@ -220,22 +224,31 @@ class Run:
         made = self.made_from(stage)
         if made is None:
             return
-        now, begins = self.inputs(stage, made.get("reward", "")), f"{self.path}: its {stage} was made"
-        remedy = "choose another --out, or use --overwrite"
+        now, begins = self.inputs(stage), f"{self.path}: its {stage} was made"
         for name, value in now["settings"].items():
             if (before := made["settings"].get(name, value)) != value:
-                raise RunError(f"{begins} with {name} = {before!r}, not {value!r}; keep that value, {remedy}")
+                raise RunError(f"{begins} with {name} = {before!r}, not {value!r}; keep that value, {_REMEDY}")
         if made["data"] != now["data"]:
-            raise RunError(f"{begins} from other data: {self.config.data.name} has changed; {remedy}")
+            raise RunError(f"{begins} from other data: {self.config.data.name} has changed; {_REMEDY}")
         if made.get("model") != now.get("model"):
-            raise RunError(f"{begins} from other weights: {self.config.model} has changed; {remedy}")
+            raise RunError(f"{begins} from other weights: {self.config.model} has changed; {_REMEDY}")
         for name, fingerprint in made["inputs"].items():
             if fingerprint != now["inputs"][name]:
-                raise RunError(f"{begins} from another {name}; {remedy}")
+                raise RunError(f"{begins} from another {name}; {_REMEDY}")
+        if self.config.reward:  # otherwise it may be a function that a Python program gives
+            self.check_reward(stage, sources_of(None, self.config.reward))
 
-    def checkpoints(self, stage: str, reward: str = "") -> Checkpoints:
+    def check_reward(self, stage: str, sources: tuple[Source, ...]) -> None:
+        """Raise a RunError if a policy was trained for another reward."""
+        made = self.made_from(stage) if "reward_model" in needs_of(stage) else None
+        rewards = (made or {}).get("reward", ""), described(sources)
+        if made is not None and rewards[0] != rewards[1]:
+            before, now = (f"the reward '{reward}'" if reward else "the reward model" for reward in rewards)
+            raise RunError(f"{self.path}: its {stage} was trained for {before}, not for {now}; {_REMEDY}")
+
+    def checkpoints(self, stage: str, sources: tuple[Source, ...] = ()) -> Checkpoints:
         """The stage's checkpoints, valid for its present inputs only; writes these inputs to inputs.json."""
-        inputs = self.inputs(stage, reward)
+        inputs = self.inputs(stage, sources)
         self.folder(stage).mkdir(parents=True, exist_ok=True)
         write_json(self.folder(stage) / _INPUTS_FILE, inputs)
         return Checkpoints(self.folder(stage) / "checkpoints", inputs["fingerprint"], self.log(stage))
@@ -285,29 +298,15 @@ def _multiplies_bfloat16(device: torch.device) -> bool:
     return any(check and check() for check in supported)
 
 
-def versions() -> dict[str, str]:
-    """plaudit's version and revision, Python's version, and those of the libraries that results depend on."""
-    libraries = {name: version(name) for name in ("torch", "transformers", "tokenizers", "numpy", "scikit-learn")}
-    return {"plaudit": __version__, "revision": _revision(), "python": platform.python_version(), **libraries}
-
-
-def made_with() -> dict[str, Any]:
-    """What the last digits of a result depend on besides its inputs: versions and number of threads."""
-    return {**versions(), "threads": torch.get_num_threads()}
-
-
-@functools.cache
-def _revision() -> str:
-    """The commit of plaudit's own repository; "unknown" where it is installed from a package."""
-    root = Path(__file__).parents[3]
-    if not (root / ".git").exists() or not (root / "src" / "plaudit" / "training" / "run.py").exists():
-        return "unknown"
-    command = ["git", "-C", str(root), "rev-parse", "--short=12", "HEAD"]
-    try:
-        git = subprocess.run(command, capture_output=True, text=True, check=False)
-    except OSError:  # git is not installed
-        return "unknown"
-    return git.stdout.strip() or "unknown"
+def _files_of(sources: tuple[Source, ...]) -> dict[str, str]:
+    """The hash of each part of a reward that has a file or a folder, by its title."""
+    found = {}
+    for source in sources:
+        if source.file is not None:
+            found[source.title] = sha256(source.file)
+        elif source.function is None and not source.is_model:
+            found[source.title] = loading.fingerprint(source.classifier[0])
+    return found
 
 
 def _fingerprint(content: dict[str, Any]) -> str:

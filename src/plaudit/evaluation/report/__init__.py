@@ -20,7 +20,7 @@ from plaudit.errors import RunError
 from plaudit.evaluation.report import figures, words
 from plaudit.evaluation.report.words import CUSTOM_REWARD, REWARD_MODEL, Measure, bracketed, interval, number, written
 from plaudit.files import write_atomic
-from plaudit.training.metrics import read_jsonl
+from plaudit.training.metrics import PART, read_jsonl
 
 LONGEST_TEXT = 1500  # characters of a text on the page
 Line = dict[str, Any]  # of a jsonl file
@@ -160,6 +160,7 @@ def _content(run: RunFiles) -> dict[str, Any]:
         "marks": marks,
         "scale": scale,
         "place": lambda score: _place(score or 0.0, *scale),
+        "parts": _parts(run),
         "held_out": _held_out(run),
         "settings": _settings(run.settings),
         "leaves": _leaves,
@@ -210,14 +211,29 @@ def _held_out(run: RunFiles) -> dict[str, list[Line]]:
     }
 
 
+def _parts(run: RunFiles) -> dict[str, str]:
+    """Each part of a reward with several, as the logs name it, with its weight where that is known."""
+    first = next(iter(run.lines("ppo/metrics.jsonl")), {})
+    names = [key.removeprefix(PART) for key in first if key.startswith(PART)]
+    weights = run.table("ppo/summary.json", "parts")
+    known = {name: weight for name in names if (weight := number(weights, name)) is not None}
+    labels = {name: f"{name} (weight {written(known[name], '{:g}')})" if name in known else name for name in names}
+    return labels if len(labels) > 1 else {}
+
+
 def _settings(settings: dict[str, Any]) -> list[tuple[str, str, str]]:
     """Name, value with unit, and meaning of every setting."""
     rows = []
     for name, value in settings.items():
         known = known_settings()[name]
-        changed = f" (default: {known.default})" if value != known.default else ""
-        rows.append((name, f"{value} {known.metadata['unit']}".rstrip(), known.metadata["help"] + changed))
+        changed = f" (default: {_text(known.default)})" if value != known.default else ""
+        rows.append((name, f"{_text(value)} {known.metadata['unit']}".rstrip(), known.metadata["help"] + changed))
     return rows
+
+
+def _text(value: Any) -> str:
+    """The value of a setting; a list as its elements."""
+    return (", ".join(value) or "none") if isinstance(value, tuple) else str(value)
 
 
 def _leaves(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:

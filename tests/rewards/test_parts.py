@@ -3,10 +3,16 @@ import json
 import math
 import re
 import shutil
+import signal
+import threading
+import time
+from fractions import Fraction
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from plaudit.algorithms.ppo import ppo
 from plaudit.batches import Responses
@@ -15,7 +21,8 @@ from plaudit.evaluation.doctor import doctor
 from plaudit.evaluation.evaluate import evaluate
 from plaudit.evaluation.frontier import frontier
 from plaudit.pipeline import check, steps
-from plaudit.rewards import FunctionReward, ModelReward, reward_name
+from plaudit.rewards import FunctionReward, ModelReward, Part, Reward
+from plaudit.rewards.sources import reward_name
 from plaudit.training.run import STAGES, Run
 
 WITHOUT_REWARD_MODEL = tuple(stage for stage in STAGES if stage != "reward_model")
@@ -66,33 +73,52 @@ PAIRS = [("a warm", " and moving film"), ("the cast", " is dreadful"), ("ÿ", " 
 
 
 def test_a_function_gets_prompts_and_responses_as_texts(tiny_tokenizer):
-    given = []
+    received = []
 
     def recorded(prompts, responses):
-        given.extend(zip(prompts, responses, strict=True))
+        received.extend(zip(prompts, responses, strict=True))
         return np.array([1.5, -2, 0])
 
-    reward = FunctionReward(recorded, tiny_tokenizer)
-    raw = reward(some_responses(tiny_tokenizer, PAIRS))
-    assert given == PAIRS
+    raw = FunctionReward(recorded, tiny_tokenizer)(some_responses(tiny_tokenizer, PAIRS))
+    assert received == PAIRS
     assert raw.tolist() == [1.5, -2, 0]
-    assert torch.equal(reward.shown(raw), raw)
-    assert reward.name == "recorded"
-    assert reward.score_range is None
 
 
-def test_a_callable_object_is_named_by_its_class(tiny_tokenizer):
+def test_a_function_that_asks_for_token_ids_gets_them(tiny_tokenizer):
+    def counted(prompts, responses, response_ids, prompt_ids):
+        return [100 * len(p) + len(r) for p, r in zip(prompt_ids, response_ids, strict=True)]
+
+    raw = FunctionReward(counted, tiny_tokenizer, timeout=60)(some_responses(tiny_tokenizer, PAIRS))
+    assert raw.tolist() == [100 * len(tiny_tokenizer.prompt(p)) + len(tiny_tokenizer.response(r)) for p, r in PAIRS]
+
+
+def test_a_callable_object_is_named_by_its_class():
     class Politeness:
         def __call__(self, prompts, responses):
             return [0.0] * len(responses)
 
-    assert FunctionReward(Politeness(), tiny_tokenizer).name == "Politeness"
+    assert reward_name(Politeness()) == "Politeness"
+
+
+def test_the_score_is_the_weighted_sum_of_the_parts(tiny_tokenizer):
+    batch = some_responses(tiny_tokenizer, PAIRS)
+    model = Part("model", 0.5, ModelReward(lambda ids, mask: torch.tensor([1.0, 2.0, -3.0])))
+    reward = Reward((model, Part("length", -2.0, FunctionReward(length, tiny_tokenizer))), "both")
+    measured = reward.measured(batch)
+    assert {name: values.tolist() for name, values in measured.items()} == {
+        "model": [1.0, 2.0, -3.0],
+        "length": [len(r) for _, r in PAIRS],
+    }
+    expected = [0.5 * m - 2 * len(r) for m, (_, r) in zip([1.0, 2.0, -3.0], PAIRS, strict=True)]
+    assert reward(batch).tolist() == reward.shown(reward.total(measured)).tolist() == expected
+    assert reward.score_range is None
 
 
 def test_a_reward_model_s_logit_is_shown_between_minus_1_and_1():
-    reward = ModelReward(lambda ids, mask: torch.tensor([0.0, math.log(3), -math.log(9)]))
+    logits = torch.tensor([0.0, math.log(3), -math.log(9)])
+    reward = Reward((Part("model", 1.0, ModelReward(lambda ids, mask: logits)),))
     assert reward.score_range == (-1.0, 1.0)
-    assert reward.shown(reward.model(None, None)).tolist() == pytest.approx([0.0, 0.5, -0.8])
+    assert reward.shown(logits).tolist() == pytest.approx([0.0, 0.5, -0.8])
 
 
 @pytest.mark.parametrize(
@@ -110,7 +136,10 @@ def test_what_is_not_one_finite_number_for_each_response_is_refused(tiny_tokeniz
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("returned", [None, "good", [[1, 2], [3], [4]], [None, 1, 2], 1.0])
+@pytest.mark.parametrize(
+    "returned",
+    [None, "bad", [[1, 2], [3], [4]], [None, 1, 2], 1.0, ["1", "2", "3"], {"a": 1}, np.zeros((3, 2)), {1, 2}],
+)
 def test_what_is_not_a_list_of_numbers_is_refused_in_one_line(tiny_tokenizer, returned):
     def wrong(prompts, responses):
         return returned
@@ -119,19 +148,117 @@ def test_what_is_not_a_list_of_numbers_is_refused_in_one_line(tiny_tokenizer, re
         FunctionReward(wrong, tiny_tokenizer)(some_responses(tiny_tokenizer, PAIRS))
 
 
-def test_an_error_inside_the_function_reaches_the_caller_as_it_is(run):
+@pytest.mark.parametrize("timeout", [0, 60])
+@pytest.mark.parametrize("bad", range(3))
+def test_a_function_that_raises_is_named_with_its_line_and_the_text(tiny_tokenizer, timeout, bad):
     def broken(prompts, responses):
-        raise ZeroDivisionError("my own mistake")
+        return [1 / (response != PAIRS[bad][1]) for response in responses]
 
-    with pytest.raises(ZeroDivisionError, match="my own mistake"):
-        next(ppo(run, broken))
+    line = broken.__code__.co_firstlineno + 1
+    with pytest.raises(RewardError) as caught:
+        FunctionReward(broken, tiny_tokenizer, timeout=timeout)(some_responses(tiny_tokenizer, PAIRS))
+    prompt, response = PAIRS[bad]
+    assert str(caught.value) == (
+        f"reward 'broken': ZeroDivisionError: division by zero (test_parts.py, line {line}) "
+        f"for the response {response!r} to {prompt!r}"
+    )
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)
+
+
+def test_an_error_that_no_text_alone_causes_is_one_of_all_together(tiny_tokenizer):
+    def broken(prompts, responses):
+        assert len(responses) < 3, "too many\nat once"
+        return [0.0] * len(responses)
+
+    with pytest.raises(
+        RewardError, match=r"AssertionError: too many at once .* for 3 responses together, and for no part"
+    ):
+        FunctionReward(broken, tiny_tokenizer)(some_responses(tiny_tokenizer, PAIRS))
+
+
+@pytest.mark.parametrize("wait", ["sleep", "loop"])
+def test_a_function_that_hangs_is_named_with_its_line_and_the_text(tiny_tokenizer, wait):
+    def hanging(prompts, responses):
+        if " is dreadful" in responses:
+            while wait == "loop" or time.sleep(30) is None:
+                pass
+        return [0.0] * len(responses)
+
+    line, began = hanging.__code__.co_firstlineno, time.monotonic()
+    with pytest.raises(RewardError) as caught:
+        FunctionReward(hanging, tiny_tokenizer, timeout=0.8)(some_responses(tiny_tokenizer, PAIRS))
+    assert time.monotonic() - began < 20
+    text = str(caught.value)
+    assert re.match(rf"reward 'hanging': no answer in 0.8 s \(test_parts.py, line ({line + 2}|{line + 3})\) ", text)
+    assert text.endswith("for the response ' is dreadful' to 'the cast'; raise reward_timeout if it is only slow")
+    again = FunctionReward(length, tiny_tokenizer, timeout=60)(some_responses(tiny_tokenizer, PAIRS))
+    assert again.tolist() == [len(r) for _, r in PAIRS]  # in a new thread
+
+
+def test_ctrl_c_ends_a_call_that_hangs_and_the_next_call_works(tiny_tokenizer):
+    reward = FunctionReward(lambda prompts, responses: time.sleep(30), tiny_tokenizer, timeout=60)
+    main, began = threading.main_thread().ident, time.monotonic()
+    timer = threading.Timer(0.3, signal.pthread_kill, (main, signal.SIGINT))
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        reward(some_responses(tiny_tokenizer, PAIRS))
+    assert time.monotonic() - began < 20
+    assert FunctionReward(length, tiny_tokenizer, timeout=60)(some_responses(tiny_tokenizer, PAIRS)).numel() == 3
+
+
+def test_every_call_is_made_in_one_thread_that_is_not_the_main_one(tiny_tokenizer):
+    seen = []
+
+    def recorded(prompts, responses):
+        seen.append(threading.current_thread())
+        return [0] * len(responses)
+
+    for _ in range(2):
+        FunctionReward(recorded, tiny_tokenizer, timeout=60)(some_responses(tiny_tokenizer, PAIRS))
+    FunctionReward(recorded, tiny_tokenizer)(some_responses(tiny_tokenizer, PAIRS))  # no limit
+    assert seen[0] is seen[1] is not threading.main_thread()
+    assert seen[2] is threading.main_thread()
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        list,
+        tuple,
+        np.array,
+        torch.tensor,
+        iter,
+        lambda values: np.array(values, dtype=np.float16),
+        lambda values: torch.tensor(values, requires_grad=True),
+        lambda values: [torch.tensor(v) for v in values],
+        lambda values: [Fraction(v) for v in values],
+    ],
+)
+def test_numbers_may_come_in_any_container_of_numbers(tiny_tokenizer, made):
+    values = [1.5, -2.0, 0.25]
+    raw = FunctionReward(lambda prompts, responses: made(values), tiny_tokenizer)(some_responses(tiny_tokenizer, PAIRS))
+    assert raw.tolist() == values
+
+
+@given(st.lists(st.one_of(st.floats(width=32), st.integers(), st.none(), st.text(), st.booleans()), max_size=5))
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_is_returned_is_the_scores_or_one_line(tiny_tokenizer, returned):
+    reward = FunctionReward(lambda prompts, responses: returned, tiny_tokenizer)
+    try:
+        raw = reward(some_responses(tiny_tokenizer, PAIRS))
+    except RewardError as error:
+        found = str(error).splitlines()
+    else:
+        found = raw.tolist()
+        assert found == torch.tensor([float(v) for v in returned]).tolist()
+    assert len(found) in (1, 3)
 
 
 @pytest.mark.parametrize(("reward", "sign"), [(length, 1), (shortness, -1)])
 def test_a_reward_for_length_changes_the_length_in_a_few_iterations(run, reward, sign):
-    settings = dataclasses.replace(run.config.ppo, iterations=8, batch_size=32, minibatch_size=16, lr=3e-3, kl_coef=0.0)
-    settings = dataclasses.replace(settings, missing_eos_penalty=0.0)
-    run = dataclasses.replace(run, config=dataclasses.replace(run.config, ppo=settings))
+    quick = dataclasses.replace(run.config.ppo, iterations=8, batch_size=32, minibatch_size=16, lr=3e-3, kl_coef=0.0)
+    quick = dataclasses.replace(quick, missing_eos_penalty=0.0)
+    run = dataclasses.replace(run, config=dataclasses.replace(run.config, ppo=quick))
     metrics = [report.metrics for report in ppo(run, reward)]
     assert sign * (metrics[-1]["response_length"] - metrics[0]["response_length"]) > 2
     assert metrics[-1]["score"] > metrics[0]["score"]
@@ -226,4 +353,4 @@ def test_two_lambdas_are_told_apart_by_their_places():
         lambda prompts, responses: [2.0] * len(responses),
     )
     assert reward_name(one) != reward_name(other)
-    assert re.fullmatch(r"<lambda> in test_rewards\.py, line \d+", reward_name(one))
+    assert re.fullmatch(r"<lambda> in test_parts\.py, line \d+", reward_name(one))

@@ -1,0 +1,148 @@
+"""The reward of a run: opened for training, and tried on a few texts before anything is trained."""
+
+from __future__ import annotations
+
+import functools
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from plaudit.batches import Responses
+from plaudit.config import Config
+from plaudit.models import loading
+from plaudit.models.classifier import Classifier
+from plaudit.models.tokenizer import Tokenizer, collate, pad_left
+from plaudit.rewards import (
+    REWARD_MODEL,
+    AnyReward,
+    FunctionReward,
+    ModelReward,
+    Part,
+    Reward,
+    Source,
+    described,
+    sources_of,
+    uses_model,
+)
+from plaudit.rewards.sources import short_names
+from plaudit.training.models import Models
+from plaudit.training.run import Run
+
+REFERENCE_SAMPLES = 256  # responses of the reference on which scores are normalised
+_TRIED = 8  # responses
+_PROMPT = 4  # tokens of a text without a prompt that stand for one
+
+
+def run_sources(run: Run, reward: AnyReward = None) -> tuple[Source, ...]:
+    """The parts of `reward`, or of the reward in the run's settings if it is None."""
+    return sources_of(reward, run.config.reward)
+
+
+def needs_reward_model(run: Run, reward: AnyReward = None) -> bool:
+    """Whether the run's reward model is a part of the reward."""
+    return uses_model(run_sources(run, reward))
+
+
+def weights_of(run: Run, reward: AnyReward = None) -> dict[str, float]:
+    """The weight of each part by its name in logs; empty for a reward with a single part."""
+    sources = run_sources(run, reward)
+    weights = dict(zip(short_names(sources), (source.weight for source in sources), strict=True))
+    return weights if len(weights) > 1 else {}
+
+
+def as_reward(run: Run, reward: AnyReward, models: Models) -> Reward:
+    """Open the parts of a reward; None is the reward in the run's settings.
+
+    Raises:
+        ConfigError, RewardError, ModelError: a part is malformed, is missing, or cannot be opened.
+    """
+    sources = run_sources(run, reward)
+    parts = []
+    for name, source in zip(short_names(sources), sources, strict=True):
+        if source.is_model:
+            parts.append(Part(name, source.weight, ModelReward(models.reward_model)))
+        else:
+            parts.append(Part(name, source.weight, _measure(run, source, models.tokenizer)))
+    return Reward(tuple(parts), described(sources) or REWARD_MODEL)
+
+
+def _measure(run: Run, source: Source, tokenizer: Tokenizer) -> FunctionReward:
+    function = source.open()
+    if function is not None:
+        return FunctionReward(function, tokenizer, source.title, run.config.reward_timeout)
+    return FunctionReward(Classifier(*source.classifier, device=run.device), tokenizer, source.title)
+
+
+def number_of_scored(config: Config, stage: str) -> tuple[int, int]:
+    """How many responses the reward scores in a stage, and at most in one call."""
+    settings = getattr(config, stage)
+    if stage == "evaluation":
+        return 2 * settings.prompts, settings.batch_size
+    if not hasattr(settings, "iterations"):
+        return 0, 0
+    return REFERENCE_SAMPLES + settings.iterations * settings.batch_size, max(REFERENCE_SAMPLES, settings.batch_size)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What a trial of a reward has found."""
+
+    seconds: float  # a response, of all parts but the run's reward model
+    warnings: tuple[str, ...]  # one line each
+
+
+def try_reward(run: Run, stages: tuple[str, ...], model: str, reward: AnyReward = None) -> Trial:
+    """Let every part but the run's reward model score eight texts of the training data, if these stages need them.
+
+    Args:
+        model: the language model whose tokenizer the texts pass through.
+
+    Raises:
+        ConfigError, RewardError, ModelError: a part cannot be opened, or does not give one finite number for each.
+    """
+    sources = tuple(source for source in run_sources(run, reward) if not source.is_model)
+    largest = max(number_of_scored(run.config, stage)[1] for stage in stages)
+    if not (sources and largest):
+        return Trial(0.0, ())
+    opened = tuple(source.open() for source in sources)  # a changed file is another function
+    return _try(run, model, largest, sources, opened)
+
+
+@functools.lru_cache(maxsize=1)  # one trial for the checks and for the plan of a run
+def _try(run: Run, model: str, largest: int, sources: tuple[Source, ...], opened: tuple[Any, ...]) -> Trial:
+    seconds, warnings = 0.0, []
+    tokenizer = loading.load_tokenizer(model)
+    responses = _texts(run, tokenizer)
+    for source in sources:
+        measure = _measure(run, source, tokenizer)
+        began = time.perf_counter()
+        values = measure(responses)
+        took = (time.perf_counter() - began) / len(values)
+        seconds += took
+        if values.min() == values.max():
+            warnings.append(
+                f"reward '{source.title}': gives all of {len(values)} texts of the training data the value "
+                f"{values[0].item():g}; a reward that never differs teaches nothing"
+            )
+        if measure.timeout and took * largest > measure.timeout:
+            warnings.append(
+                f"reward '{source.title}': {largest} responses may take {took * largest:.0f} s, longer than "
+                f"reward_timeout = {measure.timeout:g}; raise it, or make the function faster"
+            )
+    return Trial(seconds, tuple(warnings))
+
+
+def _texts(run: Run, tokenizer: Tokenizer) -> Responses:
+    """Demonstrations as prompts and responses."""
+    pairs = [tokenizer.demonstration(d.prompt, d.response) for d in run.data.train.demonstrations[:_TRIED]]
+    for i, (prompt, response) in enumerate(pairs):
+        if not run.data.train.demonstrations[i].prompt:  # its beginning is the prompt
+            cut = min(_PROMPT, len(response) // 2)
+            pairs[i] = [*prompt, *response[:cut]], response[cut:]
+    prompts, prompt_mask = pad_left([prompt for prompt, _ in pairs], tokenizer.pad_id)
+    right = collate([([], response) for _, response in pairs], tokenizer.pad_id)
+    ids, mask = torch.cat([prompts, right.ids], 1), torch.cat([prompt_mask, right.attention_mask], 1)
+    ended = torch.ones(len(pairs), dtype=torch.bool)
+    return Responses(*(tensor.to(run.device) for tensor in (ids, mask, right.attention_mask, ended)))

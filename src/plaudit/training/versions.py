@@ -1,0 +1,39 @@
+"""What the last digits of a result depend on besides its inputs."""
+
+from __future__ import annotations
+
+import functools
+import platform
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from plaudit import __version__
+
+
+def versions() -> dict[str, str]:
+    """plaudit's version and revision, Python's version, and those of the libraries that results depend on."""
+    libraries = {name: version(name) for name in ("torch", "transformers", "tokenizers", "numpy", "scikit-learn")}
+    return {"plaudit": __version__, "revision": _revision(), "python": platform.python_version(), **libraries}
+
+
+def made_with() -> dict[str, Any]:
+    """What the last digits of a result depend on besides its inputs: versions and number of threads."""
+    return {**versions(), "threads": torch.get_num_threads()}
+
+
+@functools.cache
+def _revision() -> str:
+    """The commit of plaudit's own repository; "unknown" where it is installed from a package."""
+    root = Path(__file__).parents[3]
+    if not (root / ".git").exists() or not (root / "src" / "plaudit" / "training" / "run.py").exists():
+        return "unknown"
+    command = ["git", "-C", str(root), "rev-parse", "--short=12", "HEAD"]
+    try:
+        git = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:  # git is not installed
+        return "unknown"
+    return git.stdout.strip() or "unknown"
