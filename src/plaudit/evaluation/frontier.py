@@ -33,7 +33,7 @@ from plaudit.evaluation.evaluate import Answers, Measurement, joined
 from plaudit.evaluation.judge import Judge
 from plaudit.evaluation.metrics import bootstrap_ci95, distinct_without, jackknife_ci95, resamples, strict
 from plaudit.evaluation.report import write_report
-from plaudit.evaluation.report.words import no_judge_sentence, on_or_above
+from plaudit.evaluation.report.words import judge_sentence, no_judge_sentence, on_or_above
 from plaudit.files import write_atomic, write_json
 from plaudit.models.layers import freeze_lower_layers
 from plaudit.models.loading import load_causal_lm
@@ -95,7 +95,8 @@ def frontier(
     for kl_coef in dict.fromkeys(float(f"{k:g}") for k in kl_coefs):
         yield from _train(measurement, kl_coef, folder / f"kl_coef-{kl_coef:g}", reward)
 
-    no_judge = no_judge_sentence(measurement.judge[1])
+    judge, reason = measurement.judge
+    no_judge = no_judge_sentence(reason)
     curve = best_of_n(load_file(drawn))
     places = [(config.ppo.kl_coef, config.ppo.iterations, own)]
     for path in folder.glob("kl_coef-*/points/*.safetensors"):
@@ -112,8 +113,12 @@ def frontier(
             {"n": n, "kl_bound": kl_bound(n), **_summary(f, config.seed)} for n, f in curve.items() if "distinct_2" in f
         ],
         "ppo": points,
-        "meta": {"prompts": len(measurement.held_out[1]), "draws": draws, "seed": config.seed, "reward": given},
-        "findings": [on_or_above(points, "score", draws), no_judge or on_or_above(points, "judge", draws)],
+        "meta": {"prompts": len(measurement.held_out[1]), "draws": draws, "seed": config.seed, "reward": given}
+        | {"judge": judge and judge.meta},
+        "findings": [
+            on_or_above(points, "score", draws),
+            *([no_judge] if no_judge else [on_or_above(points, "judge", draws), judge_sentence(judge and judge.meta)]),
+        ],
     }
     write_json(run.path / "frontier.json", strict(content))
     write_report(run.path)
