@@ -114,7 +114,7 @@ def test_help_says_which_defaults_depend_on_the_model(capsys):
             assert f"default {shown} for movie-gpt2, otherwise by the model's size]" in text, name
 
 
-@pytest.mark.parametrize(("width", "layers"), [(16, 1), (512, 8)], ids=["tiny", "30M"])
+@pytest.mark.parametrize(("width", "layers"), [(16, 1), (384, 6)], ids=["tiny", "11M"])
 def test_training_with_the_settings_of_its_size_does_not_diverge(width, layers, tmp_path):
     """SFT and PPO on a random model: the loss falls, and KL stays finite and small."""
     folder, data = tmp_path / "model", tmp_path / "train.tsv"
@@ -125,7 +125,7 @@ def test_training_with_the_settings_of_its_size_does_not_diverge(width, layers, 
                 p.mul_(0.1)
     lm.save_pretrained(folder)
     make_tokenizer().save_pretrained(folder)
-    data.write_text(labelled_texts(12))
+    data.write_text(labelled_texts(8))
     given = {"model": str(folder), "data.name": str(data), "device": "cpu", "dtype": "float32", "prompt_max": 3}
     config = build(given, {"ppo.iterations": 2, "ppo.batch_size": 32, "ppo.max_new_tokens": 8, "sft.epochs": 3})
     assert defaults.settings_for(backbone_size(lm), layers, 64, {})["sft.lr"] == config.sft.lr

@@ -112,7 +112,7 @@ def millions(number: float) -> str:
 
 
 def _in_words(chosen: dict[str, Any]) -> str:
-    """The settings of `run`, grouped by stage; those of REINFORCE are left to its own command's config.toml."""
+    """The settings by stage, without those of REINFORCE, which `run` does not use; config.toml has them too."""
     stages: dict[str, list[str]] = {}
     for full, value in chosen.items():
         stage, _, name = full.partition(".")
