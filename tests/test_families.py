@@ -93,7 +93,7 @@ assert LlamaForCausalLM.base_model_prefix != OwnForCausalLM.base_model_prefix
 @pytest.fixture(scope="module")
 def texts(tmp_path_factory):
     folder = tmp_path_factory.mktemp("texts")
-    (folder / "train.tsv").write_text(labelled_texts(20))
+    (folder / "train.tsv").write_text(labelled_texts(12))
     return folder / "train.tsv"
 
 

