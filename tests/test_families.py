@@ -49,9 +49,9 @@ FAMILIES = {
     "granite": ("granite", _LLAMA | {"logits_scaling": 8.0}),
     # Families of which transformers has no sequence classifier: the score head is plaudit's own.
     "mamba": ("mamba", {"vocab_size": 320, "hidden_size": 16, "num_hidden_layers": 2, "state_size": 4}),
-    "codegen": ("codegen", _GPT | {"rotary_dim": 4}),
+    "codegen": ("codegen", _GPT | {"rotary_dim": 4, "n_head": 4}),
     "xglm": ("xglm", {"vocab_size": 320, "d_model": 16, "ffn_dim": 32, "num_layers": 2, "attention_heads": 2,
-                      "max_position_embeddings": 64}),
+                      "max_position_embeddings": 512}),
     "unknown": ("a family of our own", _LLAMA),
 }  # fmt: skip
 KINDS = {"llama": "metaspace", "mistral, sliding window": "unigram", "qwen2": "byte-level without bos"}
