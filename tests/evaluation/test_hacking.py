@@ -155,7 +155,8 @@ class Judge:
     def __init__(self) -> None:
         self.asked: list[int] = []
 
-    def positive(self, texts):
+    def positive(self, texts, prompts):
+        assert len(texts) == len(prompts)
         self.asked.append(len(texts))
         return np.linspace(0, 1, len(texts))
 

@@ -30,7 +30,6 @@ from plaudit.data.text import distinct
 from plaudit.errors import RunError
 from plaudit.evaluation.best_of_n import kept, kl_bound, kl_measured
 from plaudit.evaluation.evaluate import Answers, Measurement, joined
-from plaudit.evaluation.judge import Judge
 from plaudit.evaluation.metrics import bootstrap_ci95, distinct_without, jackknife_ci95, resamples, strict
 from plaudit.evaluation.report import write_report
 from plaudit.evaluation.report.words import judge_sentence, no_judge_sentence, on_or_above
@@ -166,7 +165,7 @@ def _draw(measurement: Measurement, draws: int, path: Path) -> Iterator[StepRepo
             row[: len(ids)] = ids
         raw, ended = torch.from_numpy(answers.raw_scores), torch.from_numpy(answers.ended)
         ranking = scale.scores(raw, ended).numpy()  # PPO scores a response that was cut off in the same way
-        drawn.append({"ranking": ranking, "tokens": tokens, **_figures(answers, measurement.judge[0])})
+        drawn.append({"ranking": ranking, "tokens": tokens, **_figures(answers, measurement)})
         took = time.perf_counter() - began
         timing = {"seconds": took, "tokens_per_second": drawn[-1]["length"].sum() / took}
         yield StepReport("best-of-n", draw + 1, draws, {"score": float(answers.scores.mean())}, timing)
@@ -209,16 +208,18 @@ def _measure_checkpoints(measurement: Measurement, sub: Run) -> None:
 def _measured(measurement: Measurement, lm: Any) -> Figures:
     """The policy's answers to the held-out prompts, with the evaluation's random numbers."""
     answers = _answers(measurement, lm)
-    return {"kl": answers.kl.astype(float), **_figures(answers, measurement.judge[0]), **_distinct([answers.tokens])}
+    return {"kl": answers.kl.astype(float), **_figures(answers, measurement), **_distinct([answers.tokens])}
 
 
 def _answers(measurement: Measurement, lm: Any, *draw: Any) -> Answers:
     return joined([measurement.answer(lm, *batch) for batch in measurement.batches(*draw)])
 
 
-def _figures(answers: Answers, judge: Judge | None) -> Figures:
+def _figures(answers: Answers, measurement: Measurement) -> Figures:
+    """Of answers to all held-out prompts, in their order."""
+    judge, prompts = measurement.judge[0], measurement.held_out[0]
     found = {"score": answers.scores, "length": np.array([len(ids) for ids in answers.tokens], dtype=float)}
-    return found if judge is None else found | {"judge": (judge.positive(answers.texts) > 0.5).astype(float)}
+    return found if judge is None else found | {"judge": (judge.positive(answers.texts, prompts) > 0.5).astype(float)}
 
 
 def _sets(drawn: Figures, n: int) -> list[list[list[int]]]:
