@@ -15,7 +15,8 @@ import torch  # noqa: E402
 from tiny import labelled_texts, make_lm, make_tokenizer  # noqa: E402
 from transformers import GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadModel  # noqa: E402
 
-from plaudit.config import Config, build  # noqa: E402
+from plaudit.config import Config, build, default_settings  # noqa: E402
+from plaudit.models.defaults import FITTED  # noqa: E402
 from plaudit.models.loading import save  # noqa: E402
 from plaudit.models.tokenizer import Tokenizer  # noqa: E402
 from plaudit.training.run import STAGES, Run  # noqa: E402
@@ -53,8 +54,9 @@ def tiny_data_folder(tmp_path_factory) -> str:
 
 @pytest.fixture(scope="session")
 def tiny_config(tiny_model_folder, tiny_data_folder) -> Config:
-    """Settings with which the whole pipeline takes seconds."""
+    """Settings with which the whole pipeline takes seconds; for the rest those of the default model."""
     return build(
+        {name: default_settings()[name] for name in FITTED},
         {
             "model": tiny_model_folder, "data": tiny_data_folder, "device": "cpu", "dtype": "float32",
             "prompt_max": 3, "prompt_min": 2, "keep_checkpoints": 1,
@@ -63,7 +65,7 @@ def tiny_config(tiny_model_folder, tiny_data_folder) -> Config:
             "reward_model.save_every": 5,
             "ppo.iterations": 4, "ppo.batch_size": 16, "ppo.minibatch_size": 8, "ppo.epochs": 2,
             "ppo.max_new_tokens": 16, "ppo.save_every": 2, "ppo.lr": 1e-3, "evaluation.prompts": 16,
-        }
+        },
     )  # fmt: skip
 
 

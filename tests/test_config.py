@@ -21,7 +21,7 @@ from plaudit.config import (
     section_class,
     to_toml,
 )
-from plaudit.errors import ConfigError
+from plaudit.errors import ConfigError, ModelError
 
 
 def refusal(*layers: dict) -> str:
@@ -150,7 +150,7 @@ def test_what_to_toml_writes_read_toml_reads(tmp_path):
 @settings(max_examples=40, deadline=None)
 @given(st.text(st.characters(codec="utf-8")), st.floats(0, 1), st.integers(0, 2**100))
 def test_any_value_survives_a_file(tmp_path_factory, text, number, whole):
-    config = build({"model": text, "ppo.lr": number, "seed": whole})
+    config = build({"data.name": text, "ppo.lr": number, "seed": whole})
     path = tmp_path_factory.getbasetemp() / "any.toml"
     path.write_text(to_toml(config, {}), encoding="utf-8", newline="")
     assert build(read_toml(path)) == config
@@ -184,14 +184,15 @@ def test_every_preset_is_possible():
     assert "gpt2-sst2" in names
     for name in names:
         build(preset(name))
-    assert build(preset("gpt2-sst2")).data == "stanfordnlp/sst2"
+    assert build(preset("gpt2-sst2")).data.name == "stanfordnlp/sst2"
 
 
 def test_a_built_in_model_has_settings_that_every_layer_overrides():
     brought = build({"model": "smollm2"})
     assert brought == build(preset("smollm2")) != build()
     assert build({"model": "smollm2", "ppo.lr": 0.5}) == build(preset("smollm2"), {"ppo.lr": 0.5})
-    assert build({"model": "gpt2-sst2"}).ppo == PPOConfig()  # a folder that has the name of a preset
+    with pytest.raises(ModelError, match="no model 'gpt2-sst2'"):  # a preset's name, but not that of its model
+        build({"model": "gpt2-sst2"})
 
 
 def test_an_unknown_preset_is_refused_with_the_presets():

@@ -160,16 +160,35 @@ def nearest(name: str, names: list[str]) -> str:
     return f" (did you mean {' or '.join(filter(None, [', '.join(some), end]))}?)" if close else ""
 
 
-def resolve(*layers: dict[str, Any]) -> dict[str, Any]:
-    """Every setting by full name: defaults < the preset of a built-in model's own name < each layer in turn.
+def given(*layers: dict[str, Any]) -> dict[str, Any]:
+    """What is given, by full name: the preset of a built-in model's own name < each layer in turn.
 
     Raises:
-        ConfigError: an unknown name, a value of the wrong type or outside its range, or a contradiction.
+        ConfigError: an unknown name, or a value of the wrong type or outside its range.
     """
-    given = {name: value for layer in layers for name, value in _check_each(layer).items()}
-    model = given.get("model")
+    found = {name: value for layer in layers for name, value in _check_each(layer).items()}
+    model = found.get("model")
     own = preset(model) if model in preset_names() else {}
-    settings = default_settings() | (own if own.get("model") == model else {}) | given
+    return (own if own.get("model") == model else {}) | found
+
+
+def fitted(known: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    """The settings that follow from the model's size where they are not among `known`, and a line that says so.
+
+    Raises:
+        ModelError: the model cannot be opened.
+    """
+    defaults = importlib.import_module("plaudit.models.defaults")
+    return defaults.fit(known.get("model", General.model), known)
+
+
+def resolve(*layers: dict[str, Any]) -> dict[str, Any]:
+    """Every setting by full name: default < what is given. Here the defaults are those of the default model.
+
+    Raises:
+        ConfigError: as for `given`, or a contradiction.
+    """
+    settings = default_settings() | given(*layers)
     for small, large in (("prompt_min", "prompt_max"), *((f"{s}.minibatch_size", f"{s}.batch_size") for s in SECTIONS)):
         if small in settings and settings[small] > settings[large]:
             raise ConfigError(f"{small} = {settings[small]} is above {large} = {settings[large]}")
@@ -177,8 +196,13 @@ def resolve(*layers: dict[str, Any]) -> dict[str, Any]:
 
 
 def build(*layers: dict[str, Any]) -> Config:
-    """A Config from layers of settings by full name, checked and combined as in `resolve`."""
-    settings = resolve(*layers)
+    """A Config from layers of settings by full name, checked and combined as in `resolve`.
+
+    What depends on the model's size and is not given follows from it: see plaudit/models/defaults.py.
+    """
+    known = given(*layers)
+    resolve(known)  # a wrong setting is refused before the model is opened
+    settings = resolve(known | fitted(known)[0])
 
     def part(section: str) -> dict[str, Any]:
         return {f.name: settings[f"{section}.{f.name}".lstrip(".")] for f in fields(section_class(section))}

@@ -14,6 +14,7 @@ from plaudit.errors import RunError
 from plaudit.evaluation.doctor import check_memory, with_preflight_checks
 from plaudit.evaluation.evaluate import POLICIES, evaluate, policy_stage, prompts_for
 from plaudit.evaluation.hacking import detect_reward_hacking
+from plaudit.evaluation.judge import open_judge
 from plaudit.models.layers import number_of_frozen_layers
 from plaudit.models.loading import check_classifier, load_tokenizer, model_without_weights, window
 from plaudit.models.lora import FOLDER, check_installed
@@ -75,6 +76,8 @@ def check(config: Config, path: Path, stages: tuple[str, ...], reward: AnyReward
     for stage in policies:
         most = getattr(config, stage).max_new_tokens
         warnings.append(rows_that_fit(tokenised_prompts(run, tokenizer), most, limit, f"prompts of {stage}")[1])
+    if ("evaluation" in stages or policies) and config.evaluation.judge not in ("auto", "film", "none"):
+        open_judge(config.evaluation.judge).positive(["a response", "another one"], ["a prompt", "a prompt"])
     if "evaluation" in stages:
         stage = policies[0] if policies else policy_stage(run)
         warnings.append(prompts_for(run, tokenizer, getattr(config, stage).max_new_tokens, limit)[2])
@@ -147,6 +150,6 @@ def _reports(run: Run, stage: str, reward: AnyReward) -> Iterator[StepReport]:
         return with_preflight_checks(run, stage, lambda models: sft(run, models.policy.lm))
     algorithm: Any = getattr(import_module(f"plaudit.algorithms.{stage}"), stage)
     if stage not in POLICIES:
-        return algorithm(run)
+        return with_preflight_checks(run, stage, lambda models: algorithm(run))
     reports = with_preflight_checks(run, stage, lambda models: algorithm(run, reward, models), reward)
     return detect_reward_hacking(run, stage, reports, reward)

@@ -37,7 +37,10 @@ def setting(
 class General:
     """Model, hardware and prompts."""
 
-    model: str = setting("movie-gpt2", "language model to start from: movie-gpt2, smollm2, a folder or a hub id")
+    model: str = setting(
+        "movie-gpt2",
+        "language model to start from: movie-gpt2, smollm2, a folder, or a hub id, also with a revision: owner/name@v1",
+    )
     seed: int = setting(1, "random seed; change it to see how much results vary", low=0)
     device: str = setting(
         "auto", "where to compute; auto takes a GPU if there is one", choices=("auto", "cpu", "cuda", "mps")

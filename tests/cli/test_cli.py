@@ -125,7 +125,8 @@ def test_each_layer_of_settings_beats_the_one_below(stages, capsys):
 
 
 def test_a_preset_beats_the_defaults_and_loses_to_a_file(stages, capsys, monkeypatch):
-    monkeypatch.setattr("plaudit.models.loading.fingerprint", lambda name: name)  # it is on the hub
+    for asked in ("loading.fingerprint", "hub.commit"):  # the model is on the hub
+        monkeypatch.setattr(f"plaudit.models.{asked}", lambda name: name)
     Path("mine.toml").write_text("prompt_max = 7\n")
     printed(capsys, "run", "--preset", "gpt2-sst2", "--config", "mine.toml", "--data", "movie-reviews")
     assert (stages.config.model, stages.config.prompt_max) == ("openai-community/gpt2", 7)

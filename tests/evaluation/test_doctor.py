@@ -173,6 +173,49 @@ def test_a_sound_run_passes_with_either_engine_and_number_format(run, settings):
     assert failing(changed(run, **settings)) == {}
 
 
+def of_reward_model(run, **settings) -> Run:
+    """The same run directory with other settings of the reward model."""
+    return changed(run, reward_model=dataclasses.replace(run.config.reward_model, **settings))
+
+
+@pytest.mark.parametrize("settings", [{}, {"lora_rank": 4}, {"train_layers": 1}, {"microbatch_size": 3}])
+@pytest.mark.parametrize("general", [{}, {"engine": "plain"}, {"dtype": "bfloat16"}])
+def test_a_reward_model_that_can_be_trained_passes(run, settings, general):
+    checks = doctor(changed(of_reward_model(run, **settings), **general), "reward_model")
+    assert [c.line for c in checks if not c.ok] == []
+    assert [c.name for c in checks][:3] == [ENGINE, "loss and gradients", "weights that learn"]
+    assert checks[-1].name == "memory"
+
+
+def test_a_reward_model_that_cannot_be_trained_is_found_before_its_first_step(run, monkeypatch):
+    real = checks_module.accumulate
+
+    def broken(batch, size, loss, count, where, model):
+        figures = real(batch, size, loss, count, where, model)
+        model.classifier.score.weight.grad[0] = torch.nan
+        return figures
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checks_module, "accumulate", broken)
+        assert "classifier.score.weight" in failing(run, "reward_model")["loss and gradients"]
+    with monkeypatch.context() as patch:
+        patch.setattr(checks_module, "step", lambda optimizer, *rest: optimizer.zero_grad())
+        assert set(failing(run, "reward_model")) == {"weights that learn", "ratio after a step"}
+    states = FastEngine.hidden_states
+    with monkeypatch.context() as patch:
+        patch.setattr(FastEngine, "hidden_states", lambda *args: states(*args) + 0.1)
+        assert set(failing(run, "reward_model")) == {ENGINE}
+
+
+def test_the_check_before_the_reward_model_stops_the_stage(run, tmp_path, monkeypatch):
+    shutil.copytree(run.path, tmp_path / "run")
+    again = Run.open(tmp_path / "run", run.config, resume=False, overwrite=True, stages=("reward_model",))
+    states = FastEngine.hidden_states
+    monkeypatch.setattr(FastEngine, "hidden_states", lambda *args: states(*args) + 0.1)
+    with pytest.raises(ModelError, match="before reward_model: engine against"):
+        next(steps(again, ("reward_model",)))
+
+
 def test_dropout_that_ignores_eval_is_found(run, on_load):
     def add_dropout(_, lm):
         lm.transformer.h[0].mlp.register_forward_hook(lambda _, __, out: F.dropout(out, 0.5, training=True))
@@ -426,7 +469,7 @@ def test_a_failed_check_stops_the_stage_before_its_first_step(tmp_path, other_te
 def test_the_results_are_in_doctor_json_without_the_free_memory(finished_run):
     """The same seed gives the same file on every machine."""
     stored = json.loads((finished_run / "doctor.json").read_text())
-    assert stored.keys() == {"sft", "ppo"}
+    assert stored.keys() == {"sft", "reward_model", "ppo"}
     for checks in stored.values():
         names = [check["name"] for check in checks]
         assert ENGINE in names

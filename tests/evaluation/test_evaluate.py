@@ -105,28 +105,20 @@ def test_the_figures_of_a_response_are_those_of_transformers_own_forward_pass(tw
             assert answers.scores[i] == pytest.approx(2 / (1 + np.exp(-logit)) - 1, abs=1e-4)
 
 
-class Vowels(Judge):
-    """A judge that calls a text positive where more than a quarter of its characters are vowels."""
-
-    def __init__(self):
-        self.accuracy_imdb = 1.0
-
-    def positive(self, texts):
-        return np.array([sum(c in "aeiou" for c in t) / max(1, len(t)) > 0.25 for t in texts], dtype=float)
-
-    def accuracy(self, labelled):
-        return 1.0
+def vowels(texts, prompts=()):
+    """Positive where more than a quarter of the characters are vowels."""
+    return np.array([sum(c in "aeiou" for c in t) / max(1, len(t)) > 0.25 for t in texts], dtype=float)
 
 
 @pytest.mark.parametrize("two_models", [2], indirect=True, ids=["all layers"])
 def test_the_judge_reads_the_responses_without_their_prompts(two_models, monkeypatch):
-    monkeypatch.setattr("plaudit.evaluation.evaluate.judge_for", lambda data: (Vowels(), ""))
+    monkeypatch.setattr("plaudit.evaluation.evaluate.judge_for", lambda *data: (Judge("vowels", "vowels", vowels), ""))
     list(evaluate(two_models))
     lines, evaluation = read_jsonl(two_models.path / "responses.jsonl"), read(two_models.path)
     assert len(lines) == 16
     for model in ("sft", "policy"):
         assert not any(line[model].startswith(line["prompt"]) for line in lines)
-        verdicts = Vowels().positive([line[model] for line in lines])
+        verdicts = vowels([line[model] for line in lines])
         assert 0 < verdicts.mean() < 1
         assert [line[f"{model}_judge"] for line in lines] == verdicts.tolist()
         assert evaluation[model]["judge_positive"] == verdicts.mean()

@@ -156,7 +156,8 @@ class Judge:
     def __init__(self) -> None:
         self.asked: list[int] = []
 
-    def positive(self, texts):
+    def positive(self, texts, prompts):
+        assert len(texts) == len(prompts)
         self.asked.append(len(texts))
         return np.linspace(0, 1, len(texts))
 
@@ -165,7 +166,7 @@ class Judge:
 def small_windows(monkeypatch):
     """Windows of one tiny iteration, and a warning about distinct_2 from the second one on."""
     judge = Judge()
-    monkeypatch.setattr(hacking, "judge_for", lambda data: (judge, ""))
+    monkeypatch.setattr(hacking, "judge_for", lambda *data: (judge, ""))
     monkeypatch.setattr(hacking, "WINDOW", 16)
     monkeypatch.setattr(hacking, "_rose", lambda before, now: now.step > before.step)
     monkeypatch.setattr(hacking, "_fell", lambda before, now, measure: measure == "distinct_2")
@@ -226,7 +227,7 @@ def test_windows_that_a_crash_lost_are_computed_again(tmp_path, finished_run, ti
 
 
 def test_iterations_that_do_not_fill_a_window_are_left_out(tmp_path, finished_run, tiny_config, monkeypatch):
-    monkeypatch.setattr(hacking, "judge_for", lambda data: (Judge(), ""))
+    monkeypatch.setattr(hacking, "judge_for", lambda *data: (Judge(), ""))
     monkeypatch.setattr(hacking, "WINDOW", 40)  # three iterations of 16 responses are the fewest that reach 40
     run = without_ppo(tmp_path / "run", finished_run, tiny_config)
     list(steps(run, ("ppo",)))

@@ -4,7 +4,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
 from plaudit.data.embedded import rotten_tomatoes
-from plaudit.evaluation.judge import Judge, imdb_judge, vectorizer
+from plaudit.evaluation.judge import FilmJudge, imdb_judge, vectorizer
 from recipes.imdb_judge import train
 
 PRAISE = ["a wonderful film", "a wonderful joy", "wonderful !", "a film"] * 10
@@ -29,14 +29,14 @@ def test_the_recipe_trains_the_judge_in_the_package(tmp_path):
     assert shipped.positive(texts) == pytest.approx(trained.positive(texts), abs=1e-3)
     assert shipped.accuracy_imdb == pytest.approx(trained.accuracy_imdb, abs=1e-3)
     trained.save(tmp_path / "judge")
-    assert (Judge.load(tmp_path / "judge").positive(texts) == trained.positive(texts)).all()
+    assert (FilmJudge.load(tmp_path / "judge").positive(texts) == trained.positive(texts)).all()
 
 
 def test_probabilities_equal_those_of_the_sklearn_pipeline():
     tfidf, regression = vectorizer(), LogisticRegression()
     texts, labels = PRAISE + BLAME, [1] * len(PRAISE) + [0] * len(BLAME)
     pipeline = make_pipeline(tfidf, regression).fit(texts, labels)
-    judge = Judge(
+    judge = FilmJudge(
         tfidf.get_feature_names_out().tolist(), tfidf.idf_, regression.coef_[0], float(regression.intercept_[0])
     )
     unseen = ["a wonderful bore", "dull !", "unknown words only", ""]

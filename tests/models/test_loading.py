@@ -6,8 +6,8 @@ import torch
 from tiny import make_family
 
 from plaudit.errors import ModelError
+from plaudit.models.hub import BUILT_IN
 from plaudit.models.loading import (
-    BUILT_IN,
     load_causal_lm,
     load_reward_model,
     load_tokenizer,
@@ -108,7 +108,7 @@ def test_an_unreachable_hub_is_an_error_in_one_line_that_names_what_works_offlin
     def nobody_there(*_, **__):
         raise ConnectionError("Name or service not known")
 
-    monkeypatch.setattr("plaudit.models.loading.HfApi.model_info", nobody_there)
+    monkeypatch.setattr("plaudit.models.hub.HfApi.model_info", nobody_there)
     for load in (load_causal_lm, load_tokenizer):
         with pytest.raises(ModelError, match=r"cannot fetch 'openai-community/gpt2'.*movie-gpt2 or a folder") as error:
             load("openai-community/gpt2")

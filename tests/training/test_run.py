@@ -9,6 +9,7 @@ import torch
 
 from plaudit.config import build
 from plaudit.errors import ConfigError, RunError
+from plaudit.models import hub
 from plaudit.rewards import Source
 from plaudit.training import lock, manifest, versions
 from plaudit.training import run as module
@@ -412,7 +413,7 @@ def test_settings_that_change_no_figure_may_differ(tmp_path):
 
 def test_a_model_whose_content_has_changed_is_refused_by_name(tmp_path):
     folder = tmp_path / "model"
-    shutil.copytree(module.loading.BUILT_IN["movie-gpt2"](), folder)
+    shutil.copytree(hub.BUILT_IN["movie-gpt2"](), folder)
     config = build({"device": "cpu", "model": str(folder)})
     run = finished(tmp_path / "run", ("sft", "reward_model"), config)
     open_run(run.path, config, resume=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -60,11 +61,9 @@ def reward_model(run: Run) -> Iterator[StepReport]:
         DataError: the data has neither, or nothing short enough.
         TrainingError: a loss or gradient is not finite.
     """
-    settings, data, seed = run.config.reward_model, run.data, run.config.seed
+    settings, data = run.config.reward_model, run.data
     tokenizer = load_tokenizer(run.model("sft"))
-    classifier = load_reward_model(run.model("sft"), tokenizer.pad_id).to(run.device)
-    normals = rng.normals(tuple(classifier.score.weight.shape), seed, "reward_model", "head")
-    initialise_score_head(classifier, normals.to(run.device))
+    classifier = new_classifier(run, tokenizer)
     longest = min(settings.max_tokens, window(classifier))
     train, held_out, too_long = judgements(data, tokenizer, longest)
 
@@ -92,6 +91,14 @@ def reward_model(run: Run) -> Iterator[StepReport]:
     differences = np.array([first - sum(second) for first, *second in (example.lengths for example in held_out)])
     summary = {"kind": "comparisons" if pairs else "labels", "records": len(train), "dropped": dropped}
     run.finish("reward_model", summary | preference_statistics(logits, weights, differences, pairs=pairs))
+
+
+def new_classifier(run: Run, tokenizer: Tokenizer) -> Any:
+    """The SFT model with a score head, which is drawn from the seed."""
+    classifier = load_reward_model(run.model("sft"), tokenizer.pad_id).to(run.device)
+    normals = rng.normals(tuple(classifier.score.weight.shape), run.config.seed, "reward_model", "head")
+    initialise_score_head(classifier, normals.to(run.device))
+    return classifier
 
 
 def check_judged(part: Part) -> None:

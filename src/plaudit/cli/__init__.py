@@ -18,7 +18,8 @@ import click
 
 from plaudit import __version__
 from plaudit.cli import failures, flags
-from plaudit.config import ALGORITHMS, SECTIONS, build, preset, read_saved, read_toml, resolve
+from plaudit.cli.layers import fit, layered, saved
+from plaudit.config import ALGORITHMS, SECTIONS, resolve
 from plaudit.errors import ConfigError, PlauditError, RewardError, RunError, TrainingError
 from plaudit.training import stopping
 
@@ -109,18 +110,6 @@ def _way_on(words: list[str]) -> str:
     return f"; continue with: plaudit {shlex.join(words)}"
 
 
-def _settings(given: dict[str, Any], directory: Path | None) -> dict[str, Any]:
-    """Every setting: default < --preset < the settings of `directory`, if given < --config < flags."""
-    base = preset(given["preset"]) if given["preset"] else {}
-    file = read_toml(Path(given["config"])) if given["config"] else {}
-    return resolve(base, _saved(directory) if directory else {}, file, flags.by_full_name(given))
-
-
-def _saved(directory: Path) -> dict[str, Any]:
-    path = directory / "config.toml"
-    return read_saved(path) if path.exists() else {}
-
-
 def _must_exist(directory: Path) -> None:
     if not (directory / "config.toml").exists():
         make = f"plaudit run --out {shlex.quote(str(directory))}"
@@ -128,19 +117,19 @@ def _must_exist(directory: Path) -> None:
 
 
 def _open(
-    settings: dict[str, Any], out: Path, stages: tuple[str, ...], seeds: dict[Path, int], **how: bool
+    known: dict[str, Any], out: Path, stages: tuple[str, ...], seeds: dict[Path, int], **how: bool
 ) -> tuple[list[Any], tuple[str, ...]]:
     """Open the run directory of each seed and print what is planned; returns the runs, and the stages they need."""
     from plaudit.cli import progress
 
-    progress.header(settings, out)
+    progress.header(resolve(known), out)
+    config = fit(known)
     with progress.waiting("starting"):
         from plaudit.cli.plan import plan
         from plaudit.pipeline import check, stages_for
         from plaudit.rewards import sources_of
         from plaudit.training.run import Run
 
-        config = build(settings)
         stages = stages_for(stages, sources_of(None, config.reward))
         left_out = check(config, out, stages)
         planned = plan(config, out, stages)
@@ -158,9 +147,9 @@ def _open(
     return runs, stages
 
 
-def _drive(settings: dict[str, Any], out: Path, stages: tuple[str, ...], **how: bool) -> dict[str, float]:
+def _drive(known: dict[str, Any], out: Path, stages: tuple[str, ...], **how: bool) -> dict[str, float]:
     """Run the stages and show their progress on stderr; returns wall-clock seconds by stage, of those that ran."""
-    (run,), stages = _open(settings, out, stages, {out: settings["seed"]}, **how)
+    (run,), stages = _open(known, out, stages, {out: resolve(known)["seed"]}, **how)
 
     from plaudit.cli import progress
 
@@ -176,13 +165,13 @@ def _add_training(name: str, about: str, stages: tuple[str, ...]) -> None:
     def train(out: Path, resume: bool, overwrite: bool, **given: Any) -> None:
         if resume and not (out / "config.toml").exists():
             raise RunError(f"{out}: nothing to resume here (config.toml is missing); start without --resume")
-        settings = _settings(given, out if resume or not whole else None)
-        seconds = _drive(settings, out, stages, resume=resume, overwrite=overwrite)
+        known = layered(given, out if resume or not whole else None)
+        seconds = _drive(known, out, stages, resume=resume, overwrite=overwrite)
 
         from plaudit.cli import console
 
         if whole:
-            console.summary(out, settings, seconds)
+            console.summary(out, resolve(known), seconds)
         else:
             console.next_command(out, stages[0])
 
@@ -202,7 +191,7 @@ def _evaluate(run: Path, json: bool, overwrite: bool, **given: Any) -> None:
     A finished evaluation is only shown. Change a setting of the evaluation to measure again.
     """
     _must_exist(run)
-    settings, before = _settings(given, run), resolve(_saved(run))
+    settings, before = resolve(layered(given, run)), resolve(saved(run))
     changed = [name for name in settings if settings[name] != before[name]]
     again = overwrite or any(name.startswith("evaluation.") for name in changed)
     made = all((run / name).exists() for name in ("evaluation.json", "report.html"))
@@ -242,7 +231,7 @@ def _doctor(run: Path | None, **given: Any) -> int:
     """Run the preflight checks on a run's models."""
     if run:
         _must_exist(run)
-    settings = _settings(given, run)
+    config = fit(layered(given, run))
 
     from plaudit.cli import console, progress
 
@@ -250,7 +239,7 @@ def _doctor(run: Path | None, **given: Any) -> int:
         from plaudit.evaluation.doctor import preflight
         from plaudit.training.run import Run
 
-        checks = preflight(Run(run or Path(os.devnull), build(settings)))
+        checks = preflight(Run(run or Path(os.devnull), config))
     console.checks([(check.mark, check.line) for check in checks])
     return 0 if all(check.ok for check in checks) else 1
 
@@ -295,11 +284,12 @@ def _frontier(run: Path, kl_coefs: str | None, draws: int, overwrite: bool) -> N
 def _seeds(n: int, out: Path, resume: bool, overwrite: bool, **given: Any) -> None:
     """Run the whole experiment with several seeds."""
     first = min(out.glob("seed-*"), key=lambda path: (len(path.name), path.name), default=out)
-    settings = _settings(given, first if resume else None)
-    seeds = {out / f"seed-{seed}": seed for seed in range(settings["seed"], settings["seed"] + n)}
+    known = layered(given, first if resume else None)
+    begin = resolve(known)["seed"]
+    seeds = {out / f"seed-{seed}": seed for seed in range(begin, begin + n)}
     if resume and not first.joinpath("config.toml").exists():
         raise RunError(f"{out}: nothing to resume here; start without --resume")
-    runs, stages = _open(settings, out, RUN_STAGES, seeds, resume=resume, overwrite=overwrite)
+    runs, stages = _open(known, out, RUN_STAGES, seeds, resume=resume, overwrite=overwrite)
 
     from plaudit.cli import console, progress
     from plaudit.evaluation.seeds import summarise
@@ -312,6 +302,16 @@ def _seeds(n: int, out: Path, resume: bool, overwrite: bool, **given: Any) -> No
         except TrainingError as error:
             stopped[run.config.seed] = str(error)
     console.seeds(out, summarise(out, runs, stopped))
+
+
+@commands.command("merge")
+@click.argument("adapter", type=flags.PATH, help="folder of a LoRA adapter that peft saved")
+@click.argument("directory", type=flags.PATH, help="new folder for the whole model")
+def _merge(adapter: Path, directory: Path) -> None:
+    """Merge a LoRA adapter into its base model, for --model."""
+    from plaudit.models.merging import merge_folder
+
+    print(f"{directory}: {merge_folder(adapter, directory)} with {adapter} merged into it")
 
 
 @commands.command("notebooks")

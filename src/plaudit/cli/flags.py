@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from plaudit.config import allowed, known_settings, nearest, preset_names, section_class
+from plaudit.models.defaults import FITTED
 
 CONTEXT = {
     "token_normalize_func": lambda word: word.replace("_", "-"),
@@ -54,6 +55,8 @@ class Setting(click.Option):
         self.group = f"Settings: {section or 'general'}", section_class(section).__doc__ or ""
         kind = type(field.default)
         default = f"{field.default:g}" if kind is float else field.default if kind is not tuple else "none"
+        if full in FITTED:
+            default = f"{default} for movie-gpt2, otherwise by the model's size"
         notes = [field.metadata["unit"], ", ".join(field.metadata["choices"]), allowed(field.metadata)]
         names = dict.fromkeys(filter(None, [field.metadata["short"], field.name if bare else "", full]))
         super().__init__(

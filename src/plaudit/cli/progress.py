@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
 from rich.text import Text
 
+from plaudit.models.defaults import millions
 from plaudit.training import stopping
 
 if TYPE_CHECKING:
@@ -69,6 +70,12 @@ def header(settings: dict[str, Any], out: Path) -> None:
     new_console(stderr=True).print(text, style="bold", soft_wrap=True)
 
 
+def say(line: str) -> None:
+    """A plain line before the stages begin; nothing for an empty one."""
+    if line:
+        new_console(stderr=True).print(line, soft_wrap=True)
+
+
 def warn(line: str) -> None:
     """A warning before the stages begin."""
     new_console(stderr=True).print(f"WARNING: {line}", style="bold red", soft_wrap=True)
@@ -78,10 +85,8 @@ def outlook(plan: Plan, runs: Iterable[Run], stages: tuple[str, ...]) -> None:
     """One line about what was found, and how long the stages that are not complete will take."""
     from plaudit.evaluation.report.words import duration
 
-    millions = plan.parameters / 1e6
-    size = f"{millions / 1000:.1f}B" if millions >= 1000 else f"{millions:.{0 if millions >= 100 else 1}f}M"
     rows = ", ".join(f"{count:,} {split}" for split, count in plan.records.items())
-    parts = [f"{size} parameters", f"texts: {rows}", f"{plan.device}, {plan.dtype}"]
+    parts = [f"{millions(plan.parameters)} parameters", f"texts: {rows}", f"{plan.device}, {plan.dtype}"]
     unfinished = [stage for run in runs for stage in stages if not run.complete(stage)]
     if seconds := plan.seconds(unfinished):
         scoring = sum(plan.reward[stage] for stage in unfinished)

@@ -10,12 +10,16 @@ from typing import Any
 
 import torch
 
+from plaudit.algorithms.reward_model import collate_examples, new_classifier, preference_loss, tokenise
 from plaudit.algorithms.sft import length, number_of_targets, sft_loss
-from plaudit.batches import to_device
-from plaudit.errors import TrainingError
+from plaudit.batches import number_of_rows, to_device
+from plaudit.data.splits import Part
+from plaudit.errors import DataError, TrainingError
+from plaudit.maths.masked import float64
 from plaudit.models.fast.precision import MASTER
-from plaudit.models.loading import window
-from plaudit.models.policy import Policy
+from plaudit.models.loading import load_tokenizer, window
+from plaudit.models.plain import PlainEngine
+from plaudit.models.policy import Policy, RewardModel
 from plaudit.models.tokenizer import collate
 from plaudit.training.engine import choose_engine, prepare_to_learn
 from plaudit.training.models import Models
@@ -23,9 +27,10 @@ from plaudit.training.optimizer import BatchLoss, accumulate, adamw, step
 from plaudit.training.rollouts import Objective, ScoreScale, generate, score_rollout
 from plaudit.training.run import Run
 
+ENGINE = "engine against the model's own forward pass"
 ROWS = 16  # prompts or texts of the checks; each prompt is answered once
 _LR = 1e-3  # of the step that is tried: large enough to be seen in bfloat16
-_MOVED = 1e-4  # change of the ratio after the step, on average: more than float32 explains
+_MOVED = 1e-5  # change of the ratio after the step, on average: more than float32 explains
 
 
 @dataclass(frozen=True)
@@ -86,6 +91,39 @@ def training_of_sft(run: Run, models: Models) -> Training | None:
     )
 
 
+def training_of_reward_model(run: Run) -> Training | None:
+    """None where the first judgements are all too long."""
+    settings, train, most = run.config.reward_model, run.data.train, 16 * ROWS
+    tokenizer = load_tokenizer(run.model("sft"))
+    classifier = new_classifier(run, tokenizer)
+    some = Part(labelled=train.labelled[:most], comparisons=train.comparisons[:most])
+    try:
+        examples = tokenise(some, tokenizer, min(settings.max_tokens, window(classifier)))[0]
+    except DataError:
+        return None
+    examples = examples[: min(ROWS, settings.batch_size)]
+    engine = prepare_to_learn(run, "reward_model", classifier, [text for e in examples for text in e.texts])
+    classifier.score.requires_grad_(True)
+    model = RewardModel(classifier, engine).eval()
+    batch = to_device(collate_examples(examples, tokenizer), run.device)
+    return Training(
+        model,
+        batch,
+        lambda part: preference_loss(model, part)[:2],
+        number_of_rows(batch),
+        lambda: preference_loss(model, batch)[2],
+    )
+
+
+@torch.no_grad()
+def scores_of_engine(run: Run, training: Training, most: float) -> Check:
+    """The logits of a reward model by its engine, and by its own forward pass."""
+    plain = RewardModel(training.model.classifier, PlainEngine(run.dtype))
+    gap = (training.outputs() - preference_loss(plain, training.batch)[2]).abs().max().item()
+    advice = "use engine = plain" if not isinstance(training.model.engine, PlainEngine) else "use another model"
+    return Check(ENGINE, gap < most, f"scores differ by at most {gap:.1g}", advice)
+
+
 def training_of_policy(run: Run, stage: str, models: Models, prompts: list[list[int]], noise: torch.Tensor) -> Training:
     """The scores are made up, so that every response has something to be learned from."""
     settings, objective = getattr(run.config, stage), objective_of(stage)
@@ -120,7 +158,8 @@ def one_step(run: Run, stage: str, training: Training, reference: Any) -> Iterat
 
     def sums() -> list[torch.Tensor]:
         others = [p for p in (*model.parameters(), *reference.parameters()) if not p.requires_grad]
-        return [p.detach().sum(dtype=torch.float64) for p in others]
+        places = ((p.detach(), "cpu" if p.device.type == "mps" else p.device) for p in others)  # it has no float64
+        return [p.to(place).sum(dtype=torch.float64) for p, place in places]
 
     with torch.no_grad():
         outputs = training.outputs()
@@ -150,3 +189,13 @@ def one_step(run: Run, stage: str, training: Training, reference: Any) -> Iterat
         change = ((training.outputs() - outputs).exp() - 1).abs().mean().item()
     found = f"{change:.1g} from 1 on average"
     yield Check("ratio after a step", change > _MOVED, found, "the step does not reach the forward pass")
+
+
+def draws_outside(logits: torch.Tensor, tokens: torch.Tensor, noise: torch.Tensor) -> float:
+    """Mean distance of the random numbers (N,) from the shares of [0, 1) that logits (N, V) give the tokens (N,)."""
+    shares = torch.softmax(float64(logits), dim=-1)
+    tokens, noise = tokens.to(shares.device), noise.to(shares.device)
+    rows = torch.arange(len(tokens), device=shares.device)
+    upper = shares.cumsum(-1)[rows, tokens]
+    lower = upper - shares[rows, tokens]
+    return torch.maximum(lower - noise, noise - upper).clamp(min=0).mean().item()

@@ -16,13 +16,25 @@ from plaudit import rng
 from plaudit.batches import select_rows
 from plaudit.data.prompts import cut_prompts
 from plaudit.errors import ModelError
-from plaudit.evaluation.checks import ROWS, Check, objective_of, one_step, training_of_policy, training_of_sft
+from plaudit.evaluation.checks import (
+    ENGINE,
+    ROWS,
+    Check,
+    draws_outside,
+    objective_of,
+    one_step,
+    scores_of_engine,
+    training_of_policy,
+    training_of_reward_model,
+    training_of_sft,
+)
+from plaudit.evaluation.devices import against_cpu, is_compared
 from plaudit.evaluation.metrics import strict
 from plaudit.files import write_json
 from plaudit.models.fast.activations import MAPPED_FROM
 from plaudit.models.fast.head import logits_at_once
 from plaudit.models.layers import layers, number_of_frozen_layers
-from plaudit.models.loading import load_causal_lm, load_tokenizer, window
+from plaudit.models.loading import load_causal_lm, load_tokenizer, model_without_weights, window
 from plaudit.models.plain import PlainEngine
 from plaudit.models.policy import Policy
 from plaudit.rewards import AnyReward
@@ -67,11 +79,13 @@ def open_models(run: Run, stage: str, reward: AnyReward = None) -> Models:
 
 
 def doctor(run: Run, stage: str, models: Models | None = None, reward: AnyReward = None) -> list[Check]:
-    """Check what `stage` starts from: "sft", or an algorithm that trains a policy, and one step of its training.
+    """Check what `stage` starts from, and one step of its training.
 
     `models` are those of `open_models`, if they are open already; they are not changed.
     """
     program = memory.held(run.device)
+    if stage == "reward_model":
+        return _before_reward_model(run, program)
     models = models or open_models(run, stage, reward)
     config, settings = run.config, getattr(run.config, _policy(stage))
     texts = cut_prompts(run.data.prompts, config.prompt_min, config.prompt_max, config.seed)
@@ -84,6 +98,8 @@ def doctor(run: Run, stage: str, models: Models | None = None, reward: AnyReward
         noise = rng.uniforms(range(len(prompts)), limit, config.seed, "doctor", 0, "responses")
         with torch.no_grad():
             checks += _first_iteration(run, stage, models, prompts, noise, reward)
+        if is_compared(run.device):
+            checks += against_cpu(models.reference, prompts, noise, models.tokenizer, run.dtype)
     training = training_of_sft(run, models) if stage == "sft" else None
     if checks and stage != "sft":
         training = training_of_policy(run, stage, models, prompts, noise)
@@ -93,19 +109,35 @@ def doctor(run: Run, stage: str, models: Models | None = None, reward: AnyReward
     if stage != "sft" and models.reward_model is not None:
         checks += _reward_model(run.summary("reward_model"))
     needed = memory_needed(run, models.policy.lm, longest, _policy(stage))
+    return [*checks, _memory_of_process(run, needed, program)]
+
+
+def _before_reward_model(run: Run, program: int) -> list[Check]:
+    """A step of training of a new reward model, and its scores by both engines."""
+    checks, training = [], training_of_reward_model(run)
+    if training:
+        checks.append(scores_of_engine(run, training, _ENGINE_NATS[run.dtype]))
+        if checks[0].ok:
+            checks += one_step(run, "reward_model", training, torch.nn.Module())
+    del training
+    needed = memory_needed(run, model_without_weights(run.model("sft")), 0)
+    return [*checks, _memory_of_process(run, needed, program)]
+
+
+def _memory_of_process(run: Run, needed: int, program: int) -> Check:
     if (run.device.type, run.dtype) == ("cpu", torch.bfloat16) and run.dtype not in _trained_in:
         needed += _SHAPES
-    return [*checks, _memory(needed, needed + program, run.device)]
+    return _memory(needed, needed + program, run.device)
 
 
 def preflight(run: Run) -> list[Check]:
-    """What `doctor` finds for PPO, or for SFT and the reward while the models that PPO starts from are not there."""
+    """What `doctor` finds for PPO, or for the stage before and the reward while what PPO starts from is not there."""
     if run.complete("reward_model" if needs_reward_model(run) else "sft"):
         return doctor(run, "ppo")
     trial = try_reward(run, ("ppo",), run.config.model)
     found, advice = f"{trial.seconds:.2g} seconds a response", "; ".join(trial.warnings)
     tried = [Check("reward", not trial.warnings, found, advice, False)] if trial.seconds else []
-    return [*tried, *doctor(run, "sft")]
+    return [*tried, *doctor(run, "reward_model" if run.complete("sft") else "sft")]
 
 
 def check_memory(run: Run, stages: tuple[str, ...], lm: Any, prompt: int) -> None:
@@ -140,16 +172,18 @@ def _policy(stage: str) -> str:
 
 
 def with_preflight_checks(
-    run: Run, stage: str, start: Callable[[Models], Iterator[StepReport]], reward: AnyReward = None
+    run: Run, stage: str, start: Callable[[Any], Iterator[StepReport]], reward: AnyReward = None
 ) -> Iterator[StepReport]:
     """The reports that `start` makes from the models that were checked, the first with the warnings of the checks.
+
+    Before the reward model these models are None, because it is made from the SFT model's folder.
 
     Leaves RUN/doctor.json and RUN/memory.json.
 
     Raises:
         ModelError: a check fails that everything after it depends on.
     """
-    models = open_models(run, stage, reward)
+    models = None if stage == "reward_model" else open_models(run, stage, reward)
     checks = doctor(run, stage, models, reward)
     if stage == "sft":  # what follows is trained again
         (run.path / "doctor.json").unlink(missing_ok=True)
@@ -205,9 +239,9 @@ def _first_iteration(
     if run.dtype == torch.bfloat16:
         advice = f"if --dtype float32 agrees it is rounding; otherwise {advice}"
     found = f"log-probabilities differ by at most {gap:.1g} nats"
-    yield Check("engine against the model's own forward pass", gap < _ENGINE_NATS[run.dtype], found, advice)
+    yield Check(ENGINE, gap < _ENGINE_NATS[run.dtype], found, advice)
 
-    outside = _outside(logits, tokens[mask], noise[:, : mask.shape[1]][mask.cpu()].to(run.device))
+    outside = draws_outside(logits, tokens[mask], noise[:, : mask.shape[1]][mask.cpu()])
     advice = "the sampler draws from another distribution than the one that is scored: check temperature and masks"
     found = f"the draws of {int(mask.sum())} tokens are off by {outside:.1g} of a probability on average"
     yield Check("sampling against scoring", outside < _OUTSIDE[run.dtype], found, advice)
@@ -239,20 +273,11 @@ def _first_iteration(
     advice = "the tokenizer does not belong to this model; take both from one folder"
     yield Check("eos token", tokenizer.eos_id < size, f"id {tokenizer.eos_id} of {size:,}", advice)
     if trained:  # a base model need not know yet where a text of this kind ends
-        ended = responses.ended.double().mean().item()
+        ended = responses.ended.cpu().double().mean().item()
         found = f"{ended:.0%} of {len(prompts)} responses end before the limit of {noise.shape[1]} tokens"
         yield Check(
             "responses that end", ended >= _ENDED, found, f"raise {stage}.max_new_tokens, or train SFT longer", False
         )
-
-
-def _outside(logits: torch.Tensor, tokens: torch.Tensor, noise: torch.Tensor) -> float:
-    """Mean distance of the random numbers (N,) from the shares of [0, 1) that logits (N, V) give the tokens (N,)."""
-    shares = torch.softmax(logits.double(), dim=-1)
-    rows = torch.arange(len(tokens), device=tokens.device)
-    upper = shares.cumsum(-1)[rows, tokens]
-    lower = upper - shares[rows, tokens]
-    return torch.maximum(lower - noise, noise - upper).clamp(min=0).mean().item()
 
 
 def _reward_model(summary: dict[str, Any]) -> Iterator[Check]:

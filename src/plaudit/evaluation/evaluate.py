@@ -59,6 +59,13 @@ class Config:
 
     prompts: int = setting(256, "held-out prompts to answer; more give narrower intervals", unit="prompts", low=2)
     batch_size: int = setting(128, "prompts answered at once; lower it when memory runs out", unit="prompts", low=1)
+    judge: str = setting(
+        "auto",
+        "independent judge of the responses: film reads film reviews; auto is film where it fits the data, otherwise "
+        "one fitted on labels or comparisons that the reward model never saw; none; a function (FILE.py:NAME); or a "
+        "classifier (FOLDER or FOLDER:LABEL)",
+        short="judge",
+    )
 
 
 @dataclass(frozen=True)
@@ -102,8 +109,8 @@ class Measurement:
         return Answers(
             texts=[tokenizer.continuation(p, t) for p, t in zip(prompts, tokens, strict=True)],
             tokens=tokens,
-            raw_scores=raw.double().cpu().numpy(),
-            scores=self.reward.shown(raw.double()).cpu().numpy(),
+            raw_scores=raw.cpu().double().numpy(),
+            scores=self.reward.shown(raw.cpu().double()).numpy(),
             ended=responses.ended.cpu().numpy(),
             kl=unflatten(found.kl, responses.response_mask).sum(1).cpu().numpy(),
             nats_ref=-unflatten(found.ref_logprobs, responses.response_mask).sum(1).cpu().numpy(),
@@ -123,7 +130,7 @@ class Measurement:
     @cached_property
     def judge(self) -> tuple[Judge | None, str]:
         """The judge; None and the reason where none fits the data."""
-        return judge_for(self.run.data)
+        return judge_for(self.run.data, self.run.config.evaluation.judge)
 
     def batches(
         self, stage: str = "evaluation", iteration: int = 0, purpose: str = "responses"
@@ -198,10 +205,10 @@ def evaluate(run: Run, reward: AnyReward = None) -> Iterator[StepReport]:
         yield StepReport("evaluation", len(parts), total, scores, timing)
         began = time.perf_counter()
 
-    (judge, no_judge), labelled = measurement.judge, run.data.evaluation.labelled
+    judge, no_judge = measurement.judge
     sft, policy = (joined(side) for side in zip(*parts, strict=True))
     # The judge reads the responses alone: the sentiment of a prompt is not the model's merit.
-    sft_judge, policy_judge = (judge.positive(a.texts) if judge else None for a in (sft, policy))
+    sft_judge, policy_judge = (judge.positive(a.texts, texts) if judge else None for a in (sft, policy))
     responses = side_by_side(texts, sft, policy)
     difference = None
     if sft_judge is not None and policy_judge is not None:
@@ -225,8 +232,7 @@ def evaluate(run: Run, reward: AnyReward = None) -> Iterator[StepReport]:
         "dtype": str(run.dtype).removeprefix("torch."),
         "reward": measurement.reward.name,
         "score_range": measurement.reward.score_range,
-        "judge": judge
-        and {"accuracy_imdb": judge.accuracy_imdb} | ({"accuracy_task": judge.accuracy(labelled)} if labelled else {}),
+        "judge": judge and judge.meta,
         "no_judge": no_judge,
         "score_difference_ci95": bootstrap_ci95(policy.scores - sft.scores, config.seed),
         "judge_difference_ci95": difference,

@@ -30,10 +30,9 @@ from plaudit.data.text import distinct
 from plaudit.errors import RunError
 from plaudit.evaluation.best_of_n import kept, kl_bound, kl_measured
 from plaudit.evaluation.evaluate import Answers, Measurement, joined
-from plaudit.evaluation.judge import Judge
 from plaudit.evaluation.metrics import bootstrap_ci95, distinct_without, jackknife_ci95, resamples, strict
 from plaudit.evaluation.report import write_report
-from plaudit.evaluation.report.words import no_judge_sentence, on_or_above
+from plaudit.evaluation.report.words import judge_sentence, no_judge_sentence, on_or_above
 from plaudit.files import write_atomic, write_json
 from plaudit.models.layers import freeze_lower_layers
 from plaudit.models.loading import load_causal_lm
@@ -95,7 +94,8 @@ def frontier(
     for kl_coef in dict.fromkeys(float(f"{k:g}") for k in kl_coefs):
         yield from _train(measurement, kl_coef, folder / f"kl_coef-{kl_coef:g}", reward)
 
-    no_judge = no_judge_sentence(measurement.judge[1])
+    judge, reason = measurement.judge
+    no_judge = no_judge_sentence(reason)
     curve = best_of_n(load_file(drawn))
     places = [(config.ppo.kl_coef, config.ppo.iterations, own)]
     for path in folder.glob("kl_coef-*/points/*.safetensors"):
@@ -112,8 +112,12 @@ def frontier(
             {"n": n, "kl_bound": kl_bound(n), **_summary(f, config.seed)} for n, f in curve.items() if "distinct_2" in f
         ],
         "ppo": points,
-        "meta": {"prompts": len(measurement.held_out[1]), "draws": draws, "seed": config.seed, "reward": given},
-        "findings": [on_or_above(points, "score", draws), no_judge or on_or_above(points, "judge", draws)],
+        "meta": {"prompts": len(measurement.held_out[1]), "draws": draws, "seed": config.seed, "reward": given}
+        | {"judge": judge and judge.meta},
+        "findings": [
+            on_or_above(points, "score", draws),
+            *([no_judge] if no_judge else [on_or_above(points, "judge", draws), judge_sentence(judge and judge.meta)]),
+        ],
     }
     write_json(run.path / "frontier.json", strict(content))
     write_report(run.path)
@@ -161,7 +165,7 @@ def _draw(measurement: Measurement, draws: int, path: Path) -> Iterator[StepRepo
             row[: len(ids)] = ids
         raw, ended = torch.from_numpy(answers.raw_scores), torch.from_numpy(answers.ended)
         ranking = scale.scores(raw, ended).numpy()  # PPO scores a response that was cut off in the same way
-        drawn.append({"ranking": ranking, "tokens": tokens, **_figures(answers, measurement.judge[0])})
+        drawn.append({"ranking": ranking, "tokens": tokens, **_figures(answers, measurement)})
         took = time.perf_counter() - began
         timing = {"seconds": took, "tokens_per_second": drawn[-1]["length"].sum() / took}
         yield StepReport("best-of-n", draw + 1, draws, {"score": float(answers.scores.mean())}, timing)
@@ -204,16 +208,18 @@ def _measure_checkpoints(measurement: Measurement, sub: Run) -> None:
 def _measured(measurement: Measurement, lm: Any) -> Figures:
     """The policy's answers to the held-out prompts, with the evaluation's random numbers."""
     answers = _answers(measurement, lm)
-    return {"kl": answers.kl.astype(float), **_figures(answers, measurement.judge[0]), **_distinct([answers.tokens])}
+    return {"kl": answers.kl.astype(float), **_figures(answers, measurement), **_distinct([answers.tokens])}
 
 
 def _answers(measurement: Measurement, lm: Any, *draw: Any) -> Answers:
     return joined([measurement.answer(lm, *batch) for batch in measurement.batches(*draw)])
 
 
-def _figures(answers: Answers, judge: Judge | None) -> Figures:
+def _figures(answers: Answers, measurement: Measurement) -> Figures:
+    """Of answers to all held-out prompts, in their order."""
+    judge, prompts = measurement.judge[0], measurement.held_out[0]
     found = {"score": answers.scores, "length": np.array([len(ids) for ids in answers.tokens], dtype=float)}
-    return found if judge is None else found | {"judge": (judge.positive(answers.texts) > 0.5).astype(float)}
+    return found if judge is None else found | {"judge": (judge.positive(answers.texts, prompts) > 0.5).astype(float)}
 
 
 def _sets(drawn: Figures, n: int) -> list[list[list[int]]]:

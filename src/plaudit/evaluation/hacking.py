@@ -12,10 +12,11 @@ import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from statistics import fmean, pstdev
 from typing import Any, NamedTuple
 
-from plaudit.evaluation.judge import judge_for
+from plaudit.evaluation.judge import Judge, judge_for
 from plaudit.evaluation.report.words import MEASURES, number, written
 from plaudit.files import write_atomic
 from plaudit.rewards import AnyReward
@@ -203,18 +204,23 @@ class _Watch:
             self._read("metrics.jsonl", "step", begin, end),
             self._read("rollouts.jsonl", "iteration", begin, end),
         )
-        texts, (judge, _) = [line["response"] for line in responses], judge_for(self._run.data)
+        texts, prompts = ([line[name] for line in responses] for name in ("response", "prompt"))
+        judge = self._judge
         values = {name: [line[f"{PART}{name}"] for line in responses] for name in self._weights}
         return Window(
             step=end,
             responses=len(texts),
             score=_mean(rows, "score"),
             score_std=_mean(rows, "score_std", lambda x: x * x, math.sqrt),
-            judge_positive=None if judge is None else float((judge.positive(texts) > 0.5).mean()),
+            judge_positive=None if judge is None else float((judge.positive(texts, prompts) > 0.5).mean()),
             distinct_2=_mean(rows, "distinct_2"),
             perplexity_ref=_mean(rows, "perplexity_ref", math.log, math.exp),
             parts={name: Part(fmean(v), pstdev(v), self._weights[name]) for name, v in values.items()},
         )
+
+    @cached_property
+    def _judge(self) -> Judge | None:
+        return judge_for(self._run.data, self._run.config.evaluation.judge)[0]
 
     def _read(self, name: str, key: str, begin: int, end: int) -> list[dict[str, Any]]:
         """The next lines of a log up to iteration `end`, without those up to `begin`."""

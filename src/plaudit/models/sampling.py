@@ -15,10 +15,11 @@ def sample_tokens(logits: Float[Tensor, "B V"], u: Float64[Tensor, "B"]) -> Int[
     vocabulary u falls into and which token of that part, so that the whole vocabulary is not summed in float64.
     """
     p = torch.softmax(logits.float(), dim=-1)
+    p = p.cpu() if p.device.type == "mps" else p  # it has no float64
     parts = F.pad(p, (0, -p.shape[1] % _PART)).view(len(p), -1, _PART)
     part, rest = _invert(parts.sum(-1), u.to(p.device))
     token, _ = _invert(parts[torch.arange(len(p), device=p.device), part], rest)
-    return (part * _PART + token).clamp(max=logits.shape[-1] - 1)
+    return (part * _PART + token).clamp(max=logits.shape[-1] - 1).to(logits.device)
 
 
 def _invert(weights: Float[Tensor, "B N"], u: Float64[Tensor, "B"]) -> tuple[Int[Tensor, "B"], Float64[Tensor, "B"]]:

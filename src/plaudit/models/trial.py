@@ -7,9 +7,10 @@ from typing import Any
 import torch
 
 from plaudit.errors import ModelError
-from plaudit.models.loading import first_line, load_causal_lm, load_reward_model, window
+from plaudit.models.loading import load_causal_lm, load_reward_model, window
 from plaudit.models.plain import PlainEngine
 from plaudit.models.policy import RewardModel
+from plaudit.models.quiet import first_line
 from plaudit.models.tokenizer import Tokenizer, pad_left
 
 TEXTS, _UNKNOWN = 32, 0.5  # texts to look at, and the share of unknown tokens at which the tokenizer does not fit them
@@ -36,7 +37,7 @@ def try_model(
     longest = max(1, min(8, window(model) - 3))
     prompts = [[*([] if tokenizer.bos_id is None else [tokenizer.bos_id]), *row[:longest]] for row in rows if row]
     ids, mask = (tensor.to(device) for tensor in pad_left(prompts, tokenizer.pad_id))
-    noise = torch.full((len(prompts), 2), 0.5, dtype=torch.float64, device=device)
+    noise = torch.full((len(prompts), 2), 0.5, dtype=torch.float64)
     engine, figures = PlainEngine(), []
     try:
         responses = engine.generate(model, ids, mask, noise, tokenizer.eos_id, tokenizer.pad_id)

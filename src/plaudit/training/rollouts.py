@@ -20,7 +20,7 @@ from plaudit.data.text import distinct
 from plaudit.errors import RewardError
 from plaudit.maths.kl import adapt_kl_coef
 from plaudit.maths.losses import Loss
-from plaudit.maths.masked import masked_mean, unflatten
+from plaudit.maths.masked import float64, masked_mean, unflatten
 from plaudit.models.loading import load_causal_lm, save, window
 from plaudit.models.policy import Policy
 from plaudit.models.tokenizer import Tokenizer, pad_left
@@ -60,8 +60,10 @@ def generate(
     """Sample one response to each prompt; `noise` in [0, 1) decides every draw, and R limits the response length."""
     device = next(policy.parameters()).device
     ids, mask = pad_left(prompts, tokenizer.pad_id)
-    ids, mask, noise = ids.to(device), mask.to(device), noise.to(device)
-    return policy.engine.generate(policy.lm, ids, mask, noise, tokenizer.eos_id, tokenizer.pad_id, temperature)
+    # The random numbers are float64, which not every device has; they move as they are needed.
+    return policy.engine.generate(
+        policy.lm, ids.to(device), mask.to(device), noise, tokenizer.eos_id, tokenizer.pad_id, temperature
+    )
 
 
 def score_rollout(
@@ -251,7 +253,7 @@ class RolloutLoop:
             "response_length": mask.sum(1).float().mean().item(),
             "eos_rate": responses.ended.float().mean().item(),
             "distinct_2": distinct(tokens, 2),
-            "perplexity_ref": masked_mean(-rollout.ref_logprobs, mask).double().exp().item(),
+            "perplexity_ref": float64(masked_mean(-rollout.ref_logprobs, mask)).exp().item(),
             "lr": iteration.lr,
             "kl_coef": iteration.kl_coef,
         }

@@ -93,7 +93,7 @@ class Run:
                 run._remove_checkpoints(stage)
         if not (kept and before.config == run.config):  # otherwise the kept stages' versions stay
             _remove(path, "evaluation")
-            write_atomic(saved, to_toml(run.config, versions()))
+            write_atomic(saved, to_toml(run.config, versions(config.model)))
         return run
 
     @staticmethod
@@ -121,7 +121,7 @@ class Run:
             for stage in stages:
                 ignore = shutil.ignore_patterns("checkpoints")
                 shutil.copytree(self.folder(stage), partial / stage, copy_function=_link, ignore=ignore)
-            write_atomic(partial / "config.toml", to_toml(config, versions()))
+            write_atomic(partial / "config.toml", to_toml(config, versions(config.model)))
             partial.rename(path)
         return Run(path, config)
 

@@ -12,12 +12,17 @@ from typing import Any
 import torch
 
 from plaudit import __version__
+from plaudit.models import hub
 
 
-def versions() -> dict[str, str]:
-    """plaudit's version and revision, Python's version, and those of the libraries that results depend on."""
+def versions(model: str = "") -> dict[str, str]:
+    """plaudit's version and revision, Python's version, and those of the libraries that results depend on.
+
+    With the name of a model from the hub, also the commit of it that is used.
+    """
     libraries = {name: version(name) for name in ("torch", "transformers", "tokenizers", "numpy", "scikit-learn")}
-    return {"plaudit": __version__, "revision": _revision(), "python": platform.python_version(), **libraries}
+    found = {"plaudit": __version__, "revision": _revision(), "python": platform.python_version(), **libraries}
+    return found | ({"model": commit} if model and (commit := hub.commit(model)) else {})
 
 
 def made_with() -> dict[str, Any]:

@@ -100,7 +100,7 @@ def duration(seconds: float) -> str:
 
 
 def verdict(evaluation: dict[str, Any], policy: list[dict[str, Any]], iterations: float | None) -> str:
-    """The result of a run, in one to three sentences.
+    """The result of a run, in one to four sentences.
 
     Args:
         evaluation: contents of `evaluation.json`, or {}.
@@ -127,11 +127,29 @@ def verdict(evaluation: dict[str, Any], policy: list[dict[str, Any]], iterations
         shares = [written(share, "{:.0%}") for share in judge]
         text += f" An independent judge calls {shares[1]} of the responses positive, {shares[0]} before."
     meta = evaluation.get("meta")
+    if judge and isinstance(meta, dict) and (sentence := judge_sentence(meta.get("judge"))):
+        text += f" {sentence}"
     if not judge and isinstance(meta, dict) and (reason := no_judge_sentence(meta.get("no_judge"))):
         text += f" {reason}"
     if length:
         text += f" The responses are {length[1]:.0f} tokens long, {length[0]:.0f} before."
     return text
+
+
+def judge_sentence(judge: Any) -> str:
+    """What the judge was made for, and how often it is right on the data's own judgements; empty without a judge.
+
+    `judge` is its entry in `evaluation.json`.
+    """
+    if not isinstance(judge, Mapping) or not isinstance(judge.get("domain"), str):
+        return ""
+    made = "was fitted on" if judge.get("name") == "fitted" else "is"
+    sentence = f"The judge {made} {judge['domain']}"
+    sentence = sentence.replace("is film reviews", "reads film reviews")
+    share, count, imdb = (number(judge, key) for key in ("accuracy_task", "held_out", "accuracy_imdb"))
+    rights = [f"{written(share, '{:.0%}')} of {count:.0f} held-out judgements of this data"] if share and count else []
+    rights += [f"{written(imdb, '{:.0%}')} of held-out IMDb reviews"] if imdb else []
+    return f"{sentence}; it is right about {' and '.join(rights)}." if rights else f"{sentence}; nothing measures it."
 
 
 def no_judge_sentence(reason: Any) -> str:

@@ -40,7 +40,7 @@ def generate(
     outputs, last = decoder.append(prompt_ids, prompt_mask)
     kept = [F.pad(output, (0, 0, 0, limit)) for output in outputs]
     for t in range(limit):
-        token = sample_tokens(logits_of(last), noise[rows, t]).masked_fill(~running, pad_id)
+        token = sample_tokens(logits_of(last), noise[rows.to(noise.device), t]).masked_fill(~running, pad_id)
         tokens[rows, t] = token
         drew = running
         ends = running & (token == eos_id)
