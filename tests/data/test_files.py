@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from plaudit.data.files import data_files, read
+from plaudit.data.files import files_below as data_files
+from plaudit.data.formats import read
 
 Refused = Callable[[Callable[[], object]], str]
 Write = Callable[[str, "str | bytes"], Path]

@@ -1,22 +1,25 @@
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from plaudit.data.columns import Table, records
+from plaudit.data.recognition import meanings, recognise, records, refusal
+from plaudit.data.tables import Table
 from plaudit.records import Comparison, Demonstration, LabelledText
 
 Refused = Callable[[Callable[[], object]], str]
 
 
-def read(*rows: dict[str, Any], columns: tuple[str, ...] = ()) -> tuple[list[Any], dict[str, int]]:
-    dropped: Counter[str] = Counter()
-    columns = columns or tuple(dict.fromkeys(name for row in rows for name in row))
-    table = Table("t.tsv", "line", columns, list(enumerate(rows, start=2)))
-    return records([table], dropped), dict(dropped)
+def read(*rows: dict[str, Any], columns: str = "", positive: str = "") -> tuple[list[Any], dict[str, int]]:
+    table = Table("t.tsv", "line", list(enumerate(rows, start=2)))
+    named = dict(pair.split("=") for pair in columns.split(",") if pair)
+    one = recognise(table.renamed(named), list(named))
+    if one is None:
+        raise refusal(table)
+    found, reading = records(one, meanings([one], positive), "training")
+    return found, reading.dropped
 
 
 @pytest.mark.parametrize("column", ["text", "sentence", "review"])
