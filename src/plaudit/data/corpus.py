@@ -12,9 +12,10 @@ from pathlib import Path
 from plaudit.config import nearest
 from plaudit.data import embedded, files, formats, hub
 from plaudit.data.files import Source
+from plaudit.data.hashed import Record
 from plaudit.data.options import Config
 from plaudit.data.recognition import KNOWN, Recognised, lacks_only_labels, meanings, recognise, records, refusal
-from plaudit.data.splits import UNLABELLED_TABLE, Record, Splits, split
+from plaudit.data.splits import UNLABELLED_TABLE, Splits, split
 from plaudit.data.tables import Reading, Table, profile, shown
 from plaudit.errors import ConfigError, DataError
 from plaudit.records import Comparison, LabelledText, Ranking
@@ -90,7 +91,7 @@ def _tables(name: str, config: Config, choose: Callable[[list[Source]], list[Sou
     known = frozenset(KNOWN | set(renamed.values()))
     if name in BUILT_IN:
         raise DataError(f"{name}: a built-in data set does not go with data.evaluation; give files for both")
-    if path.exists():
+    if name and path.exists():
         found = choose(files.sources(path, config.config))
     elif name.startswith((".", "/", "~")) or name.lower().endswith(files.SUFFIXES):
         raise DataError(f"{name}: no such file or folder")
@@ -175,7 +176,7 @@ def _from_tables(config: Config, training: list[Table], held_out: list[Table], u
             origin |= {type(record): table.name for record in some[:1] if type(record) in _KINDS}
     readings += [_left_out(table, "because data.evaluation is given") for table in unused]
     if len(origin) > 1:
-        mixed = " and ".join(f"{_KINDS[kind]} ({name})" for kind, name in origin.items())
+        mixed = " and ".join(f"{word} ({origin[kind]})" for kind, word in _KINDS.items() if kind in origin)
         raise DataError(
             f"{config.name}: {mixed} are mixed, and a reward model learns from one kind: keep one, and move the "
             "other to a folder of its own, or choose with --data.split"

@@ -8,15 +8,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from plaudit.data.columns import Row, Unusable
+from plaudit.data.hashed import Record
 from plaudit.data.labels import Meaning, meaning
 from plaudit.data.layouts import LABEL, LAYOUTS, TEXT, Layout
-from plaudit.data.splits import UNLABELLED_TABLE, Record
+from plaudit.data.splits import UNLABELLED_TABLE
 from plaudit.data.tables import Column, Reading, Table, profile, shown
 from plaudit.errors import DataError
 
 READ = (
     "text (or sentence, review) and label; messages; instruction and output; prompt and response (or completion); "
-    "chosen and rejected; response_a, response_b and choice (docs/data.md has all)"
+    "chosen and rejected; and those in docs/data.md"
 )
 _QUESTIONS = ("question", "instruction", "query", "input", "context", "history", "system")  # would belong to a prompt
 _SCORES = ("label", "rating", "score", "reward", "stars")

@@ -8,7 +8,6 @@ record stays in its part when the file grows, unless a new record connects its g
 from __future__ import annotations
 
 import bisect
-import copy
 import hashlib
 import itertools
 import json
@@ -16,23 +15,18 @@ from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Set
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
 
+from plaudit.data.hashed import Hashed, Record, order
 from plaudit.data.tables import Reading
 from plaudit.data.text import content_hash
-from plaudit.data.text import words as _words
 from plaudit.errors import DataError
-from plaudit.records import Comparison, Demonstration, LabelledText, Message, Ranking, Text
-
-Record = LabelledText | Demonstration | Comparison | Ranking
-Choice = Literal["a", "b", "tie"]
+from plaudit.records import Comparison, Demonstration, LabelledText, Ranking
 
 TRAIN_SHARE, PROMPTS_SHARE = 0.8, 0.1  # evaluation gets the rest
 TRAIN_SHARE_BESIDE_HELD_OUT = 0.9  # prompts get the rest
 WARN_SHARE, REFUSE_SHARE = 0.05, 0.5  # of the records left out
 FEW_GROUPS = 20  # fewer rarely fill three parts
 UNLABELLED_TABLE = "in a table without labels"  # such as the test split of a benchmark: these records are not a loss
-REPLY = "\n\nAssistant:"  # begins a reply in dialogues such as those of HH-RLHF
 _KINDS = (LabelledText, Demonstration, Comparison, Ranking)
 
 
@@ -86,83 +80,6 @@ class Splits:
         return digest.hexdigest()
 
 
-class _Hashed:
-    """A record with the hashes of its texts."""
-
-    __slots__ = ("opening", "prompt", "record", "texts")
-
-    def __init__(self, record: Record) -> None:
-        self.record = record
-        self.texts = tuple(map(content_hash, _texts(record)))
-        self.prompt = content_hash(record.prompt) if record.prompt else ""
-        opening = _opening(record.prompt) if record.prompt else ""
-        self.opening = self.prompt if opening == record.prompt else content_hash(opening)
-
-    def derived(self, demonstration: Demonstration) -> _Hashed:
-        """The hashes of a demonstration that is made from this record, which are among those of this record."""
-        found = copy.copy(self)
-        found.record = demonstration
-        texts = _texts(self.record)
-        found.texts = (self.texts[texts.index(demonstration.response)],)
-        return found
-
-    @property
-    def key(self) -> str:
-        """The hash by which records are sorted: of the prompt, or of the text if there is no prompt."""
-        record = self.record
-        if isinstance(record, Comparison) and not record.prompt:
-            return content_hash(" ".join(sorted(map(_words, (record.response_a, record.response_b)))))
-        return self.prompt or self.texts[0]
-
-    @property
-    def identity(self) -> Hashable:
-        """What duplicates have in common: hashes of their texts, and the label, or the choice and the annotator."""
-        record = self.record
-        if isinstance(record, LabelledText):
-            return self.prompt, self.texts, record.label
-        if isinstance(record, Demonstration):
-            return self.prompt, self.texts
-        if isinstance(record, Ranking):
-            return self.prompt, self.texts, record.annotator
-        return self.prompt, self.texts, record.choice, record.annotator  # two people who agree are two votes
-
-    def anchors(self, whole: Set[str]) -> set[str]:
-        """Hashes of what no other part may contain. Records that have one in common belong to one group.
-
-        They are the prompt; without a prompt, every text, and the lines that both texts of a comparison begin with; of
-        dialogues, the first turn. The same response to different prompts is no leak, unless it is also a whole text.
-
-        Args:
-            whole: hashes of the texts that stand without a prompt.
-        """
-        if self.prompt:
-            return {self.opening} | (whole & set(self.texts))
-        found = set(self.texts)
-        texts = _texts(self.record)
-        openings = [_opening(text) for text in texts if not isinstance(text, str) or REPLY in text]
-        if isinstance(self.record, Comparison):
-            one, other = map(_words, texts)
-            openings.append(common_beginning(one, other).rpartition("\n")[0])
-        return found | {content_hash(text) for text in openings if text.strip()}
-
-
-def _texts(record: Record) -> tuple[Text, ...]:
-    """The texts of a record, without its prompt."""
-    if isinstance(record, LabelledText):
-        return (record.text,)
-    if isinstance(record, Demonstration):
-        return (record.response,)
-    return (record.response_a, record.response_b) if isinstance(record, Comparison) else record.responses
-
-
-def _opening(prompt: Text) -> str:
-    """The first turn of a dialogue, without the system's message, which many dialogues share; a whole prompt."""
-    if isinstance(prompt, str):
-        first = prompt.partition(REPLY)[0]
-        return first if first.strip() else prompt
-    return next((m.content for m in prompt if m.role != "system" and m.content.strip()), _words(prompt))
-
-
 def split(
     name: str,
     records: Iterable[Record],
@@ -179,7 +96,7 @@ def split(
         DataError: a part would be empty, all training labels are the same, or half of the records would be left out.
     """
     dropped = Counter(dropped)
-    given, evaluation = list(map(_Hashed, records)), list(map(_Hashed, held_out))
+    given, evaluation = list(map(Hashed, records)), list(map(Hashed, held_out))
     total = len(given) + len(evaluation) + sum(dropped.values()) - dropped[UNLABELLED_TABLE]
     whole = {text for r in (*given, *evaluation) if not r.prompt for text in r.texts}
     edges = [TRAIN_SHARE, TRAIN_SHARE + PROMPTS_SHARE]
@@ -223,16 +140,7 @@ def check_left_out(where: str, total: int, left_out: Mapping[str, int], remedy: 
     return line
 
 
-def common_beginning(one: str, other: str) -> str:
-    """The characters that both texts begin with."""
-    low, high = 0, min(len(one), len(other))
-    while low < high:  # halving compares slices, which is fast for long texts
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if one[low:middle] == other[low:middle] else (low, middle - 1)
-    return one[:low]
-
-
-def _groups(records: list[_Hashed], whole: Set[str]) -> list[str]:
+def _groups(records: list[Hashed], whole: Set[str]) -> list[str]:
     """For each record a hash of its group, which decides the part."""
     parent: dict[str, str] = {}
 
@@ -252,17 +160,12 @@ def _groups(records: list[_Hashed], whole: Set[str]) -> list[str]:
     return [content_hash(first) if sizes[first] > 1 else first for first in map(root, firsts)]
 
 
-def key(record: Record) -> str:
-    """The hash by which records are sorted: of the prompt, or of the text if there is no prompt."""
-    return _Hashed(record).key
-
-
 def share(digest: str) -> float:
     """A hash as a number in [0, 1), uniformly distributed."""
     return int(digest[:8], 16) / 16**8
 
 
-def _clean(records: list[_Hashed], dropped: Counter[str]) -> list[_Hashed]:
+def _clean(records: list[Hashed], dropped: Counter[str]) -> list[Hashed]:
     """Distinct records by kind and hash, without texts that have both good and bad labels.
 
     If there are no demonstrations, every text with either label, every good and every preferred response becomes one.
@@ -278,7 +181,7 @@ def _clean(records: list[_Hashed], dropped: Counter[str]) -> list[_Hashed]:
         r for r in ordered if not both or not isinstance(r.record, LabelledText) or (r.prompt, r.texts) not in both
     ]
     dropped["contradictory label"] += len(ordered) - len(consistent)
-    first: dict[Hashable, _Hashed] = {}
+    first: dict[Hashable, Hashed] = {}
     for r in consistent:
         first.setdefault((type(r.record), r.identity), r)
     dropped["duplicate"] += len(consistent) - len(first)
@@ -288,26 +191,19 @@ def _clean(records: list[_Hashed], dropped: Counter[str]) -> list[_Hashed]:
     return [*clean, *_demonstrations(clean)]
 
 
-def _sorted(records: list[_Hashed]) -> list[_Hashed]:
+def _sorted(records: list[Hashed]) -> list[Hashed]:
     """By kind and hash; records that have these in common by their content."""
     by_key = sorted(((_KINDS.index(type(r.record)), r.key, i) for i, r in enumerate(records)))
     ordered = []
     for _, ties in itertools.groupby(by_key, key=lambda one: one[:2]):
         same = [records[i] for _, _, i in ties]
-        ordered += sorted(same, key=lambda r: [_order(v) for v in vars(r.record).values()]) if len(same) > 1 else same
+        ordered += sorted(same, key=lambda r: [order(v) for v in vars(r.record).values()]) if len(same) > 1 else same
     return ordered
 
 
-def _order(value: Any) -> Any:
-    """Something to sort by that texts, dialogues and numbers have."""
-    if isinstance(value, tuple):
-        return 1, [_order(one) for one in value]
-    return (0, value) if not isinstance(value, Message) else (2, value.role, value.content)
-
-
-def _demonstrations(records: list[_Hashed]) -> list[_Hashed]:
+def _demonstrations(records: list[Hashed]) -> list[Hashed]:
     """What SFT imitates: texts without a prompt, and of responses to a prompt the good, preferred or best ones."""
-    texts: dict[Demonstration, _Hashed] = {}
+    texts: dict[Demonstration, Hashed] = {}
     for hashed in records:
         record = hashed.record
         found = None
