@@ -150,8 +150,8 @@ def test_a_table_without_any_label_is_left_out(write: Write, tmp_path: Path) -> 
 
 def test_a_bad_line_is_reported_with_its_file(write: Write, tmp_path: Path, refused: Refused) -> None:
     write("a.tsv", tsv(0, 10))
-    path = write("b.tsv", tsv(0, 3) + "film\tgood\n")
-    assert refused(lambda: load(str(tmp_path))).startswith(f"{path}, line 5: label 'good': ")
+    path = write("b.tsv", tsv(0, 3) + "film\tgreat\n")
+    assert refused(lambda: load(str(tmp_path))).startswith(f"{path}, line 5: label 'great': ")
 
 
 def test_one_row_is_refused(write: Write, refused: Refused) -> None:

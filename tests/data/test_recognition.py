@@ -1,22 +1,25 @@
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from plaudit.data.columns import Table, records
+from plaudit.data.recognition import meanings, recognise, records, refusal
+from plaudit.data.tables import Table
 from plaudit.records import Comparison, Demonstration, LabelledText
 
 Refused = Callable[[Callable[[], object]], str]
 
 
-def read(*rows: dict[str, Any], columns: tuple[str, ...] = ()) -> tuple[list[Any], dict[str, int]]:
-    dropped: Counter[str] = Counter()
-    columns = columns or tuple(dict.fromkeys(name for row in rows for name in row))
-    table = Table("t.tsv", "line", columns, list(enumerate(rows, start=2)))
-    return records([table], dropped), dict(dropped)
+def read(*rows: dict[str, Any], columns: str = "", positive: str = "") -> tuple[list[Any], dict[str, int]]:
+    table = Table("t.tsv", "line", list(enumerate(rows, start=2)))
+    named = dict(pair.split("=") for pair in columns.split(",") if pair)
+    one = recognise(table.renamed(named), list(named))
+    if one is None:
+        raise refusal(table)
+    found, reading = records(one, meanings([one], positive), "training")
+    return found, reading.dropped
 
 
 @pytest.mark.parametrize("column", ["text", "sentence", "review"])
@@ -34,7 +37,7 @@ def test_positive_labels(given: Any) -> None:
     assert read({"text": "x", "label": given})[0] == [LabelledText("x", 1)]
 
 
-@pytest.mark.parametrize("given", ["2", 2, "good", 0.5, float("inf"), [1], "-2", "x" * 1_000_000])
+@pytest.mark.parametrize("given", ["2", 2, "great", float("inf"), {"a": 1}, "-2", "x" * 1_000_000])
 def test_other_labels_are_refused_with_the_line(given: Any, refused: Refused) -> None:
     message = refused(lambda: read({"text": "x", "label": 1}, {"text": "y", "label": given}))
     assert message.startswith("t.tsv, line 3: label ")
@@ -59,9 +62,9 @@ def test_demonstrations(column: str) -> None:
     assert read(*rows) == (expected, {"empty": 1})
 
 
-def test_demonstrations_with_labels_are_refused(refused: Refused) -> None:
-    message = refused(lambda: read({"prompt": "p", "completion": "c", "label": False}))
-    assert "remove the column 'label'" in message
+def test_responses_with_labels_are_judged_and_not_imitated() -> None:
+    rows = [{"prompt": "p", "completion": "c", "label": False}, {"prompt": "p", "completion": "d", "label": True}]
+    assert read(*rows)[0] == [LabelledText("c", 0, "p"), LabelledText("d", 1, "p")]
 
 
 def test_chosen_and_rejected() -> None:
@@ -90,8 +93,9 @@ def test_other_choices_are_refused(refused: Refused) -> None:
 
 
 def test_unknown_columns_are_refused_with_the_known_ones(refused: Refused) -> None:
-    message = refused(lambda: read({"comment": "x", "stars": "5"}))
-    assert "'comment', 'stars'" in message
+    message = refused(lambda: read({"remark": "x", "grade": "5"}))
+    assert "'remark', 'grade'" in message
+    assert "--data.columns text=NAME,label=NAME" in message
     assert "text (or sentence, review) and label" in message
 
 
@@ -127,16 +131,16 @@ def test_a_row_that_lacks_a_column_is_named_wherever_it_stands(missing: str, pla
 
 
 @pytest.mark.parametrize("place", [0, 1, 2])
-def test_the_label_of_one_response_is_enough_to_refuse_demonstrations(place: int, refused: Refused) -> None:
+def test_the_label_of_one_response_is_enough_to_demand_those_of_the_others(place: int, refused: Refused) -> None:
     rows: list[dict[str, Any]] = [{"prompt": f"p {i}", "completion": "c"} for i in range(3)]
     rows[place]["label"] = False
-    assert "remove the column 'label'" in refused(lambda: read(*rows))
+    assert "no 'label'" in refused(lambda: read(*rows))
 
 
 @pytest.mark.parametrize(
     ("name", "values"),
     [
-        ("helpfulness", [0, 4, 4, 1]),
+        ("fluency", [0, 4, 4, 1]),
         ("quality", ["1", "2", "2", "5"]),
         ("good", [True, False, True, True]),
         ("reward", [0.13, -2.5, 1.75, 0.5]),
@@ -154,26 +158,36 @@ def test_columns_that_say_nothing_about_a_response_are_allowed() -> None:
     assert len(read(*rows)[0]) == 3
 
 
-@pytest.mark.parametrize("name", ["question", "instruction", "query", "system"])
-@pytest.mark.parametrize("columns", [("chosen", "rejected"), ("prompt", "chosen", "rejected"), ("prompt", "response")])
+@pytest.mark.parametrize("name", ["context", "history"])
+@pytest.mark.parametrize(
+    "columns", [("response_a", "response_b", "choice"), ("prompt", "response"), ("prompt", "ranked_responses")]
+)
 def test_a_question_in_a_column_that_is_not_read_is_refused_by_name(
     name: str, columns: tuple[str, ...], refused: Refused
 ) -> None:
-    row = {column: f"{column} text" for column in columns}
+    values = {"choice": "a", "ranked_responses": ["good", "bad"]}
+    row = {column: values.get(column, f"{column} text") for column in columns}
     assert f"column '{name}' is not read" in refused(lambda: read(row, row | {name: "Why?"}))
     assert len(read(row, row | {name: ""})[0]) == 2
 
 
 @pytest.mark.parametrize("answer", ["reject", "ignore"])
-def test_annotations_that_reject_are_refused_by_name(answer: str, refused: Refused) -> None:
-    rows = [{"text": "x", "label": "POSITIVE", "answer": "accept"}, {"text": "y", "label": "POSITIVE"}]
+def test_annotations_that_reject_are_refused_by_name_where_they_are_not_read(answer: str, refused: Refused) -> None:
+    rows = [{"prompt": "x", "response": "y", "answer": "accept"}, {"prompt": "y", "response": "y"}]
     assert len(read(*rows)[0]) == 2
-    assert "column 'answer'" in refused(lambda: read(*rows, {"text": "z", "label": "NEGATIVE", "answer": answer}))
+    assert "column 'answer'" in refused(lambda: read(*rows, {"prompt": "z", "response": "y", "answer": answer}))
 
 
 def test_columns_of_two_kinds_are_refused(refused: Refused) -> None:
     rows = [{"text": "x", "label": 1}, {"prompt": "p", "chosen": "good", "rejected": "bad"}]
-    assert "(chosen and rejected; text and label)" in refused(lambda: read(*rows))
+    message = refused(lambda: read(*rows))
+    assert "(text and label; chosen and rejected)" in message
+    assert (
+        "choose with --data.columns text=text,label=label or --data.columns chosen=chosen,rejected=rejected" in message
+    )
+    both = rows[0] | rows[1]
+    assert read(both, columns="text=text,label=label")[0] == [LabelledText("x", 1)]
+    assert read(both, columns="chosen=chosen,rejected=rejected")[0] == [Comparison("p", "good", "bad", "a")]
 
 
 def test_the_dialogue_of_a_pair_is_its_prompt() -> None:
@@ -189,18 +203,26 @@ def test_the_dialogue_of_a_pair_is_its_prompt() -> None:
     )
 
 
-@pytest.mark.parametrize(
-    "row",
-    [
-        {"instruction": "x", "input": "", "output": "y"},
-        {"conversations": [{"from": "human", "value": "x"}]},
-        {"messages": [{"role": "user", "content": "x"}]},
-        {"id": 1, "text": "x", "sentiment": "Negative", "annotator": 1},
-        {"text": "x", "stars": 5},
-        {"fields": {"text": "x"}, "responses": {"label": []}},
-    ],
-)
-def test_layouts_that_are_not_read_are_refused_with_the_columns(row: dict[str, Any], refused: Refused) -> None:
-    message = refused(lambda: read(row))
-    assert all(repr(name) in message for name in row)
-    assert "text (or sentence, review) and label; prompt and response (or completion); chosen and rejected" in message
+def test_columns_that_could_each_be_the_text_are_named_with_the_flag(refused: Refused) -> None:
+    row = {"review": "x", "content": "y", "label": 1}
+    assert "--data.columns text=review or --data.columns text=content" in refused(lambda: read(row))
+    assert read(row, columns="text=content")[0] == [LabelledText("y", 1)]
+
+
+def test_columns_are_renamed_also_inside_objects() -> None:
+    row = {"id": 3, "body": {"english": "x"}, "Stars": 5, "stars": 4}
+    assert read(row, columns="text=body.english,label=stars", positive=">=4")[0] == [LabelledText("x", 1)]
+
+
+def test_all_columns_that_the_user_names_leave_the_others_out() -> None:
+    rows = [{"prompt": f"p {i}", "response": "r", "quality": i % 2, "context": "c"} for i in range(4)]
+    assert len(read(*rows, columns="prompt=prompt,response=response")[0]) == 4
+    assert read(*rows, columns="prompt=prompt,response=response,label=quality")[0][:2] == [
+        LabelledText("r", 0, "p 0"),
+        LabelledText("r", 1, "p 1"),
+    ]
+
+
+def test_columns_that_are_not_there_are_refused_by_name(refused: Refused) -> None:
+    message = refused(lambda: read({"body": "x", "label": 1}, columns="text=boddy"))
+    assert "--data.columns gives no 'text' here; found 'body', 'label'" in message

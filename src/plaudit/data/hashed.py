@@ -1,0 +1,114 @@
+"""Hashes of records: which are duplicates, and which may not be in two parts."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Hashable, Set
+from typing import Any, Literal
+
+from plaudit.data.text import content_hash
+from plaudit.data.text import words as _words
+from plaudit.records import Comparison, Demonstration, LabelledText, Message, Ranking, Text
+
+Record = LabelledText | Demonstration | Comparison | Ranking
+Choice = Literal["a", "b", "tie"]
+
+REPLY = "\n\nAssistant:"  # begins a reply in dialogues such as those of HH-RLHF
+
+
+class Hashed:
+    """A record with the hashes of its texts."""
+
+    __slots__ = ("opening", "prompt", "record", "texts")
+
+    def __init__(self, record: Record) -> None:
+        self.record = record
+        self.texts = tuple(map(content_hash, _texts(record)))
+        self.prompt = content_hash(record.prompt) if record.prompt else ""
+        opening = _opening(record.prompt) if record.prompt else ""
+        self.opening = self.prompt if opening == record.prompt else content_hash(opening)
+
+    def derived(self, demonstration: Demonstration) -> Hashed:
+        """The hashes of a demonstration that is made from this record, which are among those of this record."""
+        found = copy.copy(self)
+        found.record = demonstration
+        texts = _texts(self.record)
+        found.texts = (self.texts[texts.index(demonstration.response)],)
+        return found
+
+    @property
+    def key(self) -> str:
+        """The hash by which records are sorted: of the prompt, or of the text if there is no prompt."""
+        record = self.record
+        if isinstance(record, Comparison) and not record.prompt:
+            return content_hash(" ".join(sorted(map(_words, (record.response_a, record.response_b)))))
+        return self.prompt or self.texts[0]
+
+    @property
+    def identity(self) -> Hashable:
+        """What duplicates have in common: hashes of their texts, and the label, or the choice and the annotator."""
+        record = self.record
+        if isinstance(record, LabelledText):
+            return self.prompt, self.texts, record.label
+        if isinstance(record, Demonstration):
+            return self.prompt, self.texts
+        if isinstance(record, Ranking):
+            return self.prompt, self.texts, record.annotator
+        return self.prompt, self.texts, record.choice, record.annotator  # two people who agree are two votes
+
+    def anchors(self, whole: Set[str]) -> set[str]:
+        """Hashes of what no other part may contain. Records that have one in common belong to one group.
+
+        They are the prompt; without a prompt, every text, and the lines that both texts of a comparison begin with; of
+        dialogues, the first turn. The same response to different prompts is no leak, unless it is also a whole text.
+
+        Args:
+            whole: hashes of the texts that stand without a prompt.
+        """
+        if self.prompt:
+            return {self.opening} | (whole & set(self.texts))
+        found = set(self.texts)
+        texts = _texts(self.record)
+        openings = [_opening(text) for text in texts if not isinstance(text, str) or REPLY in text]
+        if isinstance(self.record, Comparison):
+            one, other = map(_words, texts)
+            openings.append(common_beginning(one, other).rpartition("\n")[0])
+        return found | {content_hash(text) for text in openings if text.strip()}
+
+
+def _texts(record: Record) -> tuple[Text, ...]:
+    """The texts of a record, without its prompt."""
+    if isinstance(record, LabelledText):
+        return (record.text,)
+    if isinstance(record, Demonstration):
+        return (record.response,)
+    return (record.response_a, record.response_b) if isinstance(record, Comparison) else record.responses
+
+
+def _opening(prompt: Text) -> str:
+    """The first turn of a dialogue, without the system's message, which many dialogues share; a whole prompt."""
+    if isinstance(prompt, str):
+        first = prompt.partition(REPLY)[0]
+        return first if first.strip() else prompt
+    return next((m.content for m in prompt if m.role != "system" and m.content.strip()), _words(prompt))
+
+
+def common_beginning(one: str, other: str) -> str:
+    """The characters that both texts begin with."""
+    low, high = 0, min(len(one), len(other))
+    while low < high:  # halving compares slices, which is fast for long texts
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if one[low:middle] == other[low:middle] else (low, middle - 1)
+    return one[:low]
+
+
+def key(record: Record) -> str:
+    """The hash by which records are sorted: of the prompt, or of the text if there is no prompt."""
+    return Hashed(record).key
+
+
+def order(value: Any) -> Any:
+    """Something to sort by that texts, dialogues and numbers have."""
+    if isinstance(value, tuple):
+        return 1, [order(one) for one in value]
+    return (0, value) if not isinstance(value, Message) else (2, value.role, value.content)
