@@ -500,8 +500,8 @@ def test_the_command_checks_a_run_or_the_base_model(finished_run, tiny_config, t
     monkeypatch.setenv("COLUMNS", "80")
     main(["doctor", str(finished_run)])
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 14
-    assert lines[4] == "ok   initial KL: at most 0 nats per response"
+    assert len(lines) == 15
+    assert lines[5] == "ok   initial KL: at most 0 nats per response"
     base = ["doctor", "--model", tiny_config.model, "--data", tiny_config.data.name, "--dtype", "float32"]
     assert main([*base, "--ppo.max-new-tokens", "9"]) == 0
     lines = capsys.readouterr().out.splitlines()

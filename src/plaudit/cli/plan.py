@@ -4,7 +4,7 @@ import math
 import statistics
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +32,17 @@ class Plan:
     device: str
     dtype: str
     flops: dict[str, float]  # floating point operations by stage; an estimate, without stages that have none
-    reward: dict[str, float]  # seconds that functions and classifiers of the reward take, by stage
+    reward: dict[str, float] = field(
+        default_factory=dict
+    )  # seconds that functions and classifiers of the reward take, by stage
 
     def seconds(self, stages: Iterable[str]) -> float:
         """Expected time of these stages on this machine, good to a factor of two; it measures for 0.1 seconds."""
         speed = _EFFICIENCY * _flops_per_second(torch.device(self.device), getattr(torch, self.dtype))
         return sum(
-            self.flops[stage] / speed + _STAGE_SECONDS + self.reward[stage] for stage in stages if stage in self.flops
+            self.flops[stage] / speed + _STAGE_SECONDS + self.reward.get(stage, 0.0)
+            for stage in stages
+            if stage in self.flops
         )
 
 
