@@ -101,8 +101,8 @@ def headline(directory: Path) -> None:
     ]
     sides = [figures[side].get("parts") or {} for side in ("sft", "policy")]
     for name in reversed(sides[1] if len(sides[1]) > 1 else ()):  # below the score
-        values = (Text(written(number(parts, name), "{:.2f}"), "bold") for parts in sides)
-        rows.insert(1, (f"  {name}", *values, Text("Mean of this part of the score, before its weight.", "dim")))
+        before, after = (Text(written(number(parts, name), "{:.2f}"), "bold") for parts in sides)
+        rows.insert(1, (f"  {name}", before, after, Text("Mean of this part of the score, before its weight.", "dim")))
     console.print(_table(("", "SFT", "policy", ""), rows))
     console.print(verdict(figures, read_jsonl(directory / "ppo" / "metrics.jsonl"), None))
     for warning in warnings(figures):
