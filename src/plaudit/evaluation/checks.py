@@ -115,13 +115,23 @@ def training_of_reward_model(run: Run) -> Training | None:
     )
 
 
-@torch.no_grad()
-def scores_of_engine(run: Run, training: Training, most: float) -> Check:
-    """The logits of a reward model by its engine, and by its own forward pass."""
+def of_reward_model(run: Run, most: float) -> Iterator[Check]:
+    """A new reward model: its scores by the engine and by its own forward pass, and a step of training.
+
+    Args:
+        most: by which the scores may differ.
+    """
+    training = training_of_reward_model(run)
+    if training is None:
+        return
     plain = RewardModel(training.model.classifier, PlainEngine(run.dtype))
-    gap = (training.outputs() - preference_loss(plain, training.batch)[2]).abs().max().item()
+    with torch.no_grad():
+        gap = (training.outputs() - preference_loss(plain, training.batch)[2]).abs().max().item()
     advice = "use engine = plain" if not isinstance(training.model.engine, PlainEngine) else "use another model"
-    return Check(ENGINE, gap < most, f"scores differ by at most {gap:.1g}", advice)
+    check = Check(ENGINE, gap < most, f"scores differ by at most {gap:.1g}", advice)
+    yield check
+    if check.ok:
+        yield from one_step(run, "reward_model", training, torch.nn.Module())
 
 
 def training_of_policy(run: Run, stage: str, models: Models, prompts: list[list[int]], noise: torch.Tensor) -> Training:

@@ -22,10 +22,9 @@ from plaudit.evaluation.checks import (
     Check,
     draws_outside,
     objective_of,
+    of_reward_model,
     one_step,
-    scores_of_engine,
     training_of_policy,
-    training_of_reward_model,
     training_of_sft,
 )
 from plaudit.evaluation.devices import against_cpu, is_compared
@@ -80,7 +79,9 @@ def doctor(run: Run, stage: str, models: Models | None = None, reward: AnyReward
     """
     program = memory.held(run.device)
     if stage == "reward_model":
-        return _before_reward_model(run, program)
+        checks = list(of_reward_model(run, _ENGINE_NATS[run.dtype]))
+        needed = memory_needed(run, model_without_weights(run.model("sft")), 0)
+        return [*checks, _memory_of_process(run, needed, program)]
     models = models or open_models(run, stage, reward)
     config, settings = run.config, getattr(run.config, _policy(stage))
     texts = cut_prompts(run.data.prompts, config.prompt_min, config.prompt_max, config.seed)
@@ -88,7 +89,7 @@ def doctor(run: Run, stage: str, models: Models | None = None, reward: AnyReward
     fitting = (p for p in map(models.tokenizer.prompt, texts) if len(p) + limit <= window(models.policy.lm))
     prompts = list(itertools.islice(fitting, ROWS))
     longest = max(map(len, prompts), default=0)
-    checks: list[Check] = []
+    checks = []
     if prompts and limit > 0:  # otherwise PPO refuses them with a message, and SFT does not need them
         noise = rng.uniforms(range(len(prompts)), limit, config.seed, "doctor", 0, "responses")
         with torch.no_grad():
@@ -104,18 +105,6 @@ def doctor(run: Run, stage: str, models: Models | None = None, reward: AnyReward
     if stage != "sft" and models.reward_model is not None:
         checks += _reward_model(run.summary("reward_model"))
     needed = memory_needed(run, models.policy.lm, longest, _policy(stage))
-    return [*checks, _memory_of_process(run, needed, program)]
-
-
-def _before_reward_model(run: Run, program: int) -> list[Check]:
-    """A step of training of a new reward model, and its scores by both engines."""
-    checks, training = [], training_of_reward_model(run)
-    if training:
-        checks.append(scores_of_engine(run, training, _ENGINE_NATS[run.dtype]))
-        if checks[0].ok:
-            checks += one_step(run, "reward_model", training, torch.nn.Module())
-    del training
-    needed = memory_needed(run, model_without_weights(run.model("sft")), 0)
     return [*checks, _memory_of_process(run, needed, program)]
 
 
