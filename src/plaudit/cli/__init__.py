@@ -179,8 +179,6 @@ def _add_training(name: str, about: str, stages: tuple[str, ...]) -> None:
 _add_training("run", "SFT, reward model, PPO and evaluation, one after the other.", RUN_STAGES)
 for _stage, _about in ALGORITHMS.items():
     _add_training(_stage.replace("_", "-"), _about, (_stage,))
-
-
 commands.add_command(data.command)
 
 
