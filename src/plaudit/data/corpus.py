@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 from collections import Counter
@@ -44,7 +45,13 @@ def load(data: str | Config) -> Splits:
         DataError: there is no such data set, or its content cannot be learned from.
     """
     config = Config(data) if isinstance(data, str) else data
-    return _load(config, _versions(config.name), _versions(config.evaluation))
+    collects = gc.isenabled()
+    gc.disable()  # it would look through millions of new records again and again, of which none is a cycle
+    try:
+        return _load(config, _versions(config.name), _versions(config.evaluation))
+    finally:
+        if collects:
+            gc.enable()
 
 
 def _versions(name: str) -> Versions:
