@@ -179,6 +179,7 @@ class Run:
         config = dataclasses.asdict(self.resolved(self.config))
         general = {k: v for k, v in config.items() if not isinstance(v, dict)}
         settings = general | flatten({stage: config[stage]}) | {"device": self.device.type}
+        settings["data.special_tokens"] = self.config.data.special_tokens
         needs = [need for need in needs_of(stage) if need != "reward_model" or not sources or uses_model(sources)]
         content: dict[str, Any] = {
             "settings": {k: v for k, v in settings.items() if k.rpartition(".")[2] not in _NO_RESULT},
