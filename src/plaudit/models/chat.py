@@ -120,8 +120,11 @@ class ChatTemplate:
             return_assistant_tokens_mask=True,
             **self._hf.special_tokens_map,
         )
-        first = len(self._beginning(messages, replies[0], text))
-        spans = [(max(start, first), end) for start, end in marked if end > first]
+        starts = [len(self._beginning(messages, i, text)) for i in replies]
+        # What the template writes before it asks for the reply is no part of it, even if it is marked.
+        spans = [
+            (max([start, *(s for s in starts if start <= s < end)]), end) for start, end in marked if end > starts[0]
+        ]
         if again != text or not spans:
             raise _refused(messages, "the model's chat template marks no reply of it; use another template")
         return spans

@@ -186,8 +186,7 @@ class Run:
             "data": self.data.fingerprint,
             "inputs": {need: (self.made_from(need) or self.inputs(need))["fingerprint"] for need in needs},
         }
-        if not needs:
-            content["model"] = loading.fingerprint(self.config.model)
+        content |= {} if needs else {"model": loading.fingerprint(self.config.model)}
         content |= {"reward": described(sources)} if described(sources) else {}
         files = {"reward_files": _files_of(sources)} if described(sources) else {}
         return content | {"fingerprint": _fingerprint(content), "made_with": made_with()} | files
