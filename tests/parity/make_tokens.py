@@ -90,12 +90,12 @@ def of_harmless(template):
     split = [{"prompt": c["chosen"][:-1], "chosen": c["chosen"][-1:], "rejected": c["rejected"][-1:]} for c in messages]
     split = [row for row, c in zip(split, messages, strict=True) if c["rejected"][:-1] == row["prompt"]]
     return {
-        "transcripts, reward": [[*map(digest, row)] for row in reward(both)],
+        "transcripts, reward": [digest(row) for row in reward(both)],
         "messages": [
             digest(row)
             for row in sft([{"messages": c["chosen"]} for c in messages], template, assistant_only_loss=True)
         ],
-        "conversations, dpo": [[*map(digest, row)] for row in dpo(split, template)],
+        "conversations, dpo": [digest(row) for row in dpo(split, template)],
     }
 
 

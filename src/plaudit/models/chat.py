@@ -60,7 +60,7 @@ class ChatTemplate:
         either = "|".join(map(re.escape, strings)) or r"(?!)"
         self._written = re.compile(r"(?!)" if special_tokens else either)
         self._next_control = re.compile(rf"\s*(?:{either})")
-        self._last_control = re.compile(rf"(?:{either})\Z")
+        self._last_controls = re.compile(rf"({either})(?:\s*(?:{either}))*\s*\Z")
         self._split = re.compile(f"({'|'.join(re.escape(_split(string)) for string in strings) or '(?!)'})")
 
     def prompt(self, messages: Dialogue) -> str:
@@ -141,10 +141,9 @@ class ChatTemplate:
         return beginning
 
     def _with_end(self, text: str, start: int, end: int) -> tuple[int, int, bool]:
-        """A span with the control token that ends it and nothing behind that; and whether there is one."""
-        words = text[start:end].rstrip()
-        if self._last_control.search(words):
-            return start, start + len(words), True
+        """A span with the first control token after its words, and nothing behind that; and whether there is one."""
+        if last := self._last_controls.search(text[start:end]):
+            return start, start + last.end(1), True
         after = self._next_control.match(text, end)
         return (start, after.end(), True) if after else (start, end, False)
 
