@@ -83,7 +83,8 @@ def make_run(tmp_path, splits):
                 "sft.epochs": 2, "sft.lr": 1e-2, "sft.batch_size": 16, "sft.save_every": 2, "keep_checkpoints": 1,
                 "reward_model.lr": 5e-3, "reward_model.batch_size": 16, "reward_model.save_every": 2,
                 "ppo.iterations": 3, "ppo.batch_size": 8, "ppo.minibatch_size": 8, "ppo.max_new_tokens": 12,
-                "ppo.save_every": 1, "evaluation.prompts": 8, **settings,
+                "ppo.save_every": 1, "evaluation.prompts": 8, "sft.max_tokens": 200,
+                "reward_model.max_tokens": 200, **settings,
             }
         )  # fmt: skip
         return Run.open(tmp_path / folder, config, resume=resume, overwrite=False, stages=STAGES)
@@ -185,7 +186,7 @@ def test_a_reward_function_is_given_transcripts(make_run):
 def test_a_conversation_that_the_template_refuses_stops_the_run_before_training(make_run, splits, tmp_path):
     run = make_run("qwen")
     (tmp_path / "qwen" / "chat_template.jinja").write_text("{{ raise_exception('no') }}")
-    with pytest.raises(DataError, match="^the conversation that begins 'Human: .* refuses it .no."):
+    with pytest.raises(DataError, match=r"^the conversation that begins 'Human: .* refuses it .no."):
         check(run.config, tmp_path / "new", STAGES)
 
 

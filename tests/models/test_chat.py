@@ -1,7 +1,9 @@
 """Dialogues as token ids, with chat templates of every kind, and what of them is learned."""
 
 import dataclasses
+import re
 from itertools import chain
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -236,4 +238,15 @@ def test_a_template_is_saved_that_ends_with_the_last_reply(tokenizer, tmp_path):
     assert kept.chat_template == (tokenizer.hf.chat_template or ours.template.template)
     assert kept.apply_chat_template(plain[:-1], add_generation_prompt=True, return_dict=False) == ours.prompt(
         messages[:-1]
+    )
+
+
+def test_the_page_on_conversations_shows_what_the_code_prints(capsys):
+    page = (Path(__file__).parents[2] / "docs" / "chat.md").read_text(encoding="utf-8")
+    code, printed = re.search(r"```python\n(.*?)```\n\n```text\n(.*?)```", page, re.DOTALL).groups()
+    exec(code, {})
+    assert capsys.readouterr().out == printed
+    transcript = page.rpartition("```text\n")[2].partition("\n```")[0]
+    assert transcript == asking(
+        (Message("user", "Is the film funny?"), Message("assistant", "Not at all."), Message("user", "Is it sad?"))
     )
