@@ -13,9 +13,10 @@ import torch
 from plaudit.config import Config
 from plaudit.data.prompts import cut_prompts
 from plaudit.data.splits import Part
-from plaudit.models.loading import load_tokenizer, model_without_weights
+from plaudit.models.loading import model_without_weights
 from plaudit.training.rewards import number_of_scored, try_reward
 from plaudit.training.run import Run
+from plaudit.training.tokenizer import open_tokenizer
 
 # Fitted to the default run and to smollm2 on two cores: training reaches this share of the speed of one large product,
 # and a stage spends this long on opening models, preflight checks and saving.
@@ -51,7 +52,7 @@ def plan(config: Config, path: Path, stages: tuple[str, ...]) -> Plan:
     run = Run(path, config)
     data = run.data
     name = config.model if "sft" in stages else run.model("sft")
-    tokenizer, model = load_tokenizer(name), model_without_weights(name)
+    tokenizer, model = open_tokenizer(run, name), model_without_weights(name)
     cut = (config.prompt_min, config.prompt_max, config.seed)
     prompts = [len(tokenizer.prompt(text)) for text in cut_prompts(data.prompts, *cut)]
     some = data.train.demonstrations[:_MEASURED_TEXTS]

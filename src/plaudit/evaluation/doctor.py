@@ -31,7 +31,7 @@ from plaudit.evaluation.devices import against_cpu, is_compared
 from plaudit.evaluation.memory import memory_needed
 from plaudit.evaluation.metrics import strict
 from plaudit.files import write_json
-from plaudit.models.loading import load_causal_lm, load_tokenizer, model_without_weights, window
+from plaudit.models.loading import load_causal_lm, model_without_weights, window
 from plaudit.models.plain import PlainEngine
 from plaudit.models.policy import Policy
 from plaudit.rewards import AnyReward
@@ -42,6 +42,7 @@ from plaudit.training.models import Models
 from plaudit.training.rewards import as_reward, needs_reward_model, try_reward
 from plaudit.training.rollouts import ScoreScale, generate, score_rollout
 from plaudit.training.run import MEMORY_FILE, Run
+from plaudit.training.tokenizer import open_tokenizer
 
 # How far the ratio of the same model may be from 1: at the worst of some hundred tokens, and on average. In bfloat16
 # the fast engine rounds the matrices that learn: 0.05 and 0.008 (movie-gpt2, all layers). Split otherwise, the same
@@ -69,7 +70,7 @@ def open_models(run: Run, stage: str, reward: AnyReward = None) -> Models:
     lm = load_causal_lm(run.config.model).to(run.device).eval()
     policy = Policy(lm, choose_engine(run, "sft", lm)).to(run.device)
     policy.engine.prepare(lm)
-    return Models(load_tokenizer(run.config.model), policy, lm, None, policy.engine)
+    return Models(open_tokenizer(run, run.config.model), policy, lm, None, policy.engine)
 
 
 def doctor(run: Run, stage: str, models: Models | None = None, reward: AnyReward = None) -> list[Check]:
