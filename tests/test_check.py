@@ -31,7 +31,7 @@ def configured(tmp_path, tiny_config):
     def make(rows, **settings):
         path = tmp_path / "data.jsonl"
         path.write_text("\n".join(map(json.dumps, rows)))
-        return dataclasses.replace(tiny_config, data=str(path), **settings)
+        return dataclasses.replace(tiny_config, data=dataclasses.replace(tiny_config.data, name=str(path)), **settings)
 
     return make
 

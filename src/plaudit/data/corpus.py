@@ -86,7 +86,7 @@ def _load(config: Config, versions: Versions, held_out_versions: Versions) -> Sp
 
 
 def _refuse_settings(config: Config) -> None:
-    given = [name for name, value in vars(config).items() if value and name != "name"]
+    given = [name for name, value in vars(config).items() if value and name not in ("name", "special_tokens")]
     if given:
         raise ConfigError(f"data.{given[0]}: does not go with the built-in data set '{config.name}'")
 
