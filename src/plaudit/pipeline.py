@@ -68,8 +68,8 @@ def check(config: Config, path: Path, stages: tuple[str, ...], reward: AnyReward
         check_judged(data.train)
         check_classifier(model)
         longest = min(config.reward_model.max_tokens, limit)
-        train, _, too_long = judgements(data, tokenizer, longest)
-        warnings.append(check_too_long(len(train), too_long, "reward_model"))
+        train, _, left_out = judgements(data, tokenizer, longest, config.reward_model.ties)
+        warnings.append(check_too_long(len(train), left_out["too long"], "reward_model"))
     if "sft" in stages:
         longest = min(config.sft.max_tokens, limit)
         texts, too_long = tokenise(data.train.demonstrations, tokenizer, longest)
