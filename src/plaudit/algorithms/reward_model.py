@@ -172,7 +172,7 @@ def judgements(
     weights = {example.judgement.weight for example in train}
     if weights <= {0.5} and max((len(example.texts) for example in train), default=2) == 2:
         raise DataError(
-            f"{data.name}: all {len(train) or dropped['tie']} training comparisons are ties: add some with a preference"
+            f"{data.name}: all {len(train) or dropped.get('tie', 0)} training comparisons are ties: add some with a preference"
         )
     check_too_long(len(train), dropped["too long"], "reward_model")
     if len(train[0].texts) == 1 and len(weights) == 1:
@@ -205,7 +205,8 @@ def tokenise(
         raise DataError(
             f"none of {len(examples)} judged texts has at most {max_tokens} tokens; raise reward_model.max_tokens"
         )
-    return short, {"too long": len(examples) - len(short), "tie": len(found) - len(kept)}
+    dropped = {"too long": len(examples) - len(short)}
+    return short, dropped | ({"tie": len(found) - len(kept)} if ties == "drop" else {})
 
 
 def collate_examples(examples: Sequence[PreferenceExample], tokenizer: Tokenizer, margin: float = 0.0) -> JudgedBatch:

@@ -88,12 +88,14 @@ def _flops(
         share = part.train_layers / model.config.num_hidden_layers if part.train_layers else 1.0
         return body * (2 * (1 - share) + 6 * share * part.epochs)
 
-    sampled = 2 * (body + head) + 3 * 2 * body + 2 * 2 * head  # then log-probabilities, the reference's, and a score
-    judged = len(train.labelled) + 2 * len(train.comparisons)
+    # Then log-probabilities, the reference's, and the scores.
+    sampled = 2 * (body + head) + (2 + config.reward_model.members) * 2 * body + 2 * 2 * head
+    ranked = sum(len(ranking.responses) for ranking in train.rankings)
+    judged, members = len(train.labelled) + 2 * len(train.comparisons) + ranked, config.reward_model.members
     sft = config.sft
     flops = {
         "sft": len(train.demonstrations) * text * (learning(sft) + 6 * head * sft.epochs),
-        "reward_model": judged * text * learning(config.reward_model),
+        "reward_model": members * judged * text * learning(config.reward_model),
         "evaluation": 2 * config.evaluation.prompts * answered(config.ppo) * sampled,
     }
     for stage in stages:

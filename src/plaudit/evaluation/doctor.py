@@ -70,7 +70,7 @@ def open_models(run: Run, stage: str, reward: AnyReward = None) -> Models:
     lm = load_causal_lm(run.config.model).to(run.device).eval()
     policy = Policy(lm, choose_engine(run, "sft", lm)).to(run.device)
     policy.engine.prepare(lm)
-    return Models(open_tokenizer(run, run.config.model), policy, lm, None, policy.engine)
+    return Models(open_tokenizer(run, run.config.model), policy, lm, (), policy.engine)
 
 
 def doctor(run: Run, stage: str, models: Models | None = None, reward: AnyReward = None) -> list[Check]:
@@ -233,7 +233,7 @@ def _first_iteration(
 
     raw = torch.zeros(len(prompts), device=run.device)
     if trained:
-        opened = as_reward(run, reward, models)
+        opened = as_reward(run, reward, models, settings.lower_bound)
         raw = opened(responses)
         low, high = raw.min().item(), raw.max().item()
         found = f"{opened.name}: from {low:.3g} to {high:.3g} on {len(raw)} responses"
@@ -271,6 +271,11 @@ def _reward_model(summary: dict[str, Any]) -> Iterator[Check]:
     found = f"{low:.1%} to {high:.1%} on {summary['held_out']} held-out judgements (95% interval)"
     advice = "PPO would optimise noise: give more or cleaner judgements, or raise reward_model.epochs"
     yield Check("accuracy of the reward model", low > 0.5, found, advice, False)
+    rules, warnings = summary.get("trivial_rules", {}), summary.get("warnings", [])
+    if best := summary.get("best_rule"):
+        found = f"{summary['accuracy']:.1%} of held-out judgements; '{best}' reaches {rules[best]['accuracy']:.1%}"
+        advice = "beyond noise it is no better than this rule: give more or cleaner judgements, or a larger model"
+        yield Check("reward model against trivial rules", not warnings, found, advice, False)
     slope = summary.get("length_correlation", 0.0)
     advice = "PPO may change the length instead of the content: balance the lengths of good and bad texts"
     found = f"score and length correlate at {slope:+.2f}"

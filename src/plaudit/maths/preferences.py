@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ def wilson(successes: int, n: int) -> tuple[float, float]:
     return float(ends.low), float(ends.high)
 
 
-def pairs_of_texts(sizes: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+def pairs_of_texts(sizes: list[int]) -> tuple[np.ndarray, np.ndarray]:
     """(P, 2) the places of both texts of every pair, among all texts of judgements of these sizes; (P,) the judgement.
 
     The first text of a pair is the one that its judgement names first.
@@ -26,7 +25,7 @@ def pairs_of_texts(sizes: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate(pairs), np.repeat(np.arange(len(sizes)), [len(p) for p in pairs])
 
 
-def differences(values: np.ndarray, sizes: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+def differences(values: np.ndarray, sizes: list[int]) -> tuple[np.ndarray, np.ndarray]:
     """What values (M,) of all texts say about the pairs of texts in judgements of these sizes.
 
     Returns:

@@ -90,6 +90,12 @@ def member_folder(folder: Path, member: int) -> Path:
     return folder if member == 1 else folder / "members" / str(member)
 
 
+def member_folders(folder: Path) -> list[Path]:
+    """The folders of all models of a finished stage, in order."""
+    others = sorted((int(f.name), f) for f in (folder / "members").glob("[0-9]*"))
+    return [folder, *(f for _, f in others)]
+
+
 def steps_per_epoch(n: int, batch_size: int) -> int:
     """Number of steps in one pass over n records; the last batch may be smaller."""
     return -(-n // batch_size)
