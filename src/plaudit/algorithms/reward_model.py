@@ -171,9 +171,8 @@ def judgements(
     held_out, _ = tokenise(data.evaluation, tokenizer, max_tokens, ties)
     weights = {example.judgement.weight for example in train}
     if weights <= {0.5} and max((len(example.texts) for example in train), default=2) == 2:
-        raise DataError(
-            f"{data.name}: all {len(train) or dropped.get('tie', 0)} training comparisons are ties: add some with a preference"
-        )
+        number = len(train) + dropped.get("tie", 0)
+        raise DataError(f"{data.name}: all {number} training comparisons are ties: add some with a preference")
     check_too_long(len(train), dropped["too long"], "reward_model")
     if len(train[0].texts) == 1 and len(weights) == 1:
         raise DataError(

@@ -69,8 +69,10 @@ def _of_votes(comparisons: list[Comparison]) -> Judgement:
 
 def _of_ranking(ranking: Ranking) -> Judgement:
     if len(ranking.responses) < 2:
-        given = _short(ranking.responses[0]) if ranking.responses else "none"
-        raise DataError(f"a ranking has {len(ranking.responses)} response ({given}): give two or more, best first")
+        given = ", ".join(map(_short, ranking.responses)) or "none"
+        raise DataError(
+            f"a ranking has fewer than two responses ({given}): give two or more, from the best to the worst"
+        )
     return Judgement(ranking.prompt, ranking.responses, people=((ranking.annotator, 1.0),) if ranking.annotator else ())
 
 

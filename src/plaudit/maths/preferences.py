@@ -55,7 +55,7 @@ def exceeds(one: np.ndarray, other: np.ndarray) -> bool:
     The sign test of the judgements on which they differ, one-sided at 2.5%.
     """
     more, fewer = int((one > other).sum()), int((one < other).sum())
-    return more > fewer and binomtest(more, more + fewer, alternative="greater").pvalue < 0.025
+    return more > fewer and bool(binomtest(more, more + fewer, alternative="greater").pvalue < 0.025)
 
 
 def preference_statistics(
