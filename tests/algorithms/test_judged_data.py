@@ -176,9 +176,9 @@ def test_a_reward_model_that_is_better_gives_no_warning(trained):
 @pytest.mark.parametrize("rows", [[Ranking("p", (f"one {i}", "two")) for i in range(1)], []])
 def test_too_few_rankings_are_refused(rows, tiny_tokenizer):
     many = Part(rankings=tuple(Ranking("p", (f"one {i}", "two")) for i in range(9)))
-    with pytest.raises(DataError, match="fewer than 2|neither labels nor comparisons nor rankings"):
+    with pytest.raises(DataError, match=r"fewer than 2|neither labels nor comparisons nor rankings"):
         judgements(Splits("x", Part(rankings=tuple(rows)), Part(), many, {}), tiny_tokenizer, 64)
-    with pytest.raises(DataError, match="fewer than 2|neither labels nor comparisons nor rankings"):
+    with pytest.raises(DataError, match=r"fewer than 2|neither labels nor comparisons nor rankings"):
         judgements(Splits("x", many, Part(), Part(rankings=tuple(rows)), {}), tiny_tokenizer, 64)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from plaudit.config import Config
+from plaudit.data.judgements import judgements_of
 from plaudit.data.prompts import cut_prompts
 from plaudit.data.splits import Part
 from plaudit.models.loading import model_without_weights
@@ -90,8 +91,8 @@ def _flops(
 
     # Then log-probabilities, the reference's, and the scores.
     sampled = 2 * (body + head) + (2 + config.reward_model.members) * 2 * body + 2 * 2 * head
-    ranked = sum(len(ranking.responses) for ranking in train.rankings)
-    judged, members = len(train.labelled) + 2 * len(train.comparisons) + ranked, config.reward_model.members
+    judged = sum(len(judgement.texts) for judgement in judgements_of(train)) if train.judged else 0
+    members = config.reward_model.members
     sft = config.sft
     flops = {
         "sft": len(train.demonstrations) * text * (learning(sft) + 6 * head * sft.epochs),
