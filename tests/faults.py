@@ -197,6 +197,41 @@ fault(6, "the scale of the scores is not measured", "training/test_rollouts.py",
     lambda measured: lambda raw, penalty: ScoreScale(0.0, 1.0, penalty)
 )
 
+# What people judged.
+JUDGED, PEOPLE = "algorithms/test_reward_model.py", "data/test_judgements.py"
+fault(6, "a margin that pulls the scores together", "maths/test_losses.py", "maths.losses.bradley_terry_loss")(
+    arguments(margin=lambda margin: None if margin is None else -margin)
+)
+fault(6, "rankings from the worst to the best", f"maths/test_losses.py {JUDGED}", "maths.losses.plackett_luce_loss")(
+    arguments(scores=torch.neg)
+)
+fault(6, "texts that are not there are ranked", "maths/test_losses.py", "maths.losses.plackett_luce_loss")(
+    arguments(present=torch.ones_like)
+)
+
+
+@fault(6, "votes in the other order are not turned", PEOPLE, "data.judgements._of_votes")
+def _(of_votes):
+    def replacement(comparisons):
+        a, b = comparisons[0].response_a, comparisons[0].response_b
+        return of_votes([replace(c, response_a=a, response_b=b) for c in comparisons])
+
+    return replacement
+
+
+fault(6, "somebody who votes twice counts twice", PEOPLE, "data.judgements._of_votes")(
+    arguments(comparisons=lambda cs: [replace(c, annotator=f"{c.annotator} {i}") for i, c in enumerate(cs)])
+)
+fault(6, "a rule that is level counts as worse", "maths/test_preferences.py", "maths.preferences.exceeds")(
+    lambda exceeds: lambda one, other: bool(one.mean() >= other.mean())
+)
+fault(6, "members with the same head and order", "algorithms/test_ensembles.py", "training.supervised.member_name")(
+    arguments(member=lambda member: 1)
+)
+fault(6, "the upper bound of an ensemble", "algorithms/test_ensembles.py", "training.rewards.as_reward")(
+    arguments(lower_bound=lambda bound: -bound)
+)
+
 # 7. Both models are measured alike, and by a judge that was not optimised.
 fault(7, "the judge is the reward model", VERDICTS, "evaluation.evaluate.figures")(
     lambda figures: lambda answers, verdicts, seed: figures(answers, (1 + answers.scores) / 2, seed)
@@ -343,7 +378,7 @@ def _(generate):
 
 @fault(11, "decoded and tokenised again for the reward model", IDS, "training.rollouts.as_reward")
 def _(as_reward):
-    def replacement(run, reward, models):
+    def replacement(run, reward, models, lower_bound):
         class Retokenised(ModelReward):
             def __call__(self, responses):
                 tokenizer, raw = models.tokenizer, []

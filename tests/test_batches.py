@@ -3,11 +3,9 @@ import torch
 
 from plaudit.algorithms.ppo import PPOBatch
 from plaudit.batches import (
-    LabelledBatch,
-    PreferenceBatch,
+    JudgedBatch,
     Responses,
     Rollout,
-    Sequences,
     number_of_rows,
     select_rows,
     split_rows,
@@ -39,15 +37,17 @@ def test_parts_visit_every_row_once_and_the_last_may_be_smaller():
     assert parts[0].rollout.responses.ended.tolist() == [bool(row > 3) for row in order[:4]]
 
 
-def test_chosen_and_rejected_stay_together():
-    ids = torch.arange(12).view(4, 3)
-    sides = [Sequences(x, torch.ones(4, 3) > 0, torch.ones(4, 3) > 0) for x in (ids, -ids)]
-    batch = PreferenceBatch(*sides, torch.arange(4.0))
+def test_the_texts_of_a_judgement_stay_together():
+    ids = torch.stack([torch.arange(12).view(4, 3), -torch.arange(12).view(4, 3)], 1)
+    mask = torch.ones(4, 2, 3) > 0
+    mask[2, 1] = False
+    batch = JudgedBatch(ids, mask, torch.arange(4.0), torch.zeros(4))
     part = select_rows(batch, torch.tensor([2, 0]))
-    assert part.chosen.ids.tolist() == [[6, 7, 8], [0, 1, 2]]
-    assert torch.equal(part.rejected.ids, -part.chosen.ids)
+    assert part.ids[:, 0].tolist() == [[6, 7, 8], [0, 1, 2]]
+    assert torch.equal(part.ids[:, 1], -part.ids[:, 0])
     assert part.weight.tolist() == [2.0, 0.0]
-    assert number_of_rows(batch) == number_of_rows(LabelledBatch(sides[0], batch.weight)) == 4
+    assert part.present.tolist() == [[True, False], [True, True]]
+    assert number_of_rows(batch) == 4
 
 
 def test_a_batch_moves_as_a_whole():

@@ -27,20 +27,18 @@ class Sequences:
 
 
 @dataclass(frozen=True)
-class PreferenceBatch:
-    """Pairs of responses to the same prompts."""
+class JudgedBatch:
+    """Texts that people judged: K = 1 with a label, K = 2 compared, or up to K from the best to the worst."""
 
-    chosen: Sequences
-    rejected: Sequences
-    weight: Float[Tensor, "B"]  # share of people who preferred `chosen`: 1 for a clear choice, 1/2 for a tie
+    ids: Int[Tensor, "B K T"]  # padded on the right
+    attention_mask: Bool[Tensor, "B K T"]  # True for tokens; nowhere True where a row has fewer than K texts
+    weight: Float[Tensor, "B"]  # of one text its label; of two the share of people who prefer the first; otherwise 1
+    margin: Float[Tensor, "B"]  # by how much the score of the preferred one of two should be higher
 
-
-@dataclass(frozen=True)
-class LabelledBatch:
-    """Texts with labels."""
-
-    texts: Sequences
-    weight: Float[Tensor, "B"]  # 1 for a good text, 0 for a bad one
+    @property
+    def present(self) -> Bool[Tensor, "B K"]:
+        """True where there is a text."""
+        return self.attention_mask.any(2)
 
 
 @dataclass(frozen=True)

@@ -192,6 +192,9 @@ def resolve(*layers: dict[str, Any]) -> dict[str, Any]:
     for small, large in (("prompt_min", "prompt_max"), *((f"{s}.minibatch_size", f"{s}.batch_size") for s in SECTIONS)):
         if small in settings and settings[small] > settings[large]:
             raise ConfigError(f"{small} = {settings[small]} is above {large} = {settings[large]}")
+    for name in (f"{s}.lower_bound" for s in SECTIONS):
+        if settings.get(name) and settings["reward_model.members"] < 2:
+            raise ConfigError(f"{name} = {settings[name]}: one reward model has no spread; raise reward_model.members")
     return settings
 
 

@@ -68,8 +68,8 @@ def check(config: Config, path: Path, stages: tuple[str, ...], reward: AnyReward
         check_judged(data.train)
         check_classifier(model)
         longest = min(config.reward_model.max_tokens, limit)
-        train, _, too_long = judgements(data, tokenizer, longest)
-        warnings.append(check_too_long(len(train), too_long, "reward_model"))
+        train, _, left_out = judgements(data, tokenizer, longest, config.reward_model.ties)
+        warnings.append(check_too_long(len(train), left_out["too long"], "reward_model"))
     if "sft" in stages:
         longest = min(config.sft.max_tokens, limit)
         texts, too_long = tokenise(data.train.demonstrations, tokenizer, longest)
@@ -100,8 +100,10 @@ def check_disk_space(run: Run, stages: list[str], model: Any) -> None:
     size = 4 * sum(p.numel() for p in model.parameters())
     settings = [getattr(run.config, stage) for stage in stages if not run.complete(stage)]
     whole = any(not s.train_layers and not getattr(s, "lora_rank", 0) for s in settings)
-    # A checkpoint has the trained weights and two moments for each. Two are kept while a third is written.
-    needed = size * len(settings) + (9 * size if whole else 0)
+    # A checkpoint has the trained weights and two moments for each. Two are kept while a third is written. Those of
+    # the members of an ensemble are kept until the last is finished.
+    more = sum(getattr(s, "members", 1) - 1 for s in settings)
+    needed = size * (len(settings) + more) + ((9 + 6 * more) * size if whole else 0)
     place = next(p for p in (run.path.absolute(), *run.path.absolute().parents) if p.exists())
     free = shutil.disk_usage(place).free
     if settings and free < needed:

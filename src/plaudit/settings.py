@@ -155,4 +155,11 @@ class RolloutConfig:
         unit="standard deviations",
         low=0,
     )
+    lower_bound: float = setting(
+        0.0,
+        "train for the mean of the reward model's members less this many times their spread; raise it to avoid "
+        "responses about which they disagree; needs reward_model.members",
+        unit="standard deviations",
+        low=0,
+    )
     save_every: int = setting(10, "iterations between checkpoints", unit="iterations", low=1)

@@ -12,6 +12,7 @@ from plaudit.algorithms.reinforce import ReinforceBatch, leave_one_out, reinforc
 from plaudit.algorithms.reward_model import PreferenceExample, collate_examples, preference_loss
 from plaudit.algorithms.sft import number_of_targets, sft_loss
 from plaudit.batches import number_of_rows, split_rows
+from plaudit.data.judgements import Judgement
 from plaudit.models import plain
 from plaudit.models.fast import generation
 from plaudit.models.fast.engine import FastEngine
@@ -150,14 +151,15 @@ def test_microbatches_of_sft_equal_the_batch(policy, tiny_tokenizer):
     assert_microbatches_equal_the_batch(policy, batch, lambda b: (sft_loss(policy, b), {}), number_of_targets)
 
 
-@pytest.mark.parametrize("pairs", [False, True])
-def test_microbatches_of_the_reward_model_equal_the_batch(tiny_model_folder, tiny_tokenizer, engine, pairs):
+@pytest.mark.parametrize("texts_of_each", [1, 2, 3])
+def test_microbatches_of_the_reward_model_equal_the_batch(tiny_model_folder, tiny_tokenizer, engine, texts_of_each):
     classifier = load_reward_model(tiny_model_folder, pad_id=255).eval()
     engine.prepare(classifier)
     model = RewardModel(classifier, engine)
     texts = [tiny_tokenizer.demonstration("", text) for text in [*GOOD, "a joy", "it is " + " , ".join(GOOD)]]
-    sides = [(text, texts[-1 - place]) if pairs else (text,) for place, text in enumerate(texts[:5])]
+    sides = [(text, texts[-1 - place], texts[place - 1])[:texts_of_each] for place, text in enumerate(texts[:5])]
     batch = collate_examples(
-        [PreferenceExample(s, w) for s, w in zip(sides, (1, 0, 1, 0.5, 0), strict=True)], tiny_tokenizer
+        [PreferenceExample(Judgement("", ("",) * len(s), w), s) for s, w in zip(sides, (1, 0, 1, 0.5, 0), strict=True)],
+        tiny_tokenizer,
     )
-    assert_microbatches_equal_the_batch(model, batch, lambda b: preference_loss(model, b)[:2], number_of_rows)
+    assert_microbatches_equal_the_batch(model, batch, lambda b: preference_loss(model, b), number_of_rows)

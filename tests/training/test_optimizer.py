@@ -10,7 +10,7 @@ from plaudit.algorithms.ppo import PPOBatch, number_of_tokens, ppo_loss
 from plaudit.algorithms.reinforce import ReinforceBatch, reinforce_loss
 from plaudit.algorithms.reward_model import preference_loss
 from plaudit.algorithms.sft import number_of_targets, sft_loss
-from plaudit.batches import LabelledBatch, PreferenceBatch, Rollout, Sequences, number_of_rows
+from plaudit.batches import JudgedBatch, Rollout, Sequences, number_of_rows
 from plaudit.config import build
 from plaudit.errors import TrainingError
 from plaudit.maths.masked import whiten
@@ -119,12 +119,25 @@ def sequences(seed=0):
     return Sequences(ids, mask, mask & (torch.arange(12) >= 1))
 
 
+def judged(*rolls, weights, texts=None):
+    """Nine judgements of a text for each roll, or of the given numbers of texts."""
+    sides = [sequences(roll) for roll in rolls]
+    mask = torch.stack([side.attention_mask for side in sides], 1)
+    if texts:
+        mask &= (torch.arange(len(rolls)) < torch.tensor(texts)[:, None])[..., None]
+    return JudgedBatch(torch.stack([s.ids for s in sides], 1), mask, torch.tensor(weights), torch.arange(9.0) / 10)
+
+
 def labelled():
-    return LabelledBatch(sequences(), torch.tensor([1.0, 0, 0, 1, 1, 0, 1, 1, 0]))
+    return judged(0, weights=[1.0, 0, 0, 1, 1, 0, 1, 0.3, 0])
 
 
 def compared():
-    return PreferenceBatch(sequences(), sequences(seed=3), torch.tensor([1.0, 0, 0.5, 1, 1, 0, 1, 0.5, 0]))
+    return judged(0, 3, weights=[1.0, 0, 0.5, 1, 1, 0, 1, 0.5, 0])
+
+
+def ranked():
+    return judged(0, 3, 5, weights=[1.0] * 9, texts=[3, 2, 3, 3, 2, 2, 3, 2, 3])
 
 
 def rollout():
@@ -166,13 +179,9 @@ def make_reward_model(engine):
 
 LOSSES = {
     "sft": (make_policy, sequences, lambda model, batch: (sft_loss(model, batch), {}), number_of_targets),
-    "labels": (make_reward_model, labelled, lambda model, batch: preference_loss(model, batch)[:2], number_of_rows),
-    "comparisons": (
-        make_reward_model,
-        compared,
-        lambda model, batch: preference_loss(model, batch)[:2],
-        number_of_rows,
-    ),
+    "labels": (make_reward_model, labelled, preference_loss, number_of_rows),
+    "comparisons": (make_reward_model, compared, preference_loss, number_of_rows),
+    "rankings": (make_reward_model, ranked, preference_loss, number_of_rows),
     "ppo": (make_policy, ppo_batch, lambda model, batch: ppo_loss(model, batch, PPO), number_of_tokens),
     "reinforce": (
         make_policy,

@@ -19,6 +19,7 @@ from plaudit.evaluation.report.words import (
     FRONTIER_HEADS,
     REWARD_MODEL,
     Measure,
+    beside_accuracy,
     bracketed,
     duration,
     interval,
@@ -27,6 +28,7 @@ from plaudit.evaluation.report.words import (
     point_cells,
     verdict,
     warnings,
+    warnings_of,
     written,
 )
 from plaudit.training.metrics import read_jsonl
@@ -182,6 +184,16 @@ def result(directory: Path, stage: str) -> str:
         return "done"
     scored = change("score", steps[0]["score"], statistics.fmean(step["score"] for step in steps[-10:]))
     return f"{scored} in training, KL {brief('kl', number(steps[-1], 'kl'))} nats per response"
+
+
+def details(directory: Path, stage: str) -> list[Text]:
+    """Lines below a stage's result: what trivial rules and people reach beside a reward model, and warnings."""
+    figures = _read(directory / stage / "summary.json")
+    rows = beside_accuracy(figures)
+    return [
+        *(Text(f"  {name:<44}{brief('accuracy', share)}") for name, share, _ in rows),
+        *(Text(f"WARNING: {warning}", "bold red") for warning in warnings_of(figures)),
+    ]
 
 
 def _print_files(console: Console, directory: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from plaudit.config import Config
+from plaudit.data.judgements import judgements_of
 from plaudit.data.prompts import cut_prompts
 from plaudit.data.splits import Part
 from plaudit.models.loading import model_without_weights
@@ -88,12 +89,14 @@ def _flops(
         share = part.train_layers / model.config.num_hidden_layers if part.train_layers else 1.0
         return body * (2 * (1 - share) + 6 * share * part.epochs)
 
-    sampled = 2 * (body + head) + 3 * 2 * body + 2 * 2 * head  # then log-probabilities, the reference's, and a score
-    judged = len(train.labelled) + 2 * len(train.comparisons)
+    # Then log-probabilities, the reference's, and the scores.
+    sampled = 2 * (body + head) + (2 + config.reward_model.members) * 2 * body + 2 * 2 * head
+    judged = sum(len(judgement.texts) for judgement in judgements_of(train)) if train.judged else 0
+    members = config.reward_model.members
     sft = config.sft
     flops = {
         "sft": len(train.demonstrations) * text * (learning(sft) + 6 * head * sft.epochs),
-        "reward_model": judged * text * learning(config.reward_model),
+        "reward_model": members * judged * text * learning(config.reward_model),
         "evaluation": 2 * config.evaluation.prompts * answered(config.ppo) * sampled,
     }
     for stage in stages:

@@ -113,7 +113,7 @@ def follow(run: Run, stages: tuple[str, ...], console: Console | None = None) ->
 
     Returns the wall-clock seconds of every stage that ran, loading and saving included.
     """
-    from plaudit.cli.console import result
+    from plaudit.cli.console import details, result
     from plaudit.evaluation.report.words import duration
     from plaudit.pipeline import due, steps
 
@@ -131,6 +131,8 @@ def follow(run: Run, stages: tuple[str, ...], console: Console | None = None) ->
         seconds[stage] = time.monotonic() - began
         line = f"{title}: {result(run.path, stage)} [{duration(seconds[stage])}]"
         console.print(line, style="bold", soft_wrap=True)
+        for detail in details(run.path, stage):
+            console.print(detail, soft_wrap=True)
         if stopping.requested() and stage != to_run[-1]:  # a signal in the stage's last step
             stopping.stop()
     return seconds

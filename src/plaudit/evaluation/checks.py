@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from plaudit.algorithms.reward_model import collate_examples, new_classifier, preference_loss, tokenise
+from plaudit.algorithms.reward_model import collate_examples, new_classifier, preference_loss, text_scores, tokenise
 from plaudit.algorithms.sft import length, number_of_targets, sft_loss
 from plaudit.batches import number_of_rows, to_device
 from plaudit.data.splits import Part
@@ -31,6 +31,7 @@ from plaudit.training.tokenizer import open_tokenizer
 ENGINE = "engine against the model's own forward pass"
 ROWS = 16  # prompts or texts of the checks; each prompt is answered once
 _LR = 1e-3  # of the step that is tried: large enough to be seen in bfloat16
+_LENGTH_BIAS = 0.3  # correlation of score and length at which length explains a tenth of the score
 _MOVED = 1e-5  # change of the ratio after the step, on average: more than float32 explains
 
 
@@ -93,26 +94,28 @@ def training_of_sft(run: Run, models: Models) -> Training | None:
 
 
 def training_of_reward_model(run: Run) -> Training | None:
-    """None where the first judgements are all too long."""
+    """None where the first judgements are all left out."""
     settings, train, most = run.config.reward_model, run.data.train, 16 * ROWS
     tokenizer = open_tokenizer(run, run.model("sft"))
     classifier = new_classifier(run, tokenizer)
-    some = Part(labelled=train.labelled[:most], comparisons=train.comparisons[:most])
+    some = Part(train.labelled[:most], comparisons=train.comparisons[:most], rankings=train.rankings[:most])
     try:
-        examples = tokenise(some, tokenizer, min(settings.max_tokens, window(classifier)))[0]
+        examples, _ = tokenise(some, tokenizer, min(settings.max_tokens, window(classifier)), settings.ties)
     except DataError:
+        return None
+    if not examples:  # ties
         return None
     examples = examples[: min(ROWS, settings.batch_size)]
     engine = prepare_to_learn(run, "reward_model", classifier, [text for e in examples for text in e.texts])
     classifier.score.requires_grad_(True)
     model = RewardModel(classifier, engine).eval()
-    batch = to_device(collate_examples(examples, tokenizer), run.device)
+    batch = to_device(collate_examples(examples, tokenizer, settings.margin), run.device)
     return Training(
         model,
         batch,
-        lambda part: preference_loss(model, part)[:2],
+        lambda part: preference_loss(model, part),
         number_of_rows(batch),
-        lambda: preference_loss(model, batch)[2],
+        lambda: text_scores(model, batch),
     )
 
 
@@ -127,7 +130,7 @@ def of_reward_model(run: Run, most: float) -> Iterator[Check]:
         return
     plain = RewardModel(training.model.classifier, PlainEngine(run.dtype))
     with torch.no_grad():
-        gap = (training.outputs() - preference_loss(plain, training.batch)[2]).abs().max().item()
+        gap = (training.outputs() - text_scores(plain, training.batch)).abs().max().item()
     advice = "use engine = plain" if not isinstance(training.model.engine, PlainEngine) else "use another model"
     check = Check(ENGINE, gap < most, f"scores differ by at most {gap:.1g}", advice)
     yield check
@@ -210,3 +213,20 @@ def draws_outside(logits: torch.Tensor, tokens: torch.Tensor, noise: torch.Tenso
     upper = shares.cumsum(-1)[rows, tokens]
     lower = upper - shares[rows, tokens]
     return torch.maximum(lower - noise, noise - upper).clamp(min=0).mean().item()
+
+
+def checks_of_reward_model(summary: dict[str, Any]) -> Iterator[Check]:
+    """What the reward model's training found on held-out judgements."""
+    low, high = summary.get("accuracy_ci95", (0.0, 1.0))
+    found = f"{low:.1%} to {high:.1%} on {summary['held_out']} held-out judgements (95% interval)"
+    advice = "PPO would optimise noise: give more or cleaner judgements, or raise reward_model.epochs"
+    yield Check("accuracy of the reward model", low > 0.5, found, advice, False)
+    rules, warnings = summary.get("trivial_rules", {}), summary.get("warnings", [])
+    if best := summary.get("best_rule"):
+        found = f"{summary['accuracy']:.1%} of held-out judgements; '{best}' reaches {rules[best]['accuracy']:.1%}"
+        advice = "beyond noise it is no better than this rule: give more or cleaner judgements, or a larger model"
+        yield Check("reward model against trivial rules", not warnings, found, advice, False)
+    slope = summary.get("length_correlation", 0.0)
+    advice = "PPO may change the length instead of the content: balance the lengths of good and bad texts"
+    found = f"score and length correlate at {slope:+.2f}"
+    yield Check("length bias of the reward model", abs(slope) <= _LENGTH_BIAS, found, advice, False)

@@ -20,6 +20,7 @@ from plaudit.evaluation.checks import (
     ENGINE,
     ROWS,
     Check,
+    checks_of_reward_model,
     draws_outside,
     objective_of,
     of_reward_model,
@@ -55,7 +56,6 @@ _ENGINE_NATS = {torch.float32: 1e-3, torch.bfloat16: 1.0}
 # Mean distance of a random number from the share of [0, 1) that the scored distribution gives its token.
 _OUTSIDE = {torch.float32: 1e-4, torch.bfloat16: 3e-3}
 _ENDED = 0.5  # share of responses that should end before the length limit
-_LENGTH_BIAS = 0.3  # correlation of score and length at which length explains a tenth of the score
 _TIGHT = 0.8  # share of the free memory
 # In bfloat16 oneDNN keeps code for every shape of a product, up to a thousand; measured for movie-gpt2, AVX512-BF16.
 _SHAPES = 2**29
@@ -70,7 +70,7 @@ def open_models(run: Run, stage: str, reward: AnyReward = None) -> Models:
     lm = load_causal_lm(run.config.model).to(run.device).eval()
     policy = Policy(lm, choose_engine(run, "sft", lm)).to(run.device)
     policy.engine.prepare(lm)
-    return Models(open_tokenizer(run, run.config.model), policy, lm, None, policy.engine)
+    return Models(open_tokenizer(run, run.config.model), policy, lm, (), policy.engine)
 
 
 def doctor(run: Run, stage: str, models: Models | None = None, reward: AnyReward = None) -> list[Check]:
@@ -104,7 +104,7 @@ def doctor(run: Run, stage: str, models: Models | None = None, reward: AnyReward
         checks += one_step(run, stage, training, models.reference)
     del training
     if stage != "sft" and models.reward_model is not None:
-        checks += _reward_model(run.summary("reward_model"))
+        checks += checks_of_reward_model(run.summary("reward_model"))
     needed = memory_needed(run, models.policy.lm, longest, _policy(stage))
     return [*checks, _memory_of_process(run, needed, program)]
 
@@ -233,7 +233,7 @@ def _first_iteration(
 
     raw = torch.zeros(len(prompts), device=run.device)
     if trained:
-        opened = as_reward(run, reward, models)
+        opened = as_reward(run, reward, models, settings.lower_bound)
         raw = opened(responses)
         low, high = raw.min().item(), raw.max().item()
         found = f"{opened.name}: from {low:.3g} to {high:.3g} on {len(raw)} responses"
@@ -263,15 +263,3 @@ def _first_iteration(
         yield Check(
             "responses that end", ended >= _ENDED, found, f"raise {stage}.max_new_tokens, or train SFT longer", False
         )
-
-
-def _reward_model(summary: dict[str, Any]) -> Iterator[Check]:
-    """What the reward model's training found on held-out judgements."""
-    low, high = summary.get("accuracy_ci95", (0.0, 1.0))
-    found = f"{low:.1%} to {high:.1%} on {summary['held_out']} held-out judgements (95% interval)"
-    advice = "PPO would optimise noise: give more or cleaner judgements, or raise reward_model.epochs"
-    yield Check("accuracy of the reward model", low > 0.5, found, advice, False)
-    slope = summary.get("length_correlation", 0.0)
-    advice = "PPO may change the length instead of the content: balance the lengths of good and bad texts"
-    found = f"score and length correlate at {slope:+.2f}"
-    yield Check("length bias of the reward model", abs(slope) <= _LENGTH_BIAS, found, advice, False)

@@ -94,10 +94,10 @@ class Measurement:
     def __init__(self, run: Run, stage: str, reward: AnyReward = None) -> None:
         self.run, self.stage = run, stage
         self.models = Models.load(run, stage, stage=stage, reward_model=needs_reward_model(run, reward))
-        self.reward = as_reward(run, reward, self.models)
+        self.settings = getattr(run.config, stage)  # temperature, response length and reward are those of training
+        self.reward = as_reward(run, reward, self.models, self.settings.lower_bound)
         self.tokenizer = self.models.tokenizer
         self.sft, self.policy = self.models.reference, self.models.policy.lm
-        self.settings = getattr(run.config, stage)  # temperature and response length are those of training
 
     @torch.no_grad()
     def answer(self, lm: Any, prompts: list[list[int]], noise: torch.Tensor) -> Answers:
@@ -234,6 +234,7 @@ def evaluate(run: Run, reward: AnyReward = None) -> Iterator[StepReport]:
         "dtype": str(run.dtype).removeprefix("torch."),
         "reward": measurement.reward.name,
         "score_range": measurement.reward.score_range,
+        "lower_bound": measurement.settings.lower_bound,
         "judge": judge and judge.meta,
         "no_judge": no_judge,
         "score_difference_ci95": bootstrap_ci95(policy.scores - sft.scores, config.seed),

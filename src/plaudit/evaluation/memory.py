@@ -49,12 +49,14 @@ def memory_needed(run: Run, lm: Any, prompt: int, policy: str = "ppo") -> int:
     sampling = sampled * (one_layer + depth * keys_and_values)
     rollout = min(ppo.batch_size * ppo.max_new_tokens * vocabulary, logits_at_once(run.device, gradient=False))
     rows = min(ppo.minibatch_size, ppo.batch_size)
+    texts = max((len(ranking.responses) for ranking in run.data.train.rankings), default=2)
     # Activations of the sampled tokens at two depths: one for the policy, one for the reward model.
     update = stage(ppo, rows, length, ppo.max_new_tokens, cache=4 * 2 * width * sampled)
     return max(
         stage(sft, sft.batch_size, sft.max_tokens, sft.max_tokens),
-        stage(reward, 2 * reward.batch_size, reward.max_tokens, 0),
-        # Reference and reward model hold what learned a second time, and share the rest with the policy.
-        update + learns(ppo) + learns(reward) + 4 * _ROLLOUT_COPIES * rollout + sampling,
-        learns(ppo) + 3 * weights,  # while the last of the three is opened: in the file and out of it
+        stage(reward, texts * reward.batch_size, reward.max_tokens, 0),
+        # Reference and reward models hold what learned again, and share the rest with the policy.
+        update + learns(ppo) + reward.members * learns(reward) + 4 * _ROLLOUT_COPIES * rollout + sampling,
+        # While the last of them is opened: in the file and out of it.
+        learns(ppo) + (reward.members - 1) * learns(reward) + 3 * weights,
     )

@@ -8,6 +8,7 @@ import torch
 
 from plaudit import rng
 from plaudit.algorithms.reward_model import PreferenceExample, predict
+from plaudit.data.judgements import Judgement
 from plaudit.models.plain import PlainEngine
 from plaudit.models.policy import Policy, RewardModel
 from plaudit.models.tokenizer import Tokenizer
@@ -49,5 +50,5 @@ def visible_tokens(tokenizer: Tokenizer, ids: Sequence[int]) -> list[str]:
 
 def reward_logits(classifier: Any, tokenizer: Tokenizer, texts: Sequence[str]) -> np.ndarray:
     """(N,) logits of a reward model: for each text, the log odds that it is good."""
-    examples = [PreferenceExample((tokenizer.demonstration("", text),), weight=1.0) for text in texts]
-    return predict(RewardModel(classifier, PlainEngine()).eval(), examples, tokenizer, classifier.device)[0]
+    examples = [PreferenceExample(Judgement("", (t,)), (tokenizer.demonstration("", t),)) for t in texts]
+    return predict(RewardModel(classifier, PlainEngine()).eval(), examples, tokenizer, classifier.device)

@@ -19,13 +19,36 @@ def causal_lm_loss(logprobs: Float[Tensor, "B R"], response_mask: Bool[Tensor, "
     return -masked_sum(logprobs, response_mask), response_mask.sum()
 
 
-def bradley_terry_loss(chosen: Float[Tensor, "B"], rejected: Float[Tensor, "B"], weight: Float[Tensor, "B"]) -> Loss:
+def bradley_terry_loss(
+    chosen: Float[Tensor, "B"],
+    rejected: Float[Tensor, "B"],
+    weight: Float[Tensor, "B"],
+    margin: Float[Tensor, "B"] | None = None,
+) -> Loss:
     """Cross-entropy of the preference `weight` against sigmoid(chosen - rejected): (sum in nats, number of pairs).
 
-    `weight` is the share of people who preferred `chosen`: 1 for a clear choice, 1/2 for a tie.
-    Source: Bradley and Terry 1952; Stiennon et al. 2020, section 3.4.
+    `weight` is the share of people who preferred `chosen`: 1 for a clear choice, 1/2 for a tie. With a `margin`, the
+    loss is that of scores whose difference is smaller by it: -log sigmoid(chosen - rejected - margin) for weight 1.
+    Source: Bradley and Terry 1952; Stiennon et al. 2020, section 3.4; for the margin Touvron et al. 2023 (Llama 2),
+    equation 2.
     """
-    return label_loss(chosen - rejected, weight)
+    gap = chosen - rejected
+    if margin is None:
+        return label_loss(gap, weight)
+    # Two people who disagree ask for a margin in either direction.
+    losses = -weight * F.logsigmoid(gap - margin) - (1 - weight) * F.logsigmoid(-gap - margin)
+    return losses.sum(), torch.tensor(len(gap), device=gap.device)
+
+
+def plackett_luce_loss(scores: Float[Tensor, "B K"], present: Bool[Tensor, "B K"]) -> Loss:
+    """Negative log-likelihood of rankings, from the best text to the worst: (sum in nats, number of rankings).
+
+    The probability of a ranking is that of drawing its texts in this order, without replacement, each with a
+    probability proportional to exp(score). For two texts this is Bradley-Terry. Rows with fewer than K texts are False
+    in `present` after the last. Source: Plackett 1975.
+    """
+    left = scores.masked_fill(~present, -torch.inf).flip(1).logcumsumexp(1).flip(1)  # log of the sum of those left
+    return masked_sum(left - scores, present), present.any(1).sum()
 
 
 def label_loss(logits: Float[Tensor, "B"], labels: Float[Tensor, "B"]) -> Loss:

@@ -1,4 +1,4 @@
-"""Statistics of a reward model on held-out preferences: accuracy, expected calibration error, margins."""
+"""Statistics of a reward model, or of a rule, on held-out preferences: accuracy, calibration error, margins."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from scipy.special import expit
-from scipy.stats import binomtest
+from scipy.stats import binomtest, spearmanr
 
 
 def wilson(successes: int, n: int) -> tuple[float, float]:
@@ -15,7 +15,52 @@ def wilson(successes: int, n: int) -> tuple[float, float]:
     return float(ends.low), float(ends.high)
 
 
-def preference_statistics(logits: np.ndarray, labels: np.ndarray, lengths: np.ndarray, pairs: bool) -> dict[str, Any]:
+def pairs_of_texts(sizes: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    """(P, 2) the places of both texts of every pair, among all texts of judgements of these sizes; (P,) the judgement.
+
+    The first text of a pair is the one that its judgement names first.
+    """
+    starts = np.cumsum([0, *sizes[:-1]])
+    pairs = [start + np.stack(np.triu_indices(n, 1), 1) for start, n in zip(starts, sizes, strict=True)]
+    return np.concatenate(pairs), np.repeat(np.arange(len(sizes)), [len(p) for p in pairs])
+
+
+def differences(values: np.ndarray, sizes: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    """What values (M,) of all texts say about the pairs of texts in judgements of these sizes.
+
+    Returns:
+        (P,) the first value minus the second of every pair, or where all sizes are 1 the values themselves; (P,) the
+        judgement to which each belongs.
+    """
+    if max(sizes) == 1:
+        return values, np.arange(len(values))
+    pairs, judgement = pairs_of_texts(sizes)
+    return values[pairs[:, 0]] - values[pairs[:, 1]], judgement
+
+
+def rightness(logits: np.ndarray, labels: np.ndarray, judgement: np.ndarray) -> np.ndarray:
+    """(M,) of each judgement that is not a tie, the share of its pairs (P,) whose side the logits (P,) predict.
+
+    A logit of zero is half right. See `preference_statistics` for the arguments.
+    """
+    clear = labels != 0.5
+    right = np.where(logits == 0, 0.5, (logits > 0) == (labels > 0.5))[clear]
+    total, count = (np.bincount(judgement[clear], weights=w) for w in (right, None))
+    return total[count > 0] / count[count > 0]
+
+
+def exceeds(one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether `one` (M,) is right more often than `other` (M,) on the same judgements, beyond noise.
+
+    The sign test of the judgements on which they differ, one-sided at 2.5%.
+    """
+    more, fewer = int((one > other).sum()), int((one < other).sum())
+    return more > fewer and bool(binomtest(more, more + fewer, alternative="greater").pvalue < 0.025)
+
+
+def preference_statistics(
+    logits: np.ndarray, labels: np.ndarray, lengths: np.ndarray, pairs: bool, judgement: np.ndarray | None = None
+) -> dict[str, Any]:
     """How well the logits of a reward model predict held-out labels or comparisons.
 
     Args:
@@ -24,28 +69,43 @@ def preference_statistics(logits: np.ndarray, labels: np.ndarray, lengths: np.nd
         lengths: (N,) tokens of the text, or tokens of the first text minus tokens of the second.
         pairs: whether these are comparisons. The order of the two texts means nothing, so calibration counts each
             comparison from both sides; otherwise data that always lists the preferred text first would look perfect.
+        judgement: (N,) the ranking to which each pair belongs. By default each is a judgement of its own.
 
     Returns:
-        held_out, the number of examples without a tie. If there is at least one: accuracy and accuracy_ci95 (Wilson);
-        accuracy_by_margin, for the quarters of |logit|; ece, the expected calibration error over ten bins of
-        probability of equal width, and `calibration`, these bins; length_correlation, the Pearson correlation of
-        logit and length.
+        held_out, the number of judgements without a tie. If there is at least one: accuracy, the mean over judgements,
+        and accuracy_ci95 (Wilson; too wide for rankings, whose pairs are not independent); accuracy_by_margin, for the
+        quarters of |logit|; ece, the expected calibration error over ten bins of probability of equal width, and
+        `calibration`, these bins; length_correlation, the Pearson correlation of logit and length. If people disagree,
+        or labels are graded: mean_absolute_error, of the probability from the label, and spearman, their rank
+        correlation.
     """
     clear = labels != 0.5
     if not clear.any():
         return {"held_out": 0}
-    right = ((logits > 0) == (labels > 0.5))[clear]
+    right = rightness(logits, labels, np.arange(len(logits)) if judgement is None else judgement)
+    of_pairs = rightness(logits, labels, np.arange(len(logits)))
     both_sides = (np.r_[logits, -logits], np.r_[labels, 1 - labels])
-    calibration, ece = _calibration(*both_sides if pairs else (logits, labels))
+    sides = both_sides if pairs else (logits, labels)
+    calibration, ece = _calibration(*sides)
     varied = lengths.std() > 0 and logits.std() > 0
+    graded = not np.isin(labels, (0, 0.5, 1) if pairs else (0, 1)).all()
     return {
         "held_out": len(right),
         "accuracy": float(right.mean()),
-        "accuracy_ci95": wilson(int(right.sum()), len(right)),
-        "accuracy_by_margin": _accuracy_by_margin(np.abs(logits[clear]), right),
+        "accuracy_ci95": wilson(round(right.sum()), len(right)),
+        "accuracy_by_margin": _accuracy_by_margin(np.abs(logits[clear]), of_pairs),
         "ece": ece,
         "calibration": calibration,
         "length_correlation": float(np.corrcoef(logits, lengths)[0, 1]) if varied else 0.0,
+    } | (_of_graded(*sides) if graded else {})
+
+
+def _of_graded(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """How near the probabilities are to graded labels, and whether they rank texts as the labels do."""
+    varied = logits.std() > 0 and labels.std() > 0
+    return {
+        "mean_absolute_error": float(np.abs(expit(logits.astype(np.float64)) - labels).mean()),
+        "spearman": float(spearmanr(logits, labels).statistic) if varied else 0.0,
     }
 
 

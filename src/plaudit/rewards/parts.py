@@ -17,6 +17,7 @@ from plaudit.rewards.calling import TooLate, in_time
 from plaudit.rewards.sources import TextReward, ids_asked, reason, reward_name
 
 REWARD_MODEL = "reward model"  # the default reward in reports
+SPREAD = "spread"  # after the name of an ensemble, in logs
 _LARGEST = 1e30  # well within float32
 _LONGEST = 300  # characters of a text in an error
 _Row: TypeAlias = tuple[str, str, list[int], list[int]]  # prompt, response, and their ids
@@ -32,6 +33,28 @@ class ModelReward:
     def __call__(self, responses: Responses) -> Float[Tensor, "B"]:
         """(B,) logits."""
         return self.model(responses.ids, responses.attention_mask).float()
+
+
+@dataclass(frozen=True)
+class EnsembleReward:
+    """The mean of the logits of several reward models, less `lower_bound` times their spread.
+
+    The spread, their standard deviation, is large where the data says little about a response. A policy that is trained
+    for the lower bound avoids such responses. Source: Coste et al. 2023.
+    """
+
+    members: tuple[ModelReward, ...]
+    lower_bound: float = 0.0  # standard deviations
+
+    def with_spread(self, responses: Responses) -> tuple[Float[Tensor, "B"], Float[Tensor, "B"]]:
+        """(B,) the lower bound, and (B,) the spread of the members' logits."""
+        logits = torch.stack([member(responses) for member in self.members])
+        spread = logits.std(0, correction=0)
+        return logits.mean(0) - self.lower_bound * spread, spread
+
+    def __call__(self, responses: Responses) -> Float[Tensor, "B"]:
+        """(B,) the lower bound."""
+        return self.with_spread(responses)[0]
 
 
 @dataclass(frozen=True)
@@ -168,8 +191,14 @@ class Reward:
         return (-1.0, 1.0) if self.name == REWARD_MODEL else None
 
     def measured(self, responses: Responses) -> dict[str, Float[Tensor, "B"]]:
-        """What each part gives the responses, without its weight, by the part's name."""
-        return {part.name: part.measure(responses) for part in self.parts}
+        """What each part gives the responses, without its weight, by the part's name; the spread of an ensemble too."""
+        found = {}
+        for part in self.parts:
+            if isinstance(part.measure, EnsembleReward):
+                found[part.name], found[f"{part.name} {SPREAD}"] = part.measure.with_spread(responses)
+            else:
+                found[part.name] = part.measure(responses)
+        return found
 
     def total(self, measured: Mapping[str, Float[Tensor, "B"]]) -> Float[Tensor, "B"]:
         """(B,) the weighted sum."""

@@ -18,14 +18,15 @@ from plaudit.training.run import Run
 Engine: TypeAlias = PlainEngine | FastEngine
 
 
-def prepare_to_learn(run: Run, stage: str, model: Any, texts: Iterable[Runs] = ()) -> Engine:
+def prepare_to_learn(run: Run, stage: str, model: Any, texts: Iterable[Runs] = (), name: str = "") -> Engine:
     """Freeze lower layers and add adapters, as the settings of a stage say; returns the engine, which is prepared.
 
-    `texts` are token ids of the texts that every epoch reads.
+    `texts` are token ids of the texts that every epoch reads. The values of adapters are drawn by `name`, which is that
+    of the stage by default.
     """
     settings = getattr(run.config, stage)
     freeze_lower_layers(model, settings.train_layers, f"{stage}.train_layers")
-    add_adapters(model, settings, run.config.seed, stage)
+    add_adapters(model, settings, run.config.seed, name or stage)
     engine = choose_engine(run, stage, model)
     engine.prepare(model)
     engine.remember(model, [[*chain(*runs)] for runs in texts])

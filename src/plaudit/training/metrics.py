@@ -94,8 +94,9 @@ class MetricsLog:
             write_atomic(self.timing_path, b"".join(lines[:step]))
 
     def seconds(self) -> float:
-        """Wall-clock seconds of all logged steps, including those before training was resumed."""
-        return sum(line["seconds"] for line in read_jsonl(self.timing_path))
+        """Wall-clock seconds of all logged steps, of all members, including those before training was resumed."""
+        logs = sorted(self.timing_path.parent.rglob(self.timing_path.name))
+        return sum(line["seconds"] for path in logs for line in read_jsonl(path))
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:

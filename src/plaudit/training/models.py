@@ -15,6 +15,7 @@ from plaudit.models.policy import Policy, RewardModel
 from plaudit.models.tokenizer import Tokenizer
 from plaudit.training.engine import Engine, choose_engine, prepare_to_learn
 from plaudit.training.run import Run
+from plaudit.training.supervised import member_folders
 from plaudit.training.tokenizer import open_tokenizer
 
 VALUE_HEAD = "value_head.safetensors"  # in the same folder as the model files of a policy
@@ -22,13 +23,18 @@ VALUE_HEAD = "value_head.safetensors"  # in the same folder as the model files o
 
 @dataclass(frozen=True)
 class Models:
-    """Policy, reference and reward model, the tokenizer of all three, and the engine that runs them."""
+    """Policy, reference and reward models, the tokenizer of all of them, and the engine that runs them."""
 
     tokenizer: Tokenizer
     policy: Policy  # to train, with a value head if requested
     reference: Any  # the SFT model, frozen; it shares the policy's frozen weights
-    reward_model: RewardModel | None  # frozen; None in a run without one
+    reward_models: tuple[RewardModel, ...]  # frozen; several members of an ensemble, or none in a run without one
     engine: Engine
+
+    @property
+    def reward_model(self) -> RewardModel | None:
+        """The reward model, or the first member of an ensemble."""
+        return self.reward_models[0] if self.reward_models else None
 
     @staticmethod
     def load(
@@ -71,25 +77,27 @@ class Models:
         reference = load_causal_lm(reference_folder).to(run.device).eval().requires_grad_(False)
         engine.prepare(reference)
         share_weights(lm, reference)
-        reward_model = None
-        if reward_folder is not None:
-            adapter = Path(reward_folder) / FOLDER
+        reward_models = []
+        for folder in member_folders(Path(reward_folder)) if reward_folder is not None else ():
+            adapter = folder / FOLDER
             on_reference = learns and adapter.exists()
-            classifier = load_reward_model(reference_folder if on_reference else reward_folder, tokenizer.pad_id)
+            classifier = load_reward_model(reference_folder if on_reference else str(folder), tokenizer.pad_id)
             if on_reference:
                 load_adapters(classifier, adapter)
-            reward_model = RewardModel(classifier.requires_grad_(False), engine).to(run.device).eval()
+            reward_models.append(RewardModel(classifier.requires_grad_(False), engine).to(run.device).eval())
             engine.prepare(classifier)
+            for other in (reference, *(member.classifier for member in reward_models[:-1])):
+                share_weights(other, classifier)  # before the next one is opened
         policy = Policy(lm, engine, value_head=value_head).to(run.device)
         if policy.value_head is not None and (saved := Path(policy_folder) / VALUE_HEAD).exists():
             policy.value_head.load_state_dict(load_file(saved))
-        models = Models(tokenizer, policy.eval(), reference, reward_model, engine)
+        models = Models(tokenizer, policy.eval(), reference, tuple(reward_models), engine)
         models.share(lm)
         return models
 
     def share(self, lm: Any) -> None:
-        """Share equal weights of `lm`, reference and reward model, and prepare the engine for them."""
-        others = [self.reference] + ([self.reward_model.classifier] if self.reward_model else [])
+        """Share equal weights of `lm`, reference and reward models, and prepare the engine for them."""
+        others = [self.reference, *(member.classifier for member in self.reward_models)]
         self.engine.prepare(lm)  # weights must have one number format to be equal
         for place, other in enumerate(others):
             for owner in (lm, *others[:place]):

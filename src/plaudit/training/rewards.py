@@ -18,6 +18,7 @@ from plaudit.models.tokenizer import Tokenizer, collate, pad_left
 from plaudit.rewards import (
     REWARD_MODEL,
     AnyReward,
+    EnsembleReward,
     FunctionReward,
     ModelReward,
     Part,
@@ -54,8 +55,11 @@ def weights_of(run: Run, reward: AnyReward = None) -> dict[str, float]:
     return weights if len(weights) > 1 else {}
 
 
-def as_reward(run: Run, reward: AnyReward, models: Models) -> Reward:
+def as_reward(run: Run, reward: AnyReward, models: Models, lower_bound: float = 0.0) -> Reward:
     """Open the parts of a reward; None is the reward in the run's settings.
+
+    Args:
+        lower_bound: of an ensemble of reward models, as in `EnsembleReward`.
 
     Raises:
         ConfigError, RewardError, ModelError: a part is malformed, is missing, or cannot be opened.
@@ -64,7 +68,9 @@ def as_reward(run: Run, reward: AnyReward, models: Models) -> Reward:
     parts = []
     for name, source in zip(short_names(sources), sources, strict=True):
         if source.is_model:
-            parts.append(Part(name, source.weight, ModelReward(models.reward_model)))
+            members = tuple(map(ModelReward, models.reward_models))
+            ensemble = EnsembleReward(members, lower_bound) if len(members) > 1 else members[0]
+            parts.append(Part(name, source.weight, ensemble))
         else:
             parts.append(Part(name, source.weight, _measure(run, source, models.tokenizer)))
     return Reward(tuple(parts), described(sources) or REWARD_MODEL)

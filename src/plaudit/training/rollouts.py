@@ -161,8 +161,8 @@ class RolloutLoop:
     """
 
     def __init__(self, run: Run, stage: str, models: Models, reward: AnyReward) -> None:
-        self._run, self._stage, self._models, self._reward = run, stage, models, as_reward(run, reward, models)
-        self._settings = getattr(run.config, stage)
+        self._run, self._stage, self._models, self._settings = run, stage, models, getattr(run.config, stage)
+        self._reward = as_reward(run, reward, models, self._settings.lower_bound)
         prompts = tokenised_prompts(run, models.tokenizer)
         rows, _ = rows_that_fit(prompts, self._settings.max_new_tokens, window(models.policy.lm), "prompts")
         self._prompts, self._dropped = [prompts[i] for i in rows], {"too long": len(prompts) - len(rows)}

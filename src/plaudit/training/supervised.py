@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,8 @@ from torch import nn
 from plaudit import rng
 from plaudit.batches import to_device
 from plaudit.training import stopping
-from plaudit.training.metrics import StepReport
+from plaudit.training.checkpoint import Checkpoints
+from plaudit.training.metrics import MetricsLog, StepReport
 from plaudit.training.optimizer import BatchLoss, accumulate, set_lr, step, take_notes, warmup_then_linear
 from plaudit.training.run import Run
 
@@ -33,6 +36,8 @@ def train_supervised(
     collate: Callable[[Sequence[Any]], Any],
     loss: BatchLoss,
     count: Callable[[Any], int],
+    member: int = 1,
+    members: int = 1,
 ) -> Iterator[StepReport]:
     """Train `model`, from its newest checkpoint if there is one; yield one report per step.
 
@@ -40,19 +45,24 @@ def train_supervised(
         lengths: (N,) tokens of each example; examples of similar length share a batch.
         collate: makes a batch from a list of examples.
         loss, count: as in `optimizer.accumulate`.
+        member: which one of `members` models of the stage this is, counted from 1. Each has its own order of the
+            examples, log and checkpoints; the reports count the steps of all of them.
     """
-    settings = getattr(run.config, stage)
+    settings, name = getattr(run.config, stage), member_name(stage, member)
     total = steps_per_epoch(len(examples), settings.batch_size) * settings.epochs
     checkpoints, log = run.checkpoints(stage), run.log(stage)
+    if member > 1:
+        log = MetricsLog(member_folder(run.folder(stage), member))
+        checkpoints = Checkpoints(member_folder(checkpoints.folder, member), checkpoints.fingerprint, log)
     model.eval()  # no dropout: its random numbers would not depend on the seed, and two epochs do not need it
     first = checkpoints.restore(model, optimizer)["step"]
 
     with stopping.training_loop(stage):
-        for number, rows in visits(lengths, settings.batch_size, settings.epochs, run.config.seed, stage, first):
+        for number, rows in visits(lengths, settings.batch_size, settings.epochs, run.config.seed, name, first):
             began = time.perf_counter()
             lr = settings.lr * warmup_then_linear(number, total, settings.warmup)
             set_lr(optimizer, lr)
-            where = f"{stage} step {number + 1}"
+            where = f"{name} step {number + 1}"
             batch = to_device(collate([examples[row] for row in rows]), run.device)
             metrics = accumulate(batch, settings.microbatch_size, loss, count(batch), where, model)
             metrics |= {"lr": lr, "grad_norm": step(optimizer, model, settings.max_grad_norm, where)}
@@ -65,9 +75,25 @@ def train_supervised(
             asked = stopping.requested()
             if (number + 1) % settings.save_every == 0 or number + 1 == total or asked:
                 checkpoints.save(number + 1, model, optimizer)
-            yield report
+            yield replace(report, step=(member - 1) * total + report.step, total=members * total)
             if asked and number + 1 < total:
                 stopping.stop()
+
+
+def member_name(stage: str, member: int) -> str:
+    """The name by which random numbers are drawn for one of several models of a stage."""
+    return stage if member == 1 else f"{stage} {member}"
+
+
+def member_folder(folder: Path, member: int) -> Path:
+    """The folder of one of several models of a stage, or of its checkpoints: the first is in `folder` itself."""
+    return folder if member == 1 else folder / "members" / str(member)
+
+
+def member_folders(folder: Path) -> list[Path]:
+    """The folders of all models of a finished stage, in order."""
+    others = sorted((int(f.name), f) for f in (folder / "members").glob("[0-9]*"))
+    return [folder, *(f for _, f in others)]
 
 
 def steps_per_epoch(n: int, batch_size: int) -> int:

@@ -204,6 +204,35 @@ def warnings(evaluation: dict[str, Any]) -> list[str]:
     return found
 
 
+def beside_accuracy(summary: dict[str, Any]) -> list[tuple[str, float, tuple[float, float] | None]]:
+    """What stands beside the accuracy in a reward model's summary.json, as name, share and interval.
+
+    These are what trivial rules reach on the same held-out judgements, and where several people judged the same texts,
+    how often they agree with one another, and the model with them. Of two opposite rules the better one is named.
+    """
+    rules = summary.get("trivial_rules")
+    rules = {k: v for k, v in rules.items() if isinstance(v, Mapping)} if isinstance(rules, Mapping) else {}
+    opposite = sorted(("longer wins", "shorter wins"), key=lambda name: number(rules.get(name), "accuracy") or 0.0)
+    people = {
+        "two_people": "one person with another",
+        "person_and_others": "one person with the majority of the others",
+        "model_and_person": "reward model with one person",
+    }
+    rows = [
+        (f"rule: {name}", number(rule, "accuracy"), interval(rule, "accuracy_ci95"))
+        for name, rule in rules.items()
+        if name != opposite[0]
+    ]
+    rows += [(name, number(summary.get("people"), key), None) for key, name in people.items()]
+    return [(name, share, ends) for name, share, ends in rows if share is not None]
+
+
+def warnings_of(summary: dict[str, Any]) -> list[str]:
+    """The warnings in a stage's summary.json."""
+    found = summary.get("warnings")
+    return [w for w in found if isinstance(w, str)] if isinstance(found, list) else []
+
+
 def on_or_above(points: Sequence[dict[str, Any]], of: str, draws: int) -> str:
     """How the PPO policies of `frontier.json` compare with best-of-n at equal KL, in a sentence on "score" or "judge".
 
