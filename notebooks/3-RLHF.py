@@ -638,8 +638,8 @@ for measure, mean in (("score", "score_mean"), ("judge", "judge_positive")):
 # Compare the dots with the line at the same KL. Nearly all dots are below the line. In all our measurements, PPO was at
 # best equal to best-of-n at the same KL, and never better. There is a reason. The best policy $\pi^*$ of *Why a KL
 # penalty* gives SFT's responses new weights that grow with their score. Best-of-n does the same: a response that beats
-# most others is kept more often. It gets this from SFT's own samples, without training, while PPO has to find its policy
-# from a few thousand noisy samples. The benefit of PPO comes after training: it writes **one** response, while
+# most others is kept more often. It gets this from SFT's own samples, without training, while PPO has to find its
+# policy from a few thousand noisy samples. The benefit of PPO comes after training: it writes **one** response, while
 # best-of-32 writes 32 and discards 31, every time. The cost of the training is paid only once.
 #
 # ## Without a KL penalty
