@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from plaudit.data.corpus import load
+from plaudit.data.options import Config
 from plaudit.data.splits import Splits
 from plaudit.records import Comparison
 
@@ -32,6 +33,11 @@ def test_movie_reviews(movie_reviews: Splits) -> None:
     assert movie_reviews.dropped == {}
     parts = (movie_reviews.train, movie_reviews.prompts, movie_reviews.evaluation)
     assert sum(len(part.demonstrations) for part in parts) == 8530
+
+
+def test_the_built_in_data_go_with_the_defaults_of_all_settings(movie_reviews: Splits) -> None:
+    assert load(Config()).fingerprint == movie_reviews.fingerprint
+    assert load(Config(special_tokens="tokens")).fingerprint == movie_reviews.fingerprint
 
 
 @pytest.mark.parametrize("file", ["t.tsv", ""])
