@@ -249,20 +249,28 @@ def evaluate(run: Run, reward: AnyReward = None) -> Iterator[StepReport]:
 
 
 def sample(
-    directory: Path,
+    directory: str | Path,
     prompt: str,
-    n: int,
-    seed: int,
+    n: int = 4,
+    seed: int = 1,
     max_new_tokens: int | None = None,
     reward: AnyReward = None,
 ) -> list[dict[str, Any]]:
     """`n` continuations of `prompt` by each model of a run, from the same random numbers, as samples.jsonl has them.
 
+    Args:
+        directory: of the run, whose SFT model and policy have finished.
+        max_new_tokens: longest response, in tokens; None for that of training.
+        reward: as in `evaluate`.
+
+    Returns:
+        `n` dictionaries with prompt, sft, policy (the responses), sft_score and policy_score.
+
     Raises:
         RunError: the run does not exist or has not finished.
         ModelError: the prompt leaves no room for a response.
     """
-    run = Run.existing(directory)
+    run = Run.existing(Path(directory))
     measurement = Measurement(run, policy_stage(run), reward)
     ids = measurement.tokenizer.prompt(prompt)
     limit = max_new_tokens or measurement.settings.max_new_tokens
