@@ -19,6 +19,7 @@ from plaudit.training import stopping
 from plaudit.training.metrics import StepReport
 from plaudit.training.optimizer import BatchLoss, accumulate, set_lr, step, take_notes, warmup_then_linear
 from plaudit.training.run import Run
+from plaudit.training.trackers import tracking
 
 _BATCHES_SORTED_TOGETHER = 16
 
@@ -47,7 +48,7 @@ def train_supervised(
     model.eval()  # no dropout: its random numbers would not depend on the seed, and two epochs do not need it
     first = checkpoints.restore(model, optimizer)["step"]
 
-    with stopping.training_loop(stage):
+    with stopping.training_loop(stage), tracking(run, stage, first) as track:
         for number, rows in visits(lengths, settings.batch_size, settings.epochs, run.config.seed, stage, first):
             began = time.perf_counter()
             lr = settings.lr * warmup_then_linear(number, total, settings.warmup)
@@ -62,6 +63,7 @@ def train_supervised(
             notes = (*checkpoints.take_notes(), *take_notes(model))
             report = StepReport(stage, number + 1, total, metrics, timing, notes)
             log.append(report)
+            report = track(report)
             asked = stopping.requested()
             if (number + 1) % settings.save_every == 0 or number + 1 == total or asked:
                 checkpoints.save(number + 1, model, optimizer)
