@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from plaudit.evaluation.doctor import doctor
     from plaudit.evaluation.evaluate import evaluate, sample
     from plaudit.pipeline import open_run, steps
+    from plaudit.publishing.upload import push
     from plaudit.records import Comparison, Demonstration, LabelledText, Message
     from plaudit.training.metrics import StepReport
     from plaudit.training.run import Run
@@ -36,6 +37,7 @@ __all__ = [
     "load",
     "open_run",
     "ppo",
+    "push",
     "reinforce",
     "reward_model",
     "sample",
@@ -53,6 +55,7 @@ _MODULES = {
     "evaluation.doctor": ["doctor"],
     "evaluation.evaluate": ["evaluate", "sample"],
     "pipeline": ["open_run", "steps"],
+    "publishing.upload": ["push"],
     "records": ["Comparison", "Demonstration", "LabelledText", "Message"],
     "training.metrics": ["StepReport"],
     "training.run": ["Run"],

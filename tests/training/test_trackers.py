@@ -47,6 +47,7 @@ class StandIn(types.ModuleType):
             points.append((step, dict(figures)))
 
         def finish():
+            print("goodbye")
             self._do("finish")
             self.closed += 1
 
@@ -90,7 +91,7 @@ def test_a_resumed_stage_continues_its_curves_without_doubled_steps(cpu_run, sta
     assert [how["resume"] for how in module.opened] == ["allow"] * 2
     assert module.opened[0]["config"]["sft"]["lr"] == run.config.sft.lr
     assert module.closed == 2
-    assert capsys.readouterr().out == ("" if name == "trackio" else "welcome to the tracker\n" * 2)
+    assert capsys.readouterr().out == ("" if name == "trackio" else "welcome to the tracker\ngoodbye\n" * 2)
 
 
 @pytest.mark.parametrize("name", ["wandb", "trackio"])

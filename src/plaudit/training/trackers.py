@@ -81,7 +81,12 @@ def trackio(run: Run, stage: str, first: int, identity: str) -> Tracker:
             config=dataclasses.asdict(run.config),
             embed=False,
         )
-    return lambda step, figures: opened.log(dict(figures), step=step), opened.finish
+
+    def close() -> None:
+        with redirect_stdout(sys.stderr):
+            opened.finish()
+
+    return lambda step, figures: opened.log(dict(figures), step=step), close
 
 
 _TRACKERS = {function.__name__: function for function in (tensorboard, wandb, trackio)}
