@@ -101,7 +101,7 @@ def _answer(words: list[str]) -> int:
 
 def _way_on(words: list[str]) -> str:
     """The command to continue with: --resume if a run directory has been opened, otherwise the same command."""
-    if not words or words[0] in ("sample", "doctor", "notebooks", "push"):
+    if not words or words[0] in ("sample", "doctor", "notebooks", "push", "export"):
         return ""
     resumes = any(param.name == "resume" for param in commands.commands[words[0].replace("_", "-")].params)
     if _opened or not resumes:
@@ -315,6 +315,7 @@ def _merge(adapter: Path, directory: Path) -> None:
 
 
 commands.add_command(sharing.push)
+commands.add_command(sharing.export)
 
 
 @commands.command("notebooks")

@@ -1,10 +1,12 @@
 """Commands that pass models on to others."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from plaudit.cli import flags
+from plaudit.config import preset, read_toml, resolve
 
 
 @click.command("push", cls=flags.Command)
@@ -19,11 +21,26 @@ def push(run: Path, repo: str, private: bool, token: str, only: str, dry_run: Pa
 
     The policy goes to REPO. Texts of the data, rollouts and checkpoints are not uploaded.
     """
-    from plaudit.cli import progress
+    from plaudit.publishing import upload
 
-    with progress.waiting("uploading"):
-        from plaudit.publishing import upload
+    stages = [stage for stage in only.split(",") if stage]
+    print("\n".join(upload.push(run, repo, private=private, token=token, only=stages, dry_run=dry_run)))
 
-        stages = [stage for stage in only.split(",") if stage]
-        links = upload.push(run, repo, private=private, token=token, only=stages, dry_run=dry_run)
-    print("\n".join(links))
+
+@click.command("export", cls=flags.Command, params=flags.settings("data", bare=False))
+@click.argument("directory", type=flags.PATH, help="new folder")
+def export(directory: Path, **given: Any) -> None:
+    """Write the data as JSONL files that TRL reads: train.jsonl and test.jsonl.
+
+    Comparisons have the columns prompt, chosen and rejected.
+    """
+    base = preset(given["preset"]) if given["preset"] else {}
+    settings = resolve(base, read_toml(Path(given["config"])) if given["config"] else {}, flags.by_full_name(given))
+
+    from plaudit.data.corpus import load
+    from plaudit.data.export import export as write
+    from plaudit.data.options import Config
+
+    own = {name.removeprefix("data."): value for name, value in settings.items() if name.startswith("data.")}
+    for name, rows in write(load(Config(**own)), directory).items():
+        print(f"{directory / name}: {rows:,} rows")

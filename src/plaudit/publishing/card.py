@@ -160,11 +160,15 @@ def _sentences(run: Run, files: RunFiles, stage: str) -> list[str]:
     summary = run.summary(stage)
     if stage == "sft":
         before, after = (number(summary, key) for key in ("perplexity_before", "perplexity"))
+        if after is None:
+            return []
         texts = summary.get("held_out_texts", "the")
         return [
             f"Perplexity on {texts} held-out texts: {written(after, '{:.2f}')}, {written(before, '{:.2f}')} before."
         ]
     if stage == "reward_model":
+        if number(summary, "accuracy") is None:
+            return ["There is no held-out figure of this model."]
         accuracy = f"{written(number(summary, 'accuracy'), '{:.1%}')} {bracketed(interval(summary, 'accuracy_ci95'))}"
         error, slope = (written(number(summary, key), "{:.3f}") for key in ("ece", "length_correlation"))
         return [

@@ -1,0 +1,95 @@
+"""Data as JSONL files in the formats of TRL, which plaudit, TRL and the library datasets all read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from plaudit.data.splits import Part, Splits
+from plaudit.errors import DataError
+from plaudit.files import write_atomic
+from plaudit.records import Comparison, Demonstration, LabelledText, Text
+
+Row = dict[str, Any]
+
+
+def export(splits: Splits, folder: str | Path) -> dict[str, int]:
+    """Write train.jsonl and test.jsonl, the held-out part, into a new folder.
+
+    Comparisons become rows with prompt, chosen and rejected (and margin, where one is known); labelled texts rows with
+    text and label, or with prompt, completion and label; demonstrations rows with prompt and completion, or with text.
+    A prompt and what follows it can be joined as they are: the space between them is at the beginning of the latter.
+
+    Args:
+        splits: as `load` returns them. Of several kinds of records, those are written that a reward model learns from.
+
+    Returns:
+        the number of rows in each file. Ties are left out, because the format has none.
+
+    Raises:
+        DataError: the folder has files already, or there is nothing to write.
+    """
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise DataError(f"{folder}: exists already; choose a new folder")
+    train = [*_rows(splits.train), *_rows(splits.prompts)]
+    files = {"train.jsonl": train, "test.jsonl": list(_rows(splits.evaluation))}
+    if not train:
+        raise DataError(f"{splits.name}: only ties, and TRL's format for preferences has none")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, rows in files.items():
+        write_atomic(folder / name, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    return {name: len(rows) for name, rows in files.items()}
+
+
+def _rows(part: Part) -> Iterator[Row]:
+    if part.comparisons:
+        margins = any(comparison.margin for comparison in part.comparisons)
+        for comparison in part.comparisons:
+            yield from _preference(comparison, margins)
+    elif part.labelled:
+        yield from map(_labelled, part.labelled)
+    else:
+        yield from map(_demonstration, part.demonstrations)
+
+
+def _preference(comparison: Comparison, margins: bool) -> Iterator[Row]:
+    if comparison.choice == "tie":
+        return
+    responses = comparison.response_a, comparison.response_b
+    better, worse = responses if comparison.choice == "a" else responses[::-1]
+    prompt, chosen = _joinable(comparison.prompt, better)
+    row = {"prompt": prompt, "chosen": chosen, "rejected": _joinable(comparison.prompt, worse)[1]}
+    yield row | ({"margin": comparison.margin} if margins else {})
+
+
+def _labelled(record: LabelledText) -> Row:
+    if not record.prompt:
+        return {"text": _plain(record.text), "label": record.label}
+    prompt, completion = _joinable(record.prompt, record.text)
+    label = bool(record.label) if record.label in (0, 1) else record.label
+    return {"prompt": prompt, "completion": completion, "label": label}
+
+
+def _demonstration(record: Demonstration) -> Row:
+    if not record.prompt:
+        key = "text" if isinstance(record.response, str) else "messages"
+        return {key: _plain(record.response)}
+    prompt, completion = _joinable(record.prompt, record.response)
+    return {"prompt": prompt, "completion": completion}
+
+
+def _joinable(prompt: Text, response: Text) -> tuple[Any, Any]:
+    """Prompt and response such that their concatenation is what plaudit trains on."""
+    if not (isinstance(prompt, str) and isinstance(response, str)):
+        return _plain(prompt), _plain(response)
+    head = prompt.rstrip(" ")
+    joined = not head or head[-1].isspace() or response[:1].isspace()
+    return head, response if joined else f" {response}"
+
+
+def _plain(text: Text) -> str | list[dict[str, str]]:
+    """A text as it is; a dialogue as a list of messages."""
+    return text if isinstance(text, str) else [{"role": turn.role, "content": turn.content} for turn in text]
