@@ -47,15 +47,25 @@ class _Writer(_Handler):
             return self.send(200, {}, json.dumps(about).encode(), body)
         return super().answer(body)
 
+    def body(self) -> bytes:
+        return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+
+    def chunks(self) -> Iterator[bytes]:
+        """The content of a request whose length is not known at its beginning."""
+        while length := int(self.rfile.readline(), 16):
+            yield self.rfile.read(length)
+            self.rfile.readline()
+        self.rfile.readline()
+
     def do_PUT(self) -> None:
-        content = self.rfile.read(int(self.headers["Content-Length"]))
+        content = b"".join(self.chunks()) if self.headers.get("Transfer-Encoding") else self.body()
         oid = self.path.rpartition("/")[2]
         assert hashlib.sha256(content).hexdigest() == oid
         self.hub.large[oid] = content
         self.send(200, {}, b"", True)
 
     def do_POST(self) -> None:
-        content = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        content = self.body()
         path = unquote(urlsplit(self.path).path)
         self.hub.requests[path] += 1
         token = self.headers.get("Authorization", "").removeprefix("Bearer ")
@@ -85,7 +95,7 @@ class _Writer(_Handler):
             return self.say(409, {"error": "You already created this model repo"})
         self.hub.models[name] = self.hub.root / name
         self.hub.models[name].mkdir(parents=True)
-        self.hub.private |= {name} if wanted.get("private") else set()
+        self.hub.private |= {name} if wanted.get("visibility") == "private" else set()
         return self.say(200, {"url": f"{self.hub.url}/{name}"})
 
     def preupload(self, name: str, content: bytes) -> None:

@@ -139,10 +139,10 @@ def _source(content: Path | bytes) -> str | bytes:
 
 def _refusal(repo: str, error: Exception) -> str:
     """Why an upload failed, and what to do."""
-    chain: BaseException | None = error
-    while chain is not None and not isinstance(chain, HfHubHTTPError):
-        chain = chain.__cause__ or chain.__context__
-    status = chain.response.status_code if isinstance(chain, HfHubHTTPError) else 0
+    cause: BaseException = error
+    while not isinstance(cause, HfHubHTTPError) and (deeper := cause.__cause__):
+        cause = deeper
+    status = cause.response.status_code if isinstance(cause, HfHubHTTPError) else 0
     owner = repo.partition("/")[0]
     if status == 401:
         return (
@@ -152,12 +152,12 @@ def _refusal(repo: str, error: Exception) -> str:
         return f"{repo}: the token may not write there (403): use one with write access to '{owner}', or another name"
     again = "run the command again: files that the hub has are not sent twice"
     if status:
-        return f"{repo}: the hub answers {status}: {_one_line(chain)}; {again}"
+        return f"{repo}: the hub answers {status}: {_one_line(cause)}; {again}"
     if isinstance(error, OfflineModeIsEnabled):
         return f"{repo}: HF_HUB_OFFLINE is set; unset it to upload"
     place = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
-    return f"{repo}: cannot reach the hub at {place} ({_one_line(error)}); check the network, then {again}"
+    return f"{repo}: cannot reach the hub at {place} ({_one_line(cause)}); check the network, then {again}"
 
 
-def _one_line(error: BaseException | None) -> str:
+def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:150] or type(error).__name__
