@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from plaudit.evaluation.evaluate import evaluate, sample
     from plaudit.pipeline import open_run, steps
     from plaudit.publishing.upload import push
-    from plaudit.records import Comparison, Demonstration, LabelledText, Message
+    from plaudit.records import Comparison, Demonstration, LabelledText, Message, Ranking
     from plaudit.training.metrics import StepReport
     from plaudit.training.run import Run
 
@@ -30,6 +30,7 @@ __all__ = [
     "LabelledText",
     "Message",
     "PlauditError",
+    "Ranking",
     "Run",
     "StepReport",
     "doctor",
@@ -56,7 +57,7 @@ _MODULES = {
     "evaluation.evaluate": ["evaluate", "sample"],
     "pipeline": ["open_run", "steps"],
     "publishing.upload": ["push"],
-    "records": ["Comparison", "Demonstration", "LabelledText", "Message"],
+    "records": ["Comparison", "Demonstration", "LabelledText", "Message", "Ranking"],
     "training.metrics": ["StepReport"],
     "training.run": ["Run"],
 }

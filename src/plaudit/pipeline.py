@@ -67,7 +67,9 @@ def open_run(
     if isinstance(data, str):
         layers["data.name"] = data
     elif data is not None:
-        how = {name.removeprefix("data."): value for name, value in layers.items() if name.startswith("data.")}
+        how = {
+            name.removeprefix("data."): value for name, value in layers.items() if name.startswith("data.") and value
+        }
         layers["data.name"] = load(data, **{name: value for name, value in how.items() if name != "name"}).name
     config = build(layers)
     load(config.data)

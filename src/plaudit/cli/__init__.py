@@ -304,18 +304,8 @@ def _seeds(n: int, out: Path, resume: bool, overwrite: bool, **given: Any) -> No
     console.seeds(out, summarise(out, runs, stopped))
 
 
-@commands.command("merge")
-@click.argument("adapter", type=flags.PATH, help="folder of a LoRA adapter that peft saved")
-@click.argument("directory", type=flags.PATH, help="new folder for the whole model")
-def _merge(adapter: Path, directory: Path) -> None:
-    """Merge a LoRA adapter into its base model, for --model."""
-    from plaudit.models.merging import merge_folder
-
-    print(f"{directory}: {merge_folder(adapter, directory)} with {adapter} merged into it")
-
-
-commands.add_command(sharing.push)
-commands.add_command(sharing.export)
+for _command in (sharing.merge, sharing.push, sharing.export):
+    commands.add_command(_command)
 
 
 @commands.command("notebooks")

@@ -1,4 +1,4 @@
-"""Commands that pass models on to others."""
+"""Commands that take models and data from other tools, or pass them on."""
 
 from pathlib import Path
 from typing import Any
@@ -7,6 +7,16 @@ import click
 
 from plaudit.cli import flags
 from plaudit.config import preset, read_toml, resolve
+
+
+@click.command("merge", cls=flags.Command)
+@click.argument("adapter", type=flags.PATH, help="folder of a LoRA adapter that peft saved")
+@click.argument("directory", type=flags.PATH, help="new folder for the whole model")
+def merge(adapter: Path, directory: Path) -> None:
+    """Merge a LoRA adapter into its base model, for --model."""
+    from plaudit.models.merging import merge_folder
+
+    print(f"{directory}: {merge_folder(adapter, directory)} with {adapter} merged into it")
 
 
 @click.command("push", cls=flags.Command)

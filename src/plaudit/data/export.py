@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 from plaudit.data.splits import Part, Splits
 from plaudit.errors import DataError
 from plaudit.files import write_atomic
-from plaudit.records import Comparison, Demonstration, LabelledText, Text
+from plaudit.records import Comparison, Demonstration, LabelledText, Ranking, Text
 
 Row = dict[str, Any]
 
@@ -18,9 +19,10 @@ Row = dict[str, Any]
 def export(splits: Splits, folder: str | Path) -> dict[str, int]:
     """Write train.jsonl and test.jsonl, the held-out part, into a new folder.
 
-    Comparisons become rows with prompt, chosen and rejected (and margin, where one is known); labelled texts rows with
-    text and label, or with prompt, completion and label; demonstrations rows with prompt and completion, or with text.
-    A prompt and what follows it can be joined as they are: the space between them is at the beginning of the latter.
+    Comparisons and the pairs of rankings become rows with prompt, chosen and rejected (and margin, where one is known);
+    labelled texts rows with text and label, or with prompt, completion and label; demonstrations rows with prompt and
+    completion, or with text. A prompt and what follows it can be joined as they are: the space between them is at the
+    beginning of the latter.
 
     Args:
         splits: as `load` returns them. Of several kinds of records, those are written that a reward model learns from.
@@ -49,10 +51,19 @@ def _rows(part: Part) -> Iterator[Row]:
         margins = any(comparison.margin for comparison in part.comparisons)
         for comparison in part.comparisons:
             yield from _preference(comparison, margins)
+    elif part.rankings:
+        for ranking in part.rankings:
+            yield from _ranking(ranking)
     elif part.labelled:
         yield from map(_labelled, part.labelled)
     else:
         yield from map(_demonstration, part.demonstrations)
+
+
+def _ranking(ranking: Ranking) -> Iterator[Row]:
+    """Every pair of a ranking, the better one chosen."""
+    for better, worse in itertools.combinations(ranking.responses, 2):
+        yield from _preference(Comparison(ranking.prompt, better, worse, "a"), False)
 
 
 def _preference(comparison: Comparison, margins: bool) -> Iterator[Row]:

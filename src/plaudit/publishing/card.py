@@ -17,7 +17,6 @@ from plaudit.data.corpus import BUILT_IN
 from plaudit.evaluation.evaluate import policy_stage
 from plaudit.evaluation.report import RunFiles
 from plaudit.evaluation.report.words import bracketed, duration, interval, measures, number, verdict, warnings, written
-from plaudit.models import loading
 from plaudit.training.run import Run
 
 TITLES = {"sft": "SFT model", "reward_model": "reward model", "ppo": "PPO", "reinforce": "REINFORCE"}
@@ -73,7 +72,7 @@ def base_of(model: str) -> tuple[str, str]:
     """The hub id of a base model and its license; each is empty where it is not known."""
     if model in _ON_HUB:
         return _ON_HUB[model]
-    if not _on_hub(model) or model in loading.BUILT_IN:
+    if not _on_hub(model):
         return "", ""
     name, found = model.partition("@")[0], []
 
@@ -88,6 +87,7 @@ def base_of(model: str) -> tuple[str, str]:
 
 
 def _on_hub(name: str) -> bool:
+    """Whether a model or a data set has come from the hub."""
     return bool(_HUB_ID.fullmatch(name)) and not Path(name).expanduser().exists()
 
 

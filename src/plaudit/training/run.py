@@ -31,8 +31,7 @@ MEMORY_FILE = "memory.json"  # bytes: predicted, and measured; they depend on th
 _INPUTS_FILE = "inputs.json"
 _EVALUATION_FILES = ("evaluation.json", "responses.jsonl", "samples.jsonl", "report.html", "frontier.json")
 _OTHER_FILES = (manifest.FILE, "frontier", "config.toml", "doctor.json", MEMORY_FILE, *lock.FILES, trackers.FOLDER)
-# Written later, or different every time.
-_UNSEALED = ("summary.json", "timing.jsonl", "watch.jsonl", manifest.FILE, trackers.FILE)
+_UNSEALED = ("summary.json", "timing.jsonl", "watch.jsonl", manifest.FILE, trackers.FILE)  # written later, or vary
 # Settings that change no result; of `reward`, which only the stages that use it depend on, `inputs` has an entry.
 _NO_RESULT = ("engine", "save_every", "keep_checkpoints", "microbatch_size", "reward", "reward_timeout", "track")
 _REMEDY = "choose another --out, or use --overwrite"
@@ -327,6 +326,5 @@ def _remove(path: Path, stage: str) -> None:
         for name in (*_EVALUATION_FILES, manifest.FILE):
             (path / name).unlink(missing_ok=True)
     else:
-        remove_folder(path / stage)
-        remove_folder(path / trackers.FOLDER / stage)
-        remove_folder(path / "frontier")  # measured with this model
+        for folder in (stage, f"{trackers.FOLDER}/{stage}", "frontier"):  # the last was measured with this model
+            remove_folder(path / folder)
