@@ -92,7 +92,7 @@ class _Writer(_Handler):
         if token == READER or wanted["organization"] != OWNER:
             return self.say(403, {"error": "You don't have the rights to create a model under this namespace"})
         if name in self.hub.models:
-            return self.say(409, {"error": "You already created this model repo"})
+            return self.say(409, {"error": "You already created this model repo", "url": f"{self.hub.url}/{name}"})
         self.hub.models[name] = self.hub.root / name
         self.hub.models[name].mkdir(parents=True)
         self.hub.private |= {name} if wanted.get("visibility") == "private" else set()

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from plaudit.data import memory
 from plaudit.data.corpus import load
-from plaudit.errors import DataError
+from plaudit.errors import ConfigError, DataError
 from plaudit.records import Comparison, Demonstration, LabelledText
 
 N = 60
@@ -81,8 +81,8 @@ def test_other_items_are_refused_with_their_number(item):
 
 
 def test_rows_are_refused_like_those_of_a_file():
-    with pytest.raises(DataError, match="the data in memory: no column 'label' beside 'text'"):
-        load([{"text": f"film {i}"} for i in range(N)])
+    with pytest.raises(DataError, match="the data in memory: no columns to learn from; found 'body'"):
+        load([{"body": f"film {i}"} for i in range(N)])
     with pytest.raises(DataError, match="the data in memory, item 3: label 'so-so'"):
         load([{"text": f"film {i}", "label": "so-so" if i == 2 else i % 2} for i in range(N)])
 
@@ -98,5 +98,22 @@ def test_data_of_another_process_are_asked_for():
 
 
 def test_evaluation_data_do_not_go_with_a_name():
-    with pytest.raises(DataError, match=r"data\.evaluation"):
-        load("movie-reviews", evaluation=LABELLED)
+    for data, evaluation in (("movie-reviews", LABELLED), (LABELLED, "movie-reviews")):
+        with pytest.raises(DataError, match="evaluation: must be a name where the data are a name"):
+            load(data, evaluation=evaluation)
+
+
+def test_rows_are_read_as_the_settings_say():
+    rows = [{"body": f"film {i}", "stars": i % 5 + 1} for i in range(N)]
+    splits = load(rows, columns="text=body,label=stars", positive=">=4", evaluation=rows[:9])
+    assert {(int(r.text.split()[1]) % 5 > 2) == r.label for r in splits.train.labelled} == {True}
+    assert len(splits.evaluation.labelled) == 9
+    with pytest.raises(ConfigError, match=r"data\.colums: no such setting"):
+        load(rows, colums="text=body")
+
+
+def test_rows_and_records_are_not_mixed():
+    with pytest.raises(DataError, match="the data in memory: 1 dictionaries and 1 other items are mixed"):
+        load([LABELLED[0], {"text": "a film", "label": 1}])
+    with pytest.raises(DataError, match="the evaluation data in memory: they must be dictionaries where"):
+        load(LABELLED, evaluation=[{"text": "a film", "label": 1}])

@@ -3,7 +3,8 @@
 `make parity` runs `ours.py` first, which writes these files and models, and then this script in TRL's environment,
 where plaudit is not installed. The trainers run as released:
 
-- `DPOTrainer` on pairs/train.jsonl with the SFT model: the token ids of its data set, and the first step's log.
+- `DPOTrainer` on the training rows of pairs.jsonl with the SFT model: the token ids of its data set, and the first
+  step's log.
 - `RewardTrainer` on the same file with the reward model: token ids, and the first step's log. After some steps its
   model is saved as trl-reward-model, with its scores of some texts.
 - `PPOTrainer` with both models: the token ids and scores of its first rollout, as its own `get_reward` returns them.
@@ -28,6 +29,11 @@ QUIET = {"use_cpu": True, "bf16": False, "gradient_checkpointing": False, "repor
          "disable_tqdm": True, "logging_steps": 1}  # fmt: skip
 
 
+def pairs(ours: Path, part: str) -> Dataset:
+    data = load_dataset("json", data_files=str(ours / "pairs.jsonl"), split="train")
+    return data.filter(lambda row: row["split"] == part)
+
+
 def rows(trainer, *names: str) -> list[dict]:
     return [{name: row[name] for name in names} for row in trainer.train_dataset]
 
@@ -38,13 +44,13 @@ def first(trainer, *names: str) -> dict:
 
 
 def dpo(ours: Path, folder: str) -> dict:
-    data = load_dataset(str(ours / "pairs"))
-    args = DPOConfig(output_dir=folder, per_device_train_batch_size=len(data["train"]), max_steps=1, **QUIET)
+    data = pairs(ours, "train")
+    args = DPOConfig(output_dir=folder, per_device_train_batch_size=len(data), max_steps=1, **QUIET)
     trainer = DPOTrainer(
         model=AutoModelForCausalLM.from_pretrained(ours / "sft"),
         args=args,
-        train_dataset=data["train"],
-        eval_dataset=data["test"],
+        train_dataset=data,
+        eval_dataset=pairs(ours, "evaluation"),
         processing_class=AutoTokenizer.from_pretrained(ours / "sft"),
     )
     found = rows(trainer, "prompt_ids", "chosen_ids", "rejected_ids")
@@ -53,15 +59,15 @@ def dpo(ours: Path, folder: str) -> dict:
 
 
 def reward(ours: Path, folder: str, target: Path) -> dict:
-    data = load_dataset(str(ours / "pairs"))
+    data = pairs(ours, "train")
     args = RewardConfig(
-        output_dir=folder, per_device_train_batch_size=len(data["train"]), max_steps=20, learning_rate=0.03, **QUIET
+        output_dir=folder, per_device_train_batch_size=len(data), max_steps=20, learning_rate=0.03, **QUIET
     )
     tokenizer = AutoTokenizer.from_pretrained(ours / "sft")  # that of the reward model adds eos, and TRL adds it too
     trainer = RewardTrainer(
         model=AutoModelForSequenceClassification.from_pretrained(ours / "reward_model"),
         args=args,
-        train_dataset=data["train"],
+        train_dataset=data,
         processing_class=tokenizer,
     )
     found = rows(trainer, "chosen_ids", "rejected_ids")
@@ -79,7 +85,7 @@ def reward(ours: Path, folder: str, target: Path) -> dict:
 
 def ppo(ours: Path, folder: str) -> dict:
     tokenizer = AutoTokenizer.from_pretrained(ours / "sft")
-    prompts = [json.loads(line)["prompt"] for line in (ours / "pairs" / "test.jsonl").open(encoding="utf-8")][:4]
+    prompts = list(pairs(ours, "train")["prompt"])[:4]
     args = PPOConfig(
         output_dir=folder, per_device_train_batch_size=len(prompts), gradient_accumulation_steps=1, num_mini_batches=1,
         num_ppo_epochs=1, total_episodes=len(prompts), response_length=8, stop_token="eos", seed=1,
@@ -117,8 +123,7 @@ def main() -> None:
     ours = Path(sys.argv[1])
     torch.set_num_threads(1)
     transformers.logging.set_verbosity_error()
-    files = {name: (ours / "pairs" / name).read_bytes() for name in ("train.jsonl", "test.jsonl")}
-    content = {"sha256": {name: hashlib.sha256(text).hexdigest() for name, text in files.items()}}
+    content = {"sha256": hashlib.sha256((ours / "pairs.jsonl").read_bytes()).hexdigest()}
     with tempfile.TemporaryDirectory() as folder:
         transformers.set_seed(1)
         content["dpo"] = dpo(ours, folder)

@@ -33,8 +33,8 @@ def comparisons() -> list[Comparison]:
 
 
 def write(folder: Path) -> Path:
-    """FOLDER/pairs, FOLDER/sft and FOLDER/reward_model, as plaudit saves them."""
-    export(load(comparisons()), folder / "pairs")
+    """FOLDER/pairs.jsonl, FOLDER/sft and FOLDER/reward_model, as plaudit saves them."""
+    export(load(comparisons()), folder / "pairs.jsonl")
     tokenizer = Tokenizer.of(make_tokenizer())
     sft = make_lm(**SHAPE)
     reward_model = GPT2ForSequenceClassification(make_lm(seed=1, **SHAPE).config)

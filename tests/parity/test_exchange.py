@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from ours import comparisons, write
 
 from plaudit.data.corpus import load
+from plaudit.models.classifier import Classifier
 from plaudit.models.loading import load_causal_lm, load_reward_model, load_tokenizer
 from plaudit.models.plain import PlainEngine
 from plaudit.models.policy import Policy, RewardModel
 from plaudit.models.tokenizer import collate
+from tests.parity.ours import comparisons, write
 
 HERE = Path(__file__).parent
 FIXTURE = json.loads((HERE / "exchange.json").read_text(encoding="utf-8"))
@@ -28,7 +29,8 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def pairs(folder):
     """The (prompt, chosen) and the (prompt, rejected) ids of the training file, as plaudit tokenises them."""
-    lines = [json.loads(line) for line in (folder / "pairs" / "train.jsonl").read_text(encoding="utf-8").splitlines()]
+    lines = map(json.loads, (folder / "pairs.jsonl").read_text(encoding="utf-8").splitlines())
+    lines = [line for line in lines if line["split"] == "train"]
     tokenizer = load_tokenizer(str(folder / "sft"))
     return [[tokenizer.demonstration(line["prompt"], line[key]) for line in lines] for key in ("chosen", "rejected")]
 
@@ -42,21 +44,23 @@ def scores(name, rows):
         return model(batch.ids, batch.attention_mask)
 
 
-@pytest.mark.parametrize("name", ["train.jsonl", "test.jsonl"])
-def test_trl_was_given_the_files_that_plaudit_writes(folder, name):
-    assert hashlib.sha256((folder / "pairs" / name).read_bytes()).hexdigest() == FIXTURE["sha256"][name]
+def test_trl_was_given_the_file_that_plaudit_writes(folder):
+    assert hashlib.sha256((folder / "pairs.jsonl").read_bytes()).hexdigest() == FIXTURE["sha256"]
 
 
-def test_the_files_hold_the_comparisons_and_plaudit_reads_them_too(folder):
-    before, after = load(comparisons()), load(str(folder / "pairs"))
+def test_the_file_holds_the_comparisons_and_plaudit_reads_it_too(folder):
+    before, after = load(comparisons()), load(str(folder / "pairs.jsonl"))
+    for name, part in before.parts.items():
+        given, again = ({_row(c) for c in p.comparisons} for p in (part, after.parts[name]))
+        assert given == again
+        assert all(c.choice == "a" for c in after.parts[name].comparisons)
 
-    def whole(splits):
-        parts = (*splits.train.comparisons, *splits.prompts.comparisons)
-        return {" ".join(f"{c.prompt} {r}".split()) for c in parts for r in (c.response_a, c.response_b)}
 
-    assert whole(before) == whole(after)
-    assert len(before.evaluation.comparisons) == len(after.evaluation.comparisons)
-    assert all(c.choice == "a" for c in after.train.comparisons)
+def _row(comparison):
+    """Prompt, chosen and rejected, with single spaces."""
+    one, other = comparison.response_a, comparison.response_b
+    texts = (comparison.prompt, one, other) if comparison.choice == "a" else (comparison.prompt, other, one)
+    return tuple(" ".join(text.split()) for text in texts)
 
 
 def test_the_dpo_trainer_reads_the_tokens_that_plaudit_trains_on(pairs):
@@ -108,3 +112,9 @@ def test_a_reward_model_that_trl_has_trained_scores_the_same_in_plaudit():
     ]
     assert rows == FIXTURE["reward"]["ids"]
     torch.testing.assert_close(scores(THEIRS, rows), theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_it_is_a_reward_by_its_folder():
+    """As with `plaudit ppo --reward FOLDER`: prompt and response are read as one text."""
+    texts, theirs = FIXTURE["reward"]["texts"], FIXTURE["reward"]["scores"]
+    assert Classifier(THEIRS)([t[:3] for t in texts], [t[3:] for t in texts]) == pytest.approx(theirs, abs=1e-5)

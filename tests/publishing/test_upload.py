@@ -23,6 +23,9 @@ from plaudit.publishing.upload import push
 from plaudit.training.run import Run
 from plaudit.training.versions import versions
 
+# huggingface_hub calls its HTTP library in a way that the newest release of that deprecates.
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+
 REPOS = {"sft": "me/film-sft", "reward_model": "me/film-reward-model", "ppo": "me/film"}
 PRIVATE = {"inputs.json", "manifest.json", "metrics.jsonl", "timing.jsonl", "rollouts.jsonl", "watch.jsonl"}
 
@@ -80,7 +83,7 @@ def test_the_example_of_each_card_runs_as_it_is_printed(finished_run, hub, tmp_p
     for stage, repo in REPOS.items():
         card = (hub.models[repo] / "README.md").read_text(encoding="utf-8")
         (example,) = re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)
-        assert len([line for line in example.splitlines() if line]) == 5
+        assert len([line for line in example.splitlines() if line]) <= 5
         done = subprocess.run(
             [sys.executable, "-c", example], env=environment, capture_output=True, text=True, check=False
         )

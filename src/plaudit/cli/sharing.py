@@ -38,11 +38,11 @@ def push(run: Path, repo: str, private: bool, token: str, only: str, dry_run: Pa
 
 
 @click.command("export", cls=flags.Command, params=flags.settings("data", bare=False))
-@click.argument("directory", type=flags.PATH, help="new folder")
-def export(directory: Path, **given: Any) -> None:
-    """Write the data as JSONL files that TRL reads: train.jsonl and test.jsonl.
+@click.argument("file", type=flags.PATH, help="new file, NAME.jsonl")
+def export(file: Path, **given: Any) -> None:
+    """Write the data as a JSONL file that TRL reads.
 
-    Comparisons have the columns prompt, chosen and rejected.
+    Comparisons have the columns prompt, chosen and rejected; the column split says train, prompts or evaluation.
     """
     base = preset(given["preset"]) if given["preset"] else {}
     settings = resolve(base, read_toml(Path(given["config"])) if given["config"] else {}, flags.by_full_name(given))
@@ -52,5 +52,5 @@ def export(directory: Path, **given: Any) -> None:
     from plaudit.data.options import Config
 
     own = {name.removeprefix("data."): value for name, value in settings.items() if name.startswith("data.")}
-    for name, rows in write(load(Config(**own)), directory).items():
-        print(f"{directory / name}: {rows:,} rows")
+    counts = write(load(Config(**own)), file)
+    print(f"{file}: {', '.join(f'{rows:,} {part}' for part, rows in counts.items())}")

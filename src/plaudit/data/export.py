@@ -1,4 +1,4 @@
-"""Data as JSONL files in the formats of TRL, which plaudit, TRL and the library datasets all read."""
+"""Data as a JSONL file in the formats of TRL, which plaudit, TRL and the library datasets all read."""
 
 from __future__ import annotations
 
@@ -16,34 +16,33 @@ from plaudit.records import Comparison, Demonstration, LabelledText, Ranking, Te
 Row = dict[str, Any]
 
 
-def export(splits: Splits, folder: str | Path) -> dict[str, int]:
-    """Write train.jsonl and test.jsonl, the held-out part, into a new folder.
+def export(splits: Splits, path: str | Path) -> dict[str, int]:
+    """Write the data into a new file; read again, they are cut into the same parts.
 
     Comparisons and the pairs of rankings become rows with prompt, chosen and rejected (and margin, where one is known);
     labelled texts rows with text and label, or with prompt, completion and label; demonstrations rows with prompt and
     completion, or with text. A prompt and what follows it can be joined as they are: the space between them is at the
-    beginning of the latter.
+    beginning of the latter. The column split says in which part a row is: train, prompts or evaluation.
 
     Args:
         splits: as `load` returns them. Of several kinds of records, those are written that a reward model learns from.
 
     Returns:
-        the number of rows in each file. Ties are left out, because the format has none.
+        the number of rows in each part. Ties are left out, because the format has none.
 
     Raises:
-        DataError: the folder has files already, or there is nothing to write.
+        DataError: the file exists already, or there is nothing to write.
     """
-    folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise DataError(f"{folder}: exists already; choose a new folder")
-    train = [*_rows(splits.train), *_rows(splits.prompts)]
-    files = {"train.jsonl": train, "test.jsonl": list(_rows(splits.evaluation))}
-    if not train:
+    path = Path(path)
+    if path.exists() or path.suffix != ".jsonl":
+        raise DataError(f"{path}: {'exists already' if path.exists() else 'must end in .jsonl'}; choose another name")
+    parts = {name: [row | {"split": name} for row in _rows(part)] for name, part in splits.parts.items()}
+    if not any(parts.values()):
         raise DataError(f"{splits.name}: only ties, and TRL's format for preferences has none")
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, rows in files.items():
-        write_atomic(folder / name, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-    return {name: len(rows) for name, rows in files.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [json.dumps(row, ensure_ascii=False) for rows in parts.values() for row in rows]
+    write_atomic(path, "\n".join(lines) + "\n")
+    return {name: len(rows) for name, rows in parts.items()}
 
 
 def _rows(part: Part) -> Iterator[Row]:

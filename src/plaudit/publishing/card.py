@@ -170,10 +170,18 @@ def _sentences(run: Run, files: RunFiles, stage: str) -> list[str]:
         if number(summary, "accuracy") is None:
             return ["There is no held-out figure of this model."]
         accuracy = f"{written(number(summary, 'accuracy'), '{:.1%}')} {bracketed(interval(summary, 'accuracy_ci95'))}"
+        rule = summary.get("best_rule")
+        best = summary.get("trivial_rules", {}).get(rule)
+        beside = (
+            f"The best trivial rule ('{rule}') reaches {written(number(best, 'accuracy'), '{:.1%}')} "
+            f"{bracketed(interval(best, 'accuracy_ci95'))} on them."
+        )
         error, slope = (written(number(summary, key), "{:.3f}") for key in ("ece", "length_correlation"))
         return [
             f"Accuracy on {summary.get('held_out', 0):,} held-out judgements: {accuracy.strip()} (95% interval).",
+            beside if best else "",
             f"Expected calibration error {error}; correlation of score and length {slope}.",
+            *(f"**Warning:** {line}" for line in summary.get("warnings", [])),
         ]
     evaluation = files.contents.get("evaluation.json", {})
     if stage not in evaluation or policy_stage(run) != stage:

@@ -76,7 +76,7 @@ def trackio(run: Run, stage: str, first: int, identity: str) -> Tracker:
         opened = library.init(
             project=os.environ.get("TRACKIO_PROJECT", "plaudit"),
             group=run.path.resolve().name,
-            name=f"{run.path.resolve().name}-{stage}-{identity}",
+            name=f"{run.path.resolve().name}-{stage}-{identity}".replace("/", "-"),
             resume="allow",
             config=dataclasses.asdict(run.config),
             embed=False,
