@@ -14,7 +14,7 @@ from http.server import ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from hub import Hub, _Handler
+from hub import Hub, _Handler, commit
 
 TOKEN = "hf_writer"  # may write to repositories of OWNER
 READER = "hf_reader"  # is known, but may not write
@@ -42,7 +42,13 @@ class _Writer(_Handler):
             *self.hub.models,
             *self.hub.licenses,
         }:
-            about = {"id": api[1], "sha": "0" * 40, "private": api[1] in self.hub.private, "siblings": [], "tags": []}
+            about = {
+                "id": api[1],
+                "sha": commit(self.hub.models[api[1]]) if api[1] in self.hub.models else "0" * 40,
+                "private": api[1] in self.hub.private,
+                "siblings": [],
+                "tags": [],
+            }
             about |= {"cardData": {"license": self.hub.licenses[api[1]]}} if api[1] in self.hub.licenses else {}
             return self.send(200, {}, json.dumps(about).encode(), body)
         return super().answer(body)
