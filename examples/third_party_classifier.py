@@ -2,7 +2,8 @@
 
 plaudit run --reward examples/third_party_classifier.py:positive --out runs/classifier
 
-RESULT
+It printed: PPO raised the mean score from 0.01 to 3.27 [3.11, 3.45] at 7.9 nats of KL. An independent judge calls 99 %
+of the responses positive, 61 % before. WARNING: The responses have become alike: distinct pairs fell by over 30 %.
 
 A classifier that transformers opens needs no file: plaudit run --reward FOLDER_OR_HUB_ID:LABEL
 """

@@ -16,7 +16,9 @@ from typing import Any
 
 from plaudit.algorithms.reward_model import reward_model
 from plaudit.data.embedded import rotten_tomatoes
-from plaudit.data.splits import TRAIN_SHARE, key, share
+from plaudit.data.hashed import key
+from plaudit.data.options import Config
+from plaudit.data.splits import TRAIN_SHARE, share
 from plaudit.training.run import Run
 
 FRACTIONS = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
@@ -33,7 +35,7 @@ def measured(run: Run, fraction: float, out: Path) -> dict[str, Any]:
             place = share(key(text))
             if place >= TRAIN_SHARE or place < fraction * TRAIN_SHARE:
                 rows.writerow((text.text, text.label))
-    branch = run.branch(out, dataclasses.replace(run.config, data=str(data)), ("sft",))
+    branch = run.branch(out, dataclasses.replace(run.config, data=Config(str(data))), ("sft",))
     if not branch.complete("reward_model"):
         for _ in reward_model(branch):  # continues from its checkpoint after a stop
             pass

@@ -326,8 +326,8 @@ fault(10, "the last, smaller batch of an epoch is left out", LAST_BATCH, "traini
 # 11. Generation is batched, and tokens stay tokens.
 @fault(11, "one prompt at a time", "proofs/test_faults.py", *GENERATE)
 def _(generate):
-    def replacement(self, lm, prompt_ids, prompt_mask, noise, eos_id, pad_id, temperature=1.0):
-        rest = (eos_id, pad_id, temperature)
+    def replacement(self, lm, prompt_ids, prompt_mask, noise, end_ids, pad_id, temperature=1.0):
+        rest = (end_ids, pad_id, temperature)
         rows = zip(prompt_ids.split(1), prompt_mask.split(1), noise.split(1), strict=True)
         parts = [generate(self, lm, *row, *rest) for row in rows]
         width = max(part.ids.shape[1] for part in parts)

@@ -72,7 +72,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self.send(404, {}, b"{}", body)
         kind, name = (api[1], api[2]) if api else (file[1] or "models", file[2])  # type: ignore[index]
         folder = self.hub.folder(kind, name, (api[4] if api else file[3]) or "main")  # type: ignore[index]
-        if name in self.hub.gated and not (self.headers.get("Authorization") and api):
+        if name in self.hub.gated and not self.headers.get("Authorization"):
             return self.send(403, {"X-Error-Code": "GatedRepo", "X-Error-Message": "ask for access"}, b"{}", body)
         if folder is None:
             known = self.hub.folder(kind, name, "main")

@@ -19,15 +19,17 @@ from plaudit.evaluation.evaluate import POLICIES, evaluate, policy_stage, prompt
 from plaudit.evaluation.hacking import detect_reward_hacking
 from plaudit.evaluation.judge import open_judge
 from plaudit.models.layers import number_of_frozen_layers
-from plaudit.models.loading import check_classifier, load_tokenizer, model_without_weights, window
+from plaudit.models.loading import check_classifier, model_without_weights, window
 from plaudit.models.lora import FOLDER, check_installed
 from plaudit.models.trial import TEXTS, try_model
+from plaudit.records import transcript
 from plaudit.rewards import AnyReward, Source, sources_of, uses_model
 from plaudit.training import stopping
 from plaudit.training.metrics import StepReport
 from plaudit.training.prompts import rows_that_fit, tokenised_prompts
 from plaudit.training.rewards import try_reward
 from plaudit.training.run import STAGES, Run, needs_of
+from plaudit.training.tokenizer import open_tokenizer
 
 
 def open_run(
@@ -107,7 +109,7 @@ def check(config: Config, path: Path, stages: tuple[str, ...], reward: AnyReward
         check_installed()
     data = run.data
     name = config.model if "sft" in stages else run.model("sft")
-    tokenizer, model = load_tokenizer(name), model_without_weights(name)
+    tokenizer, model = open_tokenizer(run, name), model_without_weights(name)
     for stage in stages:
         number_of_frozen_layers(model, getattr(getattr(config, stage), "train_layers", 0), f"{stage}.train_layers")
     limit, lines = window(model), [data.warning]
@@ -133,7 +135,7 @@ def check(config: Config, path: Path, stages: tuple[str, ...], reward: AnyReward
     scored = "reward_model" in needs and uses_model(sources)
     classifier = name if "reward_model" in stages else run.model("reward_model") if scored else None
     lines += try_reward(run, stages, name, reward).warnings
-    samples = [f"{d.prompt} {d.response}".strip() for d in data.train.demonstrations[:TEXTS]]
+    samples = [f"{transcript(d.prompt)} {transcript(d.response)}".strip() for d in data.train.demonstrations[:TEXTS]]
     try_model(name, tokenizer, samples, run.device, classifier)
     if set(stages) & set(ALGORITHMS):
         cut = cut_prompts(data.prompts, config.prompt_min, config.prompt_max, config.seed)[:100]

@@ -67,3 +67,23 @@ class Ranking:
     prompt: Text
     responses: tuple[Text, ...]
     annotator: str = ""
+
+
+def dialogue(text: Text, role: str) -> Dialogue:
+    """`text` as messages: a string is one message of this role, an empty string none."""
+    if isinstance(text, str):
+        return (Message(role, text),) if text else ()
+    return text
+
+
+def transcript(text: Text) -> str:
+    """`text` for people to read: a dialogue as "Human: ..." and "Assistant: ..." with empty lines between the turns."""
+    if isinstance(text, str):
+        return text
+    names = ("Human" if message.role == "user" else message.role.capitalize() for message in text)
+    return "\n\n".join(f"{name}: {message.content.strip()}" for name, message in zip(names, text, strict=True))
+
+
+def asking(prompt: Text) -> str:
+    """A prompt for people to read: of a dialogue the transcript, up to where the assistant replies."""
+    return prompt if isinstance(prompt, str) else f"{transcript(prompt)}\n\nAssistant:"

@@ -15,9 +15,9 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from plaudit.algorithms.ppo import ppo
 from plaudit.config import build, default_settings
 from plaudit.errors import ModelError, RunError
-from plaudit.evaluation.doctor import memory_needed
 from plaudit.evaluation.evaluate import Measurement
 from plaudit.evaluation.frontier import frontier
+from plaudit.evaluation.memory import memory_needed
 from plaudit.models.loading import load_causal_lm, load_reward_model
 from plaudit.models.lora import FOLDER
 from plaudit.models.plain import PlainEngine

@@ -63,6 +63,19 @@ def test_the_headline_sets_sft_beside_policy(tmp_path, capsys):
     assert "WARNING" not in out
 
 
+def test_the_headline_names_a_reward_of_the_user_s_own_and_shows_its_parts(tmp_path, capsys):
+    policy = POLICY | {"parts": {"polite": 0.25, "model": 1.5}}
+    console.headline(finished(tmp_path, policy, reward="0.3 polite.py:polite + model", score_range=None))
+    out = capsys.readouterr().out
+    assert "Mean score that the reward 0.3" in out
+    assert "polite.py:polite + model gives" in out
+    assert "certainly negative" not in out
+    assert row(out, "polite").split()[:3] == ["polite", "–", "0.25"]
+    assert row(out, "model ").split()[:3] == ["model", "–", "1.50"]
+    console.headline(finished(tmp_path, POLICY | {"parts": {"model": 1.5}}))
+    assert "before its weight" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("width", [80, 120])
 def test_tables_and_prose_fit_the_width(tmp_path, capsys, monkeypatch, width):
     monkeypatch.setenv("COLUMNS", str(width))

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import hub as stand_in
 import pytest
 from huggingface_hub import HfApi
 
-import hub as stand_in
 from plaudit.data import hub
 from plaudit.data.corpus import load
 from plaudit.data.options import Config

@@ -18,6 +18,7 @@ from plaudit.config import build
 from plaudit.errors import ModelError
 from plaudit.evaluation import checks as checks_module
 from plaudit.evaluation import doctor as module
+from plaudit.evaluation import memory as prediction
 from plaudit.evaluation.doctor import doctor, memory_needed, open_models
 from plaudit.models import plain
 from plaudit.models.fast import decoder, engine, generation
@@ -377,7 +378,7 @@ def test_the_memory_for_the_backward_pass_is_what_autograd_saves(tiny_tokenizer,
         everywhere = torch.ones(8, 64, dtype=torch.bool)
         states = fast.hidden_states(lm, torch.ones(8, 64, dtype=torch.long), everywhere, everywhere)
     assert states.requires_grad
-    assert sum(saved.values()) / (8 * 64 * 64 * 4 * 4) == pytest.approx(module._KEPT, rel=0.1)
+    assert sum(saved.values()) / (8 * 64 * 64 * 4 * 4) == pytest.approx(prediction._KEPT, rel=0.1)
 
 
 def test_memory_of_gpt2_is_at_least_that_of_weights_gradients_and_moments():
@@ -500,8 +501,8 @@ def test_the_command_checks_a_run_or_the_base_model(finished_run, tiny_config, t
     monkeypatch.setenv("COLUMNS", "80")
     main(["doctor", str(finished_run)])
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 14
-    assert lines[4] == "ok   initial KL: at most 0 nats per response"
+    assert len(lines) == 15
+    assert lines[5] == "ok   initial KL: at most 0 nats per response"
     base = ["doctor", "--model", tiny_config.model, "--data", tiny_config.data.name, "--dtype", "float32"]
     assert main([*base, "--ppo.max-new-tokens", "9"]) == 0
     lines = capsys.readouterr().out.splitlines()

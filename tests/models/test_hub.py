@@ -1,7 +1,7 @@
 """Models from the hub, which a local server stands in for: every failure is one line that says what to do."""
 
+import hub as stand_in
 import pytest
-from model_hub import GATED, TOKEN, serving
 from tiny import make_lm, make_tokenizer
 
 from plaudit.config import build, read_toml
@@ -24,45 +24,49 @@ def folders(tmp_path_factory):
     return root
 
 
+GATED = "gated/model"
+
+
 @pytest.fixture
 def server(folders, tmp_path, monkeypatch):
-    first, second = folders / "first", folders / "second"
-    repositories = {
-        "tiny/model": {"main": second, "v1": first},
-        GATED: {"main": first},
-        "old/model": {"main": folders / "pickled"},
-    }
-    with serving(repositories, tmp_path / "cache", monkeypatch) as found:
+    with stand_in.serve() as found:
+        stand_in.use(found, tmp_path / "cache", monkeypatch)
+        monkeypatch.delenv("HF_TOKEN", raising=False)
+        found.models = {"tiny/model": folders / "second", GATED: folders / "first", "old/model": folders / "pickled"}
+        found.branches["tiny/model", "v1"] = folders / "first"
+        found.gated.add(GATED)
+        hub._fetched.cache_clear()
         yield found
+        hub._fetched.cache_clear()
 
 
 def weights(name):
     return load_causal_lm(name).transformer.wte.weight
 
 
-def test_a_model_comes_from_the_hub_at_its_revision(server):
+def test_a_model_comes_from_the_hub_at_its_revision(server, folders):
     assert weights("tiny/model").equal(make_lm(seed=1).transformer.wte.weight)
     assert weights("tiny/model@v1").equal(make_lm(seed=0).transformer.wte.weight)
-    assert weights(f"tiny/model@{server.commit('tiny/model', 'v1')}").equal(weights("tiny/model@v1"))
+    commit = stand_in.commit(folders / "first")
+    assert weights(f"tiny/model@{commit}").equal(weights("tiny/model@v1"))
     assert load_tokenizer("tiny/model@v1").eos_id == 0
-    assert hub.commit("tiny/model@v1") == server.commit("tiny/model", "v1")
+    assert hub.commit("tiny/model@v1") == commit
     assert hub.commit("movie-gpt2") == ""
     assert not [path for path in server.requests if path.endswith(".py")]
 
 
-def test_the_commit_is_recorded_with_the_run(server, tmp_path, tiny_data_folder):
+def test_the_commit_is_recorded_with_the_run(server, folders, tmp_path, tiny_data_folder):
     config = build({"model": "tiny/model@v1", "data.name": tiny_data_folder})
     Run.open(tmp_path / "run", config, resume=False, overwrite=False, stages=("sft",))
     text = (tmp_path / "run" / "config.toml").read_text()
-    assert f'model = "{server.commit("tiny/model", "v1")}"' in text.partition("[versions]")[2]
+    assert f'model = "{stand_in.commit(folders / "first")}"' in text.partition("[versions]")[2]
     assert read_toml(tmp_path / "run" / "config.toml")["model"] == "tiny/model@v1"
 
 
 def test_a_model_in_the_cache_needs_no_hub(server, monkeypatch):
     expected = weights("tiny/model")
     hub._fetched.cache_clear()
-    server.server.shutdown()
-    server.server.server_close()
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")  # nothing answers there
     assert weights("tiny/model").equal(expected)
     hub._fetched.cache_clear()
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
@@ -72,7 +76,7 @@ def test_a_model_in_the_cache_needs_no_hub(server, monkeypatch):
 
 
 def test_a_gated_model_opens_with_a_token(server, monkeypatch):
-    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    monkeypatch.setenv("HF_TOKEN", "hf_stand_in")
     assert weights(GATED).shape == (300, 32)
 
 

@@ -96,7 +96,7 @@ def test_generation_draws_what_a_loop_without_a_cache_draws(name, temperature):
     prompts = responses.prompts()
     noise = rng.uniforms(range(len(prompts)), 12, 0, "test", 0, "noise")
     prompt_ids = responses.ids[:, :4]
-    out = PlainEngine().generate(lm, prompt_ids, responses.prompt_mask, noise, 5, 63, temperature)
+    out = PlainEngine().generate(lm, prompt_ids, responses.prompt_mask, noise, [5], 63, temperature)
     for row, prompt in enumerate(prompts):
         text, ended = list(prompt), False
         for u in noise[row]:
@@ -151,7 +151,7 @@ def test_bfloat16_is_near_float32(name):
     (logprobs.sum() + values.sum()).backward()
     assert all(p.grad.dtype == torch.float32 and p.grad.isfinite().all() for p in lm.parameters())
     noise = rng.uniforms(range(6), 5, 0, "test", 0, "noise")
-    out = engine.generate(lm, batch[0][:, :4], responses.prompt_mask, noise, 5, 63)
+    out = engine.generate(lm, batch[0][:, :4], responses.prompt_mask, noise, [5], 63)
     assert out.response_mask[:, 0].all()
 
 

@@ -57,7 +57,7 @@ def test_tokens_are_sampled_from_the_distributions_that_are_scored(tiny_lm, engi
     monkeypatch.setattr(plain, "sample_tokens", recorded)
     monkeypatch.setattr(generation, "sample_tokens", recorded)
     ids, mask = pad_left(PROMPTS, pad_id=255)
-    out = engine.generate(tiny_lm, ids, mask, noise, eos_id=0, pad_id=255, temperature=temperature)
+    out = engine.generate(tiny_lm, ids, mask, noise, end_ids=[0], pad_id=255, temperature=temperature)
     lengths = out.response_mask.sum(1).tolist()
     assert lengths == LENGTHS
     with torch.no_grad():
@@ -74,10 +74,10 @@ def test_tokens_are_sampled_from_the_distributions_that_are_scored(tiny_lm, engi
 def test_a_response_does_not_depend_on_the_other_rows_of_its_batch(tiny_lm, engine, noise):
     engine.prepare(tiny_lm)
     ids, mask = pad_left(PROMPTS, pad_id=255)
-    out = engine.generate(tiny_lm, ids, mask, noise, eos_id=0, pad_id=255)
+    out = engine.generate(tiny_lm, ids, mask, noise, end_ids=[0], pad_id=255)
     assert out.response_mask.sum(1).tolist() == LENGTHS
     for row, (prompt, n) in enumerate(zip(PROMPTS, LENGTHS, strict=True)):
-        alone = engine.generate(tiny_lm, *pad_left([prompt], pad_id=255), noise[row : row + 1], eos_id=0, pad_id=255)
+        alone = engine.generate(tiny_lm, *pad_left([prompt], pad_id=255), noise[row : row + 1], end_ids=[0], pad_id=255)
         assert out.tokens()[row] == alone.tokens()[0]
         assert (out.response_ids[row, n:] == 255).all()
         assert out.ended[row] == alone.ended[0] == (n < LIMIT)

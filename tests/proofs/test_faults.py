@@ -32,7 +32,7 @@ def noise():
 def test_all_prompts_are_continued_in_the_same_forward_passes(policy):
     passes = []
     policy.lm.transformer.h[0].register_forward_hook(lambda *_: passes.append(1))
-    policy.engine.generate(policy.lm, *pad_left(PROMPTS, 255), noise(), 0, 255)
+    policy.engine.generate(policy.lm, *pad_left(PROMPTS, 255), noise(), [0], 255)
     assert len(passes) <= LIMIT
 
 

@@ -147,7 +147,7 @@ def test_a_stage_may_be_made_again_with_other_settings_but_not_from_other_inputs
 
 def test_data_whose_content_has_changed_is_refused_by_name(tmp_path, tiny_config, tiny_data_folder):
     shutil.copytree(tiny_data_folder, tmp_path / "data")
-    config = dataclasses.replace(tiny_config, data=str(tmp_path / "data"))
+    config = dataclasses.replace(tiny_config, data=dataclasses.replace(tiny_config.data, name=str(tmp_path / "data")))
     finished(tmp_path / "run", config=config)
     assert open_run(tmp_path / "run", config, resume=True).complete("ppo")
     rows = (tmp_path / "data" / "train.tsv").read_text().splitlines()
@@ -232,7 +232,8 @@ def test_an_evaluation_made_with_other_settings_is_removed(tmp_path):
 
 def test_versions_stay_those_that_made_the_models(tmp_path):
     run = finished(tmp_path / "run")
-    config = (run.path / "config.toml").read_text().replace('revision = "', 'revision = "made-by-')
+    settings, mark, made_with = (run.path / "config.toml").read_text().partition("[versions]")
+    config = settings + mark + made_with.replace('revision = "', 'revision = "made-by-')
     (run.path / "config.toml").write_text(config)
     open_run(run.path, resume=True)
     assert (run.path / "config.toml").read_text() == config

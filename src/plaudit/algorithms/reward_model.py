@@ -17,19 +17,19 @@ from plaudit.data.splits import Part, Splits
 from plaudit.errors import DataError
 from plaudit.maths.losses import Loss, bradley_terry_loss, label_loss
 from plaudit.maths.preferences import preference_statistics
-from plaudit.models.loading import load_reward_model, load_tokenizer, save, window
+from plaudit.models.loading import load_reward_model, save, window
 from plaudit.models.policy import RewardModel, initialise_score_head
-from plaudit.models.tokenizer import Tokenizer, collate
+from plaudit.models.tokenizer import Runs, Tokenizer, collate
 from plaudit.settings import SupervisedConfig, setting
 from plaudit.training.engine import prepare_to_learn
 from plaudit.training.metrics import StepReport
 from plaudit.training.optimizer import adamw
 from plaudit.training.run import Run
 from plaudit.training.supervised import train_supervised
+from plaudit.training.tokenizer import tokenizer_to_save
 
 NEEDS = ("sft",)
 _WEIGHTS = {"a": 1.0, "b": 0.0, "tie": 0.5}
-Ids = tuple[list[int], list[int]]
 
 
 @dataclass(frozen=True)
@@ -43,13 +43,13 @@ class Config(SupervisedConfig):
 class PreferenceExample:
     """One tokenised judgement: a text with its label, or two texts with the share of preference for the first."""
 
-    texts: tuple[Ids, ...]
+    texts: tuple[Runs, ...]
     weight: float
 
     @property
     def lengths(self) -> list[int]:
         """Tokens of each text."""
-        return [len(prompt) + len(response) for prompt, response in self.texts]
+        return [sum(map(len, runs)) for runs in self.texts]
 
 
 def reward_model(run: Run) -> Iterator[StepReport]:
@@ -62,7 +62,7 @@ def reward_model(run: Run) -> Iterator[StepReport]:
         TrainingError: a loss or gradient is not finite.
     """
     settings, data = run.config.reward_model, run.data
-    tokenizer = load_tokenizer(run.model("sft"))
+    tokenizer = tokenizer_to_save(run, run.model("sft"))
     classifier = new_classifier(run, tokenizer)
     longest = min(settings.max_tokens, window(classifier))
     train, held_out, too_long = judgements(data, tokenizer, longest)
@@ -141,7 +141,7 @@ def tokenise(part: Part, tokenizer: Tokenizer, max_tokens: int) -> tuple[list[Pr
     examples = [
         PreferenceExample((ids(c.prompt, c.response_a), ids(c.prompt, c.response_b)), _WEIGHTS[c.choice])
         for c in part.comparisons
-    ] or [PreferenceExample((ids("", t.text),), float(t.label)) for t in part.labelled]
+    ] or [PreferenceExample((ids(t.prompt, t.text),), float(t.label)) for t in part.labelled]
     short = [example for example in examples if max(example.lengths) <= max_tokens]
     if not short:
         raise DataError(

@@ -14,9 +14,9 @@ from plaudit.batches import Sequences, to_device
 from plaudit.data.splits import check_left_out
 from plaudit.errors import DataError, TrainingError
 from plaudit.maths.losses import Loss, causal_lm_loss
-from plaudit.models.loading import load_causal_lm, load_tokenizer, save, window
+from plaudit.models.loading import load_causal_lm, save, window
 from plaudit.models.policy import Policy
-from plaudit.models.tokenizer import Tokenizer, collate
+from plaudit.models.tokenizer import Runs, Tokenizer, collate
 from plaudit.records import Demonstration
 from plaudit.settings import SupervisedConfig
 from plaudit.training.engine import prepare_to_learn
@@ -24,10 +24,10 @@ from plaudit.training.metrics import StepReport
 from plaudit.training.optimizer import adamw
 from plaudit.training.run import Run
 from plaudit.training.supervised import train_supervised
+from plaudit.training.tokenizer import tokenizer_to_save
 
 NEEDS = ()
 _MOST_NATS = 700  # a token; e to the power of more is no float
-Pair = tuple[list[int], list[int]]  # token ids of a prompt and of its response
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def sft(run: Run, lm: Any = None) -> Iterator[StepReport]:
         TrainingError: a loss or gradient is not finite, or the model has become worse than a guess.
     """
     settings, data = run.config.sft, run.data
-    tokenizer = load_tokenizer(run.config.model)
+    tokenizer = tokenizer_to_save(run, run.config.model)
     lm = lm or load_causal_lm(run.config.model).to(run.device)
     longest = min(settings.max_tokens, window(lm))
     train, too_long = tokenise(data.train.demonstrations, tokenizer, longest)
@@ -81,7 +81,7 @@ def sft(run: Run, lm: Any = None) -> Iterator[StepReport]:
     engine.restore(lm, optimizer, lambda: load_causal_lm(run.config.model))
     save(lm, tokenizer, run.folder("sft"), run.config.ppo)  # sampled as PPO does
     dropped = data.dropped | {"too long": too_long}
-    summary = {"texts": len(train), "held_out_texts": len(held_out), "dropped": dropped}
+    summary = {"texts": len(train), "held_out_texts": len(held_out), "dropped": dropped, "chat": tokenizer.chats}
     before_or_null = before if math.isfinite(before) else None
     run.finish("sft", summary | {"perplexity_before": before_or_null, "perplexity": after})
 
@@ -93,9 +93,9 @@ def sft_loss(policy: Any, batch: Sequences) -> Loss:
     return causal_lm_loss(logprobs, mask)
 
 
-def length(pair: Pair) -> int:
+def length(runs: Runs) -> int:
     """Tokens of a prompt and its response."""
-    return len(pair[0]) + len(pair[1])
+    return sum(map(len, runs))
 
 
 def number_of_targets(batch: Sequences) -> int:
@@ -103,7 +103,7 @@ def number_of_targets(batch: Sequences) -> int:
     return int(batch.loss_mask[:, 1:].sum())
 
 
-def tokenise(demonstrations: Sequence[Demonstration], tokenizer: Tokenizer, max_tokens: int) -> tuple[list[Pair], int]:
+def tokenise(demonstrations: Sequence[Demonstration], tokenizer: Tokenizer, max_tokens: int) -> tuple[list[Runs], int]:
     """Token ids of every demonstration of at most `max_tokens`, and how many were longer."""
     pairs = [tokenizer.demonstration(d.prompt, d.response) for d in demonstrations]
     short = [pair for pair in pairs if length(pair) <= max_tokens]
@@ -119,7 +119,7 @@ def check_too_long(kept: int, too_long: int, stage: str) -> str:
 
 
 @torch.no_grad()
-def perplexity(policy: Policy, pairs: list[Pair], tokenizer: Tokenizer, device: torch.device) -> float:
+def perplexity(policy: Policy, pairs: list[Runs], tokenizer: Tokenizer, device: torch.device) -> float:
     """exp of the mean negative log-likelihood of a response token over all `pairs`."""
     nats, tokens = 0.0, 0
     by_length = sorted(pairs, key=length)

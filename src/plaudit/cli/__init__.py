@@ -17,7 +17,7 @@ from typing import Any
 import click
 
 from plaudit import __version__
-from plaudit.cli import failures, flags, sharing
+from plaudit.cli import data, failures, flags, sharing
 from plaudit.cli.layers import fit, layered, saved
 from plaudit.config import ALGORITHMS, SECTIONS, resolve
 from plaudit.errors import ConfigError, PlauditError, RewardError, RunError, TrainingError
@@ -101,7 +101,7 @@ def _answer(words: list[str]) -> int:
 
 def _way_on(words: list[str]) -> str:
     """The command to continue with: --resume if a run directory has been opened, otherwise the same command."""
-    if not words or words[0] in ("sample", "doctor", "notebooks", "push", "export"):
+    if not words or words[0] in ("data", "sample", "doctor", "notebooks", "push"):
         return ""
     resumes = any(param.name == "resume" for param in commands.commands[words[0].replace("_", "-")].params)
     if _opened or not resumes:
@@ -179,6 +179,7 @@ def _add_training(name: str, about: str, stages: tuple[str, ...]) -> None:
 _add_training("run", "SFT, reward model, PPO and evaluation, one after the other.", RUN_STAGES)
 for _stage, _about in ALGORITHMS.items():
     _add_training(_stage.replace("_", "-"), _about, (_stage,))
+commands.add_command(data.command)
 
 
 @commands.command("eval", params=flags.settings("evaluation", bare=True))
@@ -304,8 +305,8 @@ def _seeds(n: int, out: Path, resume: bool, overwrite: bool, **given: Any) -> No
     console.seeds(out, summarise(out, runs, stopped))
 
 
-for _command in (sharing.merge, sharing.push, sharing.export):
-    commands.add_command(_command)
+commands.add_command(sharing.merge)
+commands.add_command(sharing.push)
 
 
 @commands.command("notebooks")

@@ -17,11 +17,12 @@ from plaudit.config import default_settings
 from plaudit.errors import RunError
 from plaudit.evaluation.report.words import (
     FRONTIER_HEADS,
-    MEASURES,
+    REWARD_MODEL,
     Measure,
     bracketed,
     duration,
     interval,
+    measures,
     number,
     point_cells,
     verdict,
@@ -91,11 +92,17 @@ def headline(directory: Path) -> None:
     figures, console = evaluation(directory), new_console()
     meta = figures["meta"]
     console.print(f"{meta.get('prompts', '?')} held-out prompts, seed {meta.get('seed', '?')}", style="bold")
-    rows = (
+    reward = meta.get("reward") or REWARD_MODEL
+    bounds = interval({"score_range": (-1, 1) if reward == REWARD_MODEL else None} | meta, "score_range")
+    rows = [
         (m.name, _measured(figures["sft"], m), _measured(figures["policy"], m), Text(m.about, "dim"))
-        for m in MEASURES
+        for m in measures(reward, bounds)
         if m.key != "distinct_1"
-    )
+    ]
+    sides = [figures[side].get("parts") or {} for side in ("sft", "policy")]
+    for name in reversed(sides[1] if len(sides[1]) > 1 else ()):  # below the score
+        before, after = (Text(written(number(parts, name), "{:.2f}"), "bold") for parts in sides)
+        rows.insert(1, (f"  {name}", before, after, Text("Mean of this part of the score, before its weight.", "dim")))
     console.print(_table(("", "SFT", "policy", ""), rows))
     console.print(verdict(figures, read_jsonl(directory / "ppo" / "metrics.jsonl"), None))
     for warning in warnings(figures):

@@ -4,7 +4,7 @@ import math
 import statistics
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,10 @@ import torch
 from plaudit.config import Config
 from plaudit.data.prompts import cut_prompts
 from plaudit.data.splits import Part
-from plaudit.models.loading import load_tokenizer, model_without_weights
+from plaudit.models.loading import model_without_weights
 from plaudit.training.rewards import number_of_scored, try_reward
 from plaudit.training.run import Run
+from plaudit.training.tokenizer import open_tokenizer
 
 # Fitted to the default run and to smollm2 on two cores: training reaches this share of the speed of one large product,
 # and a stage spends this long on opening models, preflight checks and saving.
@@ -32,13 +33,17 @@ class Plan:
     device: str
     dtype: str
     flops: dict[str, float]  # floating point operations by stage; an estimate, without stages that have none
-    reward: dict[str, float]  # seconds that functions and classifiers of the reward take, by stage
+    reward: dict[str, float] = field(
+        default_factory=dict
+    )  # seconds that functions and classifiers of the reward take, by stage
 
     def seconds(self, stages: Iterable[str]) -> float:
         """Expected time of these stages on this machine, good to a factor of two; it measures for 0.1 seconds."""
         speed = _EFFICIENCY * _flops_per_second(torch.device(self.device), getattr(torch, self.dtype))
         return sum(
-            self.flops[stage] / speed + _STAGE_SECONDS + self.reward[stage] for stage in stages if stage in self.flops
+            self.flops[stage] / speed + _STAGE_SECONDS + self.reward.get(stage, 0.0)
+            for stage in stages
+            if stage in self.flops
         )
 
 
@@ -47,7 +52,7 @@ def plan(config: Config, path: Path, stages: tuple[str, ...]) -> Plan:
     run = Run(path, config)
     data = run.data
     name = config.model if "sft" in stages else run.model("sft")
-    tokenizer, model = load_tokenizer(name), model_without_weights(name)
+    tokenizer, model = open_tokenizer(run, name), model_without_weights(name)
     cut = (config.prompt_min, config.prompt_max, config.seed)
     prompts = [len(tokenizer.prompt(text)) for text in cut_prompts(data.prompts, *cut)]
     some = data.train.demonstrations[:_MEASURED_TEXTS]

@@ -89,7 +89,7 @@ def outlook(plan: Plan, runs: Iterable[Run], stages: tuple[str, ...]) -> None:
     parts = [f"{millions(plan.parameters)} parameters", f"texts: {rows}", f"{plan.device}, {plan.dtype}"]
     unfinished = [stage for run in runs for stage in stages if not run.complete(stage)]
     if seconds := plan.seconds(unfinished):
-        scoring = sum(plan.reward[stage] for stage in unfinished)
+        scoring = sum(plan.reward.get(stage, 0.0) for stage in unfinished)
         parts.append(
             f"expected time {duration(seconds)}" + (f", {duration(scoring)} of it the reward" if scoring else "")
         )

@@ -1,12 +1,10 @@
-"""Commands that take models and data from other tools, or pass them on."""
+"""Commands that take models from other tools, or pass them on."""
 
 from pathlib import Path
-from typing import Any
 
 import click
 
 from plaudit.cli import flags
-from plaudit.config import preset, read_toml, resolve
 
 
 @click.command("merge", cls=flags.Command)
@@ -35,22 +33,3 @@ def push(run: Path, repo: str, private: bool, token: str, only: str, dry_run: Pa
 
     stages = [stage for stage in only.split(",") if stage]
     print("\n".join(upload.push(run, repo, private=private, token=token, only=stages, dry_run=dry_run)))
-
-
-@click.command("export", cls=flags.Command, params=flags.settings("data", bare=False))
-@click.argument("file", type=flags.PATH, help="new file, NAME.jsonl")
-def export(file: Path, **given: Any) -> None:
-    """Write the data as a JSONL file that TRL reads.
-
-    Comparisons have the columns prompt, chosen and rejected; the column split says train, prompts or evaluation.
-    """
-    base = preset(given["preset"]) if given["preset"] else {}
-    settings = resolve(base, read_toml(Path(given["config"])) if given["config"] else {}, flags.by_full_name(given))
-
-    from plaudit.data.corpus import load
-    from plaudit.data.export import export as write
-    from plaudit.data.options import Config
-
-    own = {name.removeprefix("data."): value for name, value in settings.items() if name.startswith("data.")}
-    counts = write(load(Config(**own)), file)
-    print(f"{file}: {', '.join(f'{rows:,} {part}' for part, rows in counts.items())}")

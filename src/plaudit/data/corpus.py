@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 from collections import Counter
@@ -66,7 +67,13 @@ def load(
         config = replace(config, evaluation=evaluation)
     if config.name.startswith(memory.PREFIX):
         return memory.find(config.name)
-    return _load(config, _versions(config.name), _versions(config.evaluation))
+    collects = gc.isenabled()
+    gc.disable()  # it would look through millions of new records again and again, of which none is a cycle
+    try:
+        return _load(config, _versions(config.name), _versions(config.evaluation))
+    finally:
+        if collects:
+            gc.enable()
 
 
 def _in_memory(data: Iterable[Any], evaluation: Iterable[Any], config: Config) -> Splits:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Hashable, Set
 from typing import Any, Literal
 
@@ -27,14 +26,6 @@ class Hashed:
         self.prompt = content_hash(record.prompt) if record.prompt else ""
         opening = _opening(record.prompt) if record.prompt else ""
         self.opening = self.prompt if opening == record.prompt else content_hash(opening)
-
-    def derived(self, demonstration: Demonstration) -> Hashed:
-        """The hashes of a demonstration that is made from this record, which are among those of this record."""
-        found = copy.copy(self)
-        found.record = demonstration
-        texts = _texts(self.record)
-        found.texts = (self.texts[texts.index(demonstration.response)],)
-        return found
 
     @property
     def key(self) -> str:

@@ -61,7 +61,8 @@ def label_studio(row: Row) -> list[Any]:
     return found
 
 
-def _fields(row: Row, column: str) -> dict[str, Any]:
+def fields(row: Row, column: str) -> dict[str, Any]:
+    """The object in a column, with names in lower case."""
     fields = row.value(column)
     if not isinstance(fields, dict):
         raise DataError(f"{column}: must be an object")
@@ -70,13 +71,13 @@ def _fields(row: Row, column: str) -> dict[str, Any]:
 
 def _inside(row: Row, column: str) -> Row:
     """The texts of an annotation tool, which stand inside a column, under the names of a labelled text."""
-    fields = _fields(row, column)
-    first = next((name for name in (*TEXT.split("|"), *REPLIES.split("|")) if name in fields), None)
-    texts = [name for name, value in fields.items() if isinstance(value, str)]
+    inside = fields(row, column)
+    first = next((name for name in (*TEXT.split("|"), *REPLIES.split("|")) if name in inside), None)
+    texts = [name for name, value in inside.items() if isinstance(value, str)]
     if first is None and len(texts) != 1:
         raise DataError(f"{column}: no text in it; name one with --data.columns text={column}.NAME,label=...")
-    inner = Row({"text": first or texts[0], "prompt": _one_of(QUESTION, fields) or "prompt"}, row.meaning)
-    inner.values = fields
+    inner = Row({"text": first or texts[0], "prompt": _one_of(QUESTION, inside) or "prompt"}, row.meaning)
+    inner.values = inside
     return inner
 
 
@@ -93,7 +94,7 @@ def in_tool(column: str, labels: Callable[[Row], list[Any]]) -> Callable[[Row], 
 
 def argilla(row: Row) -> list[Any]:
     """Submitted responses to the one question."""
-    responses = _fields(row, "responses")
+    responses = fields(row, "responses")
     if len(responses) > 1:
         names = ", ".join(responses)
         raise DataError(

@@ -15,4 +15,9 @@ class Config:
     config: str = setting("", "configuration of a data set from the hub that has several")
     split: str = setting("", "split of a data set from the hub, or file of a folder, to train on; empty: all")
     revision: str = setting("", "branch, tag or commit of a data set from the hub; empty: the newest")
+    special_tokens: str = setting(
+        "text",
+        "what a special token's string in the data is, such as </s>: text, as people wrote it, or tokens",
+        choices=("text", "tokens"),
+    )
     positive: str = setting("", "the good labels, as in good,great or >=4; the others are bad", short="positive")

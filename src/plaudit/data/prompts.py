@@ -1,22 +1,25 @@
-"""Prompts: the first words of texts, for a model to continue."""
+"""Prompts: the first words of texts, for a model to continue, and dialogues, for it to answer."""
 
 from __future__ import annotations
 
 from plaudit import rng
 from plaudit.data.splits import Part
 from plaudit.data.text import content_hash
+from plaudit.records import Demonstration, Text, dialogue, transcript
 
 
-def cut_prompts(part: Part, low: int, high: int, seed: int) -> list[str]:
+def cut_prompts(part: Part, low: int, high: int, seed: int) -> list[Text]:
     """Distinct prompts from `part`, independent of the order of its records.
 
-    A demonstration with a prompt gives that prompt. Without one it gives the first `low` to `high` words of its text;
-    the length is random, and at least one word is left. A text of at most `low` words gives no prompt.
+    A demonstration with a prompt gives that prompt, and a dialogue gives its turns before the assistant's last one.
+    Another text gives its first `low` to `high` words; the length is random, and at least one word is left. A text of
+    at most `low` words gives no prompt, and neither does a dialogue in which nobody speaks before the assistant.
     """
-    prompts = []
-    for d in sorted(part.demonstrations, key=lambda d: content_hash(d.prompt or d.response)):
-        if d.prompt:
-            prompts.append(d.prompt)
+    prompts: list[Text] = []
+    for d in sorted(part.demonstrations, key=lambda d: content_hash(transcript(d.prompt or d.response))):
+        if asked := prompt_of(d):
+            prompts.append(asked)
+        if asked or not isinstance(d.response, str):
             continue
         words = d.response.split()
         longest = min(high, len(words) - 1)
@@ -26,7 +29,20 @@ def cut_prompts(part: Part, low: int, high: int, seed: int) -> list[str]:
     return list(dict.fromkeys(prompts))
 
 
-def held_out_prompts(part: Part, low: int, high: int, seed: int, seen: list[str]) -> list[str]:
+def held_out_prompts(part: Part, low: int, high: int, seed: int, seen: list[Text]) -> list[Text]:
     """Prompts from the evaluation part, without those in `seen`: short ones such as "the film is" also occur there."""
-    hashes = {content_hash(prompt) for prompt in seen}
-    return [prompt for prompt in cut_prompts(part, low, high, seed) if content_hash(prompt) not in hashes]
+    hashes = {content_hash(transcript(prompt)) for prompt in seen}
+    return [p for p in cut_prompts(part, low, high, seed) if content_hash(transcript(p)) not in hashes]
+
+
+def holds_dialogues(part: Part) -> bool:
+    """Whether a demonstration of `part` is a dialogue, or answers one."""
+    return any(isinstance(text, tuple) and text for d in part.demonstrations for text in (d.prompt, d.response))
+
+
+def prompt_of(d: Demonstration) -> Text:
+    """The prompt of a demonstration; where its response is a dialogue, with the turns before the assistant's last."""
+    if isinstance(d.response, str):
+        return d.prompt
+    last = max((i for i, message in enumerate(d.response) if message.role == "assistant"), default=0)
+    return (*dialogue(d.prompt, "user"), *d.response[:last])

@@ -8,7 +8,7 @@ from typing import Any
 
 from plaudit.data.columns import Row, Unusable, after, before_reply, dialogue, is_blank, turns, unpacked
 from plaudit.data.hashed import REPLY, Choice, Record, common_beginning
-from plaudit.data.opinions import label
+from plaudit.data.opinions import fields, label
 from plaudit.errors import DataError
 from plaudit.records import Comparison, Demonstration, Dialogue, LabelledText, Message, Ranking, Text
 
@@ -172,7 +172,7 @@ def stack_exchange(row: Row) -> Record:
 
 def openai(row: Row) -> Record:
     """OpenAI's preference format."""
-    asked = dialogue(_fields(row, "input").get("messages"), "input")
+    asked = dialogue(fields(row, "input").get("messages"), "input")
     a, b = (dialogue(row.value(name), name) for name in ("preferred_output", "non_preferred_output"))
     return _compared(row, *after(asked, a, b), "a")
 
@@ -185,7 +185,7 @@ def shp(row: Row) -> Record:
 
 def summaries(row: Row) -> Record:
     """Summarize from feedback: a post and two summaries."""
-    info, summaries = _fields(row, "info"), unpacked(row.value("summaries"), "summaries")
+    info, summaries = fields(row, "info"), unpacked(row.value("summaries"), "summaries")
     if len(summaries) != 2 or not all(isinstance(s, dict) and isinstance(s.get("text"), str) for s in summaries):
         raise DataError("summaries: must be two objects with a text")
     post, title = (str(info.get(name) or "") for name in ("post", "title"))

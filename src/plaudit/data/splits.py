@@ -109,9 +109,12 @@ def split(
     clean = _clean(given, dropped)
     groups = _groups(clean, whole)
     parts: list[list[Record]] = [[], [], []]
-    for hashed, group in zip(clean, groups, strict=True):
-        parts[bisect.bisect_right(edges, share(group))].append(hashed.record)
-    parts[2] += [hashed.record for hashed in _clean(evaluation, dropped)]
+    made = _demonstrations(clean)
+    groups += [groups[source] for source in made.values()]
+    for record, group in zip(itertools.chain((r.record for r in clean), made), groups, strict=True):
+        parts[bisect.bisect_right(edges, share(group))].append(record)
+    kept = _clean(evaluation, dropped)
+    parts[2] += [*(r.record for r in kept), *_demonstrations(kept)]
     train, prompts, held_part = map(Part.of, parts)
     warning = check_left_out(name, total, {reason: n for reason, n in dropped.items() if reason != UNLABELLED_TABLE})
     splits = Splits(name, train, prompts, held_part, dict(+dropped), warning, readings)
@@ -166,56 +169,53 @@ def share(digest: str) -> float:
 
 
 def _clean(records: list[Hashed], dropped: Counter[str]) -> list[Hashed]:
-    """Distinct records by kind and hash, without texts that have both good and bad labels.
-
-    If there are no demonstrations, every text with either label, every good and every preferred response becomes one.
-    """
+    """Distinct records by kind and hash, without texts that have both good and bad labels."""
     ordered = _sorted(records)
     good: set[Hashable] = set()
     bad: set[Hashable] = set()
     for r in records:
         if isinstance(r.record, LabelledText) and r.record.label != 0.5:
             (good if r.record.label > 0.5 else bad).add((r.prompt, r.texts))
-    both = good & bad
-    consistent = [
-        r for r in ordered if not both or not isinstance(r.record, LabelledText) or (r.prompt, r.texts) not in both
-    ]
-    dropped["contradictory label"] += len(ordered) - len(consistent)
+    if both := good & bad:
+        ordered = [r for r in ordered if not isinstance(r.record, LabelledText) or (r.prompt, r.texts) not in both]
+    dropped["contradictory label"] += len(records) - len(ordered)
     first: dict[Hashable, Hashed] = {}
-    for r in consistent:
+    for r in ordered:
         first.setdefault((type(r.record), r.identity), r)
-    dropped["duplicate"] += len(consistent) - len(first)
-    clean = list(first.values())
-    if any(isinstance(r.record, Demonstration) for r in clean):
-        return clean
-    return [*clean, *_demonstrations(clean)]
+    dropped["duplicate"] += len(ordered) - len(first)
+    return list(first.values())
 
 
 def _sorted(records: list[Hashed]) -> list[Hashed]:
     """By kind and hash; records that have these in common by their content."""
-    by_key = sorted(((_KINDS.index(type(r.record)), r.key, i) for i, r in enumerate(records)))
+    keys = [(_KINDS.index(type(r.record)), r.key) for r in records]
     ordered = []
-    for _, ties in itertools.groupby(by_key, key=lambda one: one[:2]):
-        same = [records[i] for _, _, i in ties]
-        ordered += sorted(same, key=lambda r: [order(v) for v in vars(r.record).values()]) if len(same) > 1 else same
+    for _, ties in itertools.groupby(sorted(range(len(keys)), key=keys.__getitem__), key=keys.__getitem__):
+        same = [records[i] for i in ties]
+        if len(same) > 1:
+            same.sort(key=lambda r: [order(value) for value in vars(r.record).values()])
+        ordered += same
     return ordered
 
 
-def _demonstrations(records: list[Hashed]) -> list[Hashed]:
-    """What SFT imitates: texts without a prompt, and of responses to a prompt the good, preferred or best ones."""
-    texts: dict[Demonstration, Hashed] = {}
-    for hashed in records:
-        record = hashed.record
-        found = None
-        if isinstance(record, LabelledText) and (not record.prompt or record.label >= 0.5):
-            found = Demonstration(record.prompt, record.text)
-        elif isinstance(record, Comparison) and record.choice != "tie":
-            found = Demonstration(record.prompt, record.response_a if record.choice == "a" else record.response_b)
-        elif isinstance(record, Ranking):
-            found = Demonstration(record.prompt, record.responses[0])
-        if found is not None and found not in texts:  # annotators can prefer the same response
-            texts[found] = hashed.derived(found)
-    return list(texts.values())
+def _demonstrations(records: list[Hashed]) -> dict[Demonstration, int]:
+    """What SFT imitates if nothing else is given to imitate, with the places of the records that it comes from.
+
+    It is every text without a prompt, and of responses to a prompt the good, preferred and best ones.
+    """
+    found: dict[Demonstration, int] = {}
+    for i, record in enumerate(r.record for r in records):
+        if isinstance(record, Demonstration):
+            return {}
+        if isinstance(record, LabelledText):
+            response = record.text if not record.prompt or record.label >= 0.5 else None
+        elif isinstance(record, Comparison):
+            response = {"a": record.response_a, "b": record.response_b, "tie": None}[record.choice]
+        else:
+            response = record.responses[0]
+        if response is not None:  # annotators can prefer the same response
+            found.setdefault(Demonstration(record.prompt, response), i)
+    return found
 
 
 def _check(splits: Splits, total: int, groups: list[str]) -> None:

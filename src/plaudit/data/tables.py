@@ -74,6 +74,9 @@ class Column:
         """Count one value."""
         if value is None or value == "":
             return
+        if self.many and not self.numeric and type(value) in self.kinds:  # nothing is learned from one more text
+            self.filled += 1
+            return
         packed = isinstance(value, str) and value.startswith(_PACKED)
         self.kinds.add(list if packed else type(value))
         self.filled += 1

@@ -17,7 +17,7 @@ from plaudit.data.splits import Part
 from plaudit.errors import DataError, TrainingError
 from plaudit.maths.masked import float64
 from plaudit.models.fast.precision import MASTER
-from plaudit.models.loading import load_tokenizer, window
+from plaudit.models.loading import window
 from plaudit.models.plain import PlainEngine
 from plaudit.models.policy import Policy, RewardModel
 from plaudit.models.tokenizer import collate
@@ -26,6 +26,7 @@ from plaudit.training.models import Models
 from plaudit.training.optimizer import BatchLoss, accumulate, adamw, step
 from plaudit.training.rollouts import Objective, ScoreScale, generate, score_rollout
 from plaudit.training.run import Run
+from plaudit.training.tokenizer import open_tokenizer
 
 ENGINE = "engine against the model's own forward pass"
 ROWS = 16  # prompts or texts of the checks; each prompt is answered once
@@ -94,7 +95,7 @@ def training_of_sft(run: Run, models: Models) -> Training | None:
 def training_of_reward_model(run: Run) -> Training | None:
     """None where the first judgements are all too long."""
     settings, train, most = run.config.reward_model, run.data.train, 16 * ROWS
-    tokenizer = load_tokenizer(run.model("sft"))
+    tokenizer = open_tokenizer(run, run.model("sft"))
     classifier = new_classifier(run, tokenizer)
     some = Part(labelled=train.labelled[:most], comparisons=train.comparisons[:most])
     try:
@@ -115,13 +116,23 @@ def training_of_reward_model(run: Run) -> Training | None:
     )
 
 
-@torch.no_grad()
-def scores_of_engine(run: Run, training: Training, most: float) -> Check:
-    """The logits of a reward model by its engine, and by its own forward pass."""
+def of_reward_model(run: Run, most: float) -> Iterator[Check]:
+    """A new reward model: its scores by the engine and by its own forward pass, and a step of training.
+
+    Args:
+        most: by which the scores may differ.
+    """
+    training = training_of_reward_model(run)
+    if training is None:
+        return
     plain = RewardModel(training.model.classifier, PlainEngine(run.dtype))
-    gap = (training.outputs() - preference_loss(plain, training.batch)[2]).abs().max().item()
+    with torch.no_grad():
+        gap = (training.outputs() - preference_loss(plain, training.batch)[2]).abs().max().item()
     advice = "use engine = plain" if not isinstance(training.model.engine, PlainEngine) else "use another model"
-    return Check(ENGINE, gap < most, f"scores differ by at most {gap:.1g}", advice)
+    check = Check(ENGINE, gap < most, f"scores differ by at most {gap:.1g}", advice)
+    yield check
+    if check.ok:
+        yield from one_step(run, "reward_model", training, torch.nn.Module())
 
 
 def training_of_policy(run: Run, stage: str, models: Models, prompts: list[list[int]], noise: torch.Tensor) -> Training:

@@ -55,7 +55,7 @@ def against_cpu(
     models = {"device": (copy.deepcopy(lm), own, device), "cpu": (to_cpu(lm), plain, torch.device("cpu"))}
 
     with torch.no_grad():
-        rest = (noise[:ROWS], tokenizer.eos_id, tokenizer.pad_id)
+        rest = (noise[:ROWS], tokenizer.end_ids, tokenizer.pad_id)
         responses = own.generate(models["device"][0], ids.to(device), mask.to(device), *rest)
         batch = responses.ids, responses.attention_mask, responses.response_mask
         tokens = responses.response_ids[responses.response_mask].cpu()

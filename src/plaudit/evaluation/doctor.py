@@ -22,19 +22,16 @@ from plaudit.evaluation.checks import (
     Check,
     draws_outside,
     objective_of,
+    of_reward_model,
     one_step,
-    scores_of_engine,
     training_of_policy,
-    training_of_reward_model,
     training_of_sft,
 )
 from plaudit.evaluation.devices import against_cpu, is_compared
+from plaudit.evaluation.memory import memory_needed
 from plaudit.evaluation.metrics import strict
 from plaudit.files import write_json
-from plaudit.models.fast.activations import MAPPED_FROM
-from plaudit.models.fast.head import logits_at_once
-from plaudit.models.layers import layers, number_of_frozen_layers
-from plaudit.models.loading import load_causal_lm, load_tokenizer, model_without_weights, window
+from plaudit.models.loading import load_causal_lm, model_without_weights, window
 from plaudit.models.plain import PlainEngine
 from plaudit.models.policy import Policy
 from plaudit.rewards import AnyReward
@@ -42,9 +39,10 @@ from plaudit.training import memory
 from plaudit.training.engine import choose_engine
 from plaudit.training.metrics import StepReport
 from plaudit.training.models import Models
-from plaudit.training.rewards import REFERENCE_SAMPLES, as_reward, needs_reward_model, try_reward
+from plaudit.training.rewards import as_reward, needs_reward_model, try_reward
 from plaudit.training.rollouts import ScoreScale, generate, score_rollout
 from plaudit.training.run import MEMORY_FILE, Run
+from plaudit.training.tokenizer import open_tokenizer
 
 # How far the ratio of the same model may be from 1: at the worst of some hundred tokens, and on average. In bfloat16
 # the fast engine rounds the matrices that learn: 0.05 and 0.008 (movie-gpt2, all layers). Split otherwise, the same
@@ -59,9 +57,6 @@ _OUTSIDE = {torch.float32: 1e-4, torch.bfloat16: 3e-3}
 _ENDED = 0.5  # share of responses that should end before the length limit
 _LENGTH_BIAS = 0.3  # correlation of score and length at which length explains a tenth of the score
 _TIGHT = 0.8  # share of the free memory
-# float32 numbers that a layer keeps for the backward pass, a token and unit of width (counted for GPT-2), and copies of
-# the logits that exist at once: in a loss with its gradient, and in a rollout with its KL and entropy.
-_KEPT, _LOSS_COPIES, _ROLLOUT_COPIES = 18, 4, 5
 # In bfloat16 oneDNN keeps code for every shape of a product, up to a thousand; measured for movie-gpt2, AVX512-BF16.
 _SHAPES = 2**29
 _trained_in: set[torch.dtype] = set()  # formats in which this process has trained: it holds that code already
@@ -75,7 +70,7 @@ def open_models(run: Run, stage: str, reward: AnyReward = None) -> Models:
     lm = load_causal_lm(run.config.model).to(run.device).eval()
     policy = Policy(lm, choose_engine(run, "sft", lm)).to(run.device)
     policy.engine.prepare(lm)
-    return Models(load_tokenizer(run.config.model), policy, lm, None, policy.engine)
+    return Models(open_tokenizer(run, run.config.model), policy, lm, None, policy.engine)
 
 
 def doctor(run: Run, stage: str, models: Models | None = None, reward: AnyReward = None) -> list[Check]:
@@ -94,7 +89,9 @@ def doctor(run: Run, stage: str, models: Models | None = None, reward: AnyReward
     """
     program = memory.held(run.device)
     if stage == "reward_model":
-        return _before_reward_model(run, program)
+        checks = list(of_reward_model(run, _ENGINE_NATS[run.dtype]))
+        needed = memory_needed(run, model_without_weights(run.model("sft")), 0)
+        return [*checks, _memory_of_process(run, needed, program)]
     models = models or open_models(run, stage, reward)
     config, settings = run.config, getattr(run.config, _policy(stage))
     texts = cut_prompts(run.data.prompts, config.prompt_min, config.prompt_max, config.seed)
@@ -102,7 +99,7 @@ def doctor(run: Run, stage: str, models: Models | None = None, reward: AnyReward
     fitting = (p for p in map(models.tokenizer.prompt, texts) if len(p) + limit <= window(models.policy.lm))
     prompts = list(itertools.islice(fitting, ROWS))
     longest = max(map(len, prompts), default=0)
-    checks: list[Check] = []
+    checks = []
     if prompts and limit > 0:  # otherwise PPO refuses them with a message, and SFT does not need them
         noise = rng.uniforms(range(len(prompts)), limit, config.seed, "doctor", 0, "responses")
         with torch.no_grad():
@@ -118,18 +115,6 @@ def doctor(run: Run, stage: str, models: Models | None = None, reward: AnyReward
     if stage != "sft" and models.reward_model is not None:
         checks += _reward_model(run.summary("reward_model"))
     needed = memory_needed(run, models.policy.lm, longest, _policy(stage))
-    return [*checks, _memory_of_process(run, needed, program)]
-
-
-def _before_reward_model(run: Run, program: int) -> list[Check]:
-    """A step of training of a new reward model, and its scores by both engines."""
-    checks, training = [], training_of_reward_model(run)
-    if training:
-        checks.append(scores_of_engine(run, training, _ENGINE_NATS[run.dtype]))
-        if checks[0].ok:
-            checks += one_step(run, "reward_model", training, torch.nn.Module())
-    del training
-    needed = memory_needed(run, model_without_weights(run.model("sft")), 0)
     return [*checks, _memory_of_process(run, needed, program)]
 
 
@@ -299,48 +284,3 @@ def _reward_model(summary: dict[str, Any]) -> Iterator[Check]:
     advice = "PPO may change the length instead of the content: balance the lengths of good and bad texts"
     found = f"score and length correlate at {slope:+.2f}"
     yield Check("length bias of the reward model", abs(slope) <= _LENGTH_BIAS, found, advice, False)
-
-
-def memory_needed(run: Run, lm: Any, prompt: int, policy: str = "ppo") -> int:
-    """Bytes that the largest stage needs beyond the program itself, for prompts of `prompt` tokens in float32.
-
-    `policy` is the algorithm that trains it.
-    """
-    sft, reward, ppo = run.config.sft, run.config.reward_model, getattr(run.config, policy)
-    weights = 4 * sum(p.numel() for p in lm.parameters())
-    vocabulary, width = lm.get_input_embeddings().weight.shape
-    depth = getattr(lm.config, "num_hidden_layers", 1)
-    one_layer = 4 * _KEPT * width  # of one token
-
-    def learns(part: Any) -> int:
-        """Bytes of the weights that learn; LoRA adapters are small beside them."""
-        if part.lora_rank:
-            return 0
-        learning = layers(lm)[number_of_frozen_layers(lm, part.train_layers) :] if part.train_layers else [lm]
-        return 4 * sum(p.numel() for module in learning for p in module.parameters())
-
-    def stage(part: Any, rows: int, tokens: int, predicted: int, cache: int = MAPPED_FROM) -> int:
-        """A model, gradients and Adam's moments of what learns, cached activations, and a batch or a copy to save."""
-        rows = min(rows, part.microbatch_size or rows)
-        all_learn = not (part.train_layers or part.lora_rank)
-        logits = min(rows * predicted * vocabulary, logits_at_once(run.device, gradient=all_learn))
-        batch = rows * tokens * (part.train_layers or depth) * one_layer + 4 * _LOSS_COPIES * logits
-        cached = cache if number_of_frozen_layers(lm, part.train_layers) else 0
-        return weights + 3 * learns(part) + cached + max(batch, weights, 3 * learns(part))
-
-    length = prompt + ppo.max_new_tokens
-    heads = getattr(lm.config, "num_attention_heads", 1)  # a recurrent model has none
-    keys_and_values = 4 * 2 * width * getattr(lm.config, "num_key_value_heads", heads) // heads  # a token and layer
-    sampled = max(REFERENCE_SAMPLES, ppo.batch_size) * length  # tokens
-    sampling = sampled * (one_layer + depth * keys_and_values)
-    rollout = min(ppo.batch_size * ppo.max_new_tokens * vocabulary, logits_at_once(run.device, gradient=False))
-    rows = min(ppo.minibatch_size, ppo.batch_size)
-    # Activations of the sampled tokens at two depths: one for the policy, one for the reward model.
-    update = stage(ppo, rows, length, ppo.max_new_tokens, cache=4 * 2 * width * sampled)
-    return max(
-        stage(sft, sft.batch_size, sft.max_tokens, sft.max_tokens),
-        stage(reward, 2 * reward.batch_size, reward.max_tokens, 0),
-        # Reference and reward model hold what learned a second time, and share the rest with the policy.
-        update + learns(ppo) + learns(reward) + 4 * _ROLLOUT_COPIES * rollout + sampling,
-        learns(ppo) + 3 * weights,  # while the last of the three is opened: in the file and out of it
-    )

@@ -29,6 +29,7 @@ from plaudit.maths.masked import unflatten
 from plaudit.models.loading import window
 from plaudit.models.policy import Policy
 from plaudit.models.tokenizer import Tokenizer
+from plaudit.records import Message, asking
 from plaudit.rewards import AnyReward
 from plaudit.settings import setting
 from plaudit.training import manifest
@@ -163,7 +164,7 @@ def prompts_for(
             "records with other prompts, or lower prompt_min"
         )
     rows = rows[: config.evaluation.prompts]
-    return [texts[i] for i in rows], [prompts[i] for i in rows], warning
+    return [asking(texts[i]) for i in rows], [prompts[i] for i in rows], warning
 
 
 def policy_stage(run: Run) -> str:
@@ -190,7 +191,7 @@ def evaluate(run: Run, reward: AnyReward = None) -> Iterator[StepReport]:
     """
     config = run.config
     measurement = Measurement(run, policy_stage(run), reward)
-    texts, _ = measurement.held_out
+    texts, ids = measurement.held_out
     total = -(-len(texts) // config.evaluation.batch_size) + 1
     parts: list[tuple[Answers, Answers]] = []
     seconds, began = 0.0, time.perf_counter()
@@ -216,8 +217,9 @@ def evaluate(run: Run, reward: AnyReward = None) -> Iterator[StepReport]:
             line["sft_judge"], line["policy_judge"] = map(float, verdicts)
         difference = bootstrap_ci95((policy_judge > 0.5) - (sft_judge > 0.5).astype(float), config.seed)
     _write_jsonl(run.path / "responses.jsonl", responses)
-    show = SHOWN_PROMPTS if config.data.name in BUILT_IN else tuple(texts[: len(SHOWN_PROMPTS)])
-    shown = [measurement.tokenizer.prompt(prompt) for prompt in show]
+    show, shown = texts[: len(SHOWN_PROMPTS)], ids[: len(SHOWN_PROMPTS)]
+    if config.data.name in BUILT_IN:
+        show, shown = list(SHOWN_PROMPTS), [measurement.tokenizer.prompt(prompt) for prompt in SHOWN_PROMPTS]
     limit = measurement.settings.max_new_tokens
     noise = rng.uniforms(range(len(shown)), limit, config.seed, "evaluation", 0, "samples")
     _write_jsonl(run.path / "samples.jsonl", side_by_side(show, *measurement.compare(shown, noise)))
@@ -258,13 +260,11 @@ def sample(
 ) -> list[dict[str, Any]]:
     """`n` continuations of `prompt` by each model of a run, from the same random numbers, as samples.jsonl has them.
 
-    Args:
-        directory: of the run, whose SFT model and policy have finished.
-        max_new_tokens: longest response, in tokens; None for that of training.
-        reward: as in `evaluate`.
+    The models of a run on dialogues answer it as a user's message. Each line has prompt, sft, policy (the responses),
+    sft_score and policy_score.
 
-    Returns:
-        `n` dictionaries with prompt, sft, policy (the responses), sft_score and policy_score.
+    Args:
+        max_new_tokens: longest response, in tokens; None for that of training.
 
     Raises:
         RunError: the run does not exist or has not finished.
@@ -272,7 +272,8 @@ def sample(
     """
     run = Run.existing(Path(directory))
     measurement = Measurement(run, policy_stage(run), reward)
-    ids = measurement.tokenizer.prompt(prompt)
+    chat = run.summary("sft").get("chat", False)
+    ids = measurement.tokenizer.prompt((Message("user", prompt),) if chat else prompt)
     limit = max_new_tokens or measurement.settings.max_new_tokens
     check_window([ids], limit, window(measurement.sft))
     noise = rng.uniforms(range(n), limit, seed, "sample", 0, prompt)

@@ -16,7 +16,7 @@ from functools import cached_property
 from statistics import fmean, pstdev
 from typing import Any, NamedTuple
 
-from plaudit.evaluation.judge import Judge, judge_for
+from plaudit.evaluation.judge import judge_for
 from plaudit.evaluation.report.words import MEASURES, number, written
 from plaudit.files import write_atomic
 from plaudit.rewards import AnyReward
@@ -219,7 +219,7 @@ class _Watch:
         )
 
     @cached_property
-    def _judge(self) -> Judge | None:
+    def _judge(self) -> Any:
         return judge_for(self._run.data, self._run.config.evaluation.judge)[0]
 
     def _read(self, name: str, key: str, begin: int, end: int) -> list[dict[str, Any]]:

@@ -28,7 +28,7 @@ from plaudit.errors import RewardError
 from plaudit.maths.preferences import wilson
 from plaudit.models.classifier import Classifier
 from plaudit.records import Comparison, LabelledText, Text
-from plaudit.rewards.sources import Source
+from plaudit.rewards.sources import Source, line_of, load_function, reason
 
 _MOST_TEXTS = 1000  # on which its fit is measured
 _MOST_FITTED, _FEWEST = 5000, 8  # judgements to fit one on: at most, and at least of each label
@@ -73,7 +73,8 @@ def judge_for(data: Splits, wanted: str = "auto") -> tuple[Judge | None, str]:
         judge = open_judge(wanted)
         labelled = [t for t in data.evaluation.labelled if t.label != 0.5]
         if labelled:
-            right = (judge.positive([plain(t.text) for t in labelled]) > 0.5) == [t.label > 0.5 for t in labelled]
+            texts, prompts = [plain(t.text) for t in labelled], [plain(t.prompt) for t in labelled]
+            right = (judge.positive(texts, prompts) > 0.5) == [t.label > 0.5 for t in labelled]
             judge.accuracy.update(accuracy_task=float(right.mean()), held_out=len(labelled))
         return judge, ""
     film, no_film = _film(data)
@@ -96,19 +97,23 @@ def open_judge(wanted: str) -> Judge:
         ModelError: there is no such classifier, or it has several labels and none of them is named.
     """
     source = Source(wanted)
-    function = source.open()
-    if function is None:
+    if (file := source.file) is None:
         classifier = Classifier(*source.classifier)
 
         def reads(texts: Sequence[str], prompts: Sequence[str]) -> np.ndarray:
             return expit(np.array(classifier([""] * len(texts), [text.strip() for text in texts]), dtype=float))
 
         return Judge(source.title, f"the classifier {source.title}", reads)
+    function = load_function(file, wanted.rpartition(":")[2])
     alone = sum(p.default is p.empty for p in inspect.signature(function).parameters.values()) == 1
 
     def calls(texts: Sequence[str], prompts: Sequence[str]) -> np.ndarray:
         beginnings = list(prompts) or [""] * len(texts)
-        returned = function(list(texts)) if alone else function(beginnings, list(texts))
+        try:
+            returned = function(list(texts)) if alone else function(beginnings, list(texts))
+        except Exception as error:  # of any class: it is the user's code
+            where = line_of(error, file.resolve())
+            raise RewardError(f"judge '{source.title}'{where}: {reason(error)}") from error
         try:
             found = np.array([float(number) for number in returned])
         except (TypeError, ValueError):

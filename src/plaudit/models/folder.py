@@ -59,6 +59,13 @@ def check_tokenizer(folder: Path) -> None:
         )
 
 
+def end_ids(folder: Path) -> list[int]:
+    """The tokens at which a model's generation_config.json ends a response: none, one or several."""
+    path = folder / "generation_config.json"
+    found = read_json(path).get("eos_token_id") if path.exists() else None
+    return [id for id in (found if isinstance(found, list) else [found]) if isinstance(id, int)]
+
+
 def weight_files(folder: Path) -> list[Path]:
     """The safetensors files of a model folder.
 
@@ -87,7 +94,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 def content_hash(folder: Path) -> str:
     """Hash of the settings, tokenizer and weights in a model folder. Unchanged files are read once a process."""
-    names = sorted(p for p in folder.iterdir() if p.suffix in (".json", ".safetensors", ".txt", ".model"))
+    names = sorted(p for p in folder.iterdir() if p.suffix in (".json", ".safetensors", ".txt", ".model", ".jinja"))
     parts = [(p.name, _content_hash(p, p.stat().st_size, p.stat().st_mtime_ns)) for p in names]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 

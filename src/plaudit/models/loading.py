@@ -21,7 +21,7 @@ from transformers import (
 from plaudit import fetching
 from plaudit.errors import ModelError
 from plaudit.models import lora, score_head, smollm2
-from plaudit.models.folder import check_folder, check_tokenizer, content_hash, non_finite, tensor_sizes
+from plaudit.models.folder import check_folder, check_tokenizer, content_hash, end_ids, non_finite, tensor_sizes
 from plaudit.models.hub import folder_of, is_on_hub
 from plaudit.models.quiet import first_line, quiet
 from plaudit.models.tokenizer import Tokenizer
@@ -41,7 +41,7 @@ def load_tokenizer(name: str) -> Tokenizer:
     """Load the tokenizer of a model by built-in name, folder or hub id."""
     with _opening(name) as folder:
         check_tokenizer(Path(folder))
-        tokenizer = Tokenizer.of(AutoTokenizer.from_pretrained(folder, trust_remote_code=False))
+        tokenizer = Tokenizer.of(AutoTokenizer.from_pretrained(folder, trust_remote_code=False), end_ids(Path(folder)))
         tokenizer.response("a word")  # some malformed settings show only here
         return tokenizer
 
@@ -181,13 +181,15 @@ def save(model: Any, tokenizer: Tokenizer, folder: Path, sampling: Any = None) -
         sampling: settings with the `temperature` and `max_new_tokens` (tokens) of `generate`; None for a classifier.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    ids = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.pad_id}
+    ids: dict[str, Any] = {"bos_token_id": tokenizer.bos_id, "pad_token_id": tokenizer.pad_id}
+    ids["eos_token_id"] = tokenizer.eos_id
     model.config.get_text_config().update(ids)
     classifies = hasattr(model, "score")
     if classifies:
         model.config.id2label, model.config.label2id = {0: "score"}, {"score": 0}
     elif sampling:
         how = {"temperature": sampling.temperature, "max_new_tokens": sampling.max_new_tokens}
+        ids["eos_token_id"] = [*tokenizer.end_ids] if tokenizer.other_end_ids else tokenizer.eos_id
         model.generation_config = GenerationConfig(do_sample=True, top_k=0, top_p=1.0, **how, **ids)
     model.save_pretrained(folder, state_dict=lora.plain_state(model), safe_serialization=True)
     lora.save_adapters(model, folder / lora.FOLDER)

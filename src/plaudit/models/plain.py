@@ -6,7 +6,7 @@ families that it knows; tests hold the two equal.
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
@@ -102,11 +102,11 @@ class PlainEngine:
         prompt_ids: Int[Tensor, "B P"],
         prompt_mask: Bool[Tensor, "B P"],
         noise: Float64[Tensor, "B R"],
-        eos_id: int,
+        end_ids: Sequence[int],
         pad_id: int,
         temperature: float = 1.0,
     ) -> Responses:
-        """Continue every prompt until its end token, or until R tokens.
+        """Continue every prompt until an end token, or until R tokens.
 
         Args:
             prompt_ids, prompt_mask: prompts padded on the left.
@@ -114,6 +114,7 @@ class PlainEngine:
         """
         ids, mask, cache = prompt_ids, prompt_mask, None
         running = torch.ones(len(ids), dtype=torch.bool, device=ids.device)
+        ends = torch.tensor(end_ids, device=ids.device)
         for u in noise.unbind(1):
             inputs = _inputs(lm, ids if cache is None else ids[:, -1:], mask)
             if _takes(lm, "past_key_values"):  # otherwise the model reads the whole text again for each token
@@ -124,7 +125,7 @@ class PlainEngine:
             logits = output.logits[:, -1].float() / temperature
             token = sample_tokens(logits, u).masked_fill(~running, pad_id)
             ids, mask = torch.cat([ids, token[:, None]], dim=1), torch.cat([mask, running[:, None]], dim=1)
-            running = running & (token != eos_id)
+            running = running & ~torch.isin(token, ends)
             if not running.any():
                 break
         return Responses(ids, mask, mask[:, prompt_ids.shape[1] :], ~running)

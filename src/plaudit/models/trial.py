@@ -40,7 +40,7 @@ def try_model(
     noise = torch.full((len(prompts), 2), 0.5, dtype=torch.float64)
     engine, figures = PlainEngine(), []
     try:
-        responses = engine.generate(model, ids, mask, noise, tokenizer.eos_id, tokenizer.pad_id)
+        responses = engine.generate(model, ids, mask, noise, tokenizer.end_ids, tokenizer.pad_id)
         batch = (responses.ids, responses.attention_mask)
         figures.append(engine.logprobs(model, *batch, responses.response_mask)[0])
         if classifier is not None:

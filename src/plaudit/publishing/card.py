@@ -28,6 +28,12 @@ _LANGUAGE = """from transformers import AutoModelForCausalLM, AutoTokenizer
 tokenizer, model = AutoTokenizer.from_pretrained("{0}"), AutoModelForCausalLM.from_pretrained("{0}")
 batch = tokenizer("{1}", return_tensors="pt")
 print(tokenizer.decode(model.generate(**batch)[0], skip_special_tokens=True))"""
+_CHAT = """from transformers import AutoModelForCausalLM, AutoTokenizer
+
+tokenizer, model = AutoTokenizer.from_pretrained("{0}"), AutoModelForCausalLM.from_pretrained("{0}")
+turns = [{{"role": "user", "content": "{1}"}}]
+batch = tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=True, return_tensors="pt")
+print(tokenizer.decode(model.generate(**batch)[0], skip_special_tokens=True))"""
 _CLASSIFIER = """from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 tokenizer, model = (c.from_pretrained("{0}") for c in (AutoTokenizer, AutoModelForSequenceClassification))
@@ -46,13 +52,14 @@ def card(run: Run, stage: str, repos: dict[str, str]) -> str:
         loader=PackageLoader(__name__, ""), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     scores = stage == "reward_model"
-    prompt = "the film is" if run.config.data.name in BUILT_IN else "I think that"
+    chat = run.summary("sft").get("chat", False)
+    prompt = "the film is" if run.config.data.name in BUILT_IN else "What do you think?" if chat else "I think that"
     head, rows = ([], []) if scores or stage == "sft" else _comparison(files, stage)
     content = {
         "metadata": _metadata(run, stage, repos),
         "title": repos[stage].rpartition("/")[2],
         "about": _about(run, stage, repos),
-        "example": (_CLASSIFIER if scores else _LANGUAGE).format(repos[stage], prompt),
+        "example": (_CLASSIFIER if scores else _CHAT if chat else _LANGUAGE).format(repos[stage], prompt),
         "scale": _scale(run, stage),
         "head": head,
         "rows": rows,

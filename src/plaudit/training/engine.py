@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import chain
 from typing import Any, TypeAlias
 
 from plaudit.errors import ModelError
@@ -11,22 +12,23 @@ from plaudit.models.fast.families import supports
 from plaudit.models.layers import freeze_lower_layers
 from plaudit.models.lora import add_adapters
 from plaudit.models.plain import PlainEngine
+from plaudit.models.tokenizer import Runs
 from plaudit.training.run import Run
 
 Engine: TypeAlias = PlainEngine | FastEngine
 
 
-def prepare_to_learn(run: Run, stage: str, model: Any, pairs: Iterable[tuple[list[int], list[int]]] = ()) -> Engine:
+def prepare_to_learn(run: Run, stage: str, model: Any, texts: Iterable[Runs] = ()) -> Engine:
     """Freeze lower layers and add adapters, as the settings of a stage say; returns the engine, which is prepared.
 
-    `pairs` are token ids of the prompts and responses that every epoch reads.
+    `texts` are token ids of the texts that every epoch reads.
     """
     settings = getattr(run.config, stage)
     freeze_lower_layers(model, settings.train_layers, f"{stage}.train_layers")
     add_adapters(model, settings, run.config.seed, stage)
     engine = choose_engine(run, stage, model)
     engine.prepare(model)
-    engine.remember(model, [[*prompt, *response] for prompt, response in pairs])
+    engine.remember(model, [[*chain(*runs)] for runs in texts])
     return engine
 
 

@@ -9,12 +9,13 @@ from typing import Any
 from safetensors.torch import load_file
 
 from plaudit.models.layers import share_weights
-from plaudit.models.loading import load_causal_lm, load_reward_model, load_tokenizer
+from plaudit.models.loading import load_causal_lm, load_reward_model
 from plaudit.models.lora import FOLDER, load_adapters
 from plaudit.models.policy import Policy, RewardModel
 from plaudit.models.tokenizer import Tokenizer
 from plaudit.training.engine import Engine, choose_engine, prepare_to_learn
 from plaudit.training.run import Run
+from plaudit.training.tokenizer import open_tokenizer
 
 VALUE_HEAD = "value_head.safetensors"  # in the same folder as the model files of a policy
 
@@ -40,7 +41,7 @@ class Models:
             stage: the folder of the policy: "sft" to train it, `algorithm` to evaluate it after training.
         """
         sft, reward_folder = run.model("sft"), run.model("reward_model") if reward_model else None
-        tokenizer = load_tokenizer(sft)
+        tokenizer = open_tokenizer(run, sft)
         return Models.of(run, algorithm, run.model(stage), sft, reward_folder, tokenizer, value_head=value_head)
 
     @staticmethod

@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 import time
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
 
 from plaudit.batches import Responses
 from plaudit.config import Config
-from plaudit.models import loading
+from plaudit.data.prompts import prompt_of
 from plaudit.models.classifier import Classifier
 from plaudit.models.tokenizer import Tokenizer, collate, pad_left
 from plaudit.rewards import (
@@ -29,6 +30,7 @@ from plaudit.rewards import (
 from plaudit.rewards.sources import short_names
 from plaudit.training.models import Models
 from plaudit.training.run import Run
+from plaudit.training.tokenizer import open_tokenizer
 
 REFERENCE_SAMPLES = 256  # responses of the reference on which scores are normalised
 _TRIED = 8  # responses
@@ -113,7 +115,7 @@ def try_reward(run: Run, stages: tuple[str, ...], model: str, reward: AnyReward 
 @functools.lru_cache(maxsize=1)  # one trial for the checks and for the plan of a run
 def _try(run: Run, model: str, largest: int, sources: tuple[Source, ...], opened: tuple[Any, ...]) -> Trial:
     seconds, warnings = 0.0, []
-    tokenizer = loading.load_tokenizer(model)
+    tokenizer = open_tokenizer(run, model)
     responses = _texts(run, tokenizer)
     for source in sources:
         measure = _measure(run, source, tokenizer)
@@ -136,11 +138,14 @@ def _try(run: Run, model: str, largest: int, sources: tuple[Source, ...], opened
 
 def _texts(run: Run, tokenizer: Tokenizer) -> Responses:
     """Demonstrations as prompts and responses."""
-    pairs = [tokenizer.demonstration(d.prompt, d.response) for d in run.data.train.demonstrations[:_TRIED]]
-    for i, (prompt, response) in enumerate(pairs):
-        if not run.data.train.demonstrations[i].prompt:  # its beginning is the prompt
+    pairs = []
+    for d in run.data.train.demonstrations[:_TRIED]:
+        *prompt, response = tokenizer.demonstration(d.prompt, d.response)
+        if asked := prompt_of(d):
+            pairs.append((tokenizer.prompt(asked), response))
+        else:  # its beginning is the prompt
             cut = min(_PROMPT, len(response) // 2)
-            pairs[i] = [*prompt, *response[:cut]], response[cut:]
+            pairs.append(([*chain(*prompt), *response[:cut]], response[cut:]))
     prompts, prompt_mask = pad_left([prompt for prompt, _ in pairs], tokenizer.pad_id)
     right = collate([([], response) for _, response in pairs], tokenizer.pad_id)
     ids, mask = torch.cat([prompts, right.ids], 1), torch.cat([prompt_mask, right.attention_mask], 1)

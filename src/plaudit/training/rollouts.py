@@ -63,7 +63,7 @@ def generate(
     ids, mask = pad_left(prompts, tokenizer.pad_id)
     # The random numbers are float64, which not every device has; they move as they are needed.
     return policy.engine.generate(
-        policy.lm, ids.to(device), mask.to(device), noise, tokenizer.eos_id, tokenizer.pad_id, temperature
+        policy.lm, ids.to(device), mask.to(device), noise, tokenizer.end_ids, tokenizer.pad_id, temperature
     )
 
 

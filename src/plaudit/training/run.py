@@ -180,14 +180,14 @@ class Run:
         config = dataclasses.asdict(self.resolved(self.config))
         general = {k: v for k, v in config.items() if not isinstance(v, dict)}
         settings = general | flatten({stage: config[stage]}) | {"device": self.device.type}
+        settings["data.special_tokens"] = self.config.data.special_tokens
         needs = [need for need in needs_of(stage) if need != "reward_model" or not sources or uses_model(sources)]
         content: dict[str, Any] = {
             "settings": {k: v for k, v in settings.items() if k.rpartition(".")[2] not in _NO_RESULT},
             "data": self.data.fingerprint,
             "inputs": {need: (self.made_from(need) or self.inputs(need))["fingerprint"] for need in needs},
         }
-        if not needs:
-            content["model"] = loading.fingerprint(self.config.model)
+        content |= {} if needs else {"model": loading.fingerprint(self.config.model)}
         content |= {"reward": described(sources)} if described(sources) else {}
         files = {"reward_files": _files_of(sources)} if described(sources) else {}
         return content | {"fingerprint": _fingerprint(content), "made_with": made_with()} | files

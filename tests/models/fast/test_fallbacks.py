@@ -111,7 +111,7 @@ def test_the_process_is_as_it_was_after_training_and_generation(tmp_path, train_
     logprobs.sum().backward()
     step(optimizer, policy, 1.0, "test")
     noise = rng.uniforms(range(6), 5, 0, "test", 0, "noise")
-    engine.generate(lm, responses.ids[:, :4], responses.prompt_mask, noise, 5, 63)
+    engine.generate(lm, responses.ids[:, :4], responses.prompt_mask, noise, [5], 63)
     engine.compare(lm, lm, responses)
     engine.restore(lm, optimizer, lambda: make_lm(vocab=64))
     after = process_state()

@@ -29,7 +29,7 @@ def ending():
 
 
 def generate(engine, lm, prompts, noise, pad_id=255, eos_id=0, temperature=1.0):
-    return engine.generate(lm, *pad_left(prompts, pad_id=pad_id), noise, eos_id, pad_id, temperature)
+    return engine.generate(lm, *pad_left(prompts, pad_id=pad_id), noise, [eos_id], pad_id, temperature)
 
 
 @pytest.fixture(params=["plain", "fast"])
@@ -96,7 +96,7 @@ def test_the_activations_of_generated_texts_are_those_of_the_full_forward(
     assert plain.response_mask.sum(1).tolist() == LENGTHS
     for depths in ((), (1,), (1, 2)):
         out, outputs = generation.generate(
-            lm, lm.get_output_embeddings(), *pad_left(MANY, pad_id=63), ending(), 0, 63, depths
+            lm, lm.get_output_embeddings(), *pad_left(MANY, pad_id=63), ending(), [0], 63, depths
         )
         assert torch.equal(out.ids, plain.ids)
         assert torch.equal(out.attention_mask, plain.attention_mask)

@@ -132,17 +132,17 @@ class FastEngine:
         prompt_ids: Int[Tensor, "B P"],
         prompt_mask: Bool[Tensor, "B P"],
         noise: Float64[Tensor, "B R"],
-        eos_id: int,
+        end_ids: Sequence[int],
         pad_id: int,
         temperature: float = 1.0,
     ) -> Responses:
-        """Continue every prompt until its end token, or until R tokens; see `PlainEngine.generate`."""
+        """Continue every prompt until an end token, or until R tokens; see `PlainEngine.generate`."""
         head = self._head(lm)
         depths = tuple(d for d in self._caches if d <= self._depths.get(lm, 0))
         logits_of = partial(head.logits, temperature=temperature)
         with autocast(lm, self.dtype):
             responses, outputs = generation.generate(
-                lm, logits_of, prompt_ids, prompt_mask, noise, eos_id, pad_id, depths
+                lm, logits_of, prompt_ids, prompt_mask, noise, end_ids, pad_id, depths
             )
         texts = _keys(responses.ids, responses.attention_mask)
         for depth, states in zip(depths, outputs, strict=True):

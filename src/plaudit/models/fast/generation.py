@@ -1,6 +1,6 @@
 """Sampling with a preallocated cache, from which finished responses are removed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -22,11 +22,11 @@ def generate(
     prompt_ids: Int[Tensor, "B P"],
     prompt_mask: Bool[Tensor, "B P"],
     noise: Float64[Tensor, "B R"],
-    eos_id: int,
+    end_ids: Sequence[int],
     pad_id: int,
     depths: tuple[int, ...] = (),
 ) -> tuple[Responses, list[Float[Tensor, "B T D"]]]:
-    """Continue every prompt until its end token, or until R tokens; see `PlainEngine.generate`.
+    """Continue every prompt until an end token, or until R tokens; see `PlainEngine.generate`.
 
     `logits_of` applies the temperature; `depths` are numbers of lowest layers, ascending, whose outputs are returned.
     """
@@ -36,6 +36,7 @@ def generate(
     lengths = torch.full((batch,), limit, device=device)
     rows = torch.arange(batch, device=device)  # of the batch, those that are still read
     running = torch.ones_like(rows, dtype=torch.bool)
+    end_tokens = torch.tensor(end_ids, device=device)
     decoder = Decoder(lm, width + limit, depths)
     outputs, last = decoder.append(prompt_ids, prompt_mask)
     kept = [F.pad(output, (0, 0, 0, limit)) for output in outputs]
@@ -43,7 +44,7 @@ def generate(
         token = sample_tokens(logits_of(last), noise[rows.to(noise.device), t]).masked_fill(~running, pad_id)
         tokens[rows, t] = token
         drew = running
-        ends = running & (token == eos_id)
+        ends = running & torch.isin(token, end_tokens)
         lengths[rows] = lengths[rows].masked_fill(ends, t + 1)
         running = running & ~ends
         # A token is read for what comes after it, and for its own activations where these are wanted.

@@ -1,0 +1,60 @@
+"""How much memory the largest stage of a run needs, predicted from the shapes of its model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from plaudit.models.fast.activations import MAPPED_FROM
+from plaudit.models.fast.head import logits_at_once
+from plaudit.models.layers import layers, number_of_frozen_layers
+from plaudit.training.rewards import REFERENCE_SAMPLES
+from plaudit.training.run import Run
+
+# float32 numbers that a layer keeps for the backward pass, a token and unit of width (counted for GPT-2), and copies of
+# the logits that exist at once: in a loss with its gradient, and in a rollout with its KL and entropy.
+_KEPT, _LOSS_COPIES, _ROLLOUT_COPIES = 18, 4, 5
+
+
+def memory_needed(run: Run, lm: Any, prompt: int, policy: str = "ppo") -> int:
+    """Bytes that the largest stage needs beyond the program itself, for prompts of `prompt` tokens in float32.
+
+    `policy` is the algorithm that trains it.
+    """
+    sft, reward, ppo = run.config.sft, run.config.reward_model, getattr(run.config, policy)
+    weights = 4 * sum(p.numel() for p in lm.parameters())
+    vocabulary, width = lm.get_input_embeddings().weight.shape
+    depth = getattr(lm.config, "num_hidden_layers", 1)
+    one_layer = 4 * _KEPT * width  # of one token
+
+    def learns(part: Any) -> int:
+        """Bytes of the weights that learn; LoRA adapters are small beside them."""
+        if part.lora_rank:
+            return 0
+        learning = layers(lm)[number_of_frozen_layers(lm, part.train_layers) :] if part.train_layers else [lm]
+        return 4 * sum(p.numel() for module in learning for p in module.parameters())
+
+    def stage(part: Any, rows: int, tokens: int, predicted: int, cache: int = MAPPED_FROM) -> int:
+        """A model, gradients and Adam's moments of what learns, cached activations, and a batch or a copy to save."""
+        rows = min(rows, part.microbatch_size or rows)
+        all_learn = not (part.train_layers or part.lora_rank)
+        logits = min(rows * predicted * vocabulary, logits_at_once(run.device, gradient=all_learn))
+        batch = rows * tokens * (part.train_layers or depth) * one_layer + 4 * _LOSS_COPIES * logits
+        cached = cache if number_of_frozen_layers(lm, part.train_layers) else 0
+        return weights + 3 * learns(part) + cached + max(batch, weights, 3 * learns(part))
+
+    length = prompt + ppo.max_new_tokens
+    heads = getattr(lm.config, "num_attention_heads", 1)  # a recurrent model has none
+    keys_and_values = 4 * 2 * width * getattr(lm.config, "num_key_value_heads", heads) // heads  # a token and layer
+    sampled = max(REFERENCE_SAMPLES, ppo.batch_size) * length  # tokens
+    sampling = sampled * (one_layer + depth * keys_and_values)
+    rollout = min(ppo.batch_size * ppo.max_new_tokens * vocabulary, logits_at_once(run.device, gradient=False))
+    rows = min(ppo.minibatch_size, ppo.batch_size)
+    # Activations of the sampled tokens at two depths: one for the policy, one for the reward model.
+    update = stage(ppo, rows, length, ppo.max_new_tokens, cache=4 * 2 * width * sampled)
+    return max(
+        stage(sft, sft.batch_size, sft.max_tokens, sft.max_tokens),
+        stage(reward, 2 * reward.batch_size, reward.max_tokens, 0),
+        # Reference and reward model hold what learned a second time, and share the rest with the policy.
+        update + learns(ppo) + learns(reward) + 4 * _ROLLOUT_COPIES * rollout + sampling,
+        learns(ppo) + 3 * weights,  # while the last of the three is opened: in the file and out of it
+    )
