@@ -260,8 +260,7 @@ def sample(
 ) -> list[dict[str, Any]]:
     """`n` continuations of `prompt` by each model of a run, from the same random numbers, as samples.jsonl has them.
 
-    The models of a run on dialogues answer it as a user's message. Each line has prompt, sft, policy (the responses),
-    sft_score and policy_score.
+    The models of a run on dialogues answer it as a user's message. Lines have prompt, sft, policy and their scores.
 
     Args:
         max_new_tokens: longest response, in tokens; None for that of training.
