@@ -168,11 +168,7 @@ def prompts_for(
 
 
 def policy_stage(run: Run) -> str:
-    """The stage whose policy the run is about: PPO, or another that has finished.
-
-    Raises:
-        RunError: none has finished.
-    """
+    """The stage whose policy the run is about: PPO, or another that has finished. Raises a RunError if none has."""
     for stage in POLICIES:
         if run.complete(stage):
             return stage
@@ -196,8 +192,8 @@ def evaluate(run: Run, reward: AnyReward = None) -> Iterator[StepReport]:
     parts: list[tuple[Answers, Answers]] = []
     seconds, began = 0.0, time.perf_counter()
     for prompts, noise in measurement.batches():
-        before, after = measurement.compare(prompts, noise)
-        parts.append((before, after))
+        parts.append(measurement.compare(prompts, noise))
+        before, after = parts[-1]
         scores = {"sft_score": float(before.scores.mean()), "policy_score": float(after.scores.mean())}
         tokens = sum(map(len, before.tokens)) + sum(map(len, after.tokens))
         took = time.perf_counter() - began
@@ -271,8 +267,8 @@ def sample(
     """
     run = Run.existing(Path(directory))
     measurement = Measurement(run, policy_stage(run), reward)
-    chat = run.summary("sft").get("chat", False)
-    ids = measurement.tokenizer.prompt((Message("user", prompt),) if chat else prompt)
+    text = (Message("user", prompt),) if run.summary("sft").get("chat", False) else prompt
+    ids = measurement.tokenizer.prompt(text)
     limit = max_new_tokens or measurement.settings.max_new_tokens
     check_window([ids], limit, window(measurement.sft))
     noise = rng.uniforms(range(n), limit, seed, "sample", 0, prompt)
