@@ -51,6 +51,8 @@ class _Writer(_Handler):
             }
             about |= {"cardData": {"license": self.hub.licenses[api[1]]}} if api[1] in self.hub.licenses else {}
             return self.send(200, {}, json.dumps(about).encode(), body)
+        if re.fullmatch(r"/api/models/[^/]+/[^/]+/tree/[^/]+/.+", path):  # models here have no such folders
+            return self.send(404, {"X-Error-Code": "EntryNotFound"}, b"{}", body)
         return super().answer(body)
 
     def body(self) -> bytes:

@@ -10,16 +10,25 @@ import sys
 
 import huggingface_hub.constants as constants
 import pytest
+import torch
 from hub import use
 from hub_uploads import READER, TOKEN, serve_uploads
 from huggingface_hub import ModelCard
+from tiny import LLAMA_LIKE, make_chat_tokenizer
+from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from plaudit.algorithms.ppo import ppo
 from plaudit.cli import main
 from plaudit.config import to_toml
 from plaudit.errors import HubError, RunError
+from plaudit.models.loading import load_reward_model, load_tokenizer
+from plaudit.models.plain import PlainEngine
+from plaudit.models.policy import RewardModel
+from plaudit.models.tokenizer import collate
+from plaudit.pipeline import open_run, steps
 from plaudit.publishing import upload
 from plaudit.publishing.upload import push
+from plaudit.records import Message
 from plaudit.training.run import Run
 from plaudit.training.versions import versions
 
@@ -92,6 +101,37 @@ def test_the_example_of_each_card_runs_as_it_is_printed(finished_run, hub, tmp_p
     assert outputs["sft"].startswith("I think that")
     assert outputs["ppo"].startswith("I think that")
     assert float(outputs["reward_model"]) != 0
+
+
+def test_the_examples_of_a_run_on_dialogues_use_the_chat_template(tmp_path):
+    torch.manual_seed(0)
+    Qwen2ForCausalLM(Qwen2Config(**LLAMA_LIKE | {"vocab_size": 304})).save_pretrained(tmp_path / "base")
+    make_chat_tokenizer("chatml").save_pretrained(tmp_path / "base")
+    asked = [(Message("user", f"and film {i} , is it funny ?"),) for i in range(150)]
+    good, bad = (Message("assistant", "a joy to watch"),), (Message("assistant", "a chore to watch"),)
+    run = open_run(
+        tmp_path / "run", [(prompt, good, bad) for prompt in asked],
+        {"model": str(tmp_path / "base"), "device": "cpu", "sft.epochs": 1, "ppo.iterations": 1,
+         "ppo.batch_size": 8, "ppo.minibatch_size": 8, "ppo.max_new_tokens": 8, "sft.max_tokens": 128,
+         "reward_model.max_tokens": 128, "reward_model.epochs": 1},
+    )  # fmt: skip
+    list(steps(run, ["sft", "reward_model", "ppo"]))
+    push(run.path, "me/chat", dry_run=tmp_path / "out")
+    printed = {}
+    for stage, folder in {"ppo": "chat", "reward_model": "chat-reward-model"}.items():
+        card = (tmp_path / "out" / folder / "README.md").read_text(encoding="utf-8")
+        (example,) = re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)
+        assert "apply_chat_template" in example
+        example = example.replace(f"me/{folder}", str(tmp_path / "out" / folder))
+        printed[stage] = subprocess.run(
+            [sys.executable, "-c", example], capture_output=True, text=True, check=True
+        ).stdout
+    turns = (Message("user", "What do you think?"),), (Message("assistant", "It depends."),)
+    tokenizer = load_tokenizer(run.model("reward_model"))
+    batch = collate([tokenizer.demonstration(*turns)], tokenizer.pad_id)
+    model = RewardModel(load_reward_model(run.model("reward_model"), tokenizer.pad_id), PlainEngine()).eval()
+    assert float(printed["reward_model"]) == pytest.approx(model(batch.ids, batch.attention_mask).item(), abs=1e-4)
+    assert "What do you think?" in printed["ppo"]
 
 
 def test_the_card_of_a_policy_has_the_figures_with_intervals_and_the_command(finished_run, tmp_path):

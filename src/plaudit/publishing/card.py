@@ -40,6 +40,13 @@ tokenizer, model = (c.from_pretrained("{0}") for c in (AutoTokenizer, AutoModelF
 batch = tokenizer("{1}", return_tensors="pt")
 print(model(**batch).logits.item())"""
 
+_CHAT_CLASSIFIER = """from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+tokenizer, model = (c.from_pretrained("{0}") for c in (AutoTokenizer, AutoModelForSequenceClassification))
+turns = [{{"role": "user", "content": "{1}"}}, {{"role": "assistant", "content": "It depends."}}]
+batch = tokenizer.apply_chat_template(turns, return_dict=True, return_tensors="pt")
+print(model(**batch).logits.item())"""
+
 
 def card(run: Run, stage: str, repos: dict[str, str]) -> str:
     """The README.md of a stage's model, from the files in the run directory.
@@ -53,13 +60,14 @@ def card(run: Run, stage: str, repos: dict[str, str]) -> str:
     )
     scores = stage == "reward_model"
     chat = run.summary("sft").get("chat", False)
+    example = (_CHAT_CLASSIFIER if chat else _CLASSIFIER) if scores else _CHAT if chat else _LANGUAGE
     prompt = "the film is" if run.config.data.name in BUILT_IN else "What do you think?" if chat else "I think that"
     head, rows = ([], []) if scores or stage == "sft" else _comparison(files, stage)
     content = {
         "metadata": _metadata(run, stage, repos),
         "title": repos[stage].rpartition("/")[2],
         "about": _about(run, stage, repos),
-        "example": (_CLASSIFIER if scores else _CHAT if chat else _LANGUAGE).format(repos[stage], prompt),
+        "example": example.format(repos[stage], prompt),
         "scale": _scale(run, stage),
         "head": head,
         "rows": rows,
