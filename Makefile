@@ -35,9 +35,12 @@ format: $(VENV)/.dev  ## format the code and fix lint errors where ruff can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-parity: .venv-trl/.ready  ## compute again the numbers of TRL that tests/parity compares with
+parity: .venv-trl/.ready $(VENV)/.dev  ## compute again the numbers of TRL that tests/parity compares with
 	TRL_EXPERIMENTAL_SILENCE=1 .venv-trl/bin/python tests/parity/make_fixtures.py
 	TRL_EXPERIMENTAL_SILENCE=1 .venv-trl/bin/python tests/parity/make_tokens.py
+	rm -rf build/exchange
+	$(BIN)/python tests/parity/ours.py build/exchange
+	TRL_EXPERIMENTAL_SILENCE=1 .venv-trl/bin/python tests/parity/make_exchange.py build/exchange
 
 bench: $(VENV)/.dev .venv-trl/.ready  ## time one PPO update at GPT-2's size beside TRL and a plain loop, and the stages of the demo
 	$(BIN)/python -m benchmarks

@@ -18,7 +18,7 @@ FLOORS = [
     {"training"},
     {"algorithms"},
     {"evaluation"},
-    {"cli", "lesson", "pipeline", "__main__"},
+    {"cli", "lesson", "pipeline", "publishing", "__main__"},
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 MOST_LINES, MOST_LINES_OF_A_FILE = 8500, 330
@@ -68,7 +68,8 @@ def test_imports_go_downwards():
         f"{path}: {room}"
         for path, tree in _sources()
         for room in _our_imports(tree)
-        if FLOOR[room] > FLOOR[_room(path.parts)]
+        if path.parts != ("__init__.py",)  # it names the public API, and imports a name when it is first used
+        and FLOOR[room] > FLOOR[_room(path.parts)]
     ]
     assert upward == []
 

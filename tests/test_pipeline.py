@@ -155,7 +155,6 @@ def test_evaluation_alone_is_repeated_when_asked_for(tmp_path, finished_run, tin
     [
         (["--data", "nowhere.csv"], "nowhere.csv: no such file"),
         (["--data", "empty.csv"], "empty.csv: the file is empty"),
-        (["--data", "latin1.csv"], "latin1.csv, line 2"),
         (["--data", "columns.csv"], "columns.csv: no columns to learn from"),
         (["--data", "label.csv"], "label.csv, line 3: label '7'"),
     ],
@@ -166,7 +165,6 @@ def test_bad_data_is_one_line_and_leaves_a_finished_run_untouched(
     monkeypatch.chdir(tmp_path)
     for name, content in {
         "empty.csv": b"",
-        "latin1.csv": b"text,label\ncaf\xe9,1\n",
         "columns.csv": b"foo,label\nx,1\n",
         "label.csv": b"text,label\ngood,1\nbad,7\n",
     }.items():

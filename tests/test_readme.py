@@ -13,7 +13,8 @@ from plaudit.config import resolve
 from plaudit.data.corpus import load
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/results.md", "docs/experiments.md", "docs/models.md")
+PAGES = ("api", "ecosystem", "experiments", "models", "results")
+DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", *(f"docs/{page}.md" for page in PAGES))
 TEXTS = {name: (ROOT / name).read_text(encoding="utf-8") for name in DOCUMENTS}
 README = TEXTS["README.md"]
 

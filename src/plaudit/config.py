@@ -231,7 +231,11 @@ def _check(name: str, value: Any, described: dataclasses.Field[Any]) -> Any:
         texts = (value,) if isinstance(value, str) else value
         if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
             raise ConfigError(f"{name} = {value!r}: must be a text, or a list of texts")
-        return tuple(texts)
+        if choices:
+            texts = [word.strip() for text in texts for word in text.split(",")]
+        for text in texts:
+            _check_choice(name, text, choices)
+        return tuple(dict.fromkeys(texts) if choices else texts)
     try:
         if isinstance(value, bool) or (kind is str and not isinstance(value, str)):
             raise ValueError
@@ -246,9 +250,13 @@ def _check(name: str, value: Any, described: dataclasses.Field[Any]) -> Any:
         raise ConfigError(f"{name} = {value!r}: must be {' '.join([word, allowed(about)]).strip()}") from None
     if (low is not None and value < low) or (high is not None and value > high):
         raise ConfigError(f"{name} = {value!r}: must be {allowed(about)}")
+    _check_choice(name, value, choices)
+    return value
+
+
+def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
     if choices and value not in choices:
         raise ConfigError(f"{name} = {value!r}{nearest(value, list(choices))}: must be one of {', '.join(choices)}")
-    return value
 
 
 def allowed(about: Any) -> str:

@@ -25,5 +25,9 @@ class RewardError(PlauditError):
     """A reward function does not return one finite number for each response."""
 
 
+class HubError(PlauditError):
+    """The Hugging Face hub refuses an upload, or cannot be reached."""
+
+
 class TrainingError(PlauditError):
     """A loss or gradient is not finite."""

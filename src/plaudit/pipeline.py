@@ -1,16 +1,19 @@
 """SFT -> reward model -> PPO -> evaluation in one run directory."""
 
 import shutil
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from plaudit.algorithms.reward_model import check_judged, judgements
 from plaudit.algorithms.sft import check_too_long, sft, tokenise
-from plaudit.config import ALGORITHMS, Config
+from plaudit.config import ALGORITHMS, Config, build, flatten, given, read_saved, read_toml
+from plaudit.config import preset as settings_of
+from plaudit.data.corpus import load
 from plaudit.data.prompts import cut_prompts
-from plaudit.errors import RunError
+from plaudit.errors import ConfigError, RunError
 from plaudit.evaluation.doctor import check_memory, with_preflight_checks
 from plaudit.evaluation.evaluate import POLICIES, evaluate, policy_stage, prompts_for
 from plaudit.evaluation.hacking import detect_reward_hacking
@@ -27,6 +30,52 @@ from plaudit.training.prompts import rows_that_fit, tokenised_prompts
 from plaudit.training.rewards import try_reward
 from plaudit.training.run import STAGES, Run, needs_of
 from plaudit.training.tokenizer import open_tokenizer
+
+
+def open_run(
+    path: str | Path,
+    data: str | Iterable[Any] | None = None,
+    settings: Mapping[str, Any] | str | Path | None = None,
+    *,
+    preset: str = "",
+    overwrite: bool | Sequence[str] = False,
+) -> Run:
+    """Open a run directory for training, and lock it for this process; an existing one is continued.
+
+    A stage that has finished is not trained again. One that was made with other settings or data is refused.
+
+    Args:
+        path: the folder; it is made if it does not exist.
+        data: as in `load`, the data themselves included. None for the data in the settings.
+        settings: by full name, {"ppo.lr": 1e-4}, or by table, {"ppo": {"lr": 1e-4}}, or a TOML file. They override the
+            settings of an existing run directory, which override those of `preset`, which override the defaults.
+        preset: name of built-in settings.
+        overwrite: begin again: True removes the results of all stages, and the names of stages remove those and what
+            was made from them.
+
+    Raises:
+        ConfigError: a setting is unknown, or its value is not allowed.
+        DataError: the data cannot be learned from.
+        RunError: the folder is no run directory, is used by another process, or was made with other settings or data.
+    """
+    path, known = Path(path), (*ALGORITHMS, "evaluation")
+    again = (known if overwrite else ()) if isinstance(overwrite, bool) else tuple(overwrite)
+    if unknown := set(again) - set(known):
+        raise ConfigError(f"overwrite: no stage '{min(unknown)}'; the stages are {', '.join(known)}")
+    file = path / "config.toml"
+    before = read_saved(file) if file.exists() and overwrite is not True else {}
+    own = flatten(dict(settings or {})) if not isinstance(settings, str | Path) else read_toml(Path(settings))
+    layers = given(settings_of(preset) if preset else {}, before, own)
+    if isinstance(data, str):
+        layers["data.name"] = data
+    elif data is not None:
+        how = {
+            name.removeprefix("data."): value for name, value in layers.items() if name.startswith("data.") and value
+        }
+        layers["data.name"] = load(data, **{name: value for name, value in how.items() if name != "name"}).name
+    config = build(layers)
+    load(config.data)
+    return Run.open(path, config, resume=not again and file.exists(), overwrite=bool(again), stages=again or known)
 
 
 def check(config: Config, path: Path, stages: tuple[str, ...], reward: AnyReward = None) -> list[str]:
@@ -63,36 +112,36 @@ def check(config: Config, path: Path, stages: tuple[str, ...], reward: AnyReward
     tokenizer, model = open_tokenizer(run, name), model_without_weights(name)
     for stage in stages:
         number_of_frozen_layers(model, getattr(getattr(config, stage), "train_layers", 0), f"{stage}.train_layers")
-    limit, warnings = window(model), [data.warning]
+    limit, lines = window(model), [data.warning]
     if "reward_model" in stages:
         check_judged(data.train)
         check_classifier(model)
         longest = min(config.reward_model.max_tokens, limit)
         train, _, left_out = judgements(data, tokenizer, longest, config.reward_model.ties)
-        warnings.append(check_too_long(len(train), left_out["too long"], "reward_model"))
+        lines.append(check_too_long(len(train), left_out["too long"], "reward_model"))
     if "sft" in stages:
         longest = min(config.sft.max_tokens, limit)
         texts, too_long = tokenise(data.train.demonstrations, tokenizer, longest)
-        warnings.append(check_too_long(len(texts), too_long, "sft"))
+        lines.append(check_too_long(len(texts), too_long, "sft"))
         tokenise(data.evaluation.demonstrations, tokenizer, longest)
     for stage in policies:
         most = getattr(config, stage).max_new_tokens
-        warnings.append(rows_that_fit(tokenised_prompts(run, tokenizer), most, limit, f"prompts of {stage}")[1])
+        lines.append(rows_that_fit(tokenised_prompts(run, tokenizer), most, limit, f"prompts of {stage}")[1])
     if ("evaluation" in stages or policies) and config.evaluation.judge not in ("auto", "film", "none"):
         open_judge(config.evaluation.judge).positive(["a response", "another one"], ["a prompt", "a prompt"])
     if "evaluation" in stages:
         stage = policies[0] if policies else policy_stage(run)
-        warnings.append(prompts_for(run, tokenizer, getattr(config, stage).max_new_tokens, limit)[2])
+        lines.append(prompts_for(run, tokenizer, getattr(config, stage).max_new_tokens, limit)[2])
     scored = "reward_model" in needs and uses_model(sources)
     classifier = name if "reward_model" in stages else run.model("reward_model") if scored else None
-    warnings += try_reward(run, stages, name, reward).warnings
+    lines += try_reward(run, stages, name, reward).warnings
     samples = [f"{transcript(d.prompt)} {transcript(d.response)}".strip() for d in data.train.demonstrations[:TEXTS]]
     try_model(name, tokenizer, samples, run.device, classifier)
     if set(stages) & set(ALGORITHMS):
         cut = cut_prompts(data.prompts, config.prompt_min, config.prompt_max, config.seed)[:100]
         check_memory(run, stages, model, max((len(tokenizer.prompt(text)) for text in cut), default=0))
     check_disk_space(run, [stage for stage in stages if stage != "evaluation"], model)
-    return list(filter(None, warnings))
+    return list(filter(None, lines))
 
 
 def check_disk_space(run: Run, stages: list[str], model: Any) -> None:
@@ -120,17 +169,27 @@ def due(run: Run, stages: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(stage for stage in stages if stage in unfinished + again)
 
 
-def steps(run: Run, stages: tuple[str, ...] = STAGES, reward: AnyReward = None) -> Iterator[StepReport]:
-    """Run the unfinished ones of `stages`, in order, with this reward or the run's reward model.
+def steps(run: Run, stages: Sequence[str] = STAGES, reward: AnyReward = None) -> Iterator[StepReport]:
+    """Run the unfinished ones of `stages`, in order, with this reward or the reward in the run's settings.
 
-    A reward model that nothing needs is not trained: see `stages_for`.
+    Several stages are checked before the first of them is trained; see `check` for what can be wrong. A reward model
+    that nothing needs is not trained: see `stages_for`.
+
+    Args:
+        stages: of "sft", "reward_model", "ppo", "reinforce" and "evaluation", each after those that it needs.
+        reward: as in `ppo`.
 
     Raises:
-        RunError: a finished policy of these stages was trained for another reward.
+        RunError: a finished policy of these stages was trained for another reward, or a stage that these are made from
+            has not finished.
+        PlauditError: as the stages themselves.
     """
     sources = sources_of(reward, run.config.reward)
-    stages = stages_for(stages, sources)
+    stages = stages_for(tuple(stages), sources)
     to_run = due(run, stages)
+    if len(to_run) > 1:  # one stage alone finds its own errors before it trains
+        for line in check(run.config, run.path, to_run, reward):
+            warnings.warn(line, stacklevel=2)
     for stage in stages:
         if stage in to_run:
             yield from _reports(run, stage, reward)

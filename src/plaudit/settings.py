@@ -69,6 +69,11 @@ class General:
         unit="seconds",
         low=0,
     )
+    track: tuple[str, ...] = setting(
+        (),
+        "where the figures of each step go, besides metrics.jsonl and metrics.csv; repeat it for several",
+        choices=("tensorboard", "wandb", "trackio"),
+    )
     keep_checkpoints: int = setting(0, "1 keeps the checkpoints of finished stages, 0 removes them", low=0, high=1)
     prompt_min: int = setting(2, "shortest prompt to cut from the beginning of a text", unit="words", low=1)
     prompt_max: int = setting(8, "longest prompt to cut from the beginning of a text", unit="words", low=1)

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import os
+import subprocess
 import sys
 
 import pytest
@@ -16,7 +18,7 @@ from plaudit.errors import ModelError, RunError
 from plaudit.evaluation.evaluate import Measurement
 from plaudit.evaluation.frontier import frontier
 from plaudit.evaluation.memory import memory_needed
-from plaudit.models.loading import load_causal_lm
+from plaudit.models.loading import load_causal_lm, load_reward_model
 from plaudit.models.lora import FOLDER
 from plaudit.models.plain import PlainEngine
 from plaudit.models.policy import Policy
@@ -229,3 +231,34 @@ def test_in_bfloat16_the_layers_stay_in_float32_because_adapters_are_added_to_th
         plain = AutoModelForSequenceClassification.from_pretrained(run.folder("reward_model")).eval()
         exact = torch.stack([plain(ids[None]).logits[0, 0] for ids in IDS])
         torch.testing.assert_close(models.reward_model(IDS, MASK), exact, rtol=0.05, atol=0.05)
+
+
+WITH_PEFT_ALONE = """
+import json, sys
+import torch
+from peft import AutoPeftModelForCausalLM, AutoPeftModelForSequenceClassification
+
+ids, out = torch.tensor(json.loads(sys.argv[2])), {}
+for stage in ("sft", "ppo"):
+    model = AutoPeftModelForCausalLM.from_pretrained(f"{sys.argv[1]}/{stage}/adapter").eval()
+    out[stage] = model(ids).logits.tolist()
+folder = f"{sys.argv[1]}/reward_model/adapter"
+model = AutoPeftModelForSequenceClassification.from_pretrained(folder, num_labels=1, pad_token_id=255).eval()
+out["reward_model"] = model(ids).logits.tolist()
+assert "plaudit" not in sys.modules
+print(json.dumps(out))
+"""
+
+
+def test_peft_alone_opens_the_adapter_of_every_stage_by_its_folder(adapted_run, tmp_path):
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [sys.executable, "-c", WITH_PEFT_ALONE, str(adapted_run.path), json.dumps(IDS.tolist())]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    theirs = {stage: torch.tensor(logits) for stage, logits in json.loads(done.stdout).items()}
+    with torch.no_grad():
+        for stage in ("sft", "ppo"):
+            ours = load_causal_lm(adapted_run.model(stage)).eval()(IDS).logits
+            torch.testing.assert_close(theirs[stage], ours, rtol=1e-5, atol=1e-5)
+        scores = load_reward_model(adapted_run.model("reward_model"), 255).eval()(IDS).logits
+        torch.testing.assert_close(theirs["reward_model"], scores, rtol=1e-5, atol=1e-5)

@@ -324,8 +324,8 @@ def test_a_reference_that_is_another_model_is_found(run, on_load, train_layers):
 
 
 def test_an_eos_outside_the_vocabulary_is_found(run, monkeypatch):
-    load = training_models.load_tokenizer
-    monkeypatch.setattr(training_models, "load_tokenizer", lambda name: dataclasses.replace(load(name), eos_id=300))
+    load = training_models.open_tokenizer
+    monkeypatch.setattr(training_models, "open_tokenizer", lambda *which: dataclasses.replace(load(*which), eos_id=300))
     found = failing(run)
     assert found["eos token"] == "id 300 of 300"
     assert found["responses that end"].startswith("0% of 16 responses")

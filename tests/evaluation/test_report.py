@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from plaudit.algorithms.ppo import Config as PPOConfig
-from plaudit.config import build, to_toml
+from plaudit.config import build, default_settings, to_toml
 from plaudit.errors import ConfigError, RunError
 from plaudit.evaluation.report import write_report
 from plaudit.evaluation.report.figures import running_mean
@@ -42,7 +42,7 @@ def write_object(path: Path, content: dict) -> None:
 
 def make_config(directory: Path, **settings: object) -> None:
     directory.mkdir(parents=True, exist_ok=True)
-    toml = to_toml(build(settings), {"plaudit": "0.1.0", "torch": "2.9.0", "git": "0a1b2c3"})
+    toml = to_toml(build(default_settings(), settings), {"plaudit": "0.1.0", "torch": "2.9.0", "git": "0a1b2c3"})
     (directory / "config.toml").write_text(toml, encoding="utf-8")
 
 

@@ -81,6 +81,13 @@ def test_with_one_label_the_score_is_its_logit(tmp_path):
     )
 
 
+def test_a_decoder_with_one_label_is_a_reward_model_and_reads_the_end_token(tmp_path):
+    folder = make(tmp_path, "gpt2", labels=("reward",))
+    classifier = Classifier(folder)
+    ended = logits_alone(folder, classifier.tokenizer, "the film is a joy<|endoftext|>").item()
+    assert classifier(["the film", ""], [" is a joy", "dull"])[0] == pytest.approx(ended, abs=1e-4)
+
+
 @pytest.mark.parametrize("label", ["", "good", "1"])
 def test_a_label_must_be_chosen_among_several(tmp_path, label):
     folder = make(tmp_path)

@@ -131,7 +131,7 @@ def test_logs_are_cut_back_to_the_checkpoint(tmp_path):
     optimizer, checkpoints = adamw(model, 0.1), Checkpoints(tmp_path / "checkpoints", "f", log)
     for number in (1, 2, 3):
         log.append(StepReport("ppo", number, 3, {"loss": 0.5}, {"seconds": 1.0}))
-        log.log_responses(number, ["a", "b"])
+        log.log_responses(number, response=["a", "b"])
         if number == 2:
             checkpoints.save(2, model, optimizer)
             kept = [path.read_bytes() for path in (log.metrics_path, log.rollouts_path)]
@@ -148,7 +148,7 @@ def test_a_log_that_has_changed_before_the_checkpoint_is_refused_by_name(tmp_pat
     model, log = make_network(), MetricsLog(tmp_path / "log")
     optimizer, checkpoints = adamw(model, 0.1), Checkpoints(tmp_path / "checkpoints", "f", log)
     log.append(StepReport("ppo", 1, 3, {"loss": 0.5}, {"seconds": 1.0}))
-    log.log_responses(1, ["a", "b"])
+    log.log_responses(1, response=["a", "b"])
     checkpoints.save(1, model, optimizer)
     DAMAGES[damage](tmp_path / "log" / name)
     with pytest.raises(RunError, match=rf"{name}: damaged: its lines up to step 1 have changed; put the file back"):

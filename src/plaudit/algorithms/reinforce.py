@@ -46,7 +46,12 @@ class ReinforceBatch:
 def reinforce(run: Run, reward: AnyReward = None, models: Models | None = None) -> Iterator[StepReport]:
     """Train the policy to raise its score, one report an iteration; leaves RUN/reinforce.
 
-    Args and errors as for `ppo`.
+    Args:
+        reward: as in `ppo`.
+        models: if they are open already.
+
+    Raises:
+        PlauditError: as in `ppo`.
     """
     models = models or Models.load(run, "reinforce", reward_model=needs_reward_model(run, reward))
     loop = RolloutLoop(run, "reinforce", models, reward)

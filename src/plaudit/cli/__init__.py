@@ -17,7 +17,7 @@ from typing import Any
 import click
 
 from plaudit import __version__
-from plaudit.cli import data, failures, flags
+from plaudit.cli import data, failures, flags, sharing
 from plaudit.cli.layers import fit, layered, saved
 from plaudit.config import ALGORITHMS, SECTIONS, resolve
 from plaudit.errors import ConfigError, PlauditError, RewardError, RunError, TrainingError
@@ -101,7 +101,7 @@ def _answer(words: list[str]) -> int:
 
 def _way_on(words: list[str]) -> str:
     """The command to continue with: --resume if a run directory has been opened, otherwise the same command."""
-    if not words or words[0] in ("data", "sample", "doctor", "notebooks"):
+    if not words or words[0] in ("data", "sample", "doctor", "notebooks", "push"):
         return ""
     resumes = any(param.name == "resume" for param in commands.commands[words[0].replace("_", "-")].params)
     if _opened or not resumes:
@@ -305,14 +305,8 @@ def _seeds(n: int, out: Path, resume: bool, overwrite: bool, **given: Any) -> No
     console.seeds(out, summarise(out, runs, stopped))
 
 
-@commands.command("merge")
-@click.argument("adapter", type=flags.PATH, help="folder of a LoRA adapter that peft saved")
-@click.argument("directory", type=flags.PATH, help="new folder for the whole model")
-def _merge(adapter: Path, directory: Path) -> None:
-    """Merge a LoRA adapter into its base model, for --model."""
-    from plaudit.models.merging import merge_folder
-
-    print(f"{directory}: {merge_folder(adapter, directory)} with {adapter} merged into it")
+commands.add_command(sharing.merge)
+commands.add_command(sharing.push)
 
 
 @commands.command("notebooks")

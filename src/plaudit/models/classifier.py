@@ -36,17 +36,19 @@ class Classifier:
         self._column = labels.index(label) if label else 0
         self._several = len(labels) > 1 and self.model.config.problem_type != "multi_label_classification"
         self._window = _window(self.model, self.tokenizer)
+        self._end = _end(self.model, self.tokenizer)
         # Without a padding token a model cannot tell where a short text of a batch ends.
         self._rows = 1 if self.tokenizer.pad_token_id is None or self.model.config.pad_token_id is None else _AT_ONCE
 
     def __call__(self, prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
         """One number for each response, in nats: the log-odds of the label, log p / (1 - p)."""
-        texts = [prompt + response for prompt, response in zip(prompts, responses, strict=True)]
+        texts = [prompt + response + self._end for prompt, response in zip(prompts, responses, strict=True)]
         return [x for i in range(0, len(texts), self._rows) for x in self._logits(texts[i : i + self._rows])]
 
     @torch.no_grad()
     def _logits(self, texts: list[str]) -> list[float]:
-        self.tokenizer.truncation_side = "left"  # a long text loses its beginning, not the response
+        # A long text loses its beginning, not the response; padding on the left would shift GPT-2's positions.
+        self.tokenizer.truncation_side, self.tokenizer.padding_side = "left", "right"
         batch = self.tokenizer(
             texts, return_tensors="pt", padding=len(texts) > 1, truncation=True, max_length=self._window
         )
@@ -55,6 +57,17 @@ class Classifier:
             others = [i for i in range(logits.shape[1]) if i != self._column]
             return (logits[:, self._column] - logits[:, others].logsumexp(1)).tolist()
         return logits[:, self._column].tolist()
+
+
+def _end(model: Any, tokenizer: Any) -> str:
+    """What stands at the end of a text: the end token, for a reward model whose tokenizer does not add it.
+
+    A reward model is a decoder with one label. The trainers of TRL and others end the texts that it learns from.
+    """
+    id = tokenizer.eos_token_id
+    if model.config.num_labels > 1 or not hasattr(model, "score") or id is None:
+        return ""
+    return "" if tokenizer("a")["input_ids"][-1] == id else tokenizer.eos_token
 
 
 def _window(model: Any, tokenizer: Any) -> int:

@@ -6,7 +6,10 @@ The reasons for each rule are in docs/models.md. This module must not import tor
 from __future__ import annotations
 
 import math
+from dataclasses import fields
 from typing import Any, NamedTuple
+
+from plaudit.config import ALGORITHMS, section_class
 
 
 class Rule(NamedTuple):
@@ -15,9 +18,9 @@ class Rule(NamedTuple):
     parameters: float  # of the backbone, at most: without the embeddings, which depend on the vocabulary
     sft_lr: float
     reward_model_lr: float
-    policy_lr: float  # of PPO; REINFORCE takes one large step an iteration, and three times this rate
+    policy_lr: float  # of PPO; three times this for an algorithm that takes one large step an iteration
     supervised_share: float  # of the layers that SFT and the reward model train, from the output
-    policy_share: float  # of the layers that PPO and REINFORCE train
+    policy_share: float  # of the layers that the algorithms of a policy train
     responses: int  # in one iteration
     microbatch: int  # sequences in one pass; 0: the whole batch
 
@@ -31,7 +34,8 @@ RULES = (
 )
 _MOST_TOKENS, _MOST_NEW_TOKENS = 256, 48
 _LORA_FACTOR, _LORA_MOST = 10, 1e-3  # Schulman et al. 2025: LoRA learns best at ten times the rate of all weights
-POLICIES = ("ppo", "reinforce")
+_DEFAULTS = {name: {f.name: f.default for f in fields(section_class(name))} for name in ALGORITHMS}
+POLICIES = tuple(name for name, settings in _DEFAULTS.items() if "max_new_tokens" in settings)
 FITTED = frozenset(
     {f"{s}.{n}" for s in ("sft", "reward_model") for n in ("lr", "train_layers", "microbatch_size", "max_tokens")}
     | {
@@ -64,11 +68,12 @@ def settings_for(parameters: int, layers: int, window: int, given: dict[str, Any
         found |= {f"{stage}.microbatch_size": rule.microbatch, f"{stage}.max_tokens": min(window, _MOST_TOKENS)}
     for policy in POLICIES:
         batch = given.get(f"{policy}.batch_size", max(rule.responses, given.get(f"{policy}.minibatch_size", 0)))
-        lr = rule.policy_lr if policy == "ppo" else 3 * rule.policy_lr
+        one_step = _DEFAULTS[policy]["minibatch_size"] == _DEFAULTS[policy]["batch_size"]
+        lr = 3 * rule.policy_lr if one_step else rule.policy_lr
         found |= {f"{policy}.lr": lr, f"{policy}.train_layers": top(rule.policy_share), f"{policy}.temperature": 1.0}
         found |= {
             f"{policy}.batch_size": batch,
-            f"{policy}.minibatch_size": batch // 4 if policy == "ppo" else batch,
+            f"{policy}.minibatch_size": batch if one_step else batch // 4,
             f"{policy}.microbatch_size": rule.microbatch,
             f"{policy}.max_new_tokens": max(1, min(_MOST_NEW_TOKENS, window // 2)),
         }
@@ -112,9 +117,9 @@ def millions(number: float) -> str:
 
 
 def _in_words(chosen: dict[str, Any]) -> str:
-    """The settings by stage, without those of REINFORCE, which `run` does not use; config.toml has them too."""
+    """The settings by stage, without those of the algorithms that `run` does not use; config.toml has them too."""
     stages: dict[str, list[str]] = {}
     for full, value in chosen.items():
         stage, _, name = full.partition(".")
         stages.setdefault(stage, []).append(f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}")
-    return "; ".join(f"{stage} {', '.join(parts)}" for stage, parts in stages.items() if stage != "reinforce")
+    return "; ".join(f"{stage} {', '.join(parts)}" for stage, parts in stages.items() if stage not in POLICIES[1:])

@@ -32,6 +32,7 @@ from plaudit.training.optimizer import BatchLoss, accumulate, adamw, set_lr, ste
 from plaudit.training.prompts import prompts_of, rows_that_fit, tokenised_prompts
 from plaudit.training.rewards import REFERENCE_SAMPLES, as_reward, run_sources
 from plaudit.training.run import Run
+from plaudit.training.trackers import tracking
 
 _ADAM_EPS = 1e-5
 
@@ -184,7 +185,8 @@ class RolloutLoop:
 
     def __iter__(self) -> Iterator[Iteration]:
         """Sample, score and hand out the iterations that remain; each must be finished before the next is asked for."""
-        with stopping.training_loop(self._stage):
+        tracked = tracking(self._run, self._stage, self._first)
+        with stopping.training_loop(self._stage), tracked as self._track:
             for number in range(self._first, self._settings.iterations):
                 yield self._begin(number)
                 if self._asked and number + 1 < self._settings.iterations:
@@ -269,6 +271,7 @@ class RolloutLoop:
         notes = (*self._checkpoints.take_notes(), *take_notes(self._models.policy))
         report = StepReport(self._stage, number, settings.iterations, metrics, timing, notes, sample)
         self._log.append(report)
+        report = self._track(report)
         self._log.log_responses(
             number,
             prompt=prompts,

@@ -21,7 +21,7 @@ from plaudit.errors import ConfigError, RunError
 from plaudit.files import json_text, partial_of, remove_folder, sha256, sweep, write_atomic, write_json
 from plaudit.models import loading
 from plaudit.rewards import Source, described, sources_of, uses_model
-from plaudit.training import lock, manifest
+from plaudit.training import lock, manifest, trackers
 from plaudit.training.checkpoint import Checkpoints
 from plaudit.training.metrics import MetricsLog
 from plaudit.training.versions import made_with, versions
@@ -30,10 +30,10 @@ STAGES = ("sft", "reward_model", "ppo", "evaluation")  # of `plaudit run`
 MEMORY_FILE = "memory.json"  # bytes: predicted, and measured; they depend on the machine and differ from run to run
 _INPUTS_FILE = "inputs.json"
 _EVALUATION_FILES = ("evaluation.json", "responses.jsonl", "samples.jsonl", "report.html", "frontier.json")
-_OTHER_FILES = (manifest.FILE, "frontier", "config.toml", "doctor.json", MEMORY_FILE, *lock.FILES)
-_UNSEALED = ("summary.json", "timing.jsonl", "watch.jsonl", manifest.FILE)  # written later, or different every time
+_OTHER_FILES = (manifest.FILE, "frontier", "config.toml", "doctor.json", MEMORY_FILE, *lock.FILES, trackers.FOLDER)
+_UNSEALED = ("summary.json", "timing.jsonl", "watch.jsonl", manifest.FILE, trackers.FILE)  # written later, or vary
 # Settings that change no result; of `reward`, which only the stages that use it depend on, `inputs` has an entry.
-_NO_RESULT = ("engine", "save_every", "keep_checkpoints", "microbatch_size", "reward", "reward_timeout")
+_NO_RESULT = ("engine", "save_every", "keep_checkpoints", "microbatch_size", "reward", "reward_timeout", "track")
 _REMEDY = "choose another --out, or use --overwrite"
 _NOT_HASHED = ("fingerprint", "made_with", "reward_files")  # entries of `inputs`
 
@@ -59,6 +59,7 @@ class Run:
         """
         if int(os.environ.get("WORLD_SIZE") or 1) > 1:
             raise RunError("several processes cannot train together yet (WORLD_SIZE > 1); do not use torchrun")
+        trackers.check_installed(config.track)
         saved = path / "config.toml"
         if path.exists() and not path.is_dir():
             raise RunError(f"{path}: is a file; --out takes a folder")
@@ -325,5 +326,5 @@ def _remove(path: Path, stage: str) -> None:
         for name in (*_EVALUATION_FILES, manifest.FILE):
             (path / name).unlink(missing_ok=True)
     else:
-        remove_folder(path / stage)
-        remove_folder(path / "frontier")  # measured with this model
+        for folder in (stage, f"{trackers.FOLDER}/{stage}", "frontier"):  # the last was measured with this model
+            remove_folder(path / folder)

@@ -22,6 +22,7 @@ from plaudit.training.checkpoint import Checkpoints
 from plaudit.training.metrics import MetricsLog, StepReport
 from plaudit.training.optimizer import BatchLoss, accumulate, set_lr, step, take_notes, warmup_then_linear
 from plaudit.training.run import Run
+from plaudit.training.trackers import tracking
 
 _BATCHES_SORTED_TOGETHER = 16
 
@@ -55,9 +56,9 @@ def train_supervised(
         log = MetricsLog(member_folder(run.folder(stage), member))
         checkpoints = Checkpoints(member_folder(checkpoints.folder, member), checkpoints.fingerprint, log)
     model.eval()  # no dropout: its random numbers would not depend on the seed, and two epochs do not need it
-    first = checkpoints.restore(model, optimizer)["step"]
+    first, before = checkpoints.restore(model, optimizer)["step"], (member - 1) * total
 
-    with stopping.training_loop(stage):
+    with stopping.training_loop(stage), tracking(run, stage, before + first) as track:
         for number, rows in visits(lengths, settings.batch_size, settings.epochs, run.config.seed, name, first):
             began = time.perf_counter()
             lr = settings.lr * warmup_then_linear(number, total, settings.warmup)
@@ -72,10 +73,11 @@ def train_supervised(
             notes = (*checkpoints.take_notes(), *take_notes(model))
             report = StepReport(stage, number + 1, total, metrics, timing, notes)
             log.append(report)
+            shown = track(replace(report, step=before + report.step, total=members * total))
             asked = stopping.requested()
             if (number + 1) % settings.save_every == 0 or number + 1 == total or asked:
                 checkpoints.save(number + 1, model, optimizer)
-            yield replace(report, step=(member - 1) * total + report.step, total=members * total)
+            yield shown
             if asked and number + 1 < total:
                 stopping.stop()
 

@@ -1,0 +1,35 @@
+"""Commands that take models from other tools, or pass them on."""
+
+from pathlib import Path
+
+import click
+
+from plaudit.cli import flags
+
+
+@click.command("merge", cls=flags.Command)
+@click.argument("adapter", type=flags.PATH, help="folder of a LoRA adapter that peft saved")
+@click.argument("directory", type=flags.PATH, help="new folder for the whole model")
+def merge(adapter: Path, directory: Path) -> None:
+    """Merge a LoRA adapter into its base model, for --model."""
+    from plaudit.models.merging import merge_folder
+
+    print(f"{directory}: {merge_folder(adapter, directory)} with {adapter} merged into it")
+
+
+@click.command("push", cls=flags.Command)
+@click.argument("run", type=flags.PATH, help="run directory")
+@click.argument("repo", help="repository on the hub, OWNER/NAME; others get -sft and -reward-model after the name")
+@click.option("--private", is_flag=True, help="make private repositories")
+@click.option("--token", metavar="TOKEN", envvar="HF_TOKEN", default="", help="token with write access [HF_TOKEN]")
+@click.option("--only", metavar="STAGE,STAGE,...", default="", help="stages to upload, such as ppo,reward_model")
+@click.option("--dry-run", metavar="DIR", type=flags.PATH, help="write models and cards there; upload nothing")
+def push(run: Path, repo: str, private: bool, token: str, only: str, dry_run: Path | None) -> None:
+    """Upload a run's models to the Hugging Face hub, with model cards.
+
+    The policy goes to REPO. Texts of the data, rollouts and checkpoints are not uploaded.
+    """
+    from plaudit.publishing import upload
+
+    stages = [stage for stage in only.split(",") if stage]
+    print("\n".join(upload.push(run, repo, private=private, token=token, only=stages, dry_run=dry_run)))
