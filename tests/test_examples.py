@@ -11,7 +11,8 @@ import pytest
 import plaudit
 from plaudit.cli import main
 
-EXAMPLES = sorted((Path(plaudit.__file__).parents[2] / "examples").glob("*.py"))
+FOLDER = Path(plaudit.__file__).parents[2] / "examples"
+REWARDS = sorted(path for path in FOLDER.glob("*.py") if path.name != "research.py")  # see test_research.py
 SMALL = {
     "ppo.iterations": 2, "ppo.batch_size": 16, "ppo.minibatch_size": 8, "ppo.max_new_tokens": 12,
     "evaluation.prompts": 8, "sft.epochs": 1, "reward_model.epochs": 1, "dtype": "float32", "device": "cpu",
@@ -26,11 +27,11 @@ def command(path):
 
 
 def test_there_are_three_and_each_is_short():
-    assert [path.name for path in EXAMPLES] == ["length_target.py", "rule_and_model.py", "third_party_classifier.py"]
-    assert all(len(path.read_text().splitlines()) <= 30 for path in EXAMPLES)
+    assert [path.name for path in REWARDS] == ["length_target.py", "rule_and_model.py", "third_party_classifier.py"]
+    assert all(len(path.read_text().splitlines()) <= 30 for path in REWARDS)
 
 
-@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", REWARDS, ids=lambda path: path.stem)
 def test_its_command_runs(path, tmp_path, tiny_config, monkeypatch):
     monkeypatch.chdir(path.parents[1])
     words = command(path)
@@ -45,7 +46,7 @@ def test_its_command_runs(path, tmp_path, tiny_config, monkeypatch):
 
 
 def test_a_length_target_is_highest_at_twelve_words(monkeypatch):
-    monkeypatch.syspath_prepend(EXAMPLES[0].parent)
+    monkeypatch.syspath_prepend(REWARDS[0].parent)
     from length_target import twelve_words
 
     assert twelve_words([""] * 3, [" a" * 12, " a" * 9, " a" * 20]) == [0, -3, -8]

@@ -10,10 +10,20 @@ import pytest
 from plaudit.cli import commands as cli
 from plaudit.cli.flags import by_full_name
 from plaudit.config import resolve
-from plaudit.data.corpus import load
 
 ROOT = Path(__file__).parent.parent
-PAGES = ("api", "ecosystem", "experiments", "models", "results")
+PAGES = (
+    "api",
+    "chat",
+    "data",
+    "ecosystem",
+    "experiments",
+    "models",
+    "reliability",
+    "results",
+    "reward-model",
+    "rewards",
+)
 DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", *(f"docs/{page}.md" for page in PAGES))
 TEXTS = {name: (ROOT / name).read_text(encoding="utf-8") for name in DOCUMENTS}
 README = TEXTS["README.md"]
@@ -71,14 +81,6 @@ def test_python_examples_compile_and_import_what_exists():
                 assert hasattr(importlib.import_module(module), name), (module, name)
 
 
-def test_every_layout_of_the_readme_is_read(tmp_path):
-    """A file with the columns of each row of the table of layouts gives training records."""
-    rows = re.findall(r"^\| (`.+?`) \|", README.partition("| columns |")[2].partition("\n\n")[0], flags=re.MULTILINE)
-    layouts = [re.findall(r"`(\w+)`", row) for row in rows]
-    assert len(layouts) == 4
-    for number, columns in enumerate(layouts):
-        path = tmp_path / f"layout-{number}.csv"
-        values = {"label": lambda i: str(i % 2), "choice": lambda i: ("a", "b", "tie")[i % 3]}
-        lines = [",".join(values.get(c, lambda i, c=c: f"{c} number {i}")(i) for c in columns) for i in range(200)]
-        path.write_text("\n".join([",".join(columns), *lines]) + "\n", encoding="utf-8")
-        assert load(str(path)).train.demonstrations
+def test_the_script_of_a_researcher_is_that_of_the_examples():
+    script = (ROOT / "examples" / "research.py").read_text(encoding="utf-8").partition('"""\n\n')[2]
+    assert script in blocks(README, "python")
