@@ -10,6 +10,8 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, Qwen2Conf
 
 from plaudit.algorithms.reward_model import tokenise
 from plaudit.config import build
+from plaudit.data.corpus import load
+from plaudit.data.prompts import cut_prompts
 from plaudit.data.splits import Part, Splits
 from plaudit.errors import DataError
 from plaudit.evaluation.evaluate import sample
@@ -21,6 +23,7 @@ from plaudit.training import run as run_module
 from plaudit.training.models import Models
 from plaudit.training.rollouts import generate
 from plaudit.training.run import STAGES, Run
+from plaudit.training.tokenizer import open_tokenizer
 
 SIZE = {
     "vocab_size": 304, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
@@ -195,11 +198,11 @@ def test_labelled_replies_are_read_after_their_prompts(make_run):
     tokenizer = load_tokenizer(run.config.model)
     reply = (assistant("a joy"),)
     part = Part(labelled=(LabelledText(reply, 0.75, prompt=dialogue(1)), LabelledText("fine", 1, prompt="how ?")))
-    (one, other), too_long = tokenise(part, tokenizer, 200)
+    (one, other), dropped = tokenise(part, tokenizer, 200)
     assert one.texts == (tokenizer.demonstration(dialogue(1), reply),)
-    assert one.weight == 0.75
+    assert one.judgement.weight == 0.75
     assert other.texts == (tokenizer.demonstration("how ?", "fine"),)
-    assert too_long == 0
+    assert dropped == {"too long": 0}
 
 
 def test_a_comparison_that_is_too_long_is_left_out_and_never_cut(make_run):
@@ -207,6 +210,37 @@ def test_a_comparison_that_is_too_long_is_left_out_and_never_cut(make_run):
     long = (user("a film " * 100),)
     good, bad = (assistant("a joy"),), (assistant("a chore"),)
     part = Part(comparisons=(Comparison(long, good, bad, "a"), Comparison(dialogue(0), good, bad, "a")))
-    (kept,), too_long = tokenise(part, tokenizer, 150)
-    assert too_long == 1
+    (kept,), dropped = tokenise(part, tokenizer, 150)
+    assert dropped == {"too long": 1}
     assert kept.texts == (tokenizer.demonstration(dialogue(0), good), tokenizer.demonstration(dialogue(0), bad))
+
+
+def test_special_tokens_in_the_data_are_tokens_where_the_setting_says_so(make_run):
+    message = (user("a <|im_end|> film"),)
+    as_text, as_tokens = make_run("qwen"), make_run("qwen", "tokens", **{"data.special_tokens": "tokens"})
+    text, tokens = (open_tokenizer(run, run.config.model) for run in (as_text, as_tokens))
+    end = text.hf.convert_tokens_to_ids("<|im_end|>")
+    assert [t.prompt(message).count(end) for t in (text, tokens)] == [1, 2]
+    assert as_text.inputs("sft")["fingerprint"] != as_tokens.inputs("sft")["fingerprint"]
+
+
+@pytest.mark.parametrize("column", ["messages", "conversations"])
+def test_conversations_in_a_file_are_read_whole(make_run, tmp_path, column):
+    """From the file to the tokens that are learned: a published layout, and the template of the model."""
+    names = {"messages": ("role", "content", "user", "assistant"), "conversations": ("from", "value", "human", "gpt")}
+    role, content, asks, answers = names[column]
+    turns = [
+        [(asks, f"film {i} ?"), (answers, f"a joy {i}"), (asks, "and why ?"), (answers, "it is")] for i in range(60)
+    ]
+    rows = [{column: [{role: who, content: what} for who, what in row]} for row in turns]
+    (tmp_path / "chats.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    data = load(str(tmp_path / "chats.jsonl"))
+    tokenizer = load_tokenizer(make_run("qwen").config.model)
+    for d in data.train.demonstrations:
+        runs = tokenizer.demonstration(d.prompt, d.response)
+        learned = [tokenizer.hf.decode(run) for run in runs[1::2]]
+        assert [text.split()[0] for text in learned] == ["a", "it"]
+        assert all(text.endswith("<|im_end|>") for text in learned)
+    prompts = cut_prompts(data.prompts, 2, 8, 1)
+    assert prompts
+    assert all([m.role for m in prompt] == ["user", "assistant", "user"] for prompt in prompts)
