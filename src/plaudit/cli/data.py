@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from plaudit import config
@@ -88,11 +89,8 @@ def _show_tokens(console: Console, known: dict[str, Any]) -> list[str]:
             _example(console, "", tokens.spans(runs, found.tokenizer))
         console.print()
     if found.judged:
-        console.print(
-            f"the reward model reads whole texts and scores them at their end, response {mark}", soft_wrap=True
-        )
-        one = len(found.judged[0].texts) == 1
-        for example in found.judged[: 2 if one else 1]:
+        console.print(f"the reward model scores each text at its last token; responses {mark}", soft_wrap=True)
+        for example in tokens.some_judged(found.judged):
             for title, parts in tokens.responses_of(example, found.tokenizer):
                 _example(console, title, parts)
         console.print()
@@ -105,7 +103,7 @@ def _more(lengths: list[Any], most: int) -> bool:
 
 def _example(console: Console, title: str, parts: list[tuple[str, bool]]) -> None:
     """A text in one paragraph: what is learned in green, or in [[ ]] where there is no colour."""
-    shown = Text(f"  {title:<12}" if title else "  ")
+    shown = Text()
     for text, learned in parts:
         short = _shortened(text, from_end=not learned)
         if not learned:
@@ -114,7 +112,20 @@ def _example(console: Console, title: str, parts: list[tuple[str, bool]]) -> Non
             shown.append(short, "green")
         else:
             shown.append(f"[[{short}]]")
-    console.print(shown, soft_wrap=True)
+    _row(console, title, shown)
+
+
+def _row(console: Console, name: str, content: Text) -> None:
+    """A name and what it stands for: beside each other on a terminal, on one line elsewhere."""
+    margin = 14 if name else 2
+    if not console.is_terminal:
+        console.print(Text(f"  {name}".ljust(margin)) + content, soft_wrap=True)
+        return
+    grid = Table.grid()
+    grid.add_column(width=margin, no_wrap=True)
+    grid.add_column(overflow="fold")
+    grid.add_row(f"  {name}", content)
+    console.print(grid)
 
 
 def _shortened(text: str, *, from_end: bool) -> str:
@@ -177,5 +188,5 @@ def _show(console: Console, title: str, facts: dict[str, str]) -> None:
     console.print(title, soft_wrap=True)
     for name, fact in facts.items():
         if fact:
-            console.print(f"  {name:<12}{fact}", soft_wrap=True)
+            _row(console, name, Text(fact))
     console.print()
