@@ -88,3 +88,8 @@ def test_a_reply_in_a_dialogue_is_its_words():
 
     train = [Judgement("", (reply(f"good {i}"), reply(f"bad and long {i}"))) for i in range(20)]
     assert means(train, train) == {"bag of words": 1.0, "longer wins": 0.0, "shorter wins": 1.0}
+
+
+def test_texts_without_a_word_are_half_right():
+    blank = [Judgement("", (" ",), float(i % 2)) for i in range(10)]
+    assert means(blank, blank)["bag of words"] == 0.5

@@ -52,6 +52,8 @@ def _bag_of_words(train: Sequence[Judgement], held_out: Sequence[Judgement]) -> 
     texts, held_texts = (
         [transcript(text) for judgement in some for text in judgement.texts] for some in (train, held_out)
     )
+    if not any(map(str.strip, texts)):
+        return np.zeros(len(held_texts))
     vectorizer = TfidfVectorizer(token_pattern=r"\w+|[^\w\s]", sublinear_tf=True, max_features=_MOST_WORDS)
     x = vectorizer.fit_transform(texts)
     labels, weight = len(train[0].texts) == 1, np.array([judgement.weight for judgement in train])
