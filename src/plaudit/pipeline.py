@@ -177,7 +177,7 @@ def steps(run: Run, stages: Sequence[str] = STAGES, reward: AnyReward = None) ->
     that nothing needs is not trained: see `stages_for`.
 
     Args:
-        stages: of "sft", "reward_model", "ppo", "reinforce" and "evaluation", each after those that it needs.
+        stages: names of algorithms, and "evaluation", each after those that it needs.
         reward: as in `ppo`.
 
     Raises:

@@ -95,7 +95,7 @@ def test_its_settings_are_settings_like_any_other():
 
 
 def test_an_algorithm_is_one_file_and_one_line_of_the_list():
-    """Adding an algorithm touches nothing else."""
+    """Adding an algorithm touches nothing else, except to make its name public."""
     mentions = {
         str(path.relative_to(SOURCE)): [
             line for line in text.splitlines() if re.search("reinforce", line, re.IGNORECASE)
@@ -103,7 +103,7 @@ def test_an_algorithm_is_one_file_and_one_line_of_the_list():
         for path in SOURCE.rglob("*.py")
         if "reinforce" in (text := path.read_text(encoding="utf-8")).lower()
     }
-    assert mentions.keys() == {"algorithms/reinforce.py", "config.py"}
+    assert mentions.keys() == {"algorithms/reinforce.py", "config.py", "__init__.py"}
     assert len(mentions["config.py"]) == 1
     file = (SOURCE / "algorithms" / "reinforce.py").read_text(encoding="utf-8")
     assert len(file.splitlines()) <= 100

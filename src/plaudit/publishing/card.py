@@ -19,7 +19,6 @@ from plaudit.evaluation.report import RunFiles
 from plaudit.evaluation.report.words import bracketed, duration, interval, measures, number, verdict, warnings, written
 from plaudit.training.run import Run
 
-TITLES = {"sft": "SFT model", "reward_model": "reward model", "ppo": "PPO", "reinforce": "REINFORCE"}
 # Built-in models that are on the hub: id there, and license.
 _ON_HUB = {"smollm2": ("HuggingFaceTB/SmolLM2-135M-Instruct", "apache-2.0")}
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@.*)?")
@@ -136,7 +135,7 @@ def _about(run: Run, stage: str, repos: dict[str, str]) -> str:
     goal = f"the {link('reward_model', 'reward model')}" if reward == "reward model" else f"the reward `{reward}`"
     return (
         f"A language model trained by RLHF: {start} after supervised fine-tuning ({link('sft', 'SFT model')}) and "
-        f"{TITLES[stage]} for {goal}, with a KL penalty against the SFT model."
+        f"{stage.upper()} for {goal}, with a KL penalty against the SFT model."
     )
 
 
@@ -201,7 +200,7 @@ def _sentences(run: Run, files: RunFiles, stage: str) -> list[str]:
     evaluation = files.contents.get("evaluation.json", {})
     if stage not in evaluation or policy_stage(run) != stage:
         return ["There is no evaluation of this model."]
-    text = verdict(evaluation, files.lines(f"{stage}/metrics.jsonl"), None).replace("PPO", TITLES[stage])
+    text = verdict(evaluation, files.lines(f"{stage}/metrics.jsonl"), None).replace("PPO", stage.upper())
     judge = files.table("evaluation.json", "meta", "judge")
     task = number(judge, "accuracy_task")
     about = f"The judge agrees with {written(task, '{:.0%}')} of the held-out labels of this data." if task else ""
