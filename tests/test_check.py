@@ -107,7 +107,7 @@ def test_prompts_that_leave_no_room_are_left_out_and_counted():
         rows_that_fit([[1] * 11, [1] * 12], 54, 64, "prompts")
 
 
-@pytest.mark.filterwarnings("ignore:training records of:UserWarning")  # of the rows that are too long
+@pytest.mark.filterwarnings("ignore:.*records are left out:UserWarning")  # the rows that are too long
 @pytest.mark.parametrize("stage", ["ppo", "reinforce"])
 def test_one_long_prompt_does_not_stop_a_run(stage, configured, tmp_path):
     """It is in the part of the prompts, or in that of the evaluation; everything else is used."""
