@@ -25,7 +25,7 @@ from plaudit.records import transcript
 from plaudit.rewards import AnyReward, Source, sources_of, uses_model
 from plaudit.training import stopping
 from plaudit.training.metrics import StepReport
-from plaudit.training.prompts import check_skipped, counted_prompts, rows_that_fit, training_prompts
+from plaudit.training.prompts import counted_prompts, rows_that_fit, training_prompts, warn_of_skipped
 from plaudit.training.rewards import try_reward
 from plaudit.training.run import STAGES, Run, needs_of
 from plaudit.training.tokenizer import open_tokenizer
@@ -124,7 +124,7 @@ def check(config: Config, path: Path, stages: tuple[str, ...], reward: AnyReward
         lines.append(check_too_long(len(texts), too_long, "sft"))
         tokenise(data.evaluation.demonstrations, tokenizer, longest)
     prompts, skipped = counted_prompts(run, tokenizer) if policies else ([], {})
-    lines.append(check_skipped(len(prompts), skipped))
+    lines.append(warn_of_skipped(run, skipped))
     for stage in policies:
         most = getattr(config, stage).max_new_tokens
         lines.append(rows_that_fit(prompts, most, limit, f"prompts of {stage}")[1])

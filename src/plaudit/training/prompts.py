@@ -4,7 +4,7 @@ from typing import Any
 
 from plaudit import rng
 from plaudit.data.prompts import WORDS, cut_prompts, held_out_prompts
-from plaudit.data.splits import check_left_out
+from plaudit.data.splits import check_left_out, many_left_out
 from plaudit.errors import DataError, ModelError
 from plaudit.models.tokenizer import Tokenizer
 from plaudit.records import Text
@@ -49,11 +49,12 @@ def counted_prompts(run: Run, tokenizer: Tokenizer) -> tuple[list[list[int]], di
     """The token ids of every prompt to train on, and how many were skipped, by reason.
 
     Raises:
-        DataError: there is none, or half of them or more had to be skipped.
+        DataError: there is none.
     """
     config = run.config
     texts, skipped = training_prompts(run, tokenizer)
-    check_skipped(len(texts), skipped)
+    if skipped and not texts:
+        raise DataError("the first tokens of no text are the tokens of a prompt; use prompt_unit = words")
     if not texts:
         shortest = f"of {config.prompt_from_words} words or more " if config.prompt_from_words else ""
         remedy = "lower prompt_min or prompt_from_words" if shortest else "lower prompt_min"
@@ -63,9 +64,11 @@ def counted_prompts(run: Run, tokenizer: Tokenizer) -> tuple[list[list[int]], di
     return [tokenizer.prompt(text) for text in texts], skipped
 
 
-def check_skipped(kept: int, skipped: dict[str, int]) -> str:
-    """A line if many prompts are skipped beside those that are kept; a DataError for half of them or more."""
-    return check_left_out("prompts", kept + sum(skipped.values()), skipped, "use prompt_unit = words")
+def warn_of_skipped(run: Run, skipped: dict[str, int]) -> str:
+    """A line if as many prompts are skipped as records may be lost without one; otherwise ""."""
+    total = len(run.data.prompts.demonstrations)
+    reasons = ", ".join(f"{count} {reason}" for reason, count in skipped.items())
+    return f"{reasons}, of {total} texts; they are skipped" if many_left_out(total, skipped) else ""
 
 
 def prompts_of(iteration: int, prompts: list[Any], batch_size: int, seed: int) -> list[Any]:
