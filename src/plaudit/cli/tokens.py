@@ -144,6 +144,14 @@ def spans(runs: Runs, tokenizer: Tokenizer) -> list[tuple[str, bool]]:
     return [(_decoded(tokenizer, part), of_response) for part, of_response in found]
 
 
+def some_judged(judged: list[reward_model.PreferenceExample]) -> list[reward_model.PreferenceExample]:
+    """The first good and the first bad one of labelled texts; otherwise the first one."""
+    if len(judged[0].texts) > 1:
+        return judged[:1]
+    good, bad = ([e for e in judged if (e.judgement.weight >= 0.5) == side][:1] for side in (True, False))
+    return good + bad
+
+
 def responses_of(example: reward_model.PreferenceExample, tokenizer: Tokenizer) -> list[tuple[str, list[Any]]]:
     """Each text of a judgement: what people said about it, and its parts as in `spans`."""
     judgement = example.judgement
