@@ -22,7 +22,7 @@ TEXTS = [f"film {i} {text}" for i in range(40) for text in GOOD + BAD]
 
 
 def _turns(text: str, i: int) -> list[dict[str, str]]:
-    words = ("user", "Is it good?"), ("assistant", text), ("user", f"And number {i}?"), ("assistant", "Yes, it is.")
+    words = ("user", f"Is number {i} good?"), ("assistant", text), ("user", f"And number {i}?"), ("assistant", "Yes, it is.")
     return [{"role": role, "content": content} for role, content in words]
 
 
@@ -80,7 +80,7 @@ def test_what_is_shown_is_what_is_trained(
         assert judged[-2:] == ["45", str(dropped["too long"])]
         examples, _ = reward_model.tokenise(train, tokenizer, sys.maxsize, "half")
         assert [e.texts for e in found.judged] == [e.texts for e in examples]
-    shown = re.findall(r"\[\[(.*?)\]\]", out)
+    shown = re.findall(r"(?m)^  .*\[\[(.*)\]\]$", out)
     assert shown
     assert all(text.endswith("<|endoftext|>") for text in shown)
 
