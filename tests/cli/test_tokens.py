@@ -22,7 +22,7 @@ TEXTS = [f"film {i} {text}" for i in range(40) for text in GOOD + BAD]
 
 
 def _turns(text: str, i: int) -> list[dict[str, str]]:
-    words = ("user", f"Is number {i} good?"), ("assistant", text), ("user", f"And number {i}?"), ("assistant", "Yes, it is.")
+    words = ("user", f"Is {i} good?"), ("assistant", text), ("user", f"And {i + 1}?"), ("assistant", "Yes.")
     return [{"role": role, "content": content} for role, content in words]
 
 
