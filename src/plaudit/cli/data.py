@@ -69,6 +69,8 @@ def command(name: str, no_tokens: bool, export: Path | None, **given: Any) -> No
         counts = write(splits, export)
         console.print(f"{export}: {', '.join(f'{rows:,} {part}' for part, rows in counts.items())}", soft_wrap=True)
     words = [f"--{key.replace('_', '-')} {shlex.quote(value)}" for key, value in chosen.items()]
+    if not splits.train.judged:
+        words += ["--reward", "FILE.py:NAME"]  # nothing to train a reward model on
     console.print(f"Next: {' '.join(['plaudit run --data', shlex.quote(name), *words])}", soft_wrap=True)
 
 
