@@ -68,6 +68,7 @@ def command(name: str, no_tokens: bool, export: Path | None, **given: Any) -> No
 
         counts = write(splits, export)
         console.print(f"{export}: {', '.join(f'{rows:,} {part}' for part, rows in counts.items())}", soft_wrap=True)
+        return
     words = [f"--{key.replace('_', '-')} {shlex.quote(value)}" for key, value in chosen.items()]
     if not splits.train.judged:
         words += ["--reward", "FILE.py:NAME"]  # nothing to train a reward model on
@@ -76,14 +77,14 @@ def command(name: str, no_tokens: bool, export: Path | None, **given: Any) -> No
 
 def _show_tokens(console: Console, known: dict[str, Any]) -> list[str]:
     """Lengths in tokens, tokens per word, and examples with the tokens that are learned; returns warnings."""
-    fitted = fit(known)
-    with waiting("tokenising"):
-        from plaudit.cli import tokens
+    try:
+        fitted = fit(known)
+        with waiting("tokenising"):
+            from plaudit.cli import tokens
 
-        try:
             found = tokens.measure(fitted)
-        except ModelError as error:
-            raise ModelError(f"{error}; --no-tokens shows the rest without the model") from None
+    except ModelError as error:
+        raise ModelError(f"{error}; --no-tokens shows the rest without the model") from None
     console.print(f"tokens of {fitted.model}: {found.per_word:.2f} per word", soft_wrap=True)
     console.print(f"  {'':<25}" + "".join(f"{head:>8}" for head in _HEADS), style="dim", soft_wrap=True)
     for lengths in found.lengths:
