@@ -7,14 +7,15 @@ import re
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
-from tiny import BAD, GOOD, make_tokenizer_of
+from tiny import BAD, GOOD, make_lm, make_tokenizer_of
 
 from plaudit.algorithms import reward_model, sft
 from plaudit.cli import main, tokens
 from plaudit.cli.layers import fit
 from plaudit.config import build, given
-from plaudit.models.loading import load_tokenizer
+from plaudit.models.loading import load_tokenizer, save
 from plaudit.models.tokenizer import Tokenizer, collate
 from plaudit.training.run import Run
 
@@ -22,7 +23,7 @@ TEXTS = [f"film {i} {text}" for i in range(40) for text in GOOD + BAD]
 
 
 def _turns(text: str, i: int) -> list[dict[str, str]]:
-    words = ("user", "Is it good?"), ("assistant", text), ("user", f"And number {i}?"), ("assistant", "Yes, it is.")
+    words = ("user", f"Is {i} good?"), ("assistant", text), ("user", f"And {i + 1}?"), ("assistant", "Yes.")
     return [{"role": role, "content": content} for role, content in words]
 
 
@@ -45,15 +46,19 @@ def data(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 def test_what_is_shown_is_what_is_trained(
-    data: Path, tiny_model_folder: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    data: Path, tiny_tokenizer: Tokenizer, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    flags = ["--model", tiny_model_folder, "--sft.max-tokens", "40", "--reward-model.max-tokens", "45"]
+    model = str(tmp_path / "model")
+    save(make_lm(window=256), tiny_tokenizer, tmp_path / "model")
+    known = {"data.name": str(data), "model": model}
+    of_stage = {each.name.partition(":")[0]: each.tokens for each in tokens.measure(fit(known)).lengths}
+    limit, most = (int(np.median(of_stage.get(stage, [40]))) for stage in ("sft", "reward model"))
+    flags = ["--model", model, "--sft.max-tokens", str(limit), "--reward-model.max-tokens", str(most)]
     assert main(["data", str(data), *flags]) == 0
     out = capsys.readouterr().out
-    config = fit(given({"data.name": str(data), "model": tiny_model_folder, "sft.max_tokens": 40,
-                        "reward_model.max_tokens": 45}))  # fmt: skip
+    config = fit(given(known | {"sft.max_tokens": limit, "reward_model.max_tokens": most}))
     found, train = tokens.measure(config), Run(tmp_path, config).data.train
-    tokenizer = load_tokenizer(tiny_model_folder)
+    tokenizer = load_tokenizer(model)
     rows = {line[2:27].strip(): line[27:].replace(",", "").split() for line in out.splitlines() if line[2:27].strip()}
     whole, _ = sft.tokenise(train.demonstrations, tokenizer, sys.maxsize)
     assert found.demonstrations == whole
@@ -64,11 +69,11 @@ def test_what_is_shown_is_what_is_trained(
         parts = tokens.spans(runs, tokenizer)
         assert "".join(text for text, of in parts if of) == learned
         assert "".join(text for text, _ in parts) == tokenizer.hf.decode(ids)
-    short, over = sft.tokenise(train.demonstrations, tokenizer, 40)
+    short, over = sft.tokenise(train.demonstrations, tokenizer, limit)
     name = "sft: together" if "sft: prompts" in rows else "sft: texts"
     lengths = sorted(map(sft.length, whole))
     assert rows[name][0] == str(len(short) + over)
-    assert rows[name][3:] == [str(lengths[-1]), "40", str(over)]
+    assert rows[name][3:] == [str(lengths[-1]), str(limit), str(over)]
     assert (
         sum(n < int(rows[name][1]) for n in lengths)
         <= len(lengths) / 2
@@ -76,11 +81,11 @@ def test_what_is_shown_is_what_is_trained(
     )
     if train.judged:
         (judged,) = [row for title, row in rows.items() if title.startswith("reward model: ")]
-        _, dropped = reward_model.tokenise(train, tokenizer, 45, "half")
-        assert judged[-2:] == ["45", str(dropped["too long"])]
+        _, dropped = reward_model.tokenise(train, tokenizer, most, "half")
+        assert judged[-2:] == [str(most), str(dropped["too long"])]
         examples, _ = reward_model.tokenise(train, tokenizer, sys.maxsize, "half")
         assert [e.texts for e in found.judged] == [e.texts for e in examples]
-    shown = re.findall(r"\[\[(.*?)\]\]", out)
+    shown = re.findall(r"(?m)^  .*\[\[(.*)\]\]$", out)
     assert shown
     assert all(text.endswith("<|endoftext|>") for text in shown)
 
@@ -112,7 +117,7 @@ def test_on_a_terminal_what_is_learned_is_green_and_lines_fit(
     assert "[[" not in out
     assert re.search(r"\x1b\[32m *film \d", out)
     plain = re.sub(r"\x1b\[[0-9;]*m", "", out)
-    assert all(len(line) <= 80 for line in plain.splitlines() if str(tmp_path) not in line)
+    assert [line for line in plain.splitlines() if len(line) > 80 and str(tmp_path) not in line] == []
 
 
 RUSSIAN = ["Это замечательный фильм, я посмотрю его ещё раз.", "Скучно и длинно, жаль потраченного времени."]

@@ -42,7 +42,7 @@ def command(name: str, no_tokens: bool, export: Path | None, **given: Any) -> No
     settings = config.resolve(known)
     own = {key.partition(".")[2]: value for key, value in settings.items() if key.startswith("data.")}
     splits = load(Config(**own))
-    description.show(name, splits, chosen, None if no_tokens else known)
+    description.show(name, splits, chosen, None if no_tokens else known, export=export is not None)
     if export:
         from plaudit.data.export import export as write
 

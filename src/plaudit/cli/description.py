@@ -20,8 +20,8 @@ _EXAMPLES, _LONGEST, _LONGEST_PART = 3, 160, 100  # records, characters
 _HEADS = ("records", "median", "95%", "longest", "limit", "over")
 
 
-def show(name: str, splits: Splits, chosen: dict[str, Any], known: dict[str, Any] | None) -> None:
-    """Print what is known about a data set, and the command that trains on it.
+def show(name: str, splits: Splits, chosen: dict[str, Any], known: dict[str, Any] | None, *, export: bool) -> None:
+    """Print what is known about a data set, and the command that trains on it, unless it is an `export`.
 
     Args:
         name: of the data set.
@@ -39,20 +39,24 @@ def show(name: str, splits: Splits, chosen: dict[str, Any], known: dict[str, Any
         warnings += _show_tokens(console, known)
     for warning in filter(None, warnings):
         console.print(f"warning: {warning}", style="yellow", soft_wrap=True)
+    if export:
+        return
     given = [f"--{key.replace('_', '-')} {shlex.quote(value)}" for key, value in chosen.items()]
+    if not splits.train.judged:
+        given += ["--reward", "FILE.py:NAME"]  # nothing to train a reward model on
     console.print(f"Next: {' '.join(['plaudit run --data', shlex.quote(name), *given])}", soft_wrap=True)
 
 
 def _show_tokens(console: Console, known: dict[str, Any]) -> list[str]:
     """Lengths in tokens, tokens per word, and examples with the tokens that are learned; returns warnings."""
-    fitted = fit(known)
-    with waiting("tokenising"):
-        from plaudit.cli import tokens
+    try:
+        fitted = fit(known)
+        with waiting("tokenising"):
+            from plaudit.cli import tokens
 
-        try:
             found = tokens.measure(fitted)
-        except ModelError as error:
-            raise ModelError(f"{error}; --no-tokens shows the rest without the model") from None
+    except ModelError as error:
+        raise ModelError(f"{error}; --no-tokens shows the rest without the model") from None
     console.print(f"tokens of {fitted.model}: {found.per_word:.2f} per word", soft_wrap=True)
     console.print(f"  {'':<25}" + "".join(f"{head:>8}" for head in _HEADS), style="dim", soft_wrap=True)
     for lengths in found.lengths:
@@ -108,7 +112,8 @@ def _row(console: Console, name: str, content: Text) -> None:
 
 def _shortened(text: str, *, from_end: bool) -> str:
     """A part of a text on one line; a long one keeps its end, which is nearest to the response, or both ends."""
-    line = one_line(text.replace("\n", "\\n").replace(" ", "\N{NO-BREAK SPACE}")).replace("\N{NO-BREAK SPACE}", " ")
+    lines = text.replace("\r\n", "\n").split("\n")
+    line = "\\n".join("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in each) for each in lines)
     if len(line) <= _LONGEST_PART:
         return line
     return f"...{line[3 - _LONGEST_PART :]}" if from_end else f"{line[: _LONGEST_PART - 33]}...{line[-30:]}"
