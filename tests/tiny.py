@@ -173,8 +173,8 @@ CHATML = (
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 _ALTERNATE = (
-    "{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
-    "{{ raise_exception('Conversation roles must alternate user/assistant/user/...') }}{% endif %}{% endfor %}"
+    "{% for m in messages %}{% if m.role != ['user', 'assistant'][loop.index0 % 2] %}"
+    "{{ raise_exception('user and assistant take turns here') }}{% endif %}{% endfor %}"
 )
 CHAT_TEMPLATES = {
     "chatml": CHATML,
@@ -207,10 +207,9 @@ CHAT_TEMPLATES = {
     ),
     "empty thinking in the last reply": (
         "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}{% if m.role == 'assistant' %}"
-        "{% set content = m.content.split('</think>')[-1].lstrip('\n') %}{% if loop.last %}{{ '<think>\n' }}"
-        "{{ m.content.split('</think>')[0].split('<think>')[-1].strip('\n') if '</think>' in m.content }}"
-        "{{ '\n</think>\n\n' }}{% endif %}{{ content }}"
-        "{% else %}{{ m.content }}{% endif %}{{ '<|im_end|>\n' }}{% endfor %}"
+        "{% set thought, _, answer = m.content.rpartition('</think>') %}"
+        "{% if loop.last %}{{ '<think>\n' + thought.replace('<think>', '').strip('\n') + '\n</think>\n\n' }}{% endif %}"
+        "{{ answer.lstrip('\n') }}{% else %}{{ m.content }}{% endif %}{{ '<|im_end|>\n' }}{% endfor %}"
         "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
     ),
 }

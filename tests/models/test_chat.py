@@ -154,8 +154,8 @@ def test_any_text_is_learned(name, texts):
 @pytest.mark.parametrize(
     ("name", "prompt", "response", "problem"),
     [
-        ("instruction", (SYSTEM, HELLO), (BACK,), "refuses it .Conversation roles must alternate"),
-        ("instruction", (HELLO, MORE), (BACK,), "refuses it .Conversation roles must alternate"),
+        ("instruction", (SYSTEM, HELLO), (BACK,), "refuses it .user and assistant take turns"),
+        ("instruction", (HELLO, MORE), (BACK,), "refuses it .user and assistant take turns"),
         ("chatml", (HELLO,), (), "no reply of the assistant"),
         ("chatml", (), (BACK,), "no reply of the assistant"),
         (

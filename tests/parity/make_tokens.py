@@ -2,7 +2,8 @@
 
 `make parity` runs this. Each trainer prepares its data set as it does before training, and is not trained. For SFT the
 fixture has [ids, labels]; for preferences [chosen ids, rejected ids] of RewardTrainer and [prompt, chosen, rejected] of
-DPOTrainer; for unpaired ones [prompt, completion] of KTOTrainer. Of hh-harmless there are hashes of ids only.
+DPOTrainer; for unpaired ones [prompt, completion] of KTOTrainer. Of hh-harmless, and of the templates that TRL ships,
+there are hashes of ids only.
 """
 
 import json
@@ -14,13 +15,14 @@ import torch
 import transformers
 import trl
 from datasets import Dataset, disable_progress_bars
-from rows import HARMLESS, ROWS, TEMPLATES, conversation, digest, harmless, tokenizer
+from rows import HARMLESS, PUBLISHED, ROWS, conversation, digest, harmless, tokenizer
+from templates import MARKED, unmarked
 from transformers import GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadModel
 from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer, RewardConfig, RewardTrainer, SFTConfig, SFTTrainer
-from trl.chat_template_utils import get_training_chat_template
 
 TARGET = Path(__file__).parent / "trl-1.12-tokens.json"
 JINJA = Path(trl.__file__).parent / "chat_templates"
+MESSAGES = ("messages", "messages with a system message", "messages with a control token")
 
 
 def prepared(trainer, config, rows, template, columns, kind=GPT2LMHeadModel, **settings):
@@ -65,24 +67,31 @@ def of_layouts():
         "text with a control token": sft(ROWS["text with a control token"]),
         "prompt-completion without a space": sft(ROWS["prompt-completion without a space"]),
     }
-    chats, templates = {}, {}
-    for name in TEMPLATES:
-        own = (JINJA / f"{name}.jinja").read_text(encoding="utf-8")
-        templates[name] = {"own": own, "training": get_training_chat_template(tokenizer(own))}
+    chats = {}
+    for name, marked in MARKED.items():
+        own = unmarked(name)
         chats[name] = {
-            "messages": sft(ROWS["messages"], own, assistant_only_loss=True),
+            **{layout: sft(ROWS[layout], marked, assistant_only_loss=True) for layout in MESSAGES},
             "conversational prompt-completion": sft(ROWS["conversational prompt-completion"], own),
             "conversational preference, reward": reward(ROWS["conversational preference"], own),
             "conversational preference, dpo": dpo(ROWS["conversational preference"], own),
             "implicit conversational preference, reward": reward(ROWS["implicit conversational preference"], own),
             "conversational unpaired preference": kto(ROWS["conversational unpaired preference"], own),
-            "messages with a control token": sft(ROWS["messages with a control token"], own, assistant_only_loss=True),
             "completion of several turns": sft(ROWS["completion of several turns"], own),
         }
-    return {"plain": plain, "chats": chats, "templates": templates}
+    return {"plain": plain, "chats": chats}
 
 
-def of_harmless(template):
+def of_published():
+    """Hashes of SFT's ids and labels with templates that TRL ships, for which it substitutes its own marked copies."""
+    found = {}
+    for name, (_, layout) in PUBLISHED.items():
+        template = (JINJA / f"{name}.jinja").read_text(encoding="utf-8")
+        found[name] = [digest(row) for row in sft(ROWS[layout], template, assistant_only_loss=True)]
+    return found
+
+
+def of_harmless(name):
     """Hashes of the ids of each row: as transcripts, and as conversations."""
     pairs = harmless()
     both = [{"chosen": chosen, "rejected": rejected} for chosen, rejected in pairs]
@@ -93,9 +102,9 @@ def of_harmless(template):
         "transcripts, reward": [digest(row) for row in reward(both)],
         "messages": [
             digest(row)
-            for row in sft([{"messages": c["chosen"]} for c in messages], template, assistant_only_loss=True)
+            for row in sft([{"messages": c["chosen"]} for c in messages], MARKED[name], assistant_only_loss=True)
         ],
-        "conversations, dpo": [digest(row) for row in dpo(split, template)],
+        "conversations, dpo": [digest(row) for row in dpo(split, unmarked(name))],
     }
 
 
@@ -104,9 +113,9 @@ def main():
     transformers.logging.set_verbosity_error()
     disable_progress_bars()
     made_by = {"command": "make parity", **{name: version(name) for name in ("trl", "transformers", "tokenizers")}}
-    fixture = {"made_by": made_by, **of_layouts()}
+    fixture = {"made_by": made_by, **of_layouts(), "published": of_published()}
     if HARMLESS.exists():
-        fixture["harmless"] = of_harmless(fixture["templates"]["qwen2_5"]["own"])
+        fixture["harmless"] = of_harmless("chatml, default system")
     TARGET.write_text(json.dumps(fixture, separators=(",", ":")).replace(',"', ',\n"') + "\n", encoding="utf-8")
     print(f"{TARGET}: {TARGET.stat().st_size} bytes")
 

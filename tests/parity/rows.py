@@ -11,7 +11,15 @@ HERE = Path(__file__).parent
 MODEL = HERE.parents[1] / "src" / "plaudit" / "models" / "movie_gpt2"
 HARMLESS = HERE.parents[2] / "shared" / "data" / "hh-harmless" / "test.jsonl.gz"
 ROWS_OF_HARMLESS = 1000
-TEMPLATES = ("qwen2_5", "qwen3", "llama3", "gemma", "phi3")
+# Templates that TRL ships: ours in the same format, and the layout by which they are compared. Qwen 2.5 has another
+# default system message than ours, and Gemma refuses every system message.
+PUBLISHED = {
+    "qwen2_5": ("chatml, default system", "messages with a system message"),
+    "qwen3": ("chatml, thinking", "messages with a system message"),
+    "llama3": ("llama3", "messages with a system message"),
+    "gemma": ("gemma", "messages"),
+    "phi3": ("phi3", "messages with a system message"),
+}
 CONTROL = [
     "<|im_start|>", "<|im_end|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<start_of_turn>",
     "<end_of_turn>", "<|user|>", "<|assistant|>", "<|system|>", "<|end|>",
@@ -40,6 +48,10 @@ ROWS = {
     "text": [{"text": text} for text in TEXTS],
     "prompt-completion": [{"prompt": prompt, "completion": completion} for prompt, completion in STRINGS],
     "messages": [{"messages": [*q, assistant(a)]} for q, a in zip(QUESTIONS, ANSWERS, strict=True)],
+    "messages with a system message": [
+        {"messages": [{"role": "system", "content": "Be kind."}, *q, assistant(a)]}
+        for q, a in zip(QUESTIONS, ANSWERS, strict=True)
+    ],
     "conversational prompt-completion": [
         {"prompt": q, "completion": [assistant(a)]} for q, a in zip(QUESTIONS, ANSWERS, strict=True)
     ],

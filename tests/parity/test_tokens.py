@@ -8,17 +8,16 @@ import pytest
 
 from plaudit.models.tokenizer import Tokenizer
 from plaudit.records import Message
-from tests.parity.rows import HARMLESS, ROWS, ROWS_OF_HARMLESS, TEMPLATES, conversation, digest, harmless, tokenizer
+from tests.parity.rows import HARMLESS, PUBLISHED, ROWS, ROWS_OF_HARMLESS, conversation, digest, harmless, tokenizer
+from tests.parity.templates import MARKED, unmarked
 
 FIXTURE = json.loads((Path(__file__).parent / "trl-1.12-tokens.json").read_text(encoding="utf-8"))
 PLAIN = Tokenizer.of(tokenizer())
-CHATS = {
-    (name, which): Tokenizer.of(tokenizer(template))
-    for name, templates in FIXTURE["templates"].items()
-    for which, template in templates.items()
-}
-# What the templates of TRL mark that no sampled reply holds: the line break before a reply, and the one after it.
-MARKS_BEFORE, MARKS_AFTER = ("qwen2_5",), ("qwen2_5", "qwen3", "gemma", "phi3")
+CHATS = {name: Tokenizer.of(tokenizer(unmarked(name))) for name in MARKED}
+MARKED_CHATS = {name: Tokenizer.of(tokenizer(template)) for name, template in MARKED.items()}
+# What the marks cover that no sampled reply holds: the line break before a reply, and the one after it.
+MARKS_BEFORE = ("chatml, default system",)
+MARKS_AFTER = ("chatml", "chatml, default system", "chatml, thinking", "gemma", "phi3")
 
 
 def messages(given):
@@ -33,7 +32,7 @@ def rows_of(layout, expected):
     return zip(ROWS[layout], expected, strict=True)
 
 
-@pytest.fixture(params=TEMPLATES)
+@pytest.fixture(params=MARKED)
 def name(request):
     return request.param
 
@@ -115,22 +114,46 @@ def by_trl(tokenizer, runs, ids, name):
     return ours + after, [id if learns else -100 for id, learns in zip(ours + after, learned, strict=True)]
 
 
-def test_messages(name):
-    tokenizer = CHATS[name, "training"]  # TRL replaces a template without marks by its own copy with marks
-    for row, (ids, labels) in rows_of("messages", FIXTURE["chats"][name]["messages"]):
+@pytest.mark.parametrize("layout", ["messages", "messages with a system message"])
+def test_messages(name, layout):
+    tokenizer = MARKED_CHATS[name]  # TRL refuses a template without marks that it does not know
+    for row, (ids, labels) in rows_of(layout, FIXTURE["chats"][name][layout]):
         runs = tokenizer.demonstration((), messages(row["messages"]))
         assert by_trl(tokenizer, runs, ids, name) == (ids, labels)
 
 
+@pytest.mark.parametrize("published", PUBLISHED)
+def test_the_templates_that_trl_ships_write_and_mark_what_ours_do(published):
+    name, layout = PUBLISHED[published]
+    assert FIXTURE["published"][published] == [digest(row) for row in FIXTURE["chats"][name][layout]]
+
+
+def test_our_templates_differ_as_the_published_ones_do():
+    """In a default system message, a system role that is dropped, and a thinking block in the last reply alone."""
+    system, question, reply = Message("system", "be kind"), Message("user", "a"), Message("assistant", "b")
+
+    def shown(name, *turns):
+        return CHATS[name].hf.decode(flat(CHATS[name].demonstration((), turns)))
+
+    assert "system" not in shown("chatml", question, reply)
+    assert "use few words" in shown("chatml, default system", question, reply)
+    assert "use few words" not in shown("chatml, default system", system, question, reply)
+    assert shown("gemma", system, question, reply) == shown("gemma", question, reply)
+    assert all("be kind" in shown(other, system, question, reply) for other in MARKED if other != "gemma")
+    thinking = shown("chatml, thinking", question, reply, question, reply)
+    assert thinking.count("<think>") == 1
+    assert thinking.endswith("<think>\n\n</think>\n\nb<|im_end|>")
+
+
 def test_prompt_and_completion_of_a_conversation(name):
-    tokenizer, layout = CHATS[name, "own"], "conversational prompt-completion"
+    tokenizer, layout = CHATS[name], "conversational prompt-completion"
     for row, (ids, labels) in rows_of(layout, FIXTURE["chats"][name][layout]):
         runs = tokenizer.demonstration(messages(row["prompt"]), messages(row["completion"]))
         assert by_trl(tokenizer, runs, ids, "") == (ids, labels)
 
 
 def test_preference_of_conversations(name):
-    tokenizer, chats = CHATS[name, "own"], FIXTURE["chats"][name]
+    tokenizer, chats = CHATS[name], FIXTURE["chats"][name]
     expected = zip(
         *(chats[f"{kind}, reward"] for kind in ("conversational preference", "implicit conversational preference")),
         chats["conversational preference, dpo"],
@@ -145,7 +168,7 @@ def test_preference_of_conversations(name):
 
 
 def test_unpaired_preference_of_conversations(name):
-    tokenizer, layout = CHATS[name, "own"], "conversational unpaired preference"
+    tokenizer, layout = CHATS[name], "conversational unpaired preference"
     for row, (prompt, completion) in rows_of(layout, FIXTURE["chats"][name][layout]):
         ours = tokenizer.demonstration(messages(row["prompt"]), messages(row["completion"]))
         assert ours[0] == prompt
@@ -153,7 +176,7 @@ def test_unpaired_preference_of_conversations(name):
 
 
 def test_a_control_token_in_a_message_is_text_for_us_and_the_token_for_trl(name):
-    tokenizer, layout = CHATS[name, "training"], "messages with a control token"
+    tokenizer, layout = MARKED_CHATS[name], "messages with a control token"
     ((row, (ids, _)),) = rows_of(layout, FIXTURE["chats"][name][layout])
     ours = flat(tokenizer.demonstration((), messages(row["messages"])))
     theirs = ids[: len(ids) - len(by_trl(tokenizer, [ours], [*ours, *ids[len(ours) :]], "")[0]) + len(ours)]
@@ -163,7 +186,7 @@ def test_a_control_token_in_a_message_is_text_for_us_and_the_token_for_trl(name)
 
 
 def test_of_a_completion_of_several_turns_we_learn_the_replies_and_trl_all_of_it(name):
-    tokenizer, layout = CHATS[name, "own"], "completion of several turns"
+    tokenizer, layout = CHATS[name], "completion of several turns"
     ((row, (ids, labels)),) = rows_of(layout, FIXTURE["chats"][name][layout])
     runs = tokenizer.demonstration(messages(row["prompt"]), messages(row["completion"]))
     assert ids[: len(flat(runs))] == flat(runs)
@@ -185,7 +208,8 @@ def test_transcripts_of_hh_harmless():
 
 @needs_harmless
 def test_messages_of_hh_harmless():
-    name, tokenizer = "qwen2_5", CHATS["qwen2_5", "training"]
+    name = "chatml, default system"
+    tokenizer = MARKED_CHATS[name]
     end = tokenizer.hf("\n")["input_ids"]
     found = []
     for chosen, _ in harmless():
@@ -196,7 +220,7 @@ def test_messages_of_hh_harmless():
 
 @needs_harmless
 def test_conversations_of_hh_harmless():
-    tokenizer = CHATS["qwen2_5", "own"]
+    tokenizer = CHATS["chatml, default system"]
     end, found = tokenizer.hf("\n")["input_ids"], []
     for pair in harmless():
         both = [messages(conversation(transcript)) for transcript in pair]
