@@ -102,6 +102,7 @@ def test_a_name_like_no_other_gets_no_suggestion():
 
 def test_settings_that_are_impossible_together_are_refused():
     assert refusal({"prompt_min": 9}) == "prompt_min = 9 is above prompt_max = 8"
+    assert refusal({"ppo.min_new_tokens": 49}) == "ppo.min_new_tokens = 49 is above ppo.max_new_tokens = 48"
     assert (
         refusal({"ppo.batch_size": 8, "ppo.minibatch_size": 32})
         == "ppo.minibatch_size = 32 is above ppo.batch_size = 8"

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from tiny import make_lm
 
-from plaudit import pipeline
+from plaudit import pipeline, rng
 from plaudit.cli import main
 from plaudit.errors import RunError
 from plaudit.models.loading import load_tokenizer, model_without_weights, save
@@ -111,6 +111,35 @@ def test_this_holds_with_frozen_layers_under_both_engines(tmp_path, tiny_config,
     list(steps(opened(tmp_path / "straight", config)))
     stopped_and_resumed(tmp_path / "stopped", config, ("sft", 7), ("reward_model", 8), ("ppo", 3))
     assert_same_results(tmp_path / "stopped", tmp_path / "straight")
+
+
+def test_prompts_in_tokens_and_drawn_limits_hold_in_training_evaluation_and_after_a_stop(tmp_path, tiny_config):
+    ppo = dataclasses.replace(tiny_config.ppo, min_new_tokens=2, max_new_tokens=6, missing_eos_penalty=0.0)
+    prompts = {"prompt_unit": "tokens", "prompt_from_words": 7, "prompt_min": 2, "prompt_max": 5}
+    config = short(dataclasses.replace(tiny_config, ppo=ppo), ppo=1, **prompts)
+    list(steps(opened(tmp_path / "straight", config)))
+    stopped_and_resumed(tmp_path / "stopped", config, ("sft", 7), ("reward_model", 8), ("ppo", 3))
+    assert_same_results(tmp_path / "stopped", tmp_path / "straight")
+    run = Run.existing(tmp_path / "straight")
+    tokenizer = load_tokenizer(run.model("sft"))
+    logged = lines(run.folder("ppo") / "rollouts.jsonl")
+    assert {len(tokenizer.prompt(line["prompt"])) for line in logged} <= {3, 4, 5, 6}  # with bos
+    for iteration in range(1, 5):
+        noise = rng.uniforms(range(16), 6, config.seed, "ppo", iteration - 1, "responses", 2)
+        rows = [line for line in logged if line["iteration"] == iteration]
+        for line, limit in zip(rows, (~noise.isnan()).sum(1).tolist(), strict=True):
+            assert line["length"] == limit if not line["ended"] else line["length"] <= limit
+    assert len({line["length"] for line in logged if not line["ended"]}) > 2
+    noise = rng.uniforms(range(16), 6, config.seed, "evaluation", 0, "responses", 2)
+    limits = (~noise.isnan()).sum(1).tolist()
+    evaluation = json.loads((tmp_path / "straight" / "evaluation.json").read_text())
+    assert evaluation["meta"]["prompts"] <= 16
+    for model in ("sft", "policy"):
+        most = sum(limits[: evaluation["meta"]["prompts"]]) / evaluation["meta"]["prompts"]
+        assert 2 <= evaluation[model]["length_mean"] <= most
+    checks = json.loads((tmp_path / "straight" / "doctor.json").read_text())["ppo"]
+    assert [check["name"] for check in checks if check["stops"] and not check["ok"]] == []
+    assert "responses that end" not in [check["name"] for check in checks]  # their limits are drawn
 
 
 @pytest.mark.parametrize("train_layers", [0, 1])

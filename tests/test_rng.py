@@ -33,3 +33,18 @@ def test_a_permutation_has_every_index_once_and_differs_by_epoch():
     first, second = rng.permutation(50, 1, "sft", 0), rng.permutation(50, 1, "sft", 1)
     assert sorted(first) == sorted(second) == list(range(50))
     assert list(first) != list(second)
+
+
+def test_each_row_has_its_own_number_of_draws_between_the_shortest_and_all():
+    whole = rng.uniforms(range(400), 15, 1, "ppo", 0, "noise")
+    some = rng.uniforms(range(400), 15, 1, "ppo", 0, "noise", 5)
+    drawn = ~some.isnan()
+    assert (some[drawn] == whole[drawn]).all()
+    lengths = drawn.sum(1)
+    assert (drawn == (np.arange(15) < lengths.numpy()[:, None])).all()  # NaN only at the end
+    counts = np.bincount(lengths, minlength=16)
+    assert counts[:5].sum() == 0
+    assert (abs(counts[5:] - 400 / 11) < 4 * np.sqrt(400 / 11)).all()
+    assert (rng.uniforms(range(7, 9), 15, 1, "ppo", 0, "noise", 5).isnan() == some[7:9].isnan()).all()
+    assert (rng.uniforms(range(400), 15, 1, "ppo", 1, "noise", 5).isnan() != some.isnan()).any()
+    assert not rng.uniforms(range(400), 15, 1, "ppo", 0, "noise", 15).isnan().any()

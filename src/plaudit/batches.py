@@ -85,6 +85,22 @@ class Rollout:
     scores: Float[Tensor, "B"]  # as training uses them: normalised, with the penalty for a missing end token
 
 
+def cut(responses: Responses, limits: Int[Tensor, "B"], pad_id: int) -> Responses:
+    """The first `limits` tokens of each response; one that loses a token has not ended."""
+    mask = responses.response_mask
+    kept = mask & (torch.arange(mask.shape[1], device=mask.device) < limits[:, None])
+    kept = kept[:, : int(kept.sum(1).max())]
+    width = responses.prompt_mask.shape[1]
+    return Responses(
+        ids=torch.cat(
+            [responses.ids[:, :width], responses.response_ids[:, : kept.shape[1]].masked_fill(~kept, pad_id)], dim=1
+        ),
+        attention_mask=torch.cat([responses.prompt_mask, kept], dim=1),
+        response_mask=kept,
+        ended=responses.ended & (kept.sum(1) == mask.sum(1)),
+    )
+
+
 def _unpadded(ids: Tensor, mask: Tensor) -> list[list[int]]:
     """The ids of each row where the mask is True."""
     return [row.tolist() for row in ids[mask].cpu().split(mask.sum(1).tolist())]

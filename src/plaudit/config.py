@@ -189,7 +189,9 @@ def resolve(*layers: dict[str, Any]) -> dict[str, Any]:
         ConfigError: as for `given`, or a contradiction.
     """
     settings = default_settings() | given(*layers)
-    for small, large in (("prompt_min", "prompt_max"), *((f"{s}.minibatch_size", f"{s}.batch_size") for s in SECTIONS)):
+    pairs = (("minibatch_size", "batch_size"), ("min_new_tokens", "max_new_tokens"))
+    within = [(f"{s}.{small}", f"{s}.{large}") for s in SECTIONS for small, large in pairs]
+    for small, large in (("prompt_min", "prompt_max"), *within):
         if small in settings and settings[small] > settings[large]:
             raise ConfigError(f"{small} = {settings[small]} is above {large} = {settings[large]}")
     for name in (f"{s}.lower_bound" for s in SECTIONS):

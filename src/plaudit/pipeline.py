@@ -12,7 +12,6 @@ from plaudit.algorithms.sft import check_too_long, sft, tokenise
 from plaudit.config import ALGORITHMS, Config, build, flatten, given, read_saved, read_toml
 from plaudit.config import preset as settings_of
 from plaudit.data.corpus import load
-from plaudit.data.prompts import cut_prompts
 from plaudit.errors import ConfigError, RunError
 from plaudit.evaluation.doctor import check_memory, with_preflight_checks
 from plaudit.evaluation.evaluate import POLICIES, evaluate, policy_stage, prompts_for
@@ -26,7 +25,7 @@ from plaudit.records import transcript
 from plaudit.rewards import AnyReward, Source, sources_of, uses_model
 from plaudit.training import stopping
 from plaudit.training.metrics import StepReport
-from plaudit.training.prompts import rows_that_fit, tokenised_prompts
+from plaudit.training.prompts import counted_prompts, rows_that_fit, training_prompts, warn_of_skipped
 from plaudit.training.rewards import try_reward
 from plaudit.training.run import STAGES, Run, needs_of
 from plaudit.training.tokenizer import open_tokenizer
@@ -124,9 +123,11 @@ def check(config: Config, path: Path, stages: tuple[str, ...], reward: AnyReward
         texts, too_long = tokenise(data.train.demonstrations, tokenizer, longest)
         lines.append(check_too_long(len(texts), too_long, "sft"))
         tokenise(data.evaluation.demonstrations, tokenizer, longest)
+    prompts, skipped = counted_prompts(run, tokenizer) if policies else ([], {})
+    lines.append(warn_of_skipped(run, skipped))
     for stage in policies:
         most = getattr(config, stage).max_new_tokens
-        lines.append(rows_that_fit(tokenised_prompts(run, tokenizer), most, limit, f"prompts of {stage}")[1])
+        lines.append(rows_that_fit(prompts, most, limit, f"prompts of {stage}")[1])
     if ("evaluation" in stages or policies) and config.evaluation.judge not in ("auto", "film", "none"):
         open_judge(config.evaluation.judge).positive(["a response", "another one"], ["a prompt", "a prompt"])
     if "evaluation" in stages:
@@ -138,8 +139,8 @@ def check(config: Config, path: Path, stages: tuple[str, ...], reward: AnyReward
     samples = [f"{transcript(d.prompt)} {transcript(d.response)}".strip() for d in data.train.demonstrations[:TEXTS]]
     try_model(name, tokenizer, samples, run.device, classifier)
     if set(stages) & set(ALGORITHMS):
-        cut = cut_prompts(data.prompts, config.prompt_min, config.prompt_max, config.seed)[:100]
-        check_memory(run, stages, model, max((len(tokenizer.prompt(text)) for text in cut), default=0))
+        some = training_prompts(run, tokenizer)[0][:100]
+        check_memory(run, stages, model, max((len(tokenizer.prompt(text)) for text in some), default=0))
     check_disk_space(run, [stage for stage in stages if stage != "evaluation"], model)
     return list(filter(None, lines))
 

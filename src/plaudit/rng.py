@@ -24,10 +24,19 @@ def permutation(n: int, seed: int, stage: str, epoch: int) -> np.ndarray:
     return generator(seed, stage, epoch, "order").permutation(n)
 
 
-def uniforms(rows: range, width: int, seed: int, stage: str, iteration: int, purpose: str) -> Float64[Tensor, "B R"]:
-    """(B, R) uniform numbers in [0, 1); `rows` are indices into the whole batch, R is `width`."""
-    draws = [generator(seed, stage, iteration, purpose, row).random(width) for row in rows]
-    return torch.from_numpy(np.stack(draws))
+def uniforms(
+    rows: range, width: int, seed: int, stage: str, iteration: int, purpose: str, shortest: int = 0
+) -> Float64[Tensor, "B R"]:
+    """(B, R) uniform numbers in [0, 1); `rows` are indices into the whole batch, R is `width`.
+
+    With `shortest`, each row has its own number of draws, uniform from `shortest` to R, and NaN after them.
+    """
+    draws = np.stack([generator(seed, stage, iteration, purpose, row).random(width) for row in rows])
+    if shortest:
+        for row, numbers in zip(rows, draws, strict=True):
+            length = generator(seed, stage, iteration, f"{purpose}: length", row).integers(shortest, width + 1)
+            numbers[length:] = np.nan
+    return torch.from_numpy(draws)
 
 
 def normals(shape: tuple[int, ...], seed: int, stage: str, purpose: str) -> Tensor:

@@ -75,8 +75,16 @@ class General:
         choices=("tensorboard", "wandb", "trackio"),
     )
     keep_checkpoints: int = setting(0, "1 keeps the checkpoints of finished stages, 0 removes them", low=0, high=1)
-    prompt_min: int = setting(2, "shortest prompt to cut from the beginning of a text", unit="words", low=1)
-    prompt_max: int = setting(8, "longest prompt to cut from the beginning of a text", unit="words", low=1)
+    prompt_min: int = setting(2, "shortest prompt to cut from the beginning of a text", unit="prompt_unit", low=1)
+    prompt_max: int = setting(8, "longest prompt to cut from the beginning of a text", unit="prompt_unit", low=1)
+    prompt_unit: str = setting(
+        "words",
+        "unit of prompt_min and prompt_max; with tokens, a prompt whose text has other tokens is skipped and counted",
+        choices=("words", "tokens"),
+    )
+    prompt_from_words: int = setting(
+        0, "shortest text to cut a prompt from; raise it to leave out fragments; 0: any", unit="words", low=0
+    )
 
 
 @dataclass(frozen=True)
@@ -118,6 +126,13 @@ class RolloutConfig:
     epochs: int = setting(2, "passes over the responses of one iteration", low=1)
     max_new_tokens: int = setting(
         48, "longest response, end token included; raise it if many are cut off", unit="tokens", low=1
+    )
+    min_new_tokens: int = setting(
+        0,
+        "draw a limit for each response, from this to max_new_tokens, and cut a longer one there, in training and "
+        "evaluation; set missing_eos_penalty = 0 with it; 0: all have the limit max_new_tokens",
+        unit="tokens",
+        low=0,
     )
     temperature: float = setting(
         0.78,

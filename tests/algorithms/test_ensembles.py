@@ -15,7 +15,7 @@ from transformers import AutoModelForSequenceClassification, GPT2Config, GPT2LMH
 from plaudit.algorithms.reward_model import reward_model
 from plaudit.config import build
 from plaudit.errors import ConfigError, RunError
-from plaudit.evaluation.doctor import memory_needed
+from plaudit.evaluation.memory import memory_needed
 from plaudit.pipeline import steps
 from plaudit.rewards import EnsembleReward, ModelReward
 from plaudit.training.models import Models

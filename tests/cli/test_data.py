@@ -22,7 +22,7 @@ def ratings(tmp_path: Path) -> Path:
 
 
 def test_layout_columns_counts_splits_and_examples_are_shown(ratings: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["data", str(ratings)]) == 0
+    assert main(["data", str(ratings), "--no-tokens"]) == 0
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     assert "layout labelled texts (columns 'review', 'stars')" in lines
     assert "labels 1 (bad) to 5 (good), on a scale from 0 to 1" in lines
@@ -32,10 +32,14 @@ def test_layout_columns_counts_splits_and_examples_are_shown(ratings: Path, caps
     assert lines.count("LabelledText") == 3
     assert any(line.startswith("train 1") and "good)" in line for line in lines)
     assert "left out 1 empty" in lines
+    assert lines[-1] == f"Next: plaudit run --data {ratings}"
 
 
 def test_flags_change_how_it_is_read(ratings: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["data", str(ratings), "--positive", ">=5", "--data.columns", "text=review,label=stars"]) == 0
+    assert (
+        main(["data", str(ratings), "--positive", ">=5", "--data.columns", "text=review,label=stars", "--no-tokens"])
+        == 0
+    )
     assert ">=5 = 1 (good), the others = 0 (bad)" in capsys.readouterr().out
 
 
@@ -55,7 +59,7 @@ def test_flags_change_how_it_is_read(ratings: Path, capsys: pytest.CaptureFixtur
 def test_wrong_flags_are_refused_in_one_line(
     flags: list[str], code: int, message: str, ratings: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["data", str(ratings), *flags]) == code
+    assert main(["data", str(ratings), "--no-tokens", *flags]) == code
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
@@ -69,7 +73,7 @@ def test_flags_that_do_not_go_with_the_built_in_data_are_refused(capsys: pytest.
 def test_a_separate_evaluation_file(ratings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     other = tmp_path / "more.csv"
     other.write_text("text,stars\n" + "".join(f"held out {i},{1 + i % 5}\n" for i in range(30)))
-    assert main(["data", str(ratings), "--data.evaluation", str(other)]) == 0
+    assert main(["data", str(ratings), "--data.evaluation", str(other), "--no-tokens"]) == 0
     out = capsys.readouterr().out
     assert "evaluation  30 labelled" in out
     assert "held out" in out
@@ -77,7 +81,7 @@ def test_a_separate_evaluation_file(ratings: Path, tmp_path: Path, capsys: pytes
 
 def test_nothing_slow_is_imported(ratings: Path) -> None:
     code = (
-        f"import sys; from plaudit.cli import main; main(['data', {str(ratings)!r}]); "
+        f"import sys; from plaudit.cli import main; main(['data', {str(ratings)!r}, '--no-tokens']); "
         "print([m for m in ('torch', 'transformers', 'datasets', 'huggingface_hub') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

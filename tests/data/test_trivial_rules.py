@@ -3,6 +3,7 @@ import pytest
 
 from plaudit.data.judgements import Judgement
 from plaudit.data.trivial_rules import trivial_rules
+from plaudit.records import Message
 
 
 def means(train, held_out):
@@ -79,3 +80,16 @@ def test_rules_see_judgements_that_are_ties_but_are_not_measured_on_them():
     for right in trivial_rules([*pairs(40, 0.8), held_out[-1]], held_out).values():
         assert len(right) == 10
         assert np.isin(right, (0, 0.5, 1)).all()
+
+
+def test_a_reply_in_a_dialogue_is_its_words():
+    def reply(text):
+        return (Message("assistant", text),)
+
+    train = [Judgement("", (reply(f"good {i}"), reply(f"bad and long {i}"))) for i in range(20)]
+    assert means(train, train) == {"bag of words": 1.0, "longer wins": 0.0, "shorter wins": 1.0}
+
+
+def test_texts_without_a_word_are_half_right():
+    blank = [Judgement("", (" ",), float(i % 2)) for i in range(10)]
+    assert means(blank, blank)["bag of words"] == 0.5

@@ -3,7 +3,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plaudit.maths.logprobs import token_logprobs
@@ -90,9 +90,11 @@ def scores_of(rows):
     return scores, torch.arange(width) < torch.tensor([[len(row)] for row in rows])
 
 
-SCORES = st.lists(st.floats(-20, 20, width=32), min_size=2, max_size=5)
+SCORES = st.lists(st.floats(-20, 20, width=32), min_size=2, max_size=4)
+few = settings(max_examples=25, deadline=None)
 
 
+@few
 @given(SCORES)
 def test_the_probabilities_of_all_orders_of_a_ranking_sum_to_one(row):
     orders = list(itertools.permutations(row))
@@ -100,6 +102,7 @@ def test_the_probabilities_of_all_orders_of_a_ranking_sum_to_one(row):
     assert torch.exp(-torch.stack(nats)).sum().item() == pytest.approx(1, abs=1e-4)
 
 
+@few
 @given(SCORES)
 def test_a_ranking_is_drawn_text_by_text_from_those_that_are_left(row):
     p = 1.0
@@ -108,6 +111,7 @@ def test_a_ranking_is_drawn_text_by_text_from_those_that_are_left(row):
     assert plackett_luce_loss(*scores_of([row]))[0].item() == pytest.approx(-math.log(p), rel=1e-4, abs=1e-4)
 
 
+@few
 @given(st.lists(st.tuples(st.floats(-20, 20, width=32), st.floats(-20, 20, width=32)), min_size=1, max_size=4))
 def test_a_ranking_of_two_texts_is_bradley_terry(pairs):
     first, second = torch.tensor(pairs).unbind(1)
@@ -116,6 +120,7 @@ def test_a_ranking_of_two_texts_is_bradley_terry(pairs):
     assert count == len(pairs)
 
 
+@few
 @given(SCORES, st.floats(-50, 50, width=32))
 def test_only_differences_of_scores_count_in_a_ranking(row, shift):
     moved = [score + shift for score in row]

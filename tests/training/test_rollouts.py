@@ -1,3 +1,4 @@
+import dataclasses
 import math
 from dataclasses import dataclass
 
@@ -72,6 +73,36 @@ def test_a_rollout_has_the_logprobs_kl_and_entropy_of_each_text_alone(engine, ti
             for name, values in expected.items():
                 assert getattr(rollout, name)[row, :n].tolist() == pytest.approx(values, abs=2e-4), name
                 assert (getattr(rollout, name)[row, n:] == 0).all(), name
+
+
+@pytest.mark.parametrize("train_layers", [0, 1])
+def test_a_response_is_cut_at_its_own_limit_and_keeps_its_tokens_and_their_log_probabilities(
+    engine, tiny_tokenizer, train_layers
+):
+    lm, tokenizer = make_lm().eval(), dataclasses.replace(tiny_tokenizer, other_end_ids=tuple(range(240, 300)))
+    if train_layers:
+        lm.requires_grad_(False)
+        lm.transformer.h[1].requires_grad_(True)
+        engine.prepare(lm)  # the fast engine caches activations of the frozen layer
+    policy = Policy(lm, engine)
+    prompts = [[0, 5, 6, 7], [0, 9], [0, 21, 22]] * 6
+    arguments = range(18), 9, 0, "test", 0, "noise"
+    whole = generate(policy, prompts, rng.uniforms(*arguments), tokenizer, 0.6).tokens()
+    noise = rng.uniforms(*arguments, 2)
+    limits = (~noise.isnan()).sum(1).tolist()
+    responses = generate(policy, prompts, noise, tokenizer, 0.6)
+    assert responses.tokens() == [tokens[:limit] for tokens, limit in zip(whole, limits, strict=True)]
+    assert responses.prompts() == prompts
+    assert responses.ended.tolist() == [
+        tokens[-1] in tokenizer.end_ids and len(tokens) <= limit for tokens, limit in zip(whole, limits, strict=True)
+    ]
+    assert 0 < responses.ended.sum() < 18
+    assert (responses.response_ids[~responses.response_mask] == tiny_tokenizer.pad_id).all()
+    found = engine.compare(lm, lm, responses, 0.6).logprobs.split(responses.response_mask.sum(1).tolist())
+    with torch.no_grad():
+        for logprobs, prompt, tokens in zip(found, prompts, responses.tokens(), strict=True):
+            logp = (lm(torch.tensor([prompt + tokens])).logits[0, -len(tokens) - 1 : -1] / 0.6).log_softmax(-1)
+            torch.testing.assert_close(logprobs, logp[range(len(tokens)), tokens], rtol=0, atol=1e-4)
 
 
 def test_a_policy_that_is_the_reference_has_no_kl(engine, tiny_tokenizer):

@@ -12,9 +12,9 @@ import torch
 
 from plaudit.config import Config
 from plaudit.data.judgements import judgements_of
-from plaudit.data.prompts import cut_prompts
 from plaudit.data.splits import Part
 from plaudit.models.loading import model_without_weights
+from plaudit.training.prompts import training_prompts
 from plaudit.training.rewards import number_of_scored, try_reward
 from plaudit.training.run import Run
 from plaudit.training.tokenizer import open_tokenizer
@@ -54,8 +54,7 @@ def plan(config: Config, path: Path, stages: tuple[str, ...]) -> Plan:
     data = run.data
     name = config.model if "sft" in stages else run.model("sft")
     tokenizer, model = open_tokenizer(run, name), model_without_weights(name)
-    cut = (config.prompt_min, config.prompt_max, config.seed)
-    prompts = [len(tokenizer.prompt(text)) for text in cut_prompts(data.prompts, *cut)]
+    prompts = [len(tokenizer.prompt(text)) for text in training_prompts(run, tokenizer)[0]]
     some = data.train.demonstrations[:_MEASURED_TEXTS]
     text = statistics.fmean(sum(map(len, tokenizer.demonstration(d.prompt, d.response))) for d in some)
     each = try_reward(run, stages, name).seconds

@@ -25,7 +25,7 @@ def merge(adapter: Path, directory: Path) -> None:
 @click.option("--only", metavar="STAGE,STAGE,...", default="", help="stages to upload, such as ppo,reward_model")
 @click.option("--dry-run", metavar="DIR", type=flags.PATH, help="write models and cards there; upload nothing")
 def push(run: Path, repo: str, private: bool, token: str, only: str, dry_run: Path | None) -> None:
-    """Upload a run's models to the Hugging Face hub, with model cards.
+    """Upload a run's models to the hub, with model cards.
 
     The policy goes to REPO. Texts of the data, rollouts and checkpoints are not uploaded.
     """

@@ -20,6 +20,7 @@ from plaudit.data.options import Config
 from plaudit.data.recognition import KNOWN, Recognised, lacks_only_labels, meanings, recognise, records, refusal
 from plaudit.data.splits import UNLABELLED_TABLE, Splits, split
 from plaudit.data.tables import Reading, Table, profile, shown
+from plaudit.data.transcripts import spoken
 from plaudit.errors import ConfigError, DataError
 from plaudit.records import Comparison, LabelledText, Ranking
 
@@ -218,6 +219,7 @@ def _from_tables(config: Config, training: list[Table], held_out: list[Table], u
                 dropped[UNLABELLED_TABLE] += readings[-1].rows
                 continue
             some, reading = records(one, how, role)
+            some = [spoken(record) for record in some] if config.transcripts == "conversations" else some
             readings.append(reading)
             dropped.update(reading.dropped)
             parts[-1] += some

@@ -13,7 +13,7 @@ import numpy as np
 from plaudit.data.splits import Part
 from plaudit.errors import DataError
 from plaudit.maths.preferences import pairs_of_texts
-from plaudit.records import Comparison, LabelledText, Ranking, Text
+from plaudit.records import Comparison, LabelledText, Ranking, Text, transcript
 
 _VOTES = {"a": 1.0, "b": 0.0, "tie": 0.5}
 
@@ -82,14 +82,9 @@ def _of_label(labelled: LabelledText) -> Judgement:
     return Judgement(labelled.prompt, (labelled.text,), float(labelled.label))
 
 
-def words(text: Text) -> str:
-    """A text, or what the turns of a dialogue say."""
-    return text if isinstance(text, str) else "\n".join(message.content for message in text)
-
-
 def _short(text: Text) -> str:
     """The beginning of a text, for a message."""
-    return repr(words(text)[:40])
+    return repr(transcript(text)[:40])
 
 
 def votes_of_people(judgements: Sequence[Judgement], scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -20,4 +20,10 @@ class Config:
         "what a special token's string in the data is, such as </s>: text, as people wrote it, or tokens",
         choices=("text", "tokens"),
     )
+    transcripts: str = setting(
+        "text",
+        "what transcripts are (Human: ... Assistant: ..., as in HH-RLHF): text to continue, or conversations for the "
+        "model's chat template",
+        choices=("text", "conversations"),
+    )
     positive: str = setting("", "the good labels, as in good,great or >=4; the others are bad", short="positive")

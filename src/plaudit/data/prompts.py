@@ -2,37 +2,49 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
 from plaudit import rng
 from plaudit.data.splits import Part
 from plaudit.data.text import content_hash
 from plaudit.records import Demonstration, Text, dialogue, transcript
 
+# What a text is cut into: its units, and the text of the first ones, which is empty where there is none.
+Unit: TypeAlias = tuple[Callable[[str], list[Any]], Callable[[list[Any]], str]]
+WORDS: Unit = (str.split, " ".join)
 
-def cut_prompts(part: Part, low: int, high: int, seed: int) -> list[Text]:
+
+def cut_prompts(part: Part, low: int, high: int, seed: int, *, from_words: int = 0, unit: Unit = WORDS) -> list[Text]:
     """Distinct prompts from `part`, independent of the order of its records.
 
     A demonstration with a prompt gives that prompt, and a dialogue gives its turns before the assistant's last one.
-    Another text gives its first `low` to `high` words; the length is random, and at least one word is left. A text of
-    at most `low` words gives no prompt, and neither does a dialogue in which nobody speaks before the assistant.
+    Another text of at least `from_words` words gives its first `low` to `high` units; the length is random, and at
+    least one unit is left. A text of at most `low` units gives no prompt, and neither does a dialogue in which nobody
+    speaks before the assistant.
     """
     prompts: list[Text] = []
+    split, join = unit
     for d in sorted(part.demonstrations, key=lambda d: content_hash(transcript(d.prompt or d.response))):
         if asked := prompt_of(d):
             prompts.append(asked)
-        if asked or not isinstance(d.response, str):
+        if asked or not isinstance(d.response, str) or (from_words and len(d.response.split()) < from_words):
             continue
-        words = d.response.split()
-        longest = min(high, len(words) - 1)
+        units = split(d.response)
+        longest = min(high, len(units) - 1)
         if longest >= low:
             draw = rng.generator(seed, "prompts", 0, content_hash(d.response))
-            prompts.append(" ".join(words[: draw.integers(low, longest + 1)]))
-    return list(dict.fromkeys(prompts))
+            prompts.append(join(units[: draw.integers(low, longest + 1)]))
+    return [prompt for prompt in dict.fromkeys(prompts) if prompt]
 
 
-def held_out_prompts(part: Part, low: int, high: int, seed: int, seen: list[Text]) -> list[Text]:
-    """Prompts from the evaluation part, without those in `seen`: short ones such as "the film is" also occur there."""
+def held_out_prompts(part: Part, low: int, high: int, seed: int, seen: list[Text], **how: Any) -> list[Text]:
+    """Prompts from the evaluation part, without those in `seen`: short ones such as "the film is" also occur there.
+
+    `how` is that of `cut_prompts`.
+    """
     hashes = {content_hash(transcript(prompt)) for prompt in seen}
-    return [p for p in cut_prompts(part, low, high, seed) if content_hash(transcript(p)) not in hashes]
+    return [p for p in cut_prompts(part, low, high, seed, **how) if content_hash(transcript(p)) not in hashes]
 
 
 def holds_dialogues(part: Part) -> bool:

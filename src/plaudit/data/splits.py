@@ -134,13 +134,18 @@ def check_left_out(where: str, total: int, left_out: Mapping[str, int], remedy: 
         DataError: half of the records, or more, are left out.
     """
     lost = sum(left_out.values())
-    if lost < max(1, WARN_SHARE * total):
+    if not many_left_out(total, left_out):
         return ""
     reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.items() if count)
     line = f"{where}: {lost} of {total} records are left out ({reasons})"
     if lost >= REFUSE_SHARE * total:
         raise DataError(f"{line}; half or more is too much: {remedy}, or remove these records from it")
     return line
+
+
+def many_left_out(total: int, left_out: Mapping[str, int]) -> bool:
+    """Whether 5% or more are left out."""
+    return sum(left_out.values()) >= max(1, WARN_SHARE * total)
 
 
 def _groups(records: list[Hashed], whole: Set[str]) -> list[str]:

@@ -12,8 +12,9 @@ from scipy.sparse import vstack
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
-from plaudit.data.judgements import Judgement, words
+from plaudit.data.judgements import Judgement
 from plaudit.maths.preferences import differences, pairs_of_texts, rightness
+from plaudit.records import transcript
 
 _MOST = 50_000  # judgements that the bag of words learns from: more take minutes and hardly change it
 _MOST_WORDS = 50_000
@@ -33,7 +34,7 @@ def trivial_rules(train: Sequence[Judgement], held_out: Sequence[Judgement]) -> 
         clear = [judgement.weight > 0.5 for judgement in train if judgement.weight != 0.5]
         scores["the more frequent label"] = np.full(len(sizes), 1.0 if 2 * sum(clear) >= len(clear) else -1.0)
     else:
-        lengths = np.array([len(words(text)) for judgement in held_out for text in judgement.texts], dtype=float)
+        lengths = np.array([len(transcript(text)) for judgement in held_out for text in judgement.texts], dtype=float)
         scores |= {"longer wins": lengths, "shorter wins": -lengths}
         compared = [judgement for judgement in train if len(judgement.texts) == 2]
         if len(compared) == len(train) and any(judgement.weight < 0.5 for judgement in compared):
@@ -48,7 +49,11 @@ def trivial_rules(train: Sequence[Judgement], held_out: Sequence[Judgement]) -> 
 
 def _bag_of_words(train: Sequence[Judgement], held_out: Sequence[Judgement]) -> np.ndarray:
     """(M,) a score of each held-out text: logistic regression on TF-IDF of words, of differences for comparisons."""
-    texts, held_texts = ([words(text) for judgement in some for text in judgement.texts] for some in (train, held_out))
+    texts, held_texts = (
+        [transcript(text) for judgement in some for text in judgement.texts] for some in (train, held_out)
+    )
+    if not any(map(str.strip, texts)):
+        return np.zeros(len(held_texts))
     vectorizer = TfidfVectorizer(token_pattern=r"\w+|[^\w\s]", sublinear_tf=True, max_features=_MOST_WORDS)
     x = vectorizer.fit_transform(texts)
     labels, weight = len(train[0].texts) == 1, np.array([judgement.weight for judgement in train])

@@ -14,7 +14,6 @@ import torch
 
 from plaudit import rng
 from plaudit.batches import select_rows
-from plaudit.data.prompts import cut_prompts
 from plaudit.errors import ModelError
 from plaudit.evaluation.checks import (
     ENGINE,
@@ -40,6 +39,7 @@ from plaudit.training import memory
 from plaudit.training.engine import choose_engine
 from plaudit.training.metrics import StepReport
 from plaudit.training.models import Models
+from plaudit.training.prompts import training_prompts
 from plaudit.training.rewards import as_reward, needs_reward_model, try_reward
 from plaudit.training.rollouts import ScoreScale, generate, score_rollout
 from plaudit.training.run import MEMORY_FILE, Run
@@ -94,18 +94,19 @@ def doctor(run: Run, stage: str, models: Models | None = None, reward: AnyReward
         return [*checks, _memory_of_process(run, needed, program)]
     models = models or open_models(run, stage, reward)
     config, settings = run.config, getattr(run.config, _policy(stage))
-    texts = cut_prompts(run.data.prompts, config.prompt_min, config.prompt_max, config.seed)
+    texts, _ = training_prompts(run, models.tokenizer)
     limit = min(settings.max_new_tokens, window(models.policy.lm) - 1)
     fitting = (p for p in map(models.tokenizer.prompt, texts) if len(p) + limit <= window(models.policy.lm))
     prompts = list(itertools.islice(fitting, ROWS))
     longest = max(map(len, prompts), default=0)
     checks = []
     if prompts and limit > 0:  # otherwise PPO refuses them with a message, and SFT does not need them
-        noise = rng.uniforms(range(len(prompts)), limit, config.seed, "doctor", 0, "responses")
+        shortest = min(settings.min_new_tokens, limit)
+        noise = rng.uniforms(range(len(prompts)), limit, config.seed, "doctor", 0, "responses", shortest)
         with torch.no_grad():
             checks += _first_iteration(run, stage, models, prompts, noise, reward)
         if is_compared(run.device):
-            checks += against_cpu(models.reference, prompts, noise, models.tokenizer, run.dtype)
+            checks += against_cpu(models.reference, prompts, noise.nan_to_num(), models.tokenizer, run.dtype)
     training = training_of_sft(run, models) if stage == "sft" else None
     if checks and stage != "sft":
         training = training_of_policy(run, stage, models, prompts, noise)
@@ -266,7 +267,8 @@ def _first_iteration(
     size = policy.lm.get_input_embeddings().weight.shape[0]
     advice = "the tokenizer does not belong to this model; take both from one folder"
     yield Check("eos token", tokenizer.eos_id < size, f"id {tokenizer.eos_id} of {size:,}", advice)
-    if trained:  # a base model need not know yet where a text of this kind ends
+    # A base model need not know yet where a text of this kind ends, and with min_new_tokens the ends are drawn.
+    if trained and not settings.min_new_tokens:
         ended = responses.ended.cpu().double().mean().item()
         found = f"{ended:.0%} of {len(prompts)} responses end before the limit of {noise.shape[1]} tokens"
         yield Check(

@@ -17,7 +17,6 @@ import torch
 from plaudit import rng
 from plaudit.config import ALGORITHMS
 from plaudit.data.corpus import BUILT_IN
-from plaudit.data.prompts import cut_prompts, held_out_prompts
 from plaudit.data.text import distinct
 from plaudit.errors import DataError, RunError
 from plaudit.evaluation.hacking import hacking_warnings, windows_of
@@ -35,7 +34,7 @@ from plaudit.settings import setting
 from plaudit.training import manifest
 from plaudit.training.metrics import StepReport
 from plaudit.training.models import Models
-from plaudit.training.prompts import check_window, rows_that_fit
+from plaudit.training.prompts import check_window, evaluation_prompts, rows_that_fit
 from plaudit.training.rewards import as_reward, needs_reward_model
 from plaudit.training.rollouts import generate
 from plaudit.training.run import Run
@@ -140,8 +139,12 @@ class Measurement:
         prompts, size = self.held_out[1], self.run.config.evaluation.batch_size
         for start in range(0, len(prompts), size):
             rows = range(start, min(start + size, len(prompts)))
-            limit, seed = self.settings.max_new_tokens, self.run.config.seed
-            yield prompts[start : start + size], rng.uniforms(rows, limit, seed, stage, iteration, purpose)
+            yield prompts[start : start + size], self.noise(rows, stage, iteration, purpose)
+
+    def noise(self, rows: range, stage: str, iteration: int, purpose: str) -> torch.Tensor:
+        """Random numbers for responses as long as those in training."""
+        limit, seed = self.settings.max_new_tokens, self.run.config.seed
+        return rng.uniforms(rows, limit, seed, stage, iteration, purpose, self.settings.min_new_tokens)
 
 
 def prompts_for(
@@ -153,17 +156,15 @@ def prompts_for(
         DataError: there are fewer than two, or half of them do not fit.
         ModelError: none fits.
     """
-    config, data = run.config, run.data
-    cut = (config.prompt_min, config.prompt_max, config.seed)
-    texts = held_out_prompts(data.evaluation, *cut, seen=cut_prompts(data.prompts, *cut))
+    texts = evaluation_prompts(run, tokenizer)
     prompts = [tokenizer.prompt(text) for text in texts]
     rows, warning = rows_that_fit(prompts, max_new_tokens, limit, "held-out prompts") if prompts else ([], "")
     if len(rows) < 2:
         raise DataError(
-            f"{data.name}: the evaluation needs at least 2 held-out prompts, and the data gives {len(rows)}; add "
+            f"{run.data.name}: the evaluation needs at least 2 held-out prompts, and the data gives {len(rows)}; add "
             "records with other prompts, or lower prompt_min"
         )
-    rows = rows[: config.evaluation.prompts]
+    rows = rows[: run.config.evaluation.prompts]
     return [asking(texts[i]) for i in rows], [prompts[i] for i in rows], warning
 
 
@@ -216,8 +217,7 @@ def evaluate(run: Run, reward: AnyReward = None) -> Iterator[StepReport]:
     show, shown = texts[: len(SHOWN_PROMPTS)], ids[: len(SHOWN_PROMPTS)]
     if config.data.name in BUILT_IN:
         show, shown = list(SHOWN_PROMPTS), [measurement.tokenizer.prompt(prompt) for prompt in SHOWN_PROMPTS]
-    limit = measurement.settings.max_new_tokens
-    noise = rng.uniforms(range(len(shown)), limit, config.seed, "evaluation", 0, "samples")
+    noise = measurement.noise(range(len(shown)), "evaluation", 0, "samples")
     _write_jsonl(run.path / "samples.jsonl", side_by_side(show, *measurement.compare(shown, noise)))
     took = time.perf_counter() - began
     sft_figures, policy_figures = figures(sft, sft_judge, config.seed), figures(policy, policy_judge, config.seed)

@@ -95,6 +95,15 @@ class Tokenizer:
             )
         return ids
 
+    def pieces(self, text: str) -> list[int]:
+        """The ids of `text` alone, without bos and eos."""
+        return self._ids(text)[0]
+
+    def beginning(self, ids: Sequence[int]) -> str:
+        """The text whose prompt has these ids after bos; empty if there is none, as where a character is cut."""
+        text = self._decoded(ids)
+        return text if text.strip() and self.prompt(text) == self._begun([*ids]) else ""
+
     def response(self, text: str) -> list[int]:
         """The ids of `text`, then the end-of-text token."""
         return [*self._ids(self._unended(text))[0], self.eos_id]

@@ -3,20 +3,72 @@
 from typing import Any
 
 from plaudit import rng
-from plaudit.data.prompts import cut_prompts
-from plaudit.data.splits import check_left_out
+from plaudit.data.prompts import WORDS, cut_prompts, held_out_prompts
+from plaudit.data.splits import check_left_out, many_left_out
 from plaudit.errors import DataError, ModelError
 from plaudit.models.tokenizer import Tokenizer
+from plaudit.records import Text
 from plaudit.training.run import Run
+
+SKIPPED = "prompts whose text has other tokens"
+
+
+def training_prompts(run: Run, tokenizer: Tokenizer) -> tuple[list[Text], dict[str, int]]:
+    """The prompts to train on, as the settings cut them, and how many were skipped, by reason."""
+    config, skipped = run.config, dict[str, int]()
+    rule = (config.prompt_min, config.prompt_max, config.seed)
+    return cut_prompts(run.data.prompts, *rule, **_how(run, tokenizer, skipped)), skipped
+
+
+def evaluation_prompts(run: Run, tokenizer: Tokenizer) -> list[Text]:
+    """The held-out prompts, which are no prompts to train on."""
+    config, seen = run.config, training_prompts(run, tokenizer)[0]
+    rule = (config.prompt_min, config.prompt_max, config.seed)
+    return held_out_prompts(run.data.evaluation, *rule, seen, **_how(run, tokenizer, {}))
+
+
+def _how(run: Run, tokenizer: Tokenizer, skipped: dict[str, int]) -> dict[str, Any]:
+    """The other arguments of `cut_prompts`; prompts that cannot be cut are counted in `skipped`."""
+
+    def beginning(ids: list[int]) -> str:
+        text = tokenizer.beginning(ids)
+        if not text:
+            skipped[SKIPPED] = skipped.get(SKIPPED, 0) + 1
+        return text
+
+    unit = WORDS if run.config.prompt_unit == "words" else (tokenizer.pieces, beginning)
+    return {"from_words": run.config.prompt_from_words, "unit": unit}
 
 
 def tokenised_prompts(run: Run, tokenizer: Tokenizer) -> list[list[int]]:
-    """The token ids of every prompt to train on."""
+    """The token ids of every prompt to train on; see `counted_prompts`."""
+    return counted_prompts(run, tokenizer)[0]
+
+
+def counted_prompts(run: Run, tokenizer: Tokenizer) -> tuple[list[list[int]], dict[str, int]]:
+    """The token ids of every prompt to train on, and how many were skipped, by reason.
+
+    Raises:
+        DataError: there is none.
+    """
     config = run.config
-    texts = cut_prompts(run.data.prompts, config.prompt_min, config.prompt_max, config.seed)
+    texts, skipped = training_prompts(run, tokenizer)
+    if skipped and not texts:
+        raise DataError("the first tokens of no text are the tokens of a prompt; use prompt_unit = words")
     if not texts:
-        raise DataError(f"no text is long enough for a prompt of {config.prompt_min} words; lower prompt_min")
-    return [tokenizer.prompt(text) for text in texts]
+        shortest = f"of {config.prompt_from_words} words or more " if config.prompt_from_words else ""
+        remedy = "lower prompt_min or prompt_from_words" if shortest else "lower prompt_min"
+        raise DataError(
+            f"no text {shortest}is long enough for a prompt of {config.prompt_min} {config.prompt_unit}; {remedy}"
+        )
+    return [tokenizer.prompt(text) for text in texts], skipped
+
+
+def warn_of_skipped(run: Run, skipped: dict[str, int]) -> str:
+    """A line if as many prompts are skipped as records may be lost without one; otherwise ""."""
+    total = len(run.data.prompts.demonstrations)
+    reasons = ", ".join(f"{count} {reason}" for reason, count in skipped.items())
+    return f"{reasons}, of {total} texts; they are skipped" if many_left_out(total, skipped) else ""
 
 
 def prompts_of(iteration: int, prompts: list[Any], batch_size: int, seed: int) -> list[Any]:

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from plaudit import rng
-from plaudit.batches import Responses, Rollout, split_rows
+from plaudit.batches import Responses, Rollout, cut, split_rows
 from plaudit.data.text import distinct
 from plaudit.errors import RewardError
 from plaudit.maths.kl import adapt_kl_coef
@@ -29,7 +29,7 @@ from plaudit.training import stopping
 from plaudit.training.metrics import PART, StepReport
 from plaudit.training.models import VALUE_HEAD, Models
 from plaudit.training.optimizer import BatchLoss, accumulate, adamw, set_lr, step, take_notes, warmup_then_linear
-from plaudit.training.prompts import prompts_of, rows_that_fit, tokenised_prompts
+from plaudit.training.prompts import counted_prompts, prompts_of, rows_that_fit
 from plaudit.training.rewards import REFERENCE_SAMPLES, as_reward, run_sources
 from plaudit.training.run import Run
 from plaudit.training.trackers import tracking
@@ -58,13 +58,20 @@ class ScoreScale:
 def generate(
     policy: Policy, prompts: list[list[int]], noise: Float[Tensor, "B R"], tokenizer: Tokenizer, temperature: float
 ) -> Responses:
-    """Sample one response to each prompt; `noise` in [0, 1) decides every draw, and R limits the response length."""
+    """Sample one response to each prompt; `noise` in [0, 1) decides every draw, and R limits the response length.
+
+    Where the noise of a row is NaN (see `rng.uniforms`), the response is cut: it is sampled like the others and loses
+    its end afterwards, so that the tokens that stay have the probabilities that are scored.
+    """
     device = next(policy.parameters()).device
     ids, mask = pad_left(prompts, tokenizer.pad_id)
     # The random numbers are float64, which not every device has; they move as they are needed.
-    return policy.engine.generate(
-        policy.lm, ids.to(device), mask.to(device), noise, tokenizer.end_ids, tokenizer.pad_id, temperature
+    drawn = noise.nan_to_num(0.0)
+    responses = policy.engine.generate(
+        policy.lm, ids.to(device), mask.to(device), drawn, tokenizer.end_ids, tokenizer.pad_id, temperature
     )
+    missing = noise.isnan()
+    return cut(responses, (~missing).sum(1).to(device), tokenizer.pad_id) if missing.any() else responses
 
 
 def score_rollout(
@@ -164,9 +171,9 @@ class RolloutLoop:
     def __init__(self, run: Run, stage: str, models: Models, reward: AnyReward) -> None:
         self._run, self._stage, self._models, self._settings = run, stage, models, getattr(run.config, stage)
         self._reward = as_reward(run, reward, models, self._settings.lower_bound)
-        prompts = tokenised_prompts(run, models.tokenizer)
+        prompts, skipped = counted_prompts(run, models.tokenizer)
         rows, _ = rows_that_fit(prompts, self._settings.max_new_tokens, window(models.policy.lm), "prompts")
-        self._prompts, self._dropped = [prompts[i] for i in rows], {"too long": len(prompts) - len(rows)}
+        self._prompts, self._dropped = [prompts[i] for i in rows], {"too long": len(prompts) - len(rows)} | skipped
         self._optimizer = adamw(models.policy, self._settings.lr, eps=_ADAM_EPS)
         self._checkpoints, self._log = run.checkpoints(stage, run_sources(run, reward)), run.log(stage)
         state = self._checkpoints.restore(models.policy, self._optimizer)
@@ -306,6 +313,7 @@ class RolloutLoop:
     def _sample(self, prompts: list[list[int]], iteration: int, purpose: str) -> tuple[Responses, dict[str, Tensor]]:
         """Responses of the policy to some prompts, and what each part of the reward gives them (B,)."""
         settings, seed = self._settings, self._run.config.seed
-        noise = rng.uniforms(range(len(prompts)), settings.max_new_tokens, seed, self._stage, iteration, purpose)
+        lengths = settings.min_new_tokens, settings.max_new_tokens
+        noise = rng.uniforms(range(len(prompts)), lengths[1], seed, self._stage, iteration, purpose, lengths[0])
         responses = generate(self._models.policy, prompts, noise, self._models.tokenizer, settings.temperature)
         return responses, self._reward.measured(responses)
