@@ -2,17 +2,18 @@
 
 import plaudit
 
-who, how, why = ("the film", "this story", "her acting"), ("slow", "warm", "loud", "wise"), ("ends well", "is too long")
-texts = [f"{a} is {b} and {c} because it {d} , i think ." for a in who for b in how for c in how for d in why if b != c]
+who, how = ("the film", "this story", "her acting", "the second half"), ("slow", "warm", "loud", "wise", "funny")
+why = "it ends well", "it is too long", "nobody laughs", "the music is good"
+texts = [f"{a} is {b} and {c} because {d} ." for a in who for b in how for c in how for d in why if b != c]
 
 
-def reward(prompts: list[str], responses: list[str]) -> list[float]:
-    """Prefer responses of eight words."""
-    return [-abs(len(response.split()) - 8) for response in responses]
+def music(prompts: list[str], responses: list[str]) -> list[float]:
+    """1 for a response about the music, otherwise 0."""
+    return [float("music" in response) for response in responses]
 
 
 run = plaudit.open_run("runs/research", texts, {"track": "tensorboard", "ppo.iterations": 24})
-for report in plaudit.steps(run, ["sft", "ppo", "evaluation"], reward):
+for report in plaudit.steps(run, ["sft", "ppo", "evaluation"], music):
     print(report.stage, report.step, report.metrics)
-for line in plaudit.sample(run.path, "the film is", reward=reward):
+for line in plaudit.sample(run.path, "the film is", reward=music):
     print(f"{line['sft']!r} became {line['policy']!r}")

@@ -11,12 +11,22 @@ import tomli_w
 from huggingface_hub import HfApi, ModelCardData
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from plaudit.config import default_settings, flatten, short_names, tomllib
-from plaudit.data import hub
+from plaudit.config import ALGORITHMS, default_settings, flatten, short_names, tomllib
+from plaudit.data import hub, memory
 from plaudit.data.corpus import BUILT_IN
 from plaudit.evaluation.evaluate import policy_stage
 from plaudit.evaluation.report import RunFiles
-from plaudit.evaluation.report.words import bracketed, duration, interval, measures, number, verdict, warnings, written
+from plaudit.evaluation.report.words import (
+    REWARD_MODEL,
+    bracketed,
+    duration,
+    interval,
+    measures,
+    number,
+    verdict,
+    warnings,
+    written,
+)
 from plaudit.training.run import Run
 
 # Built-in models that are on the hub: id there, and license.
@@ -212,20 +222,36 @@ def _data(run: Run, stage: str) -> str:
     counts = {"texts": "texts", "records": "judgements", "prompts": "prompts"}
     count = next((f"{summary[key]:,} {word} of " for key, word in counts.items() if key in summary), "")
     made = (run.made_from(stage) or {}).get("data", "")
-    return f"Trained on {count}`{_shown(run.config.data.name)}` (fingerprint `{made[:12]}`) by:"
+    name = run.config.data.name
+    data = "data that a program passed" if name.startswith(memory.PREFIX) else f"`{_shown(name)}`"
+    return f"Trained on {count}{data} (fingerprint `{made[:12]}`) by:"
 
 
 def _command(run: Run, stage: str) -> str:
-    """The command that trains this model, with the settings that are not the default."""
+    """The command that trains this model, or the call in Python where data or reward are those of a program.
+
+    Of the settings it has those that are not the default.
+    """
     defaults, short = default_settings(), {full: name for name, full in short_names().items()}
+    given = {
+        name: value
+        for name, value in flatten(dataclasses.asdict(run.config)).items()
+        if value != defaults.get(name) and name.rpartition(".")[2] not in ("track", "keep_checkpoints", "save_every")
+    }
+    reward = "" if run.config.reward else run.summary(stage).get("reward", REWARD_MODEL)
+    if run.config.data.name.startswith(memory.PREFIX) or reward not in ("", REWARD_MODEL):
+        own = {name: _shown(value) if isinstance(value, str) else value for name, value in given.items()}
+        data = repr(own.pop("data.name", defaults["data.name"]))
+        stages = [name for name in ALGORITHMS if run.complete(name)]
+        call = f"plaudit.open_run(path, {'...' if memory.PREFIX in data else data}, {own})"
+        how = f", reward={reward}" if reward not in ("", REWARD_MODEL) else ""
+        return f"```python\nrun = {call}\nfor report in plaudit.steps(run, {stages}{how}):\n    ...\n```"
     words = ["plaudit", "run" if stage in ("sft", "reward_model", "ppo") else stage]
-    given = flatten(dataclasses.asdict(run.config))
     for name, value in given.items():
-        if value != defaults.get(name) and name.rpartition(".")[2] not in ("track", "keep_checkpoints", "save_every"):
-            flag = f"--{short.get(name, name).replace('_', '-')}"
-            for each in value if isinstance(value, tuple) else (value,):
-                words += [flag, _shown(each) if isinstance(each, str) else f"{each}"]
-    return shlex.join(words)
+        flag = f"--{short.get(name, name).replace('_', '-')}"
+        for each in value if isinstance(value, tuple) else (value,):
+            words += [flag, _shown(each) if isinstance(each, str) else f"{each}"]
+    return f"```sh\n{shlex.join(words)}\n```"
 
 
 def _shown(name: str) -> str:
