@@ -72,7 +72,22 @@ def dialogue(i: int) -> list[Record]:  # the second of two turns
     return [Comparison(first, f" good {i}", f" bad {i}", "a"), Comparison(longer, f" fine {i}", f" poor {i}", "a")]
 
 
+def ranked(i: int) -> list[Record]:  # every response of a ranking without a prompt is a whole text
+    return [Ranking("", (f"best {i}", f"good {i}", f"bad {i}")), Comparison("", f"Bad {i}", f"other {i}", "b")]
+
+
+def ranked_answers(i: int) -> list[Record]:
+    return [Ranking(f"ask {i // 5}", (f"good {i}", f"bad {i}")), Comparison(f"ASK  {i // 5}", f"a {i}", f"b {i}", "a")]
+
+
+def messages(i: int) -> list[Record]:  # a ranking and a comparison after the first and the second question
+    first = (Message("system", "Be kind."), Message("user", f"ask {i}"))
+    longer = (*first, Message("assistant", "which?"), Message("user", "that"))
+    return [Ranking(first, (f"good {i}", f"bad {i}")), Comparison(longer, f"fine {i}", f"poor {i}", "a")]
+
+
 KINDS = [promptless, chained, labelled_too, demonstrated_too, answers_to_one_prompt, answer_as_a_text, dialogue]
+KINDS += [ranked, ranked_answers, messages]
 
 
 @pytest.mark.parametrize("kind", KINDS)

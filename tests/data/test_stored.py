@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from plaudit.data import corpus, files, hub, stored
@@ -49,6 +49,7 @@ FILLERS: list[list[Record]] = [
     [Demonstration(f"filler {i}", f"more {i}") for i in range(100)],
     [Comparison(f"filler {i}", f"good {i}", f"bad {i}", "b") for i in range(100)],
     [Comparison("", f"good {i}", f"bad {i // 2}", "a") for i in range(200)],
+    [LabelledText(f"filler {i}", i % 2, f"Filler {i}") for i in range(100)],
     [Ranking((Message("user", f"filler {i}"),), (f"good {i}", f"bad {i}")) for i in range(100)],
 ]
 
@@ -72,7 +73,7 @@ def result(action: Callable[[], Splits]) -> object:
     return contents, splits.dropped, splits.warning, splits.fingerprint, splits.name, splits.readings
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])  # shrinking takes long
 @given(FIELDS, FIELDS, st.sampled_from(FILLERS), st.sampled_from([0, 0, 30]))
 def test_stored_and_in_memory_a_data_set_is_the_same(
     fields: list[tuple[Any, ...]], held_out_fields: list[tuple[Any, ...]], filler: list[Record], unlabelled: int

@@ -35,7 +35,8 @@ class Hashes:
     def add(self, hashed: Hashed, held_out: bool, made: bytes) -> None:
         """One more record, and the content of the demonstration that it gives; empty if it gives none."""
         record, texts = hashed.record, [bytes.fromhex(text) for text in hashed.texts]
-        openings = [bytes.fromhex(one) for one in hashed.links().difference(hashed.texts)]
+        links = hashed.links() if hashed.prompt else hashed.links().difference(hashed.texts)
+        openings = list(map(bytes.fromhex, links))
         self.kinds.append(KINDS.index(type(record)))
         self.held_out.append(held_out)
         self.prompted.append(bool(hashed.prompt))
@@ -95,7 +96,7 @@ def cut(hashes: Hashes, dropped: Counter[str], record: Callable[[int], Record]) 
     parts: list[Any] = [(clean[part[clean] == i], made[part[made] == i]) for i in range(3)]
     if len(edges) == 1:
         parts[2] = kept, _made(hashes, kept)
-    return parts, np.bincount(group[np.concatenate([clean, made])])[:].tolist()
+    return parts, np.bincount(group[np.concatenate([clean, made])]).tolist()
 
 
 def _booleans(values: bytearray) -> Any:
