@@ -32,11 +32,15 @@ class Package:
     error: type[PlauditError]  # class of the errors to raise
 
 
-def kept_at(package: Package) -> Path:
-    """The package's folder in PLAUDIT_CACHE, by default plaudit/ in XDG_CACHE_HOME or in ~/.cache."""
+def cache() -> Path:
+    """PLAUDIT_CACHE, by default plaudit/ in XDG_CACHE_HOME or in ~/.cache."""
     own, shared = os.environ.get("PLAUDIT_CACHE"), os.environ.get("XDG_CACHE_HOME")
-    cache = Path(own).expanduser() if own else (Path(shared) if shared else Path.home() / ".cache") / "plaudit"
-    return cache / f"{package.name}-{package.version}"
+    return Path(own).expanduser() if own else (Path(shared) if shared else Path.home() / ".cache") / "plaudit"
+
+
+def kept_at(package: Package) -> Path:
+    """The package's folder in the user's cache."""
+    return cache() / f"{package.name}-{package.version}"
 
 
 def fetch(package: Package, build: Callable[[Path, Path], Path]) -> Path:

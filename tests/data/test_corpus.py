@@ -102,6 +102,53 @@ def test_a_held_out_file_is_the_evaluation(title: str, write: Write, tmp_path: P
     assert splits.dropped == {"also in evaluation": 10}
 
 
+def test_evaluation_data_of_their_own_are_held_out(write: Write, tmp_path: Path) -> None:
+    train, held_out = write("a/t.tsv", tsv(0, 100)), write("b/more.csv", "text,label\nFilm 7,1\nnever seen,0\n")
+    splits = load(Config(str(train), evaluation=str(held_out)))
+    assert texts(splits)[2] == {"Film 7", "never seen"}
+    assert texts(splits)[0] | texts(splits)[1] == {f"film {i}" for i in range(100)} - {"film 7"}
+    assert splits.dropped == {"also in evaluation": 1}
+    assert [(reading.name, reading.role) for reading in splits.readings] == [
+        (str(train), "training"),
+        (str(held_out), "held out"),
+    ]
+
+
+def test_of_evaluation_data_with_a_test_file_only_that_is_held_out(write: Write, tmp_path: Path) -> None:
+    train = write("a.tsv", tsv(0, 100))
+    write("b/train.tsv", tsv(100, 200))
+    write("b/test.tsv", tsv(200, 220))
+    assert texts(load(Config(str(train), evaluation=str(tmp_path / "b"))))[2] == {f"film {i}" for i in range(200, 220)}
+
+
+def test_evaluation_data_replace_the_held_out_files_of_the_training_data(write: Write, tmp_path: Path) -> None:
+    write("a/train.tsv", tsv(0, 100))
+    unused = write("a/test.tsv", tsv(100, 120))
+    held_out = write("b.tsv", tsv(200, 220))
+    splits = load(Config(str(tmp_path / "a"), evaluation=str(held_out)))
+    assert texts(splits)[2] == {f"film {i}" for i in range(200, 220)}
+    [left_out] = [reading for reading in splits.readings if reading.role == "left out"]
+    assert (left_out.name, left_out.why) == (str(unused), "because data.evaluation is given")
+
+
+def test_evaluation_data_that_change_are_read_again(write: Write) -> None:
+    config = Config(str(write("a.tsv", tsv(0, 100))), evaluation=str(write("b.tsv", tsv(200, 220))))
+    first = load(config)
+    assert load(config) is first
+    write("b.tsv", tsv(200, 221))
+    assert len(texts(load(config))[2]) == 21
+
+
+@pytest.mark.parametrize(("data", "evaluation"), [("a.tsv", "none.tsv"), ("a.tsv", "movie-reviews"), ("", "a.tsv")])
+def test_evaluation_data_that_are_not_there_or_do_not_go_with_the_data_are_refused(
+    data: str, evaluation: str, write: Write, tmp_path: Path, refused: Refused
+) -> None:
+    write("a.tsv", tsv(0, 100))
+    names = [name if name in ("", "movie-reviews") else str(tmp_path / name) for name in (data, evaluation)]
+    message = refused(lambda: load(Config(names[0] or "movie-reviews", evaluation=names[1])))
+    assert "no such file" in message or "give files for both" in message
+
+
 @pytest.mark.parametrize("title", ["testimonials", "device", "latest", "evaluator_notes", "valuable", "contest"])
 def test_files_with_other_names_are_not_held_out(title: str, write: Write, tmp_path: Path) -> None:
     write("more.tsv", tsv(0, 100))

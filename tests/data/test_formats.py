@@ -227,6 +227,27 @@ def test_windows_code_pages(encoding: str, text: str, write: Write) -> None:
 
 
 @pytest.mark.parametrize(
+    ("encoding", "text"), [("cp1252", "a café – “très” bon {}"), ("cp1251", "Хороший фильм, очень добрая история {}")]
+)
+def test_a_folder_of_texts_names_its_code_page(encoding: str, text: str, write: Write, tmp_path: Path) -> None:
+    for label in ("pos", "neg"):
+        (tmp_path / label).mkdir()
+        for i in range(5):
+            write(f"{label}/{i}.txt", text.format(i).encode(encoding if i else "utf-8"))
+    table = read(tmp_path)
+    assert table.encoding == f"utf-8; {encoding} in 8 of 10 files"
+    assert {values["text"] for _, values in table.rows} == {text.format(i) for i in range(5)}
+
+
+def test_a_folder_of_texts_in_no_encoding_is_refused(write: Write, tmp_path: Path) -> None:
+    for label in ("pos", "neg"):
+        (tmp_path / label).mkdir()
+        write(f"{label}/0.txt", bytes(range(0x80, 0x100)))
+    with pytest.raises(DataError, match="2 files are neither UTF-8 nor in a code page; save them as UTF-8"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize(
     ("content", "expected"),
     [
         ("sep=;\ntext;label\na, b;1\n", (3, {"text": "a, b", "label": "1"})),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from itertools import combinations
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from plaudit.data.hashed import Record, common_beginning
 from plaudit.data.splits import Part, Splits, split
 from plaudit.errors import DataError
-from plaudit.records import Comparison, Demonstration, LabelledText
+from plaudit.records import Comparison, Demonstration, LabelledText, Message, Ranking, Text, transcript
 
 Refused = Callable[[Callable[[], object]], str]
 COUNT = 400
@@ -25,12 +26,15 @@ def plain(text: str) -> str:
 
 def contents(part: Part) -> set[str]:
     """Every whole text and every prompt of a part, demonstrations derived from other records included."""
-    found = {t.text for t in part.labelled}
+    found: set[Text] = {t.text for t in part.labelled if not t.prompt}
     for d in part.demonstrations:
         found.add(d.prompt or d.response)
+    found |= {t.prompt for t in part.labelled if t.prompt}
     for c in part.comparisons:
         found |= {c.prompt} if c.prompt else {c.response_a, c.response_b}
-    return {plain(text) for text in found}
+    for r in part.rankings:
+        found |= {r.prompt} if r.prompt else set(r.responses)
+    return {plain(transcript(text)) for text in found}
 
 
 def shared(splits: Splits) -> set[str]:
@@ -68,7 +72,22 @@ def dialogue(i: int) -> list[Record]:  # the second of two turns
     return [Comparison(first, f" good {i}", f" bad {i}", "a"), Comparison(longer, f" fine {i}", f" poor {i}", "a")]
 
 
+def ranked(i: int) -> list[Record]:  # every response of a ranking without a prompt is a whole text
+    return [Ranking("", (f"best {i}", f"good {i}", f"bad {i}")), Comparison("", f"Bad {i}", f"other {i}", "b")]
+
+
+def ranked_answers(i: int) -> list[Record]:
+    return [Ranking(f"ask {i // 5}", (f"good {i}", f"bad {i}")), Comparison(f"ASK  {i // 5}", f"a {i}", f"b {i}", "a")]
+
+
+def messages(i: int) -> list[Record]:  # a ranking and a comparison after the first and the second question
+    first = (Message("system", "Be kind."), Message("user", f"ask {i}"))
+    longer = (*first, Message("assistant", "which?"), Message("user", "that"))
+    return [Ranking(first, (f"good {i}", f"bad {i}")), Comparison(longer, f"fine {i}", f"poor {i}", "a")]
+
+
 KINDS = [promptless, chained, labelled_too, demonstrated_too, answers_to_one_prompt, answer_as_a_text, dialogue]
+KINDS += [ranked, ranked_answers, messages]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -126,16 +145,23 @@ def test_the_common_beginning_of_two_texts(one: str, other: str) -> None:
 
 
 WORDS = st.sampled_from([f"text {i}" for i in range(60)] + [f"TEXT  {i}" for i in range(60)])
-RECORDS = st.one_of(
-    st.builds(LabelledText, WORDS, st.sampled_from([0, 1])),
-    st.builds(Demonstration, st.one_of(st.just(""), WORDS), WORDS),
-    st.builds(Comparison, st.one_of(st.just(""), WORDS), WORDS, WORDS, st.sampled_from(["a", "b", "tie"])),
+TURNS = st.builds(lambda text: (Message("user", text),), WORDS)
+PROMPTS = st.one_of(st.just(""), WORDS, TURNS)
+# A kind and its fields: records that beartype checks are made in the test, because it draws random numbers itself.
+FIELDS = st.one_of(
+    st.tuples(st.just(LabelledText), WORDS, st.sampled_from([0, 1]), PROMPTS),
+    st.tuples(st.just(Demonstration), PROMPTS, WORDS),
+    st.tuples(st.just(Comparison), PROMPTS, WORDS, WORDS, st.sampled_from(["a", "b", "tie"])),
+    st.tuples(st.just(Ranking), PROMPTS, st.lists(WORDS, min_size=2, max_size=4).map(tuple)),
 )
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.lists(RECORDS, max_size=60), st.lists(RECORDS, max_size=20))
-def test_random_records_share_nothing_between_parts(records: list[Record], held_out: list[Record]) -> None:
+@given(st.lists(FIELDS, max_size=60), st.lists(FIELDS, max_size=20))
+def test_random_records_share_nothing_between_parts(
+    fields: list[tuple[Any, ...]], held_out_fields: list[tuple[Any, ...]]
+) -> None:
+    records, held_out = ([kind(*values) for kind, *values in some] for some in (fields, held_out_fields))
     filler: list[Record] = [
         *(LabelledText(f"filler {i}", i % 2) for i in range(100)),
         *(Demonstration(f"filler {i}", f"more {i}") for i in range(100)),

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from plaudit.data.hashed import Record, key
 from plaudit.data.splits import Part, Splits, share, split
-from plaudit.records import Comparison, Demonstration, LabelledText
+from plaudit.records import Comparison, Demonstration, LabelledText, Message, Ranking
 
 Refused = Callable[[Callable[[], object]], str]
 
@@ -131,7 +131,7 @@ def test_a_held_out_split_is_the_evaluation_and_is_removed_from_the_rest(texts: 
     assert splits.dropped == {"also in evaluation": 1}
     assert len(splits.train.labelled) + len(splits.prompts.labelled) == 199
     assert abs(len(splits.train.labelled) - 180) < 4 * (200 * 0.9 * 0.1) ** 0.5
-    assert "film number 3" not in {t.text for t in splits.train.labelled + splits.prompts.labelled}
+    assert "film number 3" not in {t.text for t in (*splits.train.labelled, *splits.prompts.labelled)}
 
 
 def comparison(i: int, choice: Literal["a", "b", "tie"] = "a", annotator: str = "") -> Comparison:
@@ -231,3 +231,56 @@ def test_half_of_the_records_left_out_are_refused_with_the_reasons(
 def test_few_distinct_prompts_are_refused_with_their_number(refused: Refused) -> None:
     records: list[Record] = [Comparison(f"ask {i % 2}", f"good {i}", f"bad {i}", "a") for i in range(300)]
     assert "only 2 distinct prompts" in refused(lambda: cut(records)) or "share" in refused(lambda: cut(records))
+
+
+def asked(i: int) -> tuple[Message, ...]:
+    return Message("system", "Be kind."), Message("user", f"ask {i}")
+
+
+def ranking(i: int, annotator: str = "") -> Ranking:
+    return Ranking(asked(i), (f"best {i}", f"good {i}", f"bad {i}"), annotator)
+
+
+def test_the_best_of_a_ranking_becomes_a_demonstration() -> None:
+    records: list[Record] = [ranking(i, who) for i in range(100) for who in ("ann", "bob")]
+    splits = cut(records)
+    for part in parts(splits):
+        assert {r.prompt for r in part.rankings} == {d.prompt for d in part.demonstrations}
+    assert {d for p in parts(splits) for d in p.demonstrations} == {
+        Demonstration(asked(i), f"best {i}") for i in range(100)
+    }
+
+
+def test_rankings_are_duplicates_by_prompt_order_and_annotator() -> None:
+    records: list[Record] = [ranking(i) for i in range(100)]
+    other_order = Ranking(asked(1), ("bad 1", "good 1", "best 1"))
+    splits = cut(
+        [*records, ranking(1), Ranking(asked(1), ("BEST 1", "good  1", "bad 1")), other_order, ranking(1, "ann")]
+    )
+    assert splits.dropped == {"duplicate": 2}
+    assert sum(len(p.rankings) for p in parts(splits)) == 102
+
+
+def test_rankings_and_comparisons_of_one_prompt_share_a_part() -> None:
+    records: list[Record] = [ranking(i) for i in range(100)]
+    records += [Comparison(asked(i), f"fine {i}", f"poor {i}", "a") for i in range(100)]
+    for part in parts(cut(records)):
+        assert {r.prompt for r in part.rankings} == {c.prompt for c in part.comparisons}
+
+
+def test_dialogues_with_the_same_first_turn_share_a_part() -> None:
+    longer = [(*asked(i), Message("assistant", "which?"), Message("user", f"that {i}")) for i in range(100)]
+    records: list[Record] = [Demonstration(asked(i), (Message("assistant", f"yes {i}"),)) for i in range(100)]
+    records += [Demonstration(prompt, f"so {i}") for i, prompt in enumerate(longer)]
+    for part in parts(cut(records)):
+        first, again = ({d.prompt[1] for d in part.demonstrations if len(d.prompt) == n} for n in (2, 4))
+        assert first == again
+        assert first
+
+
+def test_the_fingerprint_changes_with_the_order_of_a_ranking_and_with_a_turn() -> None:
+    records: list[Record] = [ranking(i) for i in range(100)]
+    other_order = Ranking(asked(0), ("good 0", "best 0", "bad 0"))
+    other_turn = Ranking((Message("system", "Be brief."), *asked(0)[1:]), records[0].responses)  # type: ignore[union-attr]
+    found = {cut([first, *records[1:]]).fingerprint for first in (records[0], other_order, other_turn)}
+    assert len(found) == 3

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import os
 import re
+import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import fields, replace
@@ -13,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from plaudit.config import nearest
-from plaudit.data import embedded, files, formats, hub, memory
+from plaudit.data import embedded, files, formats, hub, memory, stored
 from plaudit.data.files import Source
 from plaudit.data.hashed import Record
 from plaudit.data.options import Config
@@ -113,6 +115,11 @@ def _load(config: Config, versions: Versions, held_out_versions: Versions) -> Sp
     if config.name in BUILT_IN and not config.evaluation:
         _refuse_settings(config)
         return split(config.name, embedded.rotten_tomatoes(), [], Counter())
+    both = versions, held_out_versions
+    # The versions of the hub's files are not known: such an entry is not found again.
+    folder = stored.entry(config, both if _are_files(config) else time.time_ns())
+    if folder.is_dir() and (found := stored.opened(folder)) is not None:
+        return found
     given = _tables(config.name, config, partial(_selected, config))
     _check_titles(given)
     training = [table for table in given if not _is_held_out(table)]
@@ -123,7 +130,13 @@ def _load(config: Config, versions: Versions, held_out_versions: Versions) -> Sp
         unused, held_out = (held_out if training else []), [table for table in other if _is_held_out(table)] or other
     if not training:  # only a test split: learn from it
         training, held_out = [table for table in given if _is_held_out(table)], held_out if config.evaluation else []
-    return _from_tables(config, training, held_out, unused)
+    size = sum(bytes_ for _, bytes_, *_ in versions + held_out_versions)
+    return _from_tables(config, training, held_out, unused, folder, size)
+
+
+def _are_files(config: Config) -> bool:
+    names = filter(None, (config.name, config.evaluation))
+    return all(os.path.exists(os.path.expanduser(name)) for name in names)
 
 
 def _refuse_settings(config: Config) -> None:
@@ -191,8 +204,15 @@ def _check_titles(tables: list[Table]) -> None:
             raise DataError(f"{table.name}: its name says that it is for training and held out; rename it")
 
 
-def _from_tables(config: Config, training: list[Table], held_out: list[Table], unused: list[Table]) -> Splits:
-    """Splits from tables.
+def _from_tables(
+    config: Config,
+    training: list[Table],
+    held_out: list[Table],
+    unused: list[Table],
+    folder: Path | None = None,
+    size: int = 0,
+) -> Splits:
+    """Splits from tables; of a large data set in `folder`, where they stay. `size` is that of the files, in bytes.
 
     Raises:
         DataError: a table has no known layout, or labels, comparisons and rankings are mixed.
@@ -201,16 +221,20 @@ def _from_tables(config: Config, training: list[Table], held_out: list[Table], u
     recognised = {table.name: recognise(table, chosen) for table in training + held_out}
     known = [one for one in recognised.values() if one]
     judged = any(not one.match.layout.imitates for one in known)
-    dropped: Counter[str] = Counter()
-    readings: list[Reading] = []
     how = meanings([one for one in known if not _is_unlabelled(one, judged)], config.positive)
     if config.positive and not how:
         raise ConfigError(f"data.positive: {config.name} has no labels")
-    parts: list[list[Record]] = []
-    origin: dict[type, str] = {}
-    for role, tables in (("training", training), ("held out", held_out)):
-        parts.append([])
-        for table in tables:
+    left_out = [_left_out(table, "because data.evaluation is given") for table in unused]
+
+    def fill(train: stored.Collect, evaluation: stored.Collect) -> tuple[Counter[str], tuple[Reading, ...]]:
+        dropped: Counter[str] = Counter()
+        readings: list[Reading] = []
+        origin: dict[type, str] = {}
+        if config.transcripts == "conversations":
+            train, evaluation = (_speaking(collect) for collect in (train, evaluation))
+        roles = [("training", train, table) for table in training]
+        roles += [("held out", evaluation, table) for table in held_out]
+        for role, collect, table in roles:
             one = recognised[table.name]
             if one is None and not (judged and lacks_only_labels(table)):
                 raise refusal(table)
@@ -218,20 +242,35 @@ def _from_tables(config: Config, training: list[Table], held_out: list[Table], u
                 readings.append(_left_out(table, "in a table without labels"))
                 dropped[UNLABELLED_TABLE] += readings[-1].rows
                 continue
-            some, reading = records(one, how, role)
-            some = [spoken(record) for record in some] if config.transcripts == "conversations" else some
+            kind, reading = records(one, how, role, collect)
             readings.append(reading)
             dropped.update(reading.dropped)
-            parts[-1] += some
-            origin |= {type(record): table.name for record in some[:1] if type(record) in _KINDS}
-    readings += [_left_out(table, "because data.evaluation is given") for table in unused]
-    if len(origin) > 1:
-        mixed = " and ".join(f"{word} ({origin[kind]})" for kind, word in _KINDS.items() if kind in origin)
-        raise DataError(
-            f"{config.name}: {mixed} are mixed, and a reward model learns from one kind: keep one, and move the "
-            "other to a folder of its own, or choose with --data.split"
-        )
-    return split(config.name, parts[0], parts[1], dropped, tuple(readings))
+            origin |= {kind: table.name} if kind in _KINDS else {}
+        if len(origin) > 1:
+            mixed = " and ".join(f"{word} ({origin[kind]})" for kind, word in _KINDS.items() if kind in origin)
+            raise DataError(
+                f"{config.name}: {mixed} are mixed, and a reward model learns from one kind: keep one, and move the "
+                "other to a folder of its own, or choose with --data.split"
+            )
+        return dropped, (*readings, *left_out)
+
+    if folder and stored.is_large(sum(one.rows for one in known), size):
+        try:
+            return stored.build(config.name, folder, fill)
+        except OSError as error:
+            print(
+                f"{config.name}: {folder.parent} cannot be written ({error.strerror or error}), and the data are read "
+                "into memory; set PLAUDIT_CACHE to another folder",
+                file=sys.stderr,
+            )
+    given: list[Record] = []
+    evaluation: list[Record] = []
+    return split(config.name, given, evaluation, *fill(given.extend, evaluation.extend))
+
+
+def _speaking(collect: stored.Collect) -> stored.Collect:
+    """Collect records whose transcripts are conversations."""
+    return lambda some: collect(map(spoken, some))
 
 
 def _is_unlabelled(one: Recognised, judged: bool) -> bool:

@@ -52,10 +52,35 @@ def encoding_of(source: Source) -> str:
     raise DataError(f"{source.name}, {where} is not {found}; save the file as UTF-8")
 
 
+def encoding_of_texts(source: Source) -> tuple[str, int]:
+    """The code page of those files of a folder of texts that are not UTF-8, and how many these are.
+
+    Raises:
+        DataError: they are in no code page that is read.
+    """
+    count, raw = 0, b""
+    with reading(source.name):
+        for _, opened in source.texts:
+            with opened() as file:
+                content = file.read()
+            try:
+                content.decode()
+            except UnicodeDecodeError:
+                count += 1
+                raw += content if len(raw) < 16 * _BLOCK else b""
+    page = code_page(raw) if count else ""
+    if count and not page:
+        raise DataError(f"{source.name}: {count} files are neither UTF-8 nor in a code page; save them as UTF-8")
+    return page, count
+
+
 def _code_page(source: Source) -> str:
-    """cp1251 if most letters are Cyrillic in it, cp1252 if most are ASCII; "" if it is neither, or damaged UTF-8."""
     with source.open() as file:
-        raw = file.read(16 * _BLOCK)
+        return code_page(file.read(16 * _BLOCK))
+
+
+def code_page(raw: bytes) -> str:
+    """cp1251 if most letters are Cyrillic in it, cp1252 if most are ASCII; "" if it is neither, or damaged UTF-8."""
     text = raw.decode("utf-8", "replace")
     broken = text.count("\ufffd")
     if sum(1 for c in text if c > "\x7f") - broken >= broken or b"\0" in raw:

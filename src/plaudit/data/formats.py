@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from plaudit.data.encodings import Text, encoding_of
+from plaudit.data.encodings import Text, encoding_of, encoding_of_texts
 from plaudit.data.files import Source, reading, sources
 from plaudit.data.json_rows import json_rows
 from plaudit.data.tables import Table, Values, clean_names
@@ -61,7 +61,10 @@ def table(source: Source, known: frozenset[str] = frozenset()) -> Table:
 
 def _table(source: Source, known: frozenset[str]) -> Table:
     if source.texts:
-        return Table(source.name, "file", Rows(source.name, lambda: _texts(source)), container="a folder of texts")
+        page, count = encoding_of_texts(source)
+        encoding = f"utf-8; {page} in {count:,} of {len(source.texts):,} files" if count else "utf-8"
+        rows = Rows(source.name, lambda: _texts(source, page))
+        return Table(source.name, "file", rows, "", "a folder of texts", encoding)
     with source.open() as file:
         magic = file.read(64)
     if magic.startswith(b"version https://git-lfs"):
@@ -219,14 +222,14 @@ def _fasttext(source: Source, text: Text) -> Table:
     return Table(source.name, "line", Rows(source.name, rows), "", "fastText", text.encoding, header=False)
 
 
-def _texts(source: Source) -> Iterator[tuple[int, Values]]:
+def _texts(source: Source, page: str) -> Iterator[tuple[int, Values]]:
     for number, (label, opened) in enumerate(source.texts, start=1):
         with opened() as file:
             raw = file.read()
         try:
             content = raw.decode("utf-8-sig")
         except UnicodeDecodeError:
-            content = raw.decode("cp1252", "replace")
+            content = raw.decode(page)
         yield number, {"text": content, "label": label}
 
 

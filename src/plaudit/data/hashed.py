@@ -37,15 +37,20 @@ class Hashed:
 
     @property
     def identity(self) -> Hashable:
-        """What duplicates have in common: hashes of their texts, and the label, or the choice and the annotator."""
+        """What duplicates have in common."""
+        return self.prompt, self.texts, self.opinion
+
+    @property
+    def opinion(self) -> Hashable:
+        """What a record says about its texts: the label, or the choice and the annotator."""
         record = self.record
         if isinstance(record, LabelledText):
-            return self.prompt, self.texts, record.label
+            return record.label
         if isinstance(record, Demonstration):
-            return self.prompt, self.texts
+            return None
         if isinstance(record, Ranking):
-            return self.prompt, self.texts, record.annotator
-        return self.prompt, self.texts, record.choice, record.annotator  # two people who agree are two votes
+            return record.annotator
+        return record.choice, record.annotator  # two people who agree are two votes
 
     def anchors(self, whole: Set[str]) -> set[str]:
         """Hashes of what no other part may contain. Records that have one in common belong to one group.
@@ -56,8 +61,12 @@ class Hashed:
         Args:
             whole: hashes of the texts that stand without a prompt.
         """
+        return self.links() | (whole & set(self.texts))
+
+    def links(self) -> set[str]:
+        """The anchors that do not depend on other records."""
         if self.prompt:
-            return {self.opening} | (whole & set(self.texts))
+            return {self.opening}
         found = set(self.texts)
         texts = _texts(self.record)
         openings = [_opening(text) for text in texts if not isinstance(text, str) or REPLY in text]

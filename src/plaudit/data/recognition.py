@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from plaudit.data.columns import Row, Unusable
@@ -214,38 +214,52 @@ def meanings(found: Iterable[Recognised], positive: str) -> dict[tuple[str, str]
 
 
 def records(
-    one: Recognised, how: dict[tuple[str, str], tuple[Meaning, str]], role: str
-) -> tuple[list[Record], Reading]:
-    """The records of a table. Rows that cannot be learned from are counted by reason.
+    one: Recognised,
+    how: dict[tuple[str, str], tuple[Meaning, str]],
+    role: str,
+    collect: Callable[[Iterable[Record]], object],
+) -> tuple[type | None, Reading]:
+    """Give the records of a table to `collect`; their kind, and how they were read.
+
+    Rows that cannot be learned from are counted by reason.
 
     Raises:
         DataError: a value is not allowed.
     """
     table, match = one.table, one.match
     meaning, labels = how.get((match.layout.name, one.label_column), (None, ""))
-    found: list[Record] = []
     left_out: Counter[str] = Counter()
+    kind: type | None = None
     row, make = Row(match.names, meaning), match.layout.make
-    for number, row.values in table.rows:
-        try:
-            found.append(make(row))
-        except Unusable as reason:
-            left_out[str(reason)] += 1
-        except DataError as error:
-            raise DataError(f"{table.name}, {table.unit} {number}: {error}") from None
+
+    def made() -> Iterator[Record]:
+        nonlocal kind
+        for number, row.values in table.rows:
+            try:
+                record = make(row)
+            except Unusable as reason:
+                left_out[str(reason)] += 1
+                continue
+            except DataError as error:
+                raise DataError(f"{table.name}, {table.unit} {number}: {error}") from None
+            kind = kind or type(record)
+            yield record
+
+    collect(made())
+    count = one.rows - left_out.total()
     if left_out["unlabelled"] == one.rows:
         left_out = Counter({UNLABELLED_TABLE: one.rows})
-    return found, Reading(
+    return kind, Reading(
         name=table.name,
         container=table.container,
         encoding=table.encoding,
-        role=role if found else "left out",
+        role=role if count else "left out",
         layout=match.layout.name,
         why=f"columns {shown(match.needed)}",
         used=tuple(name for name in one.columns if name in match.explained),
         ignored=tuple(name for name in one.columns if name and name not in match.explained),
         labels=labels,
         rows=one.rows,
-        records=len(found),
+        records=count,
         dropped=dict(+left_out),
     )

@@ -12,9 +12,10 @@ import hashlib
 import itertools
 import json
 from collections import Counter
-from collections.abc import Hashable, Iterable, Mapping, Set
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from plaudit.data.hashed import Hashed, Record, order
 from plaudit.data.tables import Reading
@@ -27,22 +28,27 @@ TRAIN_SHARE_BESIDE_HELD_OUT = 0.9  # prompts get the rest
 WARN_SHARE, REFUSE_SHARE = 0.05, 0.5  # of the records left out
 FEW_GROUPS = 20  # fewer rarely fill three parts
 UNLABELLED_TABLE = "in a table without labels"  # such as the test split of a benchmark: these records are not a loss
-_KINDS = (LabelledText, Demonstration, Comparison, Ranking)
+EDGES, EDGES_BESIDE_HELD_OUT = [TRAIN_SHARE, TRAIN_SHARE + PROMPTS_SHARE], [TRAIN_SHARE_BESIDE_HELD_OUT]
+PARTS = ("train", "prompts", "evaluation")
+KINDS = (LabelledText, Demonstration, Comparison, Ranking)  # in the order of the fields of Part
 
 
 @dataclass(frozen=True)
 class Part:
-    """Records of each kind, sorted by the hash of their prompt or text, which mixes the labels."""
+    """Records of each kind, sorted by the hash of their prompt or text, which mixes the labels.
 
-    labelled: tuple[LabelledText, ...] = ()
-    demonstrations: tuple[Demonstration, ...] = ()
-    comparisons: tuple[Comparison, ...] = ()
-    rankings: tuple[Ranking, ...] = ()
+    Those of a large data set stay in their file until they are used.
+    """
+
+    labelled: Sequence[LabelledText] = ()
+    demonstrations: Sequence[Demonstration] = ()
+    comparisons: Sequence[Comparison] = ()
+    rankings: Sequence[Ranking] = ()
 
     @staticmethod
     def of(records: list[Record]) -> Part:
         """A part with these records."""
-        kinds: dict[type, list[Record]] = {kind: [] for kind in _KINDS}
+        kinds: dict[type, list[Record]] = {kind: [] for kind in KINDS}
         for record in records:
             kinds[type(record)].append(record)
         return Part(*map(tuple, kinds.values()))  # type: ignore[arg-type]
@@ -68,7 +74,7 @@ class Splits:
     @property
     def parts(self) -> dict[str, Part]:
         """The three parts by name."""
-        return {"train": self.train, "prompts": self.prompts, "evaluation": self.evaluation}
+        return dict(zip(PARTS, (self.train, self.prompts, self.evaluation), strict=True))
 
     @cached_property
     def fingerprint(self) -> str:
@@ -99,9 +105,9 @@ def split(
     given, evaluation = list(map(Hashed, records)), list(map(Hashed, held_out))
     total = len(given) + len(evaluation) + sum(dropped.values()) - dropped[UNLABELLED_TABLE]
     whole = {text for r in (*given, *evaluation) if not r.prompt for text in r.texts}
-    edges = [TRAIN_SHARE, TRAIN_SHARE + PROMPTS_SHARE]
+    edges = EDGES
     if evaluation:
-        edges = [TRAIN_SHARE_BESIDE_HELD_OUT]
+        edges = EDGES_BESIDE_HELD_OUT
         held = {anchor for r in evaluation for anchor in r.anchors(whole)}
         fresh = [r for r in given if held.isdisjoint(r.anchors(whole))]
         dropped["also in evaluation"] += len(given) - len(fresh)
@@ -116,10 +122,14 @@ def split(
     kept = _clean(evaluation, dropped)
     parts[2] += [*(r.record for r in kept), *_demonstrations(kept)]
     train, prompts, held_part = map(Part.of, parts)
-    warning = check_left_out(name, total, {reason: n for reason, n in dropped.items() if reason != UNLABELLED_TABLE})
-    splits = Splits(name, train, prompts, held_part, dict(+dropped), warning, readings)
-    _check(splits, total, groups)
+    splits = Splits(name, train, prompts, held_part, dict(+dropped), check_dropped(name, total, dropped), readings)
+    check(splits, total, Counter(groups).values())
     return splits
+
+
+def check_dropped(name: str, total: int, dropped: Mapping[str, int]) -> str:
+    """As `check_left_out`, but records of a table without labels are no loss."""
+    return check_left_out(name, total, {reason: n for reason, n in dropped.items() if reason != UNLABELLED_TABLE})
 
 
 def check_left_out(where: str, total: int, left_out: Mapping[str, int], remedy: str = "repair the data") -> str:
@@ -193,38 +203,56 @@ def _clean(records: list[Hashed], dropped: Counter[str]) -> list[Hashed]:
 
 def _sorted(records: list[Hashed]) -> list[Hashed]:
     """By kind and hash; records that have these in common by their content."""
-    keys = [(_KINDS.index(type(r.record)), r.key) for r in records]
+    keys = [(KINDS.index(type(r.record)), r.key) for r in records]
     ordered = []
     for _, ties in itertools.groupby(sorted(range(len(keys)), key=keys.__getitem__), key=keys.__getitem__):
         same = [records[i] for i in ties]
         if len(same) > 1:
-            same.sort(key=lambda r: [order(value) for value in vars(r.record).values()])
+            same.sort(key=lambda r: content_order(r.record))
         ordered += same
     return ordered
 
 
-def _demonstrations(records: list[Hashed]) -> dict[Demonstration, int]:
-    """What SFT imitates if nothing else is given to imitate, with the places of the records that it comes from.
+def content_order(record: Record) -> list[Any]:
+    """Something to sort records of one kind by."""
+    return [order(value) for value in vars(record).values()]
 
-    It is every text without a prompt, and of responses to a prompt the good, preferred and best ones.
-    """
+
+def _demonstrations(records: list[Hashed]) -> dict[Demonstration, int]:
+    """What SFT imitates if nothing else is given to imitate, with the places of the records that it comes from."""
     found: dict[Demonstration, int] = {}
     for i, record in enumerate(r.record for r in records):
         if isinstance(record, Demonstration):
             return {}
-        if isinstance(record, LabelledText):
-            response = record.text if not record.prompt or record.label >= 0.5 else None
-        elif isinstance(record, Comparison):
-            response = {"a": record.response_a, "b": record.response_b, "tie": None}[record.choice]
-        else:
-            response = record.responses[0]
-        if response is not None:  # annotators can prefer the same response
-            found.setdefault(Demonstration(record.prompt, response), i)
+        if made := imitated(record):  # annotators can prefer the same response
+            found.setdefault(made, i)
     return found
 
 
-def _check(splits: Splits, total: int, groups: list[str]) -> None:
-    """Every part needs demonstrations; train and evaluation need labels or comparisons, if there are any."""
+def imitated(record: Record) -> Demonstration | None:
+    """Every text without a prompt, and of responses to a prompt the good, preferred and best ones."""
+    if isinstance(record, Demonstration):
+        return None
+    if isinstance(record, LabelledText):
+        response = record.text if not record.prompt or record.label >= 0.5 else None
+    elif isinstance(record, Comparison):
+        response = {"a": record.response_a, "b": record.response_b, "tie": None}[record.choice]
+    else:
+        response = record.responses[0]
+    return None if response is None else Demonstration(record.prompt, response)
+
+
+def check(splits: Splits, total: int, sizes: Collection[int]) -> None:
+    """Every part needs demonstrations; train and evaluation need labels or comparisons, if there are any.
+
+    Args:
+        splits: the parts.
+        total: the number of records given.
+        sizes: how many records of `train` and `prompts`, and of a cut evaluation, each group has.
+
+    Raises:
+        DataError: a part lacks them, or all training labels are the same.
+    """
     empty = [name for name, part in splits.parts.items() if not part.demonstrations]
     if not empty:
         rated = {name: part.judged for name, part in splits.parts.items()}
@@ -233,20 +261,20 @@ def _check(splits: Splits, total: int, groups: list[str]) -> None:
         ]
     if empty:
         left_out = ", ".join(f"{count} {reason}" for reason, count in splits.dropped.items())
-        sizes = Counter(groups)
+        count = sum(sizes)
         remedy = "add records: at least about 100 are needed"
-        largest = max(sizes.values(), default=0) / max(1, len(groups))
-        if len(groups) >= FEW_GROUPS and largest > REFUSE_SHARE:
+        largest = max(sizes, default=0) / max(1, count)
+        if count >= FEW_GROUPS and largest > REFUSE_SHARE:
             remedy = f"{largest:.0%} of the records share texts or prompts and must stay in one part: add others"
-        elif len(sizes) < FEW_GROUPS <= len(groups):
+        elif len(sizes) < FEW_GROUPS <= count:
             remedy = f"the records have only {len(sizes)} distinct prompts or groups of texts: add others"
         raise DataError(
             f"{splits.name}: no records are left for {' and '.join(empty)} out of {total}"
             f"{f' (left out: {left_out})' if left_out else ''}; {remedy}"
         )
-    labels = {text.label for text in splits.train.labelled}
-    if len(labels) == 1:
+    labelled = splits.train.labelled
+    if labelled and all(text.label == labelled[0].label for text in itertools.islice(labelled, 1, None)):
         raise DataError(
-            f"{splits.name}: all {len(splits.train.labelled)} training labels are {labels.pop()}: "
+            f"{splits.name}: all {len(labelled)} training labels are {labelled[0].label}: "
             "add texts with the other label, because a reward model learns from both"
         )
