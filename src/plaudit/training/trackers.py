@@ -15,7 +15,7 @@ import sys
 import threading
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -135,16 +135,19 @@ def tracking(run: Run, stage: str, first: int) -> Iterator[Callable[[StepReport]
         notes.clear()
         return dataclasses.replace(report, warnings=warnings)
 
+    log = run.log(stage).metrics_path
     try:
         yield track
+    except BaseException:
+        with suppress(OSError):  # it would hide what has ended the training
+            write_csv(log)
+        raise
+    else:
+        write_csv(log)
     finally:
         for name, (_, close) in opened.items():
             if problem := _closed(close):
                 notes.append(_failure(name, problem))
-        try:
-            write_csv(run.log(stage).metrics_path)
-        except OSError as error:
-            notes.append(f"{error.filename}: {error.strerror}; {stage}/metrics.jsonl has the figures")
         for note in notes:  # there is no report to carry them
             print(f"WARNING: {note}", file=sys.stderr)
 
