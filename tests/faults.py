@@ -220,7 +220,9 @@ def _(of_votes):
 
 
 fault(6, "somebody who votes twice counts twice", PEOPLE, "data.judgements._of_votes")(
-    arguments(comparisons=lambda cs: [replace(c, annotator=f"{c.annotator} {i}") for i, c in enumerate(cs)])
+    arguments(
+        comparisons=lambda cs: [replace(c, annotator=c.annotator and f"{c.annotator} {i}") for i, c in enumerate(cs)]
+    )
 )
 fault(6, "a rule that is level counts as worse", "maths/test_preferences.py", "maths.preferences.exceeds")(
     lambda exceeds: lambda one, other: bool(one.mean() >= other.mean())

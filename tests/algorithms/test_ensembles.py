@@ -15,6 +15,7 @@ from transformers import AutoModelForSequenceClassification, GPT2Config, GPT2LMH
 from plaudit.algorithms.reward_model import reward_model
 from plaudit.config import build
 from plaudit.errors import ConfigError, RunError
+from plaudit.evaluation.frontier import frontier
 from plaudit.evaluation.memory import memory_needed
 from plaudit.pipeline import steps
 from plaudit.rewards import EnsembleReward, ModelReward
@@ -191,3 +192,15 @@ def test_more_members_need_more_memory():
     four, eight = (memory_needed(Run(Path("nowhere"), build({"reward_model.members": n})), lm, 8) for n in (4, 8))
     weights = 4 * sum(p.numel() for p in lm.parameters())
     assert eight - four == pytest.approx(4 * weights, rel=0.01)
+
+
+def test_best_of_n_ranks_by_the_score_of_the_ensemble(trained, tmp_path):
+    run, _ = trained
+    shutil.copytree(run.path, tmp_path / "run")
+    other = Run(tmp_path / "run", run.config)
+    list(frontier(other, [run.config.ppo.kl_coef], draws=2))
+    found = json.loads((other.path / "frontier.json").read_text())
+    one, two = (point["score_mean"] for point in found["best_of_n"])
+    assert one < two
+    (again,) = other.path.glob("frontier/kl_coef-*")
+    assert (again / "reward_model" / "members" / "2" / "model.safetensors").exists()
