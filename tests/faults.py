@@ -199,6 +199,7 @@ fault(6, "the scale of the scores is not measured", "training/test_rollouts.py",
 
 # What people judged.
 JUDGED, PEOPLE = "algorithms/test_reward_model.py", "data/test_judgements.py"
+ENSEMBLE = "algorithms/test_ensembles.py"
 fault(6, "a margin that pulls the scores together", "maths/test_losses.py", "maths.losses.bradley_terry_loss")(
     arguments(margin=lambda margin: None if margin is None else -margin)
 )
@@ -227,12 +228,18 @@ fault(6, "somebody who votes twice counts twice", PEOPLE, "data.judgements._of_v
 fault(6, "a rule that is level counts as worse", "maths/test_preferences.py", "maths.preferences.exceeds")(
     lambda exceeds: lambda one, other: bool(one.mean() >= other.mean())
 )
-fault(6, "members with the same head and order", "algorithms/test_ensembles.py", "training.supervised.member_name")(
-    arguments(member=lambda member: 1)
-)
-fault(6, "the upper bound of an ensemble", "algorithms/test_ensembles.py", "training.rewards.as_reward")(
-    arguments(lower_bound=lambda bound: -bound)
-)
+fault(
+    6,
+    "members with the same head and order",
+    f"{ENSEMBLE}::test_each_member_is_a_model_of_its_own",
+    "training.supervised.member_name",
+)(arguments(member=lambda member: 1))
+fault(
+    6,
+    "the upper bound of an ensemble",
+    f"{ENSEMBLE}::test_the_score_is_the_mean_less_the_spread",
+    "training.rewards.as_reward",
+)(arguments(lower_bound=lambda bound: -bound))
 
 # 7. Both models are measured alike, and by a judge that was not optimised.
 fault(7, "the judge is the reward model", VERDICTS, "evaluation.evaluate.figures")(

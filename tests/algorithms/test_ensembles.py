@@ -117,7 +117,7 @@ def test_the_summary_has_each_member_and_their_spread(trained):
     assert summary["members"]["spread_mean"] > 0
 
 
-def test_the_score_is_the_mean_less_the_spread_of_what_transformers_computes(trained):
+def test_the_score_is_the_mean_less_the_spread(trained):
     run, _ = trained
     models = Models.load(run, "ppo")
     responses = some_responses()
