@@ -61,7 +61,8 @@ EXPECTED: dict[str, Any] = {
 def read(*rows: dict[str, Any], positive: str = "") -> tuple[str, list[Any], dict[str, int]]:
     one = recognise(Table("t", "line", [(i, {k.lower(): v for k, v in row.items()}) for i, row in enumerate(rows, 1)]))
     assert one
-    found, reading = records(one, meanings([one], positive), "training")
+    found: list[Any] = []
+    _, reading = records(one, meanings([one], positive), "training", found.extend)
     return reading.layout, found, reading.dropped
 
 

@@ -18,7 +18,8 @@ def read(*rows: dict[str, Any], columns: str = "", positive: str = "") -> tuple[
     one = recognise(table.renamed(named), list(named))
     if one is None:
         raise refusal(table)
-    found, reading = records(one, meanings([one], positive), "training")
+    found: list[Any] = []
+    _, reading = records(one, meanings([one], positive), "training", found.extend)
     return found, reading.dropped
 
 

@@ -1,7 +1,7 @@
 """Large data sets: records in a memory-mapped Arrow file of the user's cache, cut in parts with arrays of hashes.
 
 `build` gives what `splits.split` gives, which keeps everything in memory: the same parts in the same order. Here a
-record is JSON in a file, and about 150 bytes of hashes and numbers in memory while the parts are cut. Afterwards
+record is JSON in a file, and about 450 bytes of hashes and numbers in memory while the parts are cut. Afterwards
 only the records that are used are in memory.
 """
 
