@@ -7,13 +7,13 @@ why = "it ends well", "it is too long", "nobody laughs", "the music is good"
 texts = [f"{a} is {b} and {c} because {d} ." for a in who for b in how for c in how for d in why if b != c]
 
 
-def music(prompts: list[str], responses: list[str]) -> list[float]:
-    """1 for a response about the music, otherwise 0."""
-    return [float("music" in response) for response in responses]
+def kindness(prompts: list[str], responses: list[str]) -> list[float]:
+    """Count the kind words of a response."""
+    return [float(sum(word in ("warm", "wise", "funny") for word in text.split())) for text in responses]
 
 
 run = plaudit.open_run("runs/research", texts, {"track": "tensorboard", "ppo.iterations": 24})
-for report in plaudit.steps(run, ["sft", "ppo", "evaluation"], music):
+for report in plaudit.steps(run, ["sft", "ppo", "evaluation"], kindness):
     print(report.stage, report.step, report.metrics)
-for line in plaudit.sample(run.path, "the film is", reward=music):
+for line in plaudit.sample(run.path, "the film is", reward=kindness):
     print(f"{line['sft']!r} became {line['policy']!r}")

@@ -28,7 +28,7 @@ def test_the_script_of_a_researcher_has_at_most_fifteen_lines_and_runs(tmp_path,
     run: Run = opened[0]
     assert all(run.complete(stage) for stage in ("sft", "ppo", "evaluation"))
     assert not run.complete("reward_model")
-    assert run.summary("ppo")["reward"] == "music"
+    assert run.summary("ppo")["reward"] == "kindness"
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1].count(" became ") == 1
     assert sum(line.startswith("ppo ") for line in lines) == 2

@@ -120,7 +120,7 @@ def test_the_examples_of_a_run_on_dialogues_use_the_chat_template(tmp_path):
     printed = {}
     for stage, folder in {"ppo": "chat", "reward_model": "chat-reward-model"}.items():
         card = (tmp_path / "out" / folder / "README.md").read_text(encoding="utf-8")
-        (example,) = re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)
+        example, *_ = re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)
         assert "apply_chat_template" in example
         assert re.search(r"\nrun = plaudit\.open_run\(path, \.\.\., \{.*'ppo\.iterations': 1", card)
         assert "memory-" not in card
