@@ -8,8 +8,8 @@ texts = [f"{a} is {b} and {c} because {d} ." for a in who for b in how for c in 
 
 
 def kindness(prompts: list[str], responses: list[str]) -> list[float]:
-    """Count the kind words of a response."""
-    return [float(sum(word in ("warm", "wise", "funny") for word in text.split())) for text in responses]
+    """1 for a response with a kind word, otherwise 0."""
+    return [float(any(word in ("warm", "wise", "funny") for word in text.split())) for text in responses]
 
 
 run = plaudit.open_run("runs/research", texts, {"track": "tensorboard", "ppo.iterations": 24})
