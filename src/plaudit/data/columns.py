@@ -16,7 +16,7 @@ from plaudit.records import Dialogue, Message, Text
 
 ROLES = {
     **dict.fromkeys(("human", "user", "prompter", "instruction"), "user"),
-    **dict.fromkeys(("gpt", "assistant", "chatgpt", "model", "bot", "bing", "bard", "claude", "chosen"), "assistant"),
+    **dict.fromkeys(("gpt", "assistant", "chatgpt", "model", "bot", "bing", "bard", "chosen"), "assistant"),
     **dict.fromkeys(("tool", "function", "function_response", "observation"), "tool"),
     "system": "system",
     "developer": "system",
