@@ -41,7 +41,7 @@ def test_the_whole_pipeline_with_gpt2_and_sst2(tmp_path, gpt2_folder):
     (tmp_path / "train.tsv").write_text("".join(rows), encoding="utf-8")
     small = {
         "model": str(gpt2_folder), "data": str(tmp_path / "train.tsv"), "device": "cpu", "dtype": "float32",
-        "sft.batch_size": 64, "reward_model.batch_size": 64, "sft.max_tokens": 24, "reward_model.max_tokens": 24,
+        "sft.batch_size": 64, "reward_model.batch_size": 64, "sft.max_tokens": 64, "reward_model.max_tokens": 64,
         "ppo.iterations": 1, "ppo.batch_size": 8, "ppo.minibatch_size": 8, "ppo.epochs": 1, "ppo.max_new_tokens": 8,
         "evaluation.prompts": 8,
     }  # fmt: skip
