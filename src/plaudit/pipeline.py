@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from plaudit.algorithms.reward_model import check_judged, judgements
-from plaudit.algorithms.sft import check_too_long, sft, tokenise
+from plaudit.algorithms.sft import check_too_long, sft, tokenise, training_texts
 from plaudit.config import ALGORITHMS, Config, build, flatten, given, read_saved, read_toml
 from plaudit.config import preset as settings_of
 from plaudit.data.corpus import load
+from plaudit.data.prompts import some_texts
 from plaudit.errors import ConfigError, RunError
 from plaudit.evaluation.doctor import check_memory, with_preflight_checks
 from plaudit.evaluation.evaluate import POLICIES, evaluate, policy_stage, prompts_for
@@ -120,7 +121,7 @@ def check(config: Config, path: Path, stages: tuple[str, ...], reward: AnyReward
         lines.append(check_too_long(len(train), left_out["too long"], "reward_model"))
     if "sft" in stages:
         longest = min(config.sft.max_tokens, limit)
-        texts, too_long = tokenise(data.train.demonstrations, tokenizer, longest)
+        texts, too_long = training_texts(run, tokenizer, longest)
         lines.append(check_too_long(len(texts), too_long, "sft"))
         tokenise(data.evaluation.demonstrations, tokenizer, longest)
     prompts, skipped = counted_prompts(run, tokenizer) if policies else ([], {})
@@ -136,7 +137,7 @@ def check(config: Config, path: Path, stages: tuple[str, ...], reward: AnyReward
     scored = "reward_model" in needs and uses_model(sources)
     classifier = name if "reward_model" in stages else run.model("reward_model") if scored else None
     lines += try_reward(run, stages, name, reward).warnings
-    samples = [f"{transcript(d.prompt)} {transcript(d.response)}".strip() for d in data.train.demonstrations[:TEXTS]]
+    samples = [f"{transcript(p)} {transcript(r)}".strip() for p, r in some_texts(data.train, TEXTS)]
     try_model(name, tokenizer, samples, run.device, classifier)
     if set(stages) & set(ALGORITHMS):
         some = training_prompts(run, tokenizer)[0][:100]

@@ -28,6 +28,13 @@ class Demonstration:
 
 
 @dataclass(frozen=True)
+class Prompt:
+    """A prompt without a response: a policy answers it, and SFT imitates nothing."""
+
+    prompt: Text
+
+
+@dataclass(frozen=True)
 class LabelledText:
     """A text with a label: 1 is good (positive), 0 is bad (negative). With a `prompt`, it is a response to it."""
 

@@ -13,7 +13,7 @@ from plaudit.data.export import _joinable, export
 from plaudit.data.splits import Part, Splits
 from plaudit.errors import DataError
 from plaudit.models.tokenizer import Tokenizer
-from plaudit.records import Comparison, Demonstration, LabelledText, Message, Ranking
+from plaudit.records import Comparison, Demonstration, LabelledText, Message, Prompt, Ranking
 
 N = 80
 
@@ -102,6 +102,12 @@ def test_a_ranking_is_all_its_pairs(tmp_path):
     export(only(Ranking("why", ("best", "good", "bad"))), tmp_path / "out.jsonl")
     found = [(row["chosen"], row["rejected"]) for row in train_rows(tmp_path / "out.jsonl")]
     assert found == [(" best", " good"), (" best", " bad"), (" good", " bad")]
+
+
+def test_prompts_alone_are_written_as_such(tmp_path):
+    dialogue = (Message("user", "Why?"),)
+    export(only(Prompt("why"), Prompt(dialogue)), tmp_path / "out.jsonl")
+    assert [row["prompt"] for row in train_rows(tmp_path / "out.jsonl")] == ["why", [vars(dialogue[0])]]
 
 
 def test_what_cannot_be_written_is_refused(tmp_path):

@@ -12,7 +12,7 @@ import pytest
 from plaudit.data.layouts import LAYOUTS
 from plaudit.data.recognition import meanings, recognise, records
 from plaudit.data.tables import Table
-from plaudit.records import Comparison, Demonstration, LabelledText, Message, Ranking
+from plaudit.records import Comparison, Demonstration, LabelledText, Message, Prompt, Ranking
 
 PAGE = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
 ROWS = [(name, json.loads(row)) for name, row in re.findall(r"^\| (.+?) \| `(\{.+\})` \|$", PAGE, re.MULTILINE)]
@@ -43,6 +43,9 @@ EXPECTED: dict[str, Any] = {
     ),
     "instructions and responses (Dolly)": Demonstration(WHY, BECAUSE),
     "questions and answers": Demonstration(WHY, BECAUSE),
+    "prompts": Prompt("Why?"),
+    "prompts (messages)": Prompt(WHY),
+    "questions": Prompt(WHY),
     "chosen and rejected responses": Comparison("Why?", " Because.", " No.", "a"),
     "chosen and rejected responses (hh-rlhf)": Comparison(TRANSCRIPT, " Because.", " No.", "a"),
     "chosen and rejected responses (UltraFeedback)": Comparison(WHY, BECAUSE, NO, "a", margin=4.5),
@@ -87,7 +90,14 @@ def test_the_page_has_every_layout() -> None:
 @pytest.mark.parametrize(("name", "row"), ROWS)
 def test_columns_that_change_nothing_are_ignored(name: str, row: dict[str, Any]) -> None:
     more = {"id": 3, "source": "web", "url": "https://example.org", "num_turns": 2}
-    layout, found, _ = read(row | {k: v for k, v in more.items() if "plain" not in name or k != "num_turns"})
+    layout, found, _ = read(
+        row
+        | {
+            k: v
+            for k, v in more.items()
+            if name.split()[0] not in ("plain", "prompts", "questions") or k != "num_turns"
+        }
+    )
     assert (layout, found) == read(row)[:2]
 
 

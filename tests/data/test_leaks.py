@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from plaudit.data.hashed import Record, common_beginning
 from plaudit.data.splits import Part, Splits, split
 from plaudit.errors import DataError
-from plaudit.records import Comparison, Demonstration, LabelledText, Message, Ranking, Text, transcript
+from plaudit.records import Comparison, Demonstration, LabelledText, Message, Prompt, Ranking, Text, transcript
 
 Refused = Callable[[Callable[[], object]], str]
 COUNT = 400
@@ -153,6 +153,7 @@ FIELDS = st.one_of(
     st.tuples(st.just(Demonstration), PROMPTS, WORDS),
     st.tuples(st.just(Comparison), PROMPTS, WORDS, WORDS, st.sampled_from(["a", "b", "tie"])),
     st.tuples(st.just(Ranking), PROMPTS, st.lists(WORDS, min_size=2, max_size=4).map(tuple)),
+    st.tuples(st.just(Prompt), WORDS),
 )
 
 

@@ -21,7 +21,7 @@ from plaudit.data.hashed import Record
 from plaudit.data.options import Config
 from plaudit.data.splits import Splits, split
 from plaudit.errors import DataError
-from plaudit.records import Comparison, Demonstration, LabelledText, Message, Ranking
+from plaudit.records import Comparison, Demonstration, LabelledText, Message, Prompt, Ranking
 
 Write = Callable[[str, "str | bytes"], Path]
 
@@ -42,7 +42,7 @@ JUDGED = st.one_of(
     st.tuples(st.just(Comparison), PROMPTS, TEXTS, TEXTS, CHOICES, PEOPLE, st.sampled_from([0.0, 2.5])),
     st.tuples(st.just(Ranking), PROMPTS, st.lists(TEXTS, min_size=2, max_size=4).map(tuple), PEOPLE),
 )
-IMITATED = st.tuples(st.just(Demonstration), PROMPTS, TEXTS)
+IMITATED = st.one_of(st.tuples(st.just(Demonstration), PROMPTS, TEXTS), st.tuples(st.just(Prompt), TEXTS))
 FIELDS = st.one_of(st.lists(JUDGED, max_size=60), st.lists(st.one_of(JUDGED, IMITATED), max_size=60))
 FILLERS: list[list[Record]] = [
     [LabelledText(f"filler {i}", i % 2) for i in range(100)],
@@ -51,6 +51,7 @@ FILLERS: list[list[Record]] = [
     [Comparison("", f"good {i}", f"bad {i // 2}", "a") for i in range(200)],
     [LabelledText(f"filler {i}", i % 2, f"Filler {i}") for i in range(100)],
     [Ranking((Message("user", f"filler {i}"),), (f"good {i}", f"bad {i}")) for i in range(100)],
+    [Prompt(f"filler {i}") for i in range(100)],
 ]
 
 

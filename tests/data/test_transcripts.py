@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from plaudit.data.corpus import load
 from plaudit.data.options import Config
 from plaudit.data.transcripts import spoken
-from plaudit.records import Comparison, Demonstration, LabelledText, Message, Ranking, transcript
+from plaudit.records import Comparison, Demonstration, LabelledText, Message, Prompt, Ranking, transcript
 
 ASK, HELLO = Message("user", "May I pick berries here?"), Message("assistant", "Which forest is it?")
 WHERE = Message("user", "The one by the lake.")
@@ -27,6 +27,7 @@ YES, NO = (Message("assistant", "Yes, you may."),), (Message("assistant", "No.")
         (Demonstration(PROMPT, "Yes, you may."), Demonstration(DIALOGUE, YES)),
         (Demonstration("", f"{PROMPT} No."), Demonstration((), (*DIALOGUE, *NO))),
         (LabelledText("No.", 0, PROMPT), LabelledText(NO, 0, DIALOGUE)),
+        (Prompt(PROMPT), Prompt(DIALOGUE)),
         (Ranking(PROMPT, ("Yes, you may.", "No.")), Ranking(DIALOGUE, (YES[0:], NO))),
         (
             Comparison(PROMPT, "No.\n\nHuman: Why?\n\nAssistant: It is not mine.", "No.", "b"),

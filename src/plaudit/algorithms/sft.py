@@ -18,7 +18,7 @@ from plaudit.models.loading import load_causal_lm, save, window
 from plaudit.models.policy import Policy
 from plaudit.models.tokenizer import Runs, Tokenizer, collate
 from plaudit.records import Demonstration
-from plaudit.settings import SupervisedConfig
+from plaudit.settings import SupervisedConfig, setting
 from plaudit.training.engine import prepare_to_learn
 from plaudit.training.metrics import StepReport
 from plaudit.training.optimizer import adamw
@@ -34,9 +34,13 @@ _MOST_NATS = 700  # a token; e to the power of more is no float
 class Config(SupervisedConfig):
     """Supervised fine-tuning: train the model to imitate the training texts."""
 
+    epochs: int = setting(2, "passes over the training data; 0 takes the model as it is", low=0)
+
 
 def sft(run: Run, lm: Any = None) -> Iterator[StepReport]:
     """Fine-tune the base model on the training demonstrations, one report a step; leaves RUN/sft.
+
+    With no epochs, or prompts alone as data, there are no steps, and RUN/sft is the base model as it is.
 
     Args:
         lm: the base model, if it is open already.
@@ -49,8 +53,7 @@ def sft(run: Run, lm: Any = None) -> Iterator[StepReport]:
     tokenizer = tokenizer_to_save(run, run.config.model)
     lm = lm or load_causal_lm(run.config.model).to(run.device)
     longest = min(settings.max_tokens, window(lm))
-    train, too_long = tokenise(data.train.demonstrations, tokenizer, longest)
-    check_too_long(len(train), too_long, "sft")
+    train, too_long = training_texts(run, tokenizer, longest)
     held_out, _ = tokenise(data.evaluation.demonstrations, tokenizer, longest)
 
     engine = prepare_to_learn(run, "sft", lm, train + held_out)
@@ -82,8 +85,8 @@ def sft(run: Run, lm: Any = None) -> Iterator[StepReport]:
     save(lm, tokenizer, run.folder("sft"), run.config.ppo)  # sampled as PPO does
     dropped = data.dropped | {"too long": too_long}
     summary = {"texts": len(train), "held_out_texts": len(held_out), "dropped": dropped, "chat": tokenizer.chats}
-    before_or_null = before if math.isfinite(before) else None
-    run.finish("sft", summary | {"perplexity_before": before_or_null, "perplexity": after})
+    measured = {"perplexity_before": before, "perplexity": after}
+    run.finish("sft", summary | {name: value if math.isfinite(value) else None for name, value in measured.items()})
 
 
 def sft_loss(policy: Any, batch: Sequences) -> Loss:
@@ -104,12 +107,25 @@ def number_of_targets(batch: Sequences) -> int:
 
 
 def tokenise(demonstrations: Sequence[Demonstration], tokenizer: Tokenizer, max_tokens: int) -> tuple[list[Runs], int]:
-    """Token ids of every demonstration of at most `max_tokens`, and how many were longer."""
+    """Token ids of every demonstration of at most `max_tokens`, and how many were longer.
+
+    Raises:
+        DataError: all of them are.
+    """
     pairs = [tokenizer.demonstration(d.prompt, d.response) for d in demonstrations]
     short = [pair for pair in pairs if length(pair) <= max_tokens]
-    if not short:
+    if pairs and not short:
         raise DataError(f"none of {len(pairs)} demonstrations has at most {max_tokens} tokens; raise sft.max_tokens")
     return short, len(pairs) - len(short)
+
+
+def training_texts(run: Run, tokenizer: Tokenizer, max_tokens: int) -> tuple[list[Runs], int]:
+    """What SFT learns, as `tokenise` gives it; nothing without epochs."""
+    if not run.config.sft.epochs:
+        return [], 0
+    texts, too_long = tokenise(run.data.train.demonstrations, tokenizer, max_tokens)
+    check_too_long(len(texts), too_long, "sft")
+    return texts, too_long
 
 
 def check_too_long(kept: int, too_long: int, stage: str) -> str:
@@ -120,7 +136,7 @@ def check_too_long(kept: int, too_long: int, stage: str) -> str:
 
 @torch.no_grad()
 def perplexity(policy: Policy, pairs: list[Runs], tokenizer: Tokenizer, device: torch.device) -> float:
-    """exp of the mean negative log-likelihood of a response token over all `pairs`."""
+    """exp of the mean negative log-likelihood of a response token over all `pairs`; NaN where there are none."""
     nats, tokens = 0.0, 0
     by_length = sorted(pairs, key=length)
     for start in range(0, len(by_length), 64):
@@ -128,6 +144,8 @@ def perplexity(policy: Policy, pairs: list[Runs], tokenizer: Tokenizer, device: 
         total, count = sft_loss(policy, batch)
         nats += total.item()
         tokens += int(count)
+    if not tokens:
+        return math.nan
     nats_per_token = nats / tokens
     return math.exp(nats_per_token) if nats_per_token < _MOST_NATS else math.inf
 
@@ -138,7 +156,7 @@ def check_perplexity(before: float, after: float, vocabulary: int) -> str:
     Raises:
         TrainingError: it is worse than before and than a guess among all tokens.
     """
-    if after <= before:
+    if after <= before or math.isnan(after):
         return ""
     worse = f"SFT made the model worse: the perplexity on held-out texts went from {before:.4g} to {after:.4g}"
     if not after <= vocabulary:

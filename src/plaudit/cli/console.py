@@ -174,6 +174,8 @@ def result(directory: Path, stage: str) -> str:
     figures = _read(directory / stage / "summary.json")
     if "perplexity" in figures:
         before, after = number(figures, "perplexity_before"), number(figures, "perplexity")
+        if not figures.get("texts"):
+            return "nothing to imitate, the model as it is"
         return f"{change('perplexity', before, after)} on held-out texts"
     if "accuracy" in figures:
         ends = interval(figures, "accuracy_ci95")

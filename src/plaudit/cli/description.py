@@ -140,7 +140,9 @@ def _show_splits(console: Console, splits: Splits) -> None:
 
 
 def _show_records(console: Console, part: Part) -> None:
-    for record in (part.labelled or part.comparisons or part.rankings or part.demonstrations)[:_EXAMPLES]:
+    for record in (part.labelled or part.comparisons or part.rankings or part.demonstrations or part.to_answer)[
+        :_EXAMPLES
+    ]:
         shown = {
             key: words(value) if isinstance(value, (str, tuple)) else value for key, value in _plain(record).items()
         }
@@ -159,7 +161,11 @@ def _counts(part: Part) -> str:
     shown = [f"{len(records):,} {kind}" for kind, records in counts.items() if records]
     if part.labelled:
         shown[0] += f" ({sum(text.label >= 0.5 for text in part.labelled) / len(part.labelled):.0%} good)"
-    return ", ".join([*shown, f"{len(part.demonstrations):,} to imitate"])
+    if part.demonstrations or not part.to_answer:
+        shown.append(f"{len(part.demonstrations):,} to imitate")
+    if part.to_answer:
+        shown.append(f"{len(part.to_answer):,} prompts without a response")
+    return ", ".join(shown)
 
 
 def _short(value: Any) -> str:

@@ -12,6 +12,7 @@ import torch
 
 from plaudit.config import Config
 from plaudit.data.judgements import judgements_of
+from plaudit.data.prompts import some_texts
 from plaudit.data.splits import Part
 from plaudit.models.loading import model_without_weights
 from plaudit.training.prompts import training_prompts
@@ -30,7 +31,7 @@ class Plan:
     """What stages will work on, before they begin."""
 
     parameters: int  # of the model
-    records: dict[str, int]  # demonstrations by split
+    records: dict[str, int]  # demonstrations, or prompts alone, by split
     device: str
     dtype: str
     flops: dict[str, float]  # floating point operations by stage; an estimate, without stages that have none
@@ -55,12 +56,15 @@ def plan(config: Config, path: Path, stages: tuple[str, ...]) -> Plan:
     name = config.model if "sft" in stages else run.model("sft")
     tokenizer, model = open_tokenizer(run, name), model_without_weights(name)
     prompts = [len(tokenizer.prompt(text)) for text in training_prompts(run, tokenizer)[0]]
-    some = data.train.demonstrations[:_MEASURED_TEXTS]
-    text = statistics.fmean(sum(map(len, tokenizer.demonstration(d.prompt, d.response))) for d in some)
+    some = some_texts(data.train, _MEASURED_TEXTS)
+    text = statistics.fmean(sum(map(len, tokenizer.demonstration(prompt, response))) for prompt, response in some)
     each = try_reward(run, stages, name).seconds
     return Plan(
         parameters=sum(p.numel() for p in model.parameters()),
-        records={part: len(getattr(data, part).demonstrations) for part in ("train", "prompts", "evaluation")},
+        records={
+            part: len(getattr(data, part).demonstrations or getattr(data, part).to_answer)
+            for part in ("train", "prompts", "evaluation")
+        },
         device=str(run.device),
         dtype=str(run.dtype).removeprefix("torch."),
         flops=_flops(config, stages, model, data.train, text, statistics.fmean(prompts or [0.0])),
@@ -94,7 +98,7 @@ def _flops(
     members = config.reward_model.members
     sft = config.sft
     flops = {
-        "sft": len(train.demonstrations) * text * (learning(sft) + 6 * head * sft.epochs),
+        "sft": len(train.demonstrations) * text * (learning(sft) + 6 * head * sft.epochs) * bool(sft.epochs),
         "reward_model": members * judged * text * learning(config.reward_model),
         "evaluation": 2 * config.evaluation.prompts * answered(config.ppo) * sampled,
     }

@@ -187,7 +187,7 @@ def _too_long(stage: str, found: Lengths) -> str:
 
 def _texts(part: Part) -> list[str]:
     """What people wrote in the first records."""
-    found: list[Text] = []
+    found: list[Text] = [each.prompt for each in part.to_answer[:_TEXTS]]
     for d in part.demonstrations[:_TEXTS]:
         found += [d.prompt, d.response]
     for c in part.comparisons[:_TEXTS]:

@@ -21,8 +21,9 @@ def export(splits: Splits, path: str | Path) -> dict[str, int]:
 
     Comparisons and the pairs of rankings become rows with prompt, chosen and rejected (and margin, where one is known);
     labelled texts rows with text and label, or with prompt, completion and label; demonstrations rows with prompt and
-    completion, or with text. A prompt and what follows it can be joined as they are: the space between them is at the
-    beginning of the latter. The column split says in which part a row is: train, prompts or evaluation.
+    completion, or with text; prompts alone rows with prompt. A prompt and what follows it can be joined as they are:
+    the space between them is at the beginning of the latter. The column split says in which part a row is: train,
+    prompts or evaluation.
 
     Args:
         splits: as `load` returns them. Of several kinds of records, those are written that a reward model learns from.
@@ -57,6 +58,7 @@ def _rows(part: Part) -> Iterator[Row]:
         yield from map(_labelled, part.labelled)
     else:
         yield from map(_demonstration, part.demonstrations)
+        yield from ({"prompt": _plain(each.prompt)} for each in part.to_answer)
 
 
 def _ranking(ranking: Ranking) -> Iterator[Row]:

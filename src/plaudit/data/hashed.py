@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 from plaudit.data.text import content_hash
 from plaudit.data.text import words as _words
-from plaudit.records import Comparison, Demonstration, LabelledText, Message, Ranking, Text
+from plaudit.records import Comparison, Demonstration, LabelledText, Message, Prompt, Ranking, Text
 
-Record = LabelledText | Demonstration | Comparison | Ranking
+Record = LabelledText | Demonstration | Comparison | Ranking | Prompt
 Choice = Literal["a", "b", "tie"]
 
 REPLY = "\n\nAssistant:"  # begins a reply in dialogues such as those of HH-RLHF
@@ -46,7 +46,7 @@ class Hashed:
         record = self.record
         if isinstance(record, LabelledText):
             return record.label
-        if isinstance(record, Demonstration):
+        if isinstance(record, Demonstration | Prompt):
             return None
         if isinstance(record, Ranking):
             return record.annotator
@@ -78,6 +78,8 @@ class Hashed:
 
 def _texts(record: Record) -> tuple[Text, ...]:
     """The texts of a record, without its prompt."""
+    if isinstance(record, Prompt):
+        return ()
     if isinstance(record, LabelledText):
         return (record.text,)
     if isinstance(record, Demonstration):

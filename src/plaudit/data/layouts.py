@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,11 +33,21 @@ class Layout:
     uses: tuple[str, ...] = ()  # more columns that it reads, or that repeat what it reads
     fits: Callable[[Columns, Names], bool] = lambda columns, names: True
     labels: Callable[[Row], list[Any]] | None = None  # the labels of a row, which --positive can name
+    alone: bool = False  # whether other columns, but for identifiers and the like, speak against it
+
+    def admits(self, columns: Columns, at: Names, chosen: Sequence[str] = ()) -> bool:
+        """Whether a table with these columns can have this layout. `chosen` are the columns that the user has named."""
+        others = [name for name in columns if name not in at.values() and not _HARMLESS.fullmatch(name)]
+        named = set(at.values()) <= set(chosen)
+        return self.fits(columns, at) and (not self.alone or not others or named)
 
     @property
     def imitates(self) -> bool:
-        """Whether its responses become demonstrations, the bad ones too."""
-        return self.make in (replies.plain, replies.completed, replies.conversation, replies.instructed)
+        """Whether nobody has judged its responses: they all become demonstrations, the bad ones too."""
+        return self.make in (
+            *(replies.plain, replies.completed, replies.conversation, replies.instructed),
+            *(replies.prompt_alone, replies.question_alone),
+        )
 
 
 def _lists(*names: str) -> Callable[[Columns, Names], bool]:
@@ -55,10 +65,6 @@ def _verdicts(columns: Columns, at: Names) -> bool:
 
 def _objects(*names: str) -> Callable[[Columns, Names], bool]:
     return lambda columns, at: all(columns[at[name]].kinds == {dict} for name in names)
-
-
-def _only_text(columns: Columns, at: Names) -> bool:
-    return all(_HARMLESS.fullmatch(name) for name in columns if name != at["text"])
 
 
 LAYOUTS = (
@@ -101,7 +107,7 @@ LAYOUTS = (
         ("inputs", "prediction"),
         labels=opinions.annotation,
     ),
-    Layout("plain texts", ("text|content",), replies.plain, fits=_only_text),
+    Layout("plain texts", ("text|content",), replies.plain, alone=True),
     Layout("conversations", (CHAT,), replies.conversation, (SYSTEM, "prompt"), _lists("messages")),
     Layout(
         "judged conversations",
@@ -112,6 +118,8 @@ LAYOUTS = (
         opinions.label,
     ),
     Layout("prompts and responses", ("prompt", "response|completion"), replies.completed, (SYSTEM, "messages")),
+    Layout("prompts", ("prompt",), replies.prompt_alone, (SYSTEM,), alone=True),
+    Layout("questions", ("prompt=question|instruction|query",), replies.question_alone, (SYSTEM,), alone=True),
     Layout(
         "judged responses",
         ("prompt", "response|completion", "label|rating|stars|score|helpfulness"),

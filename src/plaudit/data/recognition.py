@@ -88,7 +88,7 @@ def _key(spec: str) -> tuple[str, list[str]]:
 KNOWN = {name for layout in LAYOUTS for spec in (*layout.needs, *layout.uses) for name in _key(spec)[1]}
 
 
-def _match(layout: Layout, columns: dict[str, Column]) -> Match | None:
+def _match(layout: Layout, columns: dict[str, Column], chosen: Sequence[str]) -> Match | None:
     names: dict[str, str] = {}
     doubts = []
     for spec in layout.needs:
@@ -104,7 +104,7 @@ def _match(layout: Layout, columns: dict[str, Column]) -> Match | None:
         free = [name for name in alternatives if name in columns and name not in names.values()]
         if free and key not in names:
             names[key] = free[0]
-    return Match(layout, names, tuple(doubts)) if layout.fits(columns, names) else None
+    return Match(layout, names, tuple(doubts)) if layout.admits(columns, names, chosen) else None
 
 
 def recognise(table: Table, chosen: Sequence[str] = ()) -> Recognised | None:
@@ -118,7 +118,7 @@ def recognise(table: Table, chosen: Sequence[str] = ()) -> Recognised | None:
         DataError: there are two layouts that explain different columns, or columns that would change the meaning.
     """
     columns, rows = profile(table)
-    matches = [match for layout in LAYOUTS if (match := _match(layout, columns))]
+    matches = [match for layout in LAYOUTS if (match := _match(layout, columns, chosen))]
     fitting = [match for match in matches if set(chosen) <= match.explained]
     if chosen and not fitting:
         if missing := [name for name in chosen if name not in columns]:
@@ -158,8 +158,8 @@ def refusal(table: Table) -> DataError:
     text = next((name for name in TEXT.split("|") if name in columns), None)
     missing = f"no column 'label' beside '{text}'" if text else "no columns to learn from"
     return DataError(
-        f"{table.name}: {missing}; found {shown(columns)}; name them, as in --data.columns text=NAME,label=NAME; read "
-        f"are {READ}"
+        f"{table.name}: {missing}; found {shown(columns)}; name them, as in --data.columns text=NAME,label=NAME "
+        f"(text=NAME alone to imitate, prompt=NAME alone to answer); read are {READ}"
     )
 
 

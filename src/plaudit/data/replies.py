@@ -10,7 +10,7 @@ from plaudit.data.columns import Row, Unusable, after, before_reply, dialogue, i
 from plaudit.data.hashed import REPLY, Choice, Record, common_beginning
 from plaudit.data.opinions import fields, label
 from plaudit.errors import DataError
-from plaudit.records import Comparison, Demonstration, Dialogue, LabelledText, Message, Ranking, Text
+from plaudit.records import Comparison, Demonstration, Dialogue, LabelledText, Message, Prompt, Ranking, Text
 
 # Demonstrations
 
@@ -71,6 +71,22 @@ def _asked(row: Row) -> Dialogue:
 def instructed(row: Row) -> Record:
     """A question or instruction, and its answer."""
     return Demonstration(_asked(row), (Message("assistant", row.filled("response")),))
+
+
+def prompt_alone(row: Row) -> Record:
+    """A prompt, as a text or as a conversation that waits for a reply."""
+    if isinstance(row.value("prompt"), list):
+        asked = _with_system(row, turns(row.value("prompt"), "prompt", "user"))
+        if not any(message.content.strip() for message in asked):
+            raise Unusable("empty")
+        return Prompt(asked)
+    text = row.filled("prompt")
+    return Prompt((Message("system", system), Message("user", text)) if (system := row.prompt("system")) else text)
+
+
+def question_alone(row: Row) -> Record:
+    """A question or instruction without an answer."""
+    return Prompt(_asked(row))
 
 
 # Comparisons

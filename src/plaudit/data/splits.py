@@ -21,7 +21,7 @@ from plaudit.data.hashed import Hashed, Record, order
 from plaudit.data.tables import Reading
 from plaudit.data.text import content_hash
 from plaudit.errors import DataError
-from plaudit.records import Comparison, Demonstration, LabelledText, Ranking
+from plaudit.records import Comparison, Demonstration, LabelledText, Prompt, Ranking
 
 TRAIN_SHARE, PROMPTS_SHARE = 0.8, 0.1  # evaluation gets the rest
 TRAIN_SHARE_BESIDE_HELD_OUT = 0.9  # prompts get the rest
@@ -30,7 +30,7 @@ FEW_GROUPS = 20  # fewer rarely fill three parts
 UNLABELLED_TABLE = "in a table without labels"  # such as the test split of a benchmark: these records are not a loss
 EDGES, EDGES_BESIDE_HELD_OUT = [TRAIN_SHARE, TRAIN_SHARE + PROMPTS_SHARE], [TRAIN_SHARE_BESIDE_HELD_OUT]
 PARTS = ("train", "prompts", "evaluation")
-KINDS = (LabelledText, Demonstration, Comparison, Ranking)  # in the order of the fields of Part
+KINDS = (LabelledText, Demonstration, Comparison, Ranking, Prompt)  # in the order of the fields of Part
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,7 @@ class Part:
     demonstrations: Sequence[Demonstration] = ()
     comparisons: Sequence[Comparison] = ()
     rankings: Sequence[Ranking] = ()
+    to_answer: Sequence[Prompt] = ()
 
     @staticmethod
     def of(records: list[Record]) -> Part:
@@ -81,7 +82,7 @@ class Splits:
         """SHA-256 of all records with their parts; independent of the order of rows and files."""
         digest = hashlib.sha256()
         for name, part in self.parts.items():
-            for record in (*part.labelled, *part.demonstrations, *part.comparisons, *part.rankings):
+            for record in itertools.chain(*vars(part).values()):
                 digest.update(json.dumps([name, type(record).__name__, vars(record)], default=vars).encode())
         return digest.hexdigest()
 
@@ -231,7 +232,7 @@ def _demonstrations(records: list[Hashed]) -> dict[Demonstration, int]:
 
 def imitated(record: Record) -> Demonstration | None:
     """Every text without a prompt, and of responses to a prompt the good, preferred and best ones."""
-    if isinstance(record, Demonstration):
+    if isinstance(record, Demonstration | Prompt):
         return None
     if isinstance(record, LabelledText):
         response = record.text if not record.prompt or record.label >= 0.5 else None
@@ -243,7 +244,7 @@ def imitated(record: Record) -> Demonstration | None:
 
 
 def check(splits: Splits, total: int, sizes: Collection[int]) -> None:
-    """Every part needs demonstrations; train and evaluation need labels or comparisons, if there are any.
+    """Every part needs demonstrations or prompts; train and evaluation need labels or comparisons, if there are any.
 
     Args:
         splits: the parts.
@@ -253,7 +254,7 @@ def check(splits: Splits, total: int, sizes: Collection[int]) -> None:
     Raises:
         DataError: a part lacks them, or all training labels are the same.
     """
-    empty = [name for name, part in splits.parts.items() if not part.demonstrations]
+    empty = [name for name, part in splits.parts.items() if not (part.demonstrations or part.to_answer)]
     if not empty:
         rated = {name: part.judged for name, part in splits.parts.items()}
         empty = [

@@ -6,7 +6,7 @@ import re
 from dataclasses import replace
 
 from plaudit.data.hashed import REPLY, Record
-from plaudit.records import Comparison, Demonstration, Dialogue, LabelledText, Message, Text
+from plaudit.records import Comparison, Demonstration, Dialogue, LabelledText, Message, Prompt, Text
 
 _ROLES = {"Human": "user", "User": "user", "Assistant": "assistant", "System": "system"}
 _TURN = re.compile(rf"(?:\A\s*|\n\n)({'|'.join(_ROLES)}):")
@@ -24,6 +24,8 @@ def spoken(record: Record) -> Record:
         prompt, a = _parts(record.prompt, record.response_a)
         _, b = _parts(record.prompt, record.response_b)
         return replace(record, prompt=prompt, response_a=a, response_b=b)
+    if isinstance(record, Prompt):
+        return replace(record, prompt=_parts(record.prompt, "")[0])
     pairs = [_parts(record.prompt, response) for response in record.responses]
     return replace(record, prompt=pairs[0][0], responses=tuple(response for _, response in pairs))
 

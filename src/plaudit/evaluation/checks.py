@@ -74,9 +74,9 @@ class Training:
 
 
 def training_of_sft(run: Run, models: Models) -> Training | None:
-    """None where the first demonstrations are all too long."""
+    """None where the first demonstrations are all too long, or nothing is trained."""
     settings, lm, tokenizer = run.config.sft, copy.deepcopy(models.policy.lm), models.tokenizer
-    some = run.data.train.demonstrations[: 16 * ROWS]
+    some = run.data.train.demonstrations[: 16 * ROWS if settings.epochs else 0]
     pairs = [tokenizer.demonstration(d.prompt, d.response) for d in some]
     pairs = [p for p in pairs if length(p) <= min(settings.max_tokens, window(lm))][: min(ROWS, settings.batch_size)]
     if not pairs:

@@ -1,10 +1,11 @@
 """The prompts that a policy is trained on: which there are, which fit into the window, and whose turn it is."""
 
+from dataclasses import replace
 from typing import Any
 
 from plaudit import rng
 from plaudit.data.prompts import WORDS, cut_prompts, held_out_prompts
-from plaudit.data.splits import check_left_out, many_left_out
+from plaudit.data.splits import Part, check_left_out, many_left_out
 from plaudit.errors import DataError, ModelError
 from plaudit.models.tokenizer import Tokenizer
 from plaudit.records import Text
@@ -17,7 +18,13 @@ def training_prompts(run: Run, tokenizer: Tokenizer) -> tuple[list[Text], dict[s
     """The prompts to train on, as the settings cut them, and how many were skipped, by reason."""
     config, skipped = run.config, dict[str, int]()
     rule = (config.prompt_min, config.prompt_max, config.seed)
-    return cut_prompts(run.data.prompts, *rule, **_how(run, tokenizer, skipped)), skipped
+    return cut_prompts(_prompts_part(run), *rule, **_how(run, tokenizer, skipped)), skipped
+
+
+def _prompts_part(run: Run) -> Part:
+    """The part for prompts, with the prompts of the training part, from which SFT learns nothing."""
+    own, train = run.data.prompts, run.data.train
+    return replace(own, to_answer=(*train.to_answer, *own.to_answer)) if train.to_answer else own
 
 
 def evaluation_prompts(run: Run, tokenizer: Tokenizer) -> list[Text]:
@@ -66,7 +73,8 @@ def counted_prompts(run: Run, tokenizer: Tokenizer) -> tuple[list[list[int]], di
 
 def warn_of_skipped(run: Run, skipped: dict[str, int]) -> str:
     """A line if as many prompts are skipped as records may be lost without one; otherwise ""."""
-    total = len(run.data.prompts.demonstrations)
+    part = _prompts_part(run)
+    total = len(part.demonstrations) + len(part.to_answer)
     reasons = ", ".join(f"{count} {reason}" for reason, count in skipped.items())
     return f"{reasons}, of {total} texts; they are skipped" if many_left_out(total, skipped) else ""
 

@@ -12,7 +12,7 @@ import torch
 
 from plaudit.batches import Responses
 from plaudit.config import Config
-from plaudit.data.prompts import prompt_of
+from plaudit.data.prompts import prompt_of, some_texts
 from plaudit.models.classifier import Classifier
 from plaudit.models.tokenizer import Tokenizer, collate, pad_left
 from plaudit.rewards import (
@@ -143,11 +143,11 @@ def _try(run: Run, model: str, largest: int, sources: tuple[Source, ...], opened
 
 
 def _texts(run: Run, tokenizer: Tokenizer) -> Responses:
-    """Demonstrations as prompts and responses."""
+    """Some prompts and responses of the training data."""
     pairs = []
-    for d in run.data.train.demonstrations[:_TRIED]:
-        *prompt, response = tokenizer.demonstration(d.prompt, d.response)
-        if asked := prompt_of(d):
+    for asking, answer in some_texts(run.data.train, _TRIED):
+        *prompt, response = tokenizer.demonstration(asking, answer)
+        if asked := prompt_of(asking, answer):
             pairs.append((tokenizer.prompt(asked), response))
         else:  # its beginning is the prompt
             cut = min(_PROMPT, len(response) // 2)

@@ -40,7 +40,7 @@ def train_supervised(
     member: int = 1,
     members: int = 1,
 ) -> Iterator[StepReport]:
-    """Train `model`, from its newest checkpoint if there is one; yield one report per step.
+    """Train `model`, from its newest checkpoint if there is one; yield one report per step, if there are examples.
 
     Args:
         lengths: (N,) tokens of each example; examples of similar length share a batch.
@@ -49,6 +49,8 @@ def train_supervised(
         member: which one of `members` models of the stage this is, counted from 1. Each has its own order of the
             examples, log and checkpoints; the reports count the steps of all of them.
     """
+    if not examples:
+        return
     settings, name = getattr(run.config, stage), member_name(stage, member)
     total = steps_per_epoch(len(examples), settings.batch_size) * settings.epochs
     checkpoints, log = run.checkpoints(stage), run.log(stage)
