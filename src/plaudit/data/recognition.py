@@ -158,8 +158,8 @@ def refusal(table: Table) -> DataError:
     text = next((name for name in TEXT.split("|") if name in columns), None)
     missing = f"no column 'label' beside '{text}'" if text else "no columns to learn from"
     return DataError(
-        f"{table.name}: {missing}; found {shown(columns)}; name them, as in --data.columns text=NAME,label=NAME, or "
-        f"text=NAME or prompt=NAME alone; read are {READ}"
+        f"{table.name}: {missing}; found {shown(columns)}; name them, as in --data.columns text=NAME,label=NAME, "
+        f"or text or prompt alone; read are {READ}"
     )
 
 
