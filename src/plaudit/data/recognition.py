@@ -16,8 +16,8 @@ from plaudit.data.tables import Column, Reading, Table, profile, shown
 from plaudit.errors import DataError
 
 READ = (
-    "text (or sentence, review) and label; messages; instruction and output; prompt and response (or completion); "
-    "chosen and rejected; and those in docs/data.md"
+    "text (or sentence, review), alone or with label; prompt, alone or with response (or completion); messages; "
+    "instruction and output; chosen and rejected; and those in docs/data.md"
 )
 _QUESTIONS = ("question", "instruction", "query", "input", "context", "history", "system")  # would belong to a prompt
 _SCORES = ("label", "rating", "score", "reward", "stars")
@@ -158,8 +158,8 @@ def refusal(table: Table) -> DataError:
     text = next((name for name in TEXT.split("|") if name in columns), None)
     missing = f"no column 'label' beside '{text}'" if text else "no columns to learn from"
     return DataError(
-        f"{table.name}: {missing}; found {shown(columns)}; name them, as in --data.columns text=NAME,label=NAME, "
-        f"or text or prompt alone; read are {READ}"
+        f"{table.name}: {missing}; found {shown(columns)}; name them, as in --data.columns text=NAME,label=NAME; known "
+        f"are {READ}"
     )
 
 
