@@ -97,7 +97,7 @@ def test_unknown_columns_are_refused_with_the_known_ones(refused: Refused) -> No
     message = refused(lambda: read({"remark": "x", "grade": "5"}))
     assert "'remark', 'grade'" in message
     assert "--data.columns text=NAME,label=NAME" in message
-    assert "text (or sentence, review), alone or with label" in message
+    assert "text or review, alone or with label" in message
 
 
 def test_a_missing_label_column_is_named(refused: Refused) -> None:

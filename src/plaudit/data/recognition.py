@@ -16,7 +16,7 @@ from plaudit.data.tables import Column, Reading, Table, profile, shown
 from plaudit.errors import DataError
 
 READ = (
-    "text (or sentence, review), alone or with label; prompt, alone or with response (or completion); messages; "
+    "text or review, alone or with label; prompt, alone or with response (or completion); messages; "
     "instruction and output; chosen and rejected; and those in docs/data.md"
 )
 _QUESTIONS = ("question", "instruction", "query", "input", "context", "history", "system")  # would belong to a prompt
