@@ -1,0 +1,1 @@
+"""Preferences of people, from the models of a run and back into them: pairs to ask about, rounds, and comparisons."""

@@ -1,0 +1,195 @@
+"""Pairs of responses for people to compare, written into a labelling project.
+
+    python -m plaudit.labelling.pairs RUN --number 200
+
+The server of the page starts this as a process of its own, because it never opens a model itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from plaudit import rng
+from plaudit.errors import DataError, PlauditError
+from plaudit.feedback.store import Purpose, Store
+from plaudit.files import sha256
+from plaudit.models.loading import load_causal_lm, window
+from plaudit.models.policy import Policy
+from plaudit.models.tokenizer import collate
+from plaudit.records import Text
+from plaudit.training.engine import choose_engine
+from plaudit.training.prompts import evaluation_prompts, prompts_of, rows_that_fit, training_prompts
+from plaudit.training.rollouts import generate
+from plaudit.training.run import Run
+from plaudit.training.tokenizer import open_tokenizer
+
+FOLDER, BASE = "feedback", "model"  # in a run directory; the stage that stands for the run's base model
+PROGRESS = "pairs"  # the key of our progress in the store
+_FIRST, _BATCH = 8, 32  # pairs that are made at once: few at first, so that people need not wait
+
+
+@dataclass(frozen=True)
+class Written:
+    """A response of a model."""
+
+    text: str
+    ids: list[int]
+
+
+class Author:
+    """A model of a run that writes responses.
+
+    Args:
+        stage: the folder of the model, or BASE.
+    """
+
+    def __init__(self, run: Run, stage: str) -> None:
+        self.run, self.stage = run, stage
+        self.folder = run.config.model if stage == BASE else run.model(stage)
+        self.tokenizer = open_tokenizer(run, self.folder)
+        self.lm = load_causal_lm(self.folder).to(run.device).eval().requires_grad_(False)
+        self.settings = run.config.ppo  # of a policy: its temperature and longest response
+        self.engine = choose_engine(run, "ppo", self.lm)
+        self.engine.prepare(self.lm)
+
+    @property
+    def model_hash(self) -> str:
+        """SHA-256 of the weights, or of the name of a model that is not in the run."""
+        files = sorted(Path(self.folder).glob("*.safetensors"))
+        return sha256(files[0]) if len(files) == 1 else hashlib.sha256(self.folder.encode()).hexdigest()
+
+    @property
+    def sampling(self) -> dict[str, float]:
+        """How responses are drawn."""
+        names = ("temperature", "max_new_tokens", "min_new_tokens")
+        return {name: getattr(self.settings, name) for name in names}
+
+    def add_to(self, store: Store) -> int:
+        """This model as a generator of the store."""
+        details = {"run": self.run.path.name, "model": self.run.config.model}
+        return store.add_generator(f"{self.run.path.name}/{self.stage}", self.model_hash, self.stage, details)
+
+    @torch.no_grad()
+    def write(self, prompts: Sequence[Text], rows: range, draw: str) -> list[Written]:
+        """A response to each prompt; the random numbers are those of these rows and of this draw."""
+        ids = [self.tokenizer.prompt(prompt) for prompt in prompts]
+        limits = self.settings.max_new_tokens, self.settings.min_new_tokens
+        noise = rng.uniforms(rows, limits[0], self.run.config.seed, "feedback", 0, draw, limits[1])
+        policy = Policy(self.lm, self.engine, value_head=False)
+        tokens = generate(policy, ids, noise, self.tokenizer, self.settings.temperature).tokens()
+        return [Written(self.tokenizer.continuation(p, t), t) for p, t in zip(ids, tokens, strict=True)]
+
+    @torch.no_grad()
+    def features(self, prompts: Sequence[Text], responses: Sequence[Written]) -> list[np.ndarray]:
+        """(D,) the mean of this model's last hidden states over the tokens of each response, in float32."""
+        runs = [(self.tokenizer.prompt(p), r.ids) for p, r in zip(prompts, responses, strict=True)]
+        batch = collate(runs, self.tokenizer.pad_id)
+        ids, mask, wanted = (t.to(self.run.device) for t in (batch.ids, batch.attention_mask, batch.loss_mask))
+        states = self.engine.hidden_states(self.lm, ids, mask, wanted)
+        return [each.mean(0).cpu().numpy() for each in states.split([len(r.ids) for r in responses])]
+
+
+def prompts_to_ask(run: Run, author: Author, purpose: Purpose, number: int) -> list[Text]:
+    """`number` prompts of the part for this purpose, in a random order; each again only after all others.
+
+    Raises:
+        DataError: there is none that leaves room for a response.
+    """
+    found = (
+        training_prompts(run, author.tokenizer)[0] if purpose == "train" else evaluation_prompts(run, author.tokenizer)
+    )
+    if not found:
+        raise DataError(f"{run.data.name}: no prompts for pairs; lower prompt_min")
+    ids = [author.tokenizer.prompt(prompt) for prompt in found]
+    rows, _ = rows_that_fit(ids, author.settings.max_new_tokens, window(author.lm), "prompts")
+    return prompts_of(0, [found[row] for row in rows], number, run.config.seed)
+
+
+def write_pairs(
+    store: Store,
+    authors: tuple[Author, Author],
+    backbone: Author,
+    number: int,
+    purpose: Purpose = "train",
+    round: int = 0,
+) -> Iterator[int]:
+    """Add `number` pairs of responses to prompts of the first author's run; yields how many are there.
+
+    Both responses of a pair have the same prompt and different random numbers. Pairs of equal responses are left out.
+    A process that starts again with the same arguments makes the same pairs, and adds those that are missing.
+
+    Args:
+        authors: of the first and of the second response; twice the same, or the two that are compared.
+        backbone: the model whose activations are kept with each response.
+        round: of the loop.
+    """
+    prompts = prompts_to_ask(authors[0].run, authors[0], purpose, number)
+    generators = [author.add_to(store) for author in authors]
+    start, made = 0, 0
+    while start < number:
+        rows = range(start, min(number, start + (_BATCH if start else _FIRST)))
+        some = prompts[rows.start : rows.stop]
+        pairs = []
+        for side, author, generator in zip("ab", authors, generators, strict=True):
+            responses = author.write(some, rows, f"{purpose} {round} {side}")
+            features = backbone.features(some, responses)
+            pairs.append(
+                [
+                    store.add_completion(prompt, r.text, generator, r.ids, author.sampling, author.run.config.seed, of)
+                    for prompt, r, of in zip(some, responses, features, strict=True)
+                ]
+            )
+        texts = store.completions({one for column in pairs for one in column})
+        for a, b in zip(*pairs, strict=True):
+            if texts[a].text.split() != texts[b].text.split():
+                store.add_item(a, b, purpose, round=round)
+                made += 1
+        start = rows.stop
+        store.set_progress(PROGRESS, start, number, f"{made} pairs of responses")
+        yield made
+
+
+def stage_to_ask(run: Run) -> str:
+    """The SFT model where it has finished, otherwise the base model."""
+    return "sft" if run.complete("sft") else BASE
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Make pairs for a run, and tell the store what went wrong."""
+    parser = argparse.ArgumentParser(description="Make pairs of responses for people to compare.")
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--stage", default="", help="model that writes them; by default SFT, or the base model")
+    parser.add_argument("--number", type=int, default=200)
+    parser.add_argument("--purpose", choices=("train", "eval"), default="train")
+    parser.add_argument("--round", type=int, default=0)
+    parser.add_argument("--against", nargs=2, metavar=("RUN", "STAGE"), help="the model of the second responses")
+    given = parser.parse_args(argv)
+    store = Store.open(given.run / FOLDER)
+    store.set_progress(PROGRESS, 0, given.number, "opening the model")
+    try:
+        run = Run.existing(given.run)
+        base = stage_to_ask(run)
+        backbone = Author(run, base)
+        one = backbone if given.stage in ("", base) else Author(run, given.stage)
+        other = Author(Run.existing(Path(given.against[0])), given.against[1]) if given.against else one
+        for _ in write_pairs(store, (one, other), backbone, given.number, given.purpose, given.round):
+            pass
+    except PlauditError as error:
+        store.set_progress(PROGRESS, 0, given.number, f"error: {error}")
+        print(f"plaudit: error: {error}", file=sys.stderr)
+        return 1
+    finally:
+        store.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
