@@ -31,3 +31,7 @@ class HubError(PlauditError):
 
 class TrainingError(PlauditError):
     """A loss or gradient is not finite."""
+
+
+class FeedbackError(PlauditError):
+    """A labelling project is missing or damaged, or a vote does not belong to what its annotator was asked."""
