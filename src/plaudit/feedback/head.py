@@ -11,19 +11,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 import numpy as np
 from scipy.special import entr, expit, log_expit, logsumexp, ndtr
 
 from plaudit.errors import FeedbackError
+from plaudit.feedback.store import Label
 
 DIRECTIONS = 128  # of the activations, those in which the responses differ most
 SCALES = np.geomspace(0.1, 100, 10)  # standard deviation of the log odds of a typical pair, before any vote
+SHARE = {"a": 1.0, "b": 0.0, "tie": 0.5, "both_bad": 0.5}  # of a vote that is for response a
 _NEGLIGIBLE = np.log(1e-3)  # evidence of a scale, relative to the best
 _NODES = np.linspace(-4, 4, 33)  # of a standard normal variable; equal steps, because |x| has a kink
 _MASS = np.exp(-(_NODES**2) / 2) / np.exp(-(_NODES**2) / 2).sum()
-AHEAD = 50  # votes over which `Outlook` looks ahead
-WORTH = 0.01  # the smallest gain in accuracy that is worth them
+AHEAD = 100  # votes: how far the outlook reaches at least
+WORTH = 0.01  # the smallest gain in accuracy that is worth as many votes again
+UNLIKELY = 0.05  # probability of such a gain below which further votes do not pay
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,8 @@ class Pool:
 
     def differences(self, pairs: Sequence[tuple[int, int]]) -> np.ndarray:
         """(P, r) point of the first response minus that of the second, for pairs of ids."""
+        if missing := {one for pair in pairs for one in pair} - self.place.keys():
+            raise FeedbackError(f"response {min(missing)} has no activations: compute them before the model learns")
         rows = np.array([(self.place[a], self.place[b]) for a, b in pairs], dtype=int).reshape(-1, 2)
         return self.points[rows[:, 0]] - self.points[rows[:, 1]]
 
@@ -72,11 +78,12 @@ class Outlook:
     changed: float  # share of pairs about which the model would choose the other response
     accuracy: float  # of its prediction of a person's choice, now
     accuracy_then: float
+    paying: float  # probability that they raise the accuracy by `WORTH` or more
 
     @property
     def enough(self) -> bool:
         """Whether further votes will no longer change much."""
-        return self.accuracy_then - self.accuracy < WORTH
+        return self.paying < UNLIKELY
 
 
 @dataclass(frozen=True)
@@ -113,25 +120,97 @@ class Head:
         chances = self._chances(z)
         return _bits(self.weight @ (chances @ _MASS)) - self.weight @ (_bits(chances) @ _MASS)
 
-    def outlook(self, z: np.ndarray, votes: int = AHEAD) -> Outlook:
+    def outlook(self, z: np.ndarray, votes: int) -> Outlook:
         """What `votes` more votes, on pairs that are drawn from z (P, r), are expected to change on all of z.
 
         A vote on a pair makes the posterior narrower by its Fisher information, whatever its outcome; the mean moves by
         as much as the posterior narrows. The variance of that move gives the share of pairs whose sign flips, and the
-        expected accuracy afterwards. Averaged over scales: before the first votes nearly all evidence is still open.
+        expected accuracy afterwards. A scale decides how much there is to learn; the evidence says which scales are
+        still possible, and early on nearly all are.
         """
-        changed, now, then = np.zeros(3)
         mean, deviation = self._latent(z)
         fisher = (lambda p: p * (1 - p))(self._chances(z)) @ _MASS  # (K, P)
-        for k, weight in enumerate(self.weight):
-            narrower = self.root[k].T @ ((z.T * fisher[k]) @ z) @ self.root[k] * (votes / len(z))
-            shrink = np.linalg.cholesky(np.linalg.inv(np.eye(z.shape[1]) + narrower))
-            later = np.sqrt(((z @ self.root[k] @ shrink) ** 2).sum(1))
-            moved = np.sqrt((deviation[k] ** 2 - later**2).clip(1e-18))
-            changed += weight * ndtr(-np.abs(mean[k]) / moved).mean()
-            now += weight * _right(mean[k], deviation[k]).mean()
-            then += weight * (_right(mean[k][:, None] + moved[:, None] * _NODES, later[:, None]) @ _MASS).mean()
-        return Outlook(votes, float(changed), float(now), float(then))
+        seen = np.array([_after(*of_scale, z, votes) for of_scale in zip(mean, deviation, fisher, self.root, strict=True)])
+        changed, now, then = self.weight @ seen
+        paying = self.weight @ (seen[:, 2] - seen[:, 1] >= WORTH)
+        return Outlook(votes, float(changed), float(now), float(then), float(paying))
+
+
+def _after(
+    mean: np.ndarray, deviation: np.ndarray, fisher: np.ndarray, root: np.ndarray, z: np.ndarray, votes: int
+) -> tuple[float, float, float]:
+    """Under one scale: the share of pairs that flip, the expected accuracy now, and that after `votes` more votes."""
+    gained = root.T @ ((z.T * fisher) @ z) @ root * (votes / len(z))
+    narrowed = root @ np.linalg.inv(np.linalg.cholesky(np.eye(z.shape[1]) + gained)).T
+    later = np.sqrt(((z @ narrowed) ** 2).sum(1))
+    move = np.sqrt((deviation**2 - later**2).clip(1e-18))
+    then = _right(mean[:, None] + move[:, None] * _NODES, later[:, None]) @ _MASS
+    return ndtr(-np.abs(mean) / move).mean(), _right(mean, deviation).mean(), then.mean()
+
+
+class Learner:
+    """The head, kept up to date as people vote, and what it predicted about each vote before it was cast."""
+
+    def __init__(self, pool: Pool) -> None:
+        self.pool = pool
+        self._votes: list[tuple[int, int, float]] = []
+        self._predicted: list[float] = []
+        self._heads: dict[int, Head] = {}  # by the number of votes behind it: those that are needed again
+
+    def follow(self, labels: Sequence[Label]) -> None:
+        """Learn from all labels: all that are valid now, skips left out, in the order in which they were given.
+
+        When an answer is taken back or revised, what was learned after it is computed anew.
+        """
+        votes = [(label.a, label.b, SHARE[label.outcome]) for label in labels]
+        same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(self._votes, votes, strict=False)))
+        del self._predicted[same:]
+        self._heads = {n: head for n, head in self._heads.items() if n <= same}
+        self._votes = votes
+        z, _ = self._rows(len(votes))
+        for n in range(same, len(votes)):
+            self._predicted.append(float(self._head(_basis(n)).probability(z[n : n + 1])[0]))
+
+    @property
+    def head(self) -> Head:
+        """The posterior given all votes."""
+        return self._head(len(self._votes))
+
+    @property
+    def predicted(self) -> np.ndarray:
+        """(V,) for each vote, the probability of response a, predicted from the votes before it.
+
+        Each prediction is made from at least 15 of 16 of them: a fit for each of 2,000 votes would take a minute.
+        """
+        return np.array(self._predicted)
+
+    def outlook(self, pairs: Sequence[tuple[int, int]]) -> Outlook:
+        """What as many votes again, at least `AHEAD`, are expected to change on these pairs."""
+        return self.head.outlook(self.pool.differences(pairs), max(AHEAD, len(self._votes)))
+
+    def information(self, pairs: Mapping[int, tuple[int, int]]) -> dict[int, float]:
+        """By the id of an item, the bits that a vote on its two responses is expected to tell.
+
+        For `assignment.next`, which asks about the item with the most, beside a share of random ones.
+        """
+        bits = self.head.information(self.pool.differences(list(pairs.values())))
+        return dict(zip(pairs, bits.tolist(), strict=True))
+
+    def _rows(self, n: int) -> tuple[np.ndarray, np.ndarray]:
+        votes = self._votes[:n]
+        return self.pool.differences([(a, b) for a, b, _ in votes]), np.array([share for *_, share in votes])
+
+    def _head(self, n: int) -> Head:
+        if n not in self._heads:
+            start = self._heads[max(self._heads)] if self._heads else None
+            self._heads[n] = fit(*self._rows(n), start)
+            self._heads = {m: head for m, head in self._heads.items() if m in (n, _basis(len(self._votes)))}
+        return self._heads[n]
+
+
+def _basis(n: int) -> int:
+    """How many of the n votes before a vote its prediction is made from: n, rounded down to five binary digits."""
+    return n - n % max(1, 1 << (n.bit_length() - 5)) if n >= 32 else n
 
 
 def fit(z: np.ndarray, share: np.ndarray, start: Head | None = None) -> Head:
