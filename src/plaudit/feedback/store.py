@@ -149,8 +149,8 @@ class Store:
                 raise FeedbackError(f"completions {a} and {b} have the same text: there is nothing to compare")
             if rows[a]["prompt_id"] != rows[b]["prompt_id"]:
                 raise FeedbackError(f"completions {a} and {b} answer different prompts")
-            query = "SELECT id FROM item WHERE a IN (?1, ?2) AND b IN (?1, ?2) AND purpose = ?3 AND round = ?4"
-            if row := connection.execute(query, (a, b, purpose, round)).fetchone():
+            query = "SELECT id FROM item WHERE a IN (?, ?) AND b IN (?, ?) AND purpose = ? AND round = ?"
+            if row := connection.execute(query, (a, b, a, b, purpose, round)).fetchone():
                 return int(row[0])
             created = time.time() if now is None else now
             cursor = connection.execute(
