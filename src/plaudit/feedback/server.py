@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from plaudit.errors import FeedbackError
 
 if TYPE_CHECKING:
-    from plaudit.feedback.app import Site
+    from plaudit.feedback.visits import Site
 
 PORT = 8765  # where a free port is looked for first
 _TRIES = 20

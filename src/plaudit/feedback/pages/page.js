@@ -45,7 +45,7 @@
   async function send(body) {
     for (let attempt = 1; ; attempt++) {
       try {
-        return await fetch("/vote", { method: "POST", body, headers: { Accept: "application/json" } });
+        return await fetch("/vote", { method: "POST", body, headers: { Accept: "application/json" }, keepalive: true });
       } catch (error) {
         if (attempt === TRIES) throw error;
         say("Not saved yet: trying again", true);
@@ -58,15 +58,13 @@
     const saved = find("#saved");
     saved.textContent = words;
     saved.classList.toggle("problem", problem);
+    find("#announced").textContent = words; // outside of what is replaced: screen readers announce its changes
   }
 
   function show(page) {
-    const saved = find("#saved"); // it stays, so that screen readers announce its change
-    const words = page.querySelector("#saved").textContent;
-    page.querySelector("#saved").replaceWith(saved);
     find("main").replaceWith(document.adoptNode(page.querySelector("main")));
     document.title = page.title;
-    say(words);
+    find("#announced").textContent = `Saved. ${find("#progress")?.textContent ?? ""}`;
     window.scrollTo(0, 0);
     find("h1").focus({ preventScroll: true });
     begin();
@@ -92,7 +90,8 @@
       return;
     }
     if (!response.ok) return location.assign("/compare"); // answered elsewhere, or signed out: begin anew
-    const page = (await next) ?? (await load("/compare").catch(() => null));
+    // A skipped pair does not count as answered, so the page that was fetched in advance has the wrong number.
+    const page = (answer === "skip" ? null : await next) ?? (await load("/compare").catch(() => null));
     if (page) show(page);
     else location.assign("/compare");
   }
