@@ -23,7 +23,8 @@ from plaudit.data.trivial_rules import trivial_rules
 from plaudit.errors import DataError
 from plaudit.maths.losses import Loss, bradley_terry_loss, label_loss, plackett_luce_loss
 from plaudit.maths.masked import unflatten
-from plaudit.maths.preferences import differences, exceeds, preference_statistics, rightness, wilson
+from plaudit.maths.intervals import wilson
+from plaudit.maths.preferences import differences, exceeds, preference_statistics, rightness
 from plaudit.models.loading import load_reward_model, model_without_weights, save, window
 from plaudit.models.policy import RewardModel, initialise_score_head
 from plaudit.models.tokenizer import Runs, Tokenizer, collate

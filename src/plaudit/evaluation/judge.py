@@ -25,7 +25,7 @@ from plaudit.data.corpus import BUILT_IN
 from plaudit.data.splits import Part, Splits
 from plaudit.data.text import normalise
 from plaudit.errors import RewardError
-from plaudit.maths.preferences import wilson
+from plaudit.maths.intervals import wilson
 from plaudit.models.classifier import Classifier
 from plaudit.records import Comparison, LabelledText, Text
 from plaudit.rewards.sources import Source, line_of, load_function, reason

@@ -8,11 +8,7 @@ import numpy as np
 from scipy.special import expit
 from scipy.stats import binomtest, spearmanr
 
-
-def wilson(successes: int, n: int) -> tuple[float, float]:
-    """95% confidence interval of a proportion, from `successes` in `n` trials. Source: Wilson 1927."""
-    ends = binomtest(successes, n).proportion_ci(confidence_level=0.95, method="wilson")
-    return float(ends.low), float(ends.high)
+from plaudit.maths.intervals import wilson
 
 
 def pairs_of_texts(sizes: list[int]) -> tuple[np.ndarray, np.ndarray]:

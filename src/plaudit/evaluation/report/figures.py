@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from plaudit.evaluation.report.words import interval, number, written
-from plaudit.maths.preferences import wilson
+from plaudit.maths.intervals import wilson
 
 # Placeholder -> CSS variable. The style sheet uses the Okabe-Ito palette, which colour-blind readers can tell apart.
 INK, MUTED, GRID, BEFORE, AFTER, COST = (f"#0{i}0{i}0{i}" for i in range(1, 7))
