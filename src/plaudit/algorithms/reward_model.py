@@ -21,9 +21,9 @@ from plaudit.data.judgements import Judgement, judgements_of, votes_of_people
 from plaudit.data.splits import Part, Splits
 from plaudit.data.trivial_rules import trivial_rules
 from plaudit.errors import DataError
+from plaudit.maths.intervals import wilson
 from plaudit.maths.losses import Loss, bradley_terry_loss, label_loss, plackett_luce_loss
 from plaudit.maths.masked import unflatten
-from plaudit.maths.intervals import wilson
 from plaudit.maths.preferences import differences, exceeds, preference_statistics, rightness
 from plaudit.models.loading import load_reward_model, model_without_weights, save, window
 from plaudit.models.policy import RewardModel, initialise_score_head

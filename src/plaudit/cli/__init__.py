@@ -17,7 +17,7 @@ from typing import Any
 import click
 
 from plaudit import __version__
-from plaudit.cli import data, failures, flags, sharing
+from plaudit.cli import data, failures, flags, people, sharing
 from plaudit.cli.layers import fit, layered, saved
 from plaudit.config import ALGORITHMS, SECTIONS, resolve
 from plaudit.errors import ConfigError, PlauditError, RewardError, RunError, TrainingError
@@ -305,6 +305,8 @@ def _seeds(n: int, out: Path, resume: bool, overwrite: bool, **given: Any) -> No
     console.seeds(out, summarise(out, runs, stopped))
 
 
+commands.add_command(people.label)
+commands.add_command(people.compare)
 commands.add_command(sharing.merge)
 commands.add_command(sharing.push)
 

@@ -20,17 +20,10 @@ from plaudit.maths.intervals import Z95
 
 # A short list says enough about tone to see whether people choose by it. English only.
 POSITIVE = frozenset(
-    "amazing beautiful best brilliant captivating charming clever delight delightful enjoy enjoyable enjoyed engaging "
-    "entertaining excellent fantastic fascinating favorite favourite fine fresh fun funny good great happy heartfelt "
-    "hilarious impressive inventive kind love loved lovely masterpiece memorable moving nice perfect pleasure powerful "
-    "remarkable smart solid strong superb sweet terrific thanks thoughtful touching warm well witty wonderful "
-    "worth".split()
+    ["amazing", "beautiful", "best", "brilliant", "captivating", "charming", "clever", "delight", "delightful", "enjoy", "enjoyable", "enjoyed", "engaging", "entertaining", "excellent", "fantastic", "fascinating", "favorite", "favourite", "fine", "fresh", "fun", "funny", "good", "great", "happy", "heartfelt", "hilarious", "impressive", "inventive", "kind", "love", "loved", "lovely", "masterpiece", "memorable", "moving", "nice", "perfect", "pleasure", "powerful", "remarkable", "smart", "solid", "strong", "superb", "sweet", "terrific", "thanks", "thoughtful", "touching", "warm", "well", "witty", "wonderful", "worth"]
 )
 NEGATIVE = frozenset(
-    "annoying awful bad bland boring clumsy confusing contrived disappointing disappointment disaster dreadful dull "
-    "dumb empty fails failure flat forgettable hate hated horrible lame lazy mediocre mess obvious painful pathetic "
-    "pointless poor predictable pretentious ridiculous sad shallow silly sloppy slow stale stupid tedious terrible "
-    "tired tiresome ugly uninspired unfunny unpleasant waste weak worse worst wrong".split()
+    ["annoying", "awful", "bad", "bland", "boring", "clumsy", "confusing", "contrived", "disappointing", "disappointment", "disaster", "dreadful", "dull", "dumb", "empty", "fails", "failure", "flat", "forgettable", "hate", "hated", "horrible", "lame", "lazy", "mediocre", "mess", "obvious", "painful", "pathetic", "pointless", "poor", "predictable", "pretentious", "ridiculous", "sad", "shallow", "silly", "sloppy", "slow", "stale", "stupid", "tedious", "terrible", "tired", "tiresome", "ugly", "uninspired", "unfunny", "unpleasant", "waste", "weak", "worse", "worst", "wrong"]
 )
 _TASTES = np.linspace(0, 4, 9)  # standard deviation, over pairs, of how much one response is preferred
 _USUAL = 1.5  # log odds: larger ones are less and less likely, which matters only where the votes say little

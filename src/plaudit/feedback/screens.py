@@ -89,7 +89,7 @@ def pair(
         "total": standing.answered + standing.left,
         "answers": len(own) + len(ahead),
         "note": note,
-        "can_undo": bool(ahead) or bool(own) and store.revealed(own[-1].assignment, person.id) is None,
+        "can_undo": bool(ahead) or (bool(own) and store.revealed(own[-1].assignment, person.id) is None),
         "predicted": None if practice else _predicted(learning, person),
     }
 
@@ -198,7 +198,9 @@ def curve(labels: Sequence[Label], predicted: Sequence[float], width: float = 70
     """The share of right predictions in the last choices, and Wilson's interval, as points of a drawing."""
     if len(labels) < 10:
         return None
-    right = np.array([0.5 if p == 0.5 else float((p > 0.5) == (x.outcome == "a")) for x, p in zip(labels, predicted, strict=True)])
+    right = np.array(
+        [0.5 if p == 0.5 else float((p > 0.5) == (x.outcome == "a")) for x, p in zip(labels, predicted, strict=True)]
+    )
     total = np.concatenate([[0.0], right.cumsum()])
     ends = np.arange(10, len(labels) + 1)
     starts = np.maximum(0, ends - _WINDOW)
@@ -222,8 +224,15 @@ def results(store: Store, person: Annotator) -> dict[str, Any]:
     if not hidden:  # nobody should see which model is ahead before the own answers are final
         texts = store.completions({one for label in labels for one in (label.a, label.b)})
         names = store.generators()
-        pairs = {tuple(sorted(w)) for x in labels if None not in (w := {texts[x.a].generator, texts[x.b].generator}) and len(w) == 2}
-        rows = [(names[new].name, names[old].name, statistics.win_rate(labels, texts, new, old)) for old, new in sorted(pairs)]
+        pairs = {
+            tuple(sorted(w))
+            for x in labels
+            if None not in (w := {texts[x.a].generator, texts[x.b].generator}) and len(w) == 2
+        }
+        rows = [
+            (names[new].name, names[old].name, statistics.win_rate(labels, texts, new, old))
+            for old, new in sorted(pairs)
+        ]
     return {"rows": rows, "hidden": hidden, "votes": len(labels), "everybody": person.role == "owner"}
 
 
@@ -235,7 +244,15 @@ def people(store: Store, plan: Plan, now: float) -> list[dict[str, Any]]:
         last = own[-1].at if own else None
         counted, standing = _counted(own), assignment.standing(store, one.id, plan)
         idle = now - (one.joined if last is None else last)
-        state = "finished" if own and not standing.left else "working" if idle < _WORKING else "away" if own else "not begun"
+        state = (
+            "finished"
+            if own and not standing.left
+            else "working"
+            if idle < _WORKING
+            else "away"
+            if own
+            else "not begun"
+        )
         rows.append(
             {
                 "name": one.name,
@@ -258,7 +275,11 @@ def classroom(store: Store, plan: Plan, now: float) -> dict[str, Any]:
     """Who is where, for a screen that everybody sees."""
     rows = people(store, plan, now)
     rows = [row for row in rows if row["role"] != "owner" or row["answers"]]
-    return {"people": rows, "answers": sum(row["answers"] for row in rows), "working": sum(row["state"] == "working" for row in rows)}
+    return {
+        "people": rows,
+        "answers": sum(row["answers"] for row in rows),
+        "working": sum(row["state"] == "working" for row in rows),
+    }
 
 
 def health(store: Store, plan: Plan, now: float) -> dict[str, Any]:
@@ -291,7 +312,12 @@ def health(store: Store, plan: Plan, now: float) -> dict[str, Any]:
         "longer": statistics.always_longer(labels, texts),
         "effects": biases.effects(labels, texts),
         "disputed": [
-            {"prompt": _asked(prompts[items[item].prompt]), "a": texts[items[item].a].text, "b": texts[items[item].b].text, "votes": votes}
+            {
+                "prompt": _asked(prompts[items[item].prompt]),
+                "a": texts[items[item].a].text,
+                "b": texts[items[item].b].text,
+                "votes": votes,
+            }
             for item, votes in disputed
         ],
         "exports": {},

@@ -96,7 +96,9 @@ def always_longer(labels: Iterable[Label], completions: Mapping[int, Completion]
     """How often the rule "always the longer one" is right; it is half right about two of equal length."""
     chosen = decisive(labels)
     gaps = [completions[label.a].length - completions[label.b].length for label in chosen]
-    hits = (0.5 if gap == 0 else float((gap > 0) == (label.outcome == "a")) for gap, label in zip(gaps, chosen, strict=True))
+    hits = (
+        0.5 if gap == 0 else float((gap > 0) == (label.outcome == "a")) for gap, label in zip(gaps, chosen, strict=True)
+    )
     return Share(sum(hits), len(chosen))
 
 

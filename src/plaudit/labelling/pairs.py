@@ -1,6 +1,6 @@
 """Pairs of responses for people to compare, written into a labelling project.
 
-    python -m plaudit.labelling.pairs RUN --number 200
+    python -m plaudit.labelling.pairs RUN/feedback --first RUN auto --number 200
 
 The server of the page starts this as a process of its own, because it never opens a model itself.
 """
@@ -18,7 +18,9 @@ import numpy as np
 import torch
 
 from plaudit import rng
+from plaudit.config import build
 from plaudit.errors import DataError, PlauditError
+from plaudit.evaluation.evaluate import policy_stage
 from plaudit.feedback.store import Purpose, Store
 from plaudit.files import sha256
 from plaudit.models.loading import load_causal_lm, window
@@ -31,7 +33,7 @@ from plaudit.training.rollouts import generate
 from plaudit.training.run import Run
 from plaudit.training.tokenizer import open_tokenizer
 
-FOLDER, BASE = "feedback", "model"  # in a run directory; the stage that stands for the run's base model
+BASE = "model"  # stands for the base model of a run, which has no folder there
 PROGRESS = "pairs"  # the key of our progress in the store
 _FIRST, _BATCH = 8, 32  # pairs that are made at once: few at first, so that people need not wait
 
@@ -157,31 +159,60 @@ def write_pairs(
         yield made
 
 
-def stage_to_ask(run: Run) -> str:
-    """The SFT model where it has finished, otherwise the base model."""
-    return "sft" if run.complete("sft") else BASE
+def add_features(store: Store, backbone: Author) -> None:
+    """Keep the activations of responses that have none, such as those of imported pairs."""
+    used = sorted({one for item in store.items() for one in (item.a, item.b)})
+    missing = [one for one in store.completions(used).values() if one.features is None]
+    prompts = store.prompts({one.prompt for one in missing})
+    for start in range(0, len(missing), _BATCH):
+        some = missing[start : start + _BATCH]
+        asked = [prompts[one.prompt] for one in some]
+        pairs = [backbone.tokenizer.demonstration(p, one.text) for p, one in zip(asked, some, strict=True)]
+        written = [Written(one.text, pair[-1]) for one, pair in zip(some, pairs, strict=True)]
+        for one, prompt, of in zip(some, asked, backbone.features(asked, written), strict=True):
+            store.add_completion(prompt, one.text, one.generator, one.token_ids, one.sampling, one.seed, features=of)
+        store.set_progress("activations", start + len(some), len(missing), "activations of the responses")
+
+
+def stage_of(run: Run, name: str) -> str:
+    """The folder that a name stands for: "auto" is SFT where it has finished, otherwise the base model."""
+    if name == "auto":
+        return "sft" if run.complete("sft") else BASE
+    return policy_stage(run) if name == "policy" else name
+
+
+def open_run(path: Path) -> Run:
+    """The run in a folder; a folder without one becomes a run with the default settings, of which nothing is trained."""
+    if not (path / "config.toml").exists():
+        Run.open(path, build({}), resume=False, overwrite=False, stages=())
+    return Run.existing(path)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Make pairs for a run, and tell the store what went wrong."""
+    """Make pairs, and tell the store what went wrong."""
     parser = argparse.ArgumentParser(description="Make pairs of responses for people to compare.")
-    parser.add_argument("run", type=Path)
-    parser.add_argument("--stage", default="", help="model that writes them; by default SFT, or the base model")
+    parser.add_argument("store", type=Path, help="folder of the labelling project")
+    parser.add_argument("--first", nargs=2, metavar=("RUN", "MODEL"), required=True)
+    parser.add_argument("--second", nargs=2, metavar=("RUN", "MODEL"), help="by default the first")
     parser.add_argument("--number", type=int, default=200)
     parser.add_argument("--purpose", choices=("train", "eval"), default="train")
     parser.add_argument("--round", type=int, default=0)
-    parser.add_argument("--against", nargs=2, metavar=("RUN", "STAGE"), help="the model of the second responses")
     given = parser.parse_args(argv)
-    store = Store.open(given.run / FOLDER)
+    store = Store.open(given.store)
     store.set_progress(PROGRESS, 0, given.number, "opening the model")
     try:
-        run = Run.existing(given.run)
-        base = stage_to_ask(run)
-        backbone = Author(run, base)
-        one = backbone if given.stage in ("", base) else Author(run, given.stage)
-        other = Author(Run.existing(Path(given.against[0])), given.against[1]) if given.against else one
-        for _ in write_pairs(store, (one, other), backbone, given.number, given.purpose, given.round):
+        runs = [open_run(Path(path)) for path, _ in filter(None, (given.first, given.second))]
+        names = [name for _, name in filter(None, (given.first, given.second))]
+        stages = [stage_of(run, name) for run, name in zip(runs, names, strict=True)]
+        base = stage_of(runs[0], "auto")
+        backbone = Author(runs[0], base)
+        authors = [
+            backbone if stage == base and run is runs[0] else Author(run, stage)
+            for run, stage in zip(runs, stages, strict=True)
+        ]
+        for _ in write_pairs(store, (authors[0], authors[-1]), backbone, given.number, given.purpose, given.round):
             pass
+        add_features(store, backbone)
     except PlauditError as error:
         store.set_progress(PROGRESS, 0, given.number, f"error: {error}")
         print(f"plaudit: error: {error}", file=sys.stderr)

@@ -31,7 +31,10 @@ STAGES = ("sft", "reward_model", "ppo", "evaluation")  # of `plaudit run`
 MEMORY_FILE = "memory.json"  # bytes: predicted, and measured; they depend on the machine and differ from run to run
 _INPUTS_FILE = "inputs.json"
 _EVALUATION_FILES = ("evaluation.json", "responses.jsonl", "samples.jsonl", "report.html", "frontier.json")
-_OTHER_FILES = (manifest.FILE, "frontier", "config.toml", "doctor.json", MEMORY_FILE, *lock.FILES, trackers.FOLDER)
+_OTHER_FILES = (
+    *(manifest.FILE, "frontier", "config.toml", "doctor.json", MEMORY_FILE, *lock.FILES, trackers.FOLDER),
+    *("feedback", "compare"),  # of plaudit label and plaudit compare
+)
 _UNSEALED = ("summary.json", "timing.jsonl", "watch.jsonl", manifest.FILE, trackers.FILE)  # written later, or vary
 # Settings that change no result; of `reward`, which only the stages that use it depend on, `inputs` has an entry.
 _NO_RESULT = ("engine", "save_every", "keep_checkpoints", "microbatch_size", "reward", "reward_timeout", "track")

@@ -1,0 +1,159 @@
+"""The commands with which people compare responses: `plaudit label` and `plaudit compare`.
+
+The server of the page never imports torch: a process of its own opens the models and makes the pairs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import subprocess
+import sys
+import webbrowser
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from plaudit.cli import flags
+from plaudit.errors import RunError
+
+FOLDER, COMPARED = "feedback", "compare"  # in a run directory
+
+_served = [
+    click.option(
+        "--host", default="127.0.0.1", help="address to listen at; 0.0.0.0 lets other machines reach the page"
+    ),
+    flags.count("--port", low=1, help="port to listen at; by default the first free one from 8765"),
+    click.option("--browser/--no-browser", default=True, help="open the page in a browser"),
+    flags.count("--overlap", low=1, default=1, help="votes for each pair, by different people"),
+    click.option("--join", metavar="CODE", help="code with which others may join, such as a class"),
+]
+
+
+def _with(options: list[Any]) -> Any:
+    def add(function: Any) -> Any:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return add
+
+
+@click.command("label", cls=flags.Command)
+@click.argument("run", type=flags.PATH)
+@flags.count("--number", low=1, default=200, help="pairs of responses to make")
+@click.option(
+    "--model",
+    "stage",
+    default="auto",
+    help="model that writes them: sft, ppo, model (the base model); auto is sft where it has finished",
+)
+@click.option("--pairs", type=flags.PATH, help="file of pairs from elsewhere, instead of making some")
+@click.option(
+    "--ask",
+    type=click.Choice(["uncertain", "random"]),
+    default="uncertain",
+    help="which pair comes next: mostly the one whose answer tells the most, or a random one",
+)
+@_with(_served)
+def label(
+    run: Path, number: int, stage: str, pairs: Path | None, ask: str, host: str, port: int | None, browser: bool,
+    overlap: int, join: str | None,
+) -> None:  # fmt: skip
+    """Compare pairs of responses on a page, for a reward model.
+
+    The page opens at once, and the pairs are made while you read the guidelines. Your choices are in RUN/feedback;
+    plaudit reward-model --out RUN --comparisons learns from them.
+    """
+    from plaudit.feedback.assignment import Plan
+    from plaudit.feedback.visits import Site
+
+    plan = Plan(overlap=overlap, strategy="uncertain" if ask == "uncertain" else "random", purpose="train")
+    command = f"plaudit reward-model --out {run} --comparisons"
+    site = Site(title=run.resolve().name, plan=plan, code=join, command=command)
+    arguments = ["--first", str(run), stage, "--number", str(0 if pairs else number)]
+    _serve(run / FOLDER, site, arguments, pairs, host, port, browser)
+
+
+@click.command("compare", cls=flags.Command)
+@click.argument("run", type=flags.PATH)
+@click.argument("other", type=flags.PATH, required=False)
+@click.option(
+    "--models",
+    nargs=2,
+    default=None,
+    metavar="A B",
+    help="models to compare; by default the two policies, or SFT model and policy of one run",
+)
+@flags.count("--number", low=1, default=100, help="held-out prompts")
+@_with(_served)
+def compare(
+    run: Path, other: Path | None, models: tuple[str, str] | None, number: int, host: str, port: int | None,
+    browser: bool, overlap: int, join: str | None,
+) -> None:  # fmt: skip
+    """Compare two models without knowing which is which: of two runs, or of one."""
+    from plaudit.feedback.assignment import Plan
+    from plaudit.feedback.visits import Site
+
+    for each in filter(None, (run, other)):
+        if not (each / "config.toml").exists():
+            raise RunError(f"{each}: no run here (config.toml is missing)")
+    first, second = models or (("policy", "policy") if other else ("sft", "policy"))
+    against = other or run
+    plan = Plan(overlap=overlap, strategy="random", purpose="eval", practice=0, gold_share=0.0)
+    site = Site(title=f"{run.resolve().name} and {against.resolve().name}", plan=plan, code=join)
+    folder = run / COMPARED / f"{first}-{against.resolve().name}-{second}"
+    arguments = [
+        "--first",
+        str(run),
+        first,
+        "--second",
+        str(against),
+        second,
+        "--number",
+        str(number),
+        "--purpose",
+        "eval",
+    ]
+    _serve(folder, site, arguments, None, host, port, browser)
+
+
+def _serve(
+    folder: Path, site: Any, arguments: list[str], pairs: Path | None, host: str, port: int | None, browser: bool
+) -> None:
+    """Serve the page, with the process that makes the pairs beside it."""
+    from plaudit.feedback.server import announce, serve
+
+    if pairs is not None:
+        from plaudit.feedback.exchange import read_pairs
+        from plaudit.feedback.store import Store
+
+        store = Store.open(folder)
+        try:
+            print(f"{pairs}: {read_pairs(store, pairs)} pairs", file=sys.stderr)
+        finally:
+            store.close()
+
+    def ready(site: Any) -> None:
+        announce(site)
+        if browser:
+            webbrowser.open(site.link)
+
+    with _beside([sys.executable, "-m", "plaudit.labelling.pairs", str(folder), *arguments], folder / "pairs.log"):
+        serve(folder, site, host, port, ready=ready)
+
+
+@contextlib.contextmanager
+def _beside(command: list[str], log: Path) -> Iterator[None]:
+    """A process that runs at the same time, and ends with this one. What it prints is in `log`."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("w") as out:
+        process = subprocess.Popen(command, stdout=out, stderr=out, stdin=subprocess.DEVNULL, start_new_session=True)
+        try:
+            yield
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+                process.wait(10)
