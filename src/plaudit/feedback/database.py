@@ -32,6 +32,7 @@ class Database:
         self.path = path
         self._idle: deque[sqlite3.Connection] = deque()
         self._writing = threading.Lock()
+        self._current = threading.local()  # the connection of a transaction that this thread is in
 
     @staticmethod
     def open(path: Path, create: bool) -> Database:
@@ -97,6 +98,9 @@ class Database:
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
         """A transaction that reads: all its queries see the same state."""
+        if (outer := getattr(self._current, "connection", None)) is not None:
+            yield outer
+            return
         with self._connected() as connection:
             connection.execute("BEGIN")
             yield connection
@@ -104,10 +108,20 @@ class Database:
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
-        """A transaction that writes: on the disk when the block ends, undone when it raises."""
+        """A transaction that writes: on the disk when the block ends, undone when it raises.
+
+        Inside another one of the same thread, it is a part of that.
+        """
+        if (outer := getattr(self._current, "connection", None)) is not None:
+            yield outer
+            return
         with self._writing, self._connected() as connection:
             connection.execute("BEGIN IMMEDIATE")
-            yield connection
+            self._current.connection = connection
+            try:
+                yield connection
+            finally:
+                self._current.connection = None
             connection.execute("COMMIT")
 
     def backup(self) -> Path:

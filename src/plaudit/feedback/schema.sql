@@ -65,7 +65,8 @@ CREATE TABLE assignment (  -- who was asked about which pair, and on which side 
     outcome TEXT,
     UNIQUE (annotator_id, item_id, repeat)
 );
-CREATE INDEX assignment_by_item ON assignment (repeat, item_id, outcome, given, released);
+CREATE INDEX assignment_by_item ON assignment (repeat, item_id, outcome, released);
+CREATE INDEX assignment_open ON assignment (given) WHERE outcome IS NULL AND released IS NULL;
 CREATE INDEX assignment_by_event ON assignment (annotator_id, event_id);
 
 CREATE TABLE event (  -- append-only

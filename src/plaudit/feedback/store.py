@@ -1,159 +1,47 @@
 """The data of one labelling project: pairs of responses, annotators, what each was asked, and what they answered.
 
 Everything is in one folder: `feedback.db` and `backups/`. What is asked and answered is never changed or removed: an
-answer is an event, and so are taking it back and revising it. Functions that write return when the data are on the disk.
+answer is an event, and so are taking it back and revising it. Functions that write return when it is on the disk.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
+import hmac
 import sqlite3
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from plaudit.errors import FeedbackError
+from plaudit.feedback import events
 from plaudit.feedback.database import Database
-from plaudit.records import Message, Text
+from plaudit.feedback.entries import (
+    Annotator,
+    Assignment,
+    Completion,
+    Event,
+    Generator,
+    Item,
+    Kind,
+    Label,
+    Progress,
+    Purpose,
+    Response,
+    Role,
+    Side,
+    canonical,
+    text_json,
+    text_of,
+)
+from plaudit.feedback.rows import annotator_of, assigned, by_id, completion_of, generator_of, label_of
+from plaudit.records import Text
 
 FILE = "feedback.db"
-
-Purpose = Literal["train", "eval", "gold", "practice"]
-Role = Literal["owner", "person", "simulated"]
-Side = Literal["left", "right"]
-Response = Literal["a", "b"]
-Kind = Literal["choose", "tie", "both_bad", "skip", "undo", "revise", "reveal"]
-Outcome = Literal["a", "b", "tie", "both_bad", "skip"]
-Answer = Literal["left", "right", "tie", "both_bad", "skip"]
-
-
-@dataclass(frozen=True)
-class Annotator:
-    """Somebody who compares. The secret that opens the page is known by its hash only."""
-
-    id: int
-    name: str
-    role: Role
-    joined: float  # seconds since 1970, as all times
-    seen: float
-
-
-@dataclass(frozen=True)
-class Generator:
-    """What wrote a response: a checkpoint, or a file that was imported."""
-
-    id: int
-    name: str
-    model_hash: str
-    stage: str
-    details: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Completion:
-    """A response to a prompt."""
-
-    id: int
-    prompt: int
-    text: str
-    generator: int | None
-    token_ids: tuple[int, ...] | None
-    sampling: Mapping[str, Any] | None
-    seed: int | None
-    features: np.ndarray | None  # (D,) float32
-
-    @property
-    def length(self) -> int:
-        """Characters, which is what a person sees."""
-        return len(self.text)
-
-
-@dataclass(frozen=True)
-class Item:
-    """A pair of responses to ask about."""
-
-    id: int
-    prompt: int
-    a: int  # completions
-    b: int
-    purpose: Purpose
-    gold: Response | None  # the known answer
-    round: int
-    created: float
-
-
-@dataclass(frozen=True)
-class Assignment:
-    """What one annotator is asked. It does not tell what wrote the responses."""
-
-    id: int
-    annotator: int
-    item: int
-    purpose: Purpose
-    repeat: bool  # asked before, with sides swapped
-    prompt: Text
-    left: str
-    right: str
-    answer: Answer | None  # that is valid now
-
-
-@dataclass(frozen=True)
-class Event:
-    """Something that an annotator did."""
-
-    id: int
-    uuid: str
-    assignment: int
-    kind: Kind
-    outcome: Outcome | None  # None for undo and reveal
-    strength: int  # 1, or 2 for strongly
-    active_ms: int
-    wall_ms: int
-    at: float
-
-
-@dataclass(frozen=True)
-class Label:
-    """An answer that is valid now: not taken back, as last revised."""
-
-    assignment: int
-    annotator: int
-    item: int
-    prompt: int
-    a: int  # completions
-    b: int
-    purpose: Purpose
-    gold: Response | None
-    round: int
-    repeat: bool
-    left: Response
-    event: int
-    outcome: Outcome
-    strength: int
-    active_ms: int
-    wall_ms: int
-    at: float
-
-    @property
-    def ms(self) -> int:
-        """Milliseconds that the annotator worked on it, without pauses."""
-        return self.active_ms
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a process that makes pairs is."""
-
-    key: str
-    done: int
-    total: int
-    message: str
-    at: float
 
 
 class Store:
@@ -179,17 +67,29 @@ class Store:
         """Copy the database into `backups/`, also while people vote; the path of the copy."""
         return self.database.backup()
 
+    def transaction(self) -> AbstractContextManager[sqlite3.Connection]:
+        """A block whose writes of this thread are done together or not at all, which is much faster for many."""
+        return self.database.writing()
+
     # What there is to compare
 
     def add_generator(
         self, name: str, model_hash: str = "", stage: str = "", details: Mapping[str, Any] | None = None
     ) -> int:
         """The id of what writes responses; the same one for equal arguments."""
-        raise NotImplementedError
+        values = (name, model_hash, stage, canonical(dict(details or {})))
+        with self.database.writing() as connection:
+            connection.execute(
+                "INSERT INTO generator (name, model_hash, stage, details) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
+                values,
+            )
+            query = "SELECT id FROM generator WHERE name = ? AND model_hash = ? AND stage = ? AND details = ?"
+            return int(connection.execute(query, values).fetchone()[0])
 
     def generators(self) -> dict[int, Generator]:
         """What wrote responses, by id. For the one who runs the project, never for an annotator's page."""
-        raise NotImplementedError
+        with self.database.reading() as connection:
+            return {row["id"]: generator_of(row) for row in connection.execute("SELECT * FROM generator ORDER BY id")}
 
     def add_completion(
         self,
@@ -212,7 +112,22 @@ class Store:
             seed: of its random numbers.
             features: (D,) activations of a frozen backbone; they can be added by calling again.
         """
-        raise NotImplementedError
+        content = text_json(prompt)
+        ids = None if token_ids is None else [int(token) for token in token_ids]
+        blob = None if features is None else np.asarray(features, dtype="<f4").tobytes()
+        with self.database.writing() as connection:
+            prompt_id = _prompt(connection, content)
+            packed = [None if value is None else canonical(value) for value in (ids, sampling)]
+            digest = digest_of([content, text, generator, *packed, seed])
+            connection.execute(
+                "INSERT INTO completion (prompt_id, generator_id, token_ids, text, sampling, seed, digest)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (digest) DO NOTHING",
+                (prompt_id, generator, packed[0], text, packed[1], seed, digest),
+            )
+            found = connection.execute("SELECT id FROM completion WHERE digest = ?", (digest,)).fetchone()[0]
+            if blob is not None:
+                connection.execute("UPDATE completion SET features = ? WHERE id = ?", (blob, found))
+            return int(found)
 
     def add_item(
         self, a: int, b: int, purpose: Purpose = "train", gold: Response | None = None, round: int = 0,
@@ -223,19 +138,42 @@ class Store:
         Raises:
             FeedbackError: the two answer different prompts or have the same text, or a gold pair has no answer.
         """
-        raise NotImplementedError
+        if purpose == "gold" and gold is None:
+            raise FeedbackError("a gold pair needs the known answer, a or b")
+        with self.database.writing() as connection:
+            query = "SELECT id, prompt_id, text FROM completion WHERE id IN (?, ?)"
+            rows = {row["id"]: row for row in connection.execute(query, (a, b))}
+            if {a, b} - set(rows):
+                raise FeedbackError(f"completions {a} and {b}: not both are here")
+            if a == b or rows[a]["text"] == rows[b]["text"]:
+                raise FeedbackError(f"completions {a} and {b} have the same text: there is nothing to compare")
+            if rows[a]["prompt_id"] != rows[b]["prompt_id"]:
+                raise FeedbackError(f"completions {a} and {b} answer different prompts")
+            query = "SELECT id FROM item WHERE a IN (?, ?) AND b IN (?, ?) AND purpose = ? AND round = ?"
+            if row := connection.execute(query, (a, b, a, b, purpose, round)).fetchone():
+                return int(row[0])
+            created = time.time() if now is None else now
+            cursor = connection.execute(
+                "INSERT INTO item (prompt_id, a, b, purpose, gold, round, created) VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (rows[a]["prompt_id"], a, b, purpose, gold, round, created),
+            )
+            return int(cursor.lastrowid or 0)
 
     def items(self, purpose: Purpose | None = None) -> list[Item]:
         """The pairs, or those of one purpose, by id."""
-        raise NotImplementedError
+        query = "SELECT * FROM item WHERE purpose = ifnull(?, purpose) ORDER BY id"
+        with self.database.reading() as connection:
+            return [Item(*row) for row in connection.execute(query, (purpose,))]
 
     def completions(self, ids: Iterable[int]) -> dict[int, Completion]:
         """Completions by id."""
-        raise NotImplementedError
+        with self.database.reading() as connection:
+            return {row["id"]: completion_of(row) for row in by_id(connection, "completion", ids)}
 
     def prompts(self, ids: Iterable[int]) -> dict[int, Text]:
         """Prompts by id."""
-        raise NotImplementedError
+        with self.database.reading() as connection:
+            return {row["id"]: text_of(row["content"]) for row in by_id(connection, "prompt", ids)}
 
     # People and their answers
 
@@ -245,15 +183,29 @@ class Store:
         Raises:
             FeedbackError: the name is empty or somebody else has it.
         """
-        raise NotImplementedError
+        name, at = " ".join(name.split()), time.time() if now is None else now
+        if not name:
+            raise FeedbackError("a name is needed")
+        with self.database.writing() as connection:
+            if connection.execute("SELECT 1 FROM annotator WHERE name = ?", (name,)).fetchone():
+                raise FeedbackError(f"somebody else has the name {name!r:.60}: choose another one")
+            cursor = connection.execute(
+                "INSERT INTO annotator (name, role, secret_hash, joined, seen) VALUES (?, ?, ?, ?, ?)",
+                (name, role, _hash(secret), at, at),
+            )
+            return Annotator(int(cursor.lastrowid or 0), name, role, at, at)
 
     def annotator(self, secret: str) -> Annotator | None:
         """Whose secret this is."""
-        raise NotImplementedError
+        given = _hash(secret)
+        with self.database.reading() as connection:
+            row = connection.execute("SELECT * FROM annotator WHERE secret_hash = ?", (given,)).fetchone()
+        return annotator_of(row) if row and hmac.compare_digest(row["secret_hash"], given) else None
 
     def annotators(self) -> list[Annotator]:
         """Everybody, in the order of joining."""
-        raise NotImplementedError
+        with self.database.reading() as connection:
+            return [annotator_of(row) for row in connection.execute("SELECT * FROM annotator ORDER BY id")]
 
     def assignment(self, assignment_id: int, annotator_id: int) -> Assignment:
         """What an annotator was asked.
@@ -261,7 +213,8 @@ class Store:
         Raises:
             FeedbackError: he or she was not asked this.
         """
-        raise NotImplementedError
+        with self.database.reading() as connection:
+            return assigned(connection, assignment_id, annotator_id)
 
     def record(
         self,
@@ -298,30 +251,82 @@ class Store:
         Raises:
             FeedbackError: the assignment is not this annotator's, or what was done is not possible in its state.
         """
-        raise NotImplementedError
+        at = time.time() if now is None else now
+        with self.database.writing() as connection:
+            return events.record(
+                connection,
+                uuid,
+                assignment_id,
+                annotator_id,
+                kind,
+                choice_side,
+                strength,
+                active_ms,
+                wall_ms,
+                revised,
+                at,
+            )
 
     def revealed(self, assignment_id: int, annotator_id: int) -> tuple[Generator | None, Generator | None] | None:
         """What wrote the left and the right response, once it has been revealed to this annotator; otherwise None."""
-        raise NotImplementedError
+        query = (
+            'SELECT a.generator_id, b.generator_id, "left" FROM assignment JOIN item ON item.id = item_id'
+            " JOIN completion a ON a.id = item.a JOIN completion b ON b.id = item.b"
+            " WHERE assignment.id = ? AND annotator_id = ?"
+        )
+        with self.database.reading() as connection:
+            row = connection.execute(query, (assignment_id, annotator_id)).fetchone()
+            if row is None or not events.is_revealed(connection, assignment_id):
+                return None
+            known = {one["id"]: generator_of(one) for one in by_id(connection, "generator", row[:2])}
+        first, second = known.get(row[0]), known.get(row[1])
+        return (first, second) if row["left"] == "a" else (second, first)
 
     def labels(self, purpose: Purpose | None = None, annotator: int | None = None) -> list[Label]:
         """The valid answers, skips included, by event: of one purpose, of one annotator, or all."""
-        raise NotImplementedError
+        query = (
+            "SELECT * FROM label WHERE (?1 IS NULL OR purpose = ?1) AND (?2 IS NULL OR annotator = ?2) ORDER BY event"
+        )
+        with self.database.reading() as connection:
+            return [label_of(row) for row in connection.execute(query, (purpose, annotator))]
 
     # Notes
 
     def meta(self, key: str) -> str | None:
         """A note about the project, such as its guidelines. Notes are exported: keep secrets elsewhere."""
-        raise NotImplementedError
+        with self.database.reading() as connection:
+            row = connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        return row[0] if row else None
 
     def set_meta(self, key: str, value: str) -> None:
         """Replace a note."""
-        raise NotImplementedError
+        with self.database.writing() as connection:
+            connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
 
     def progress(self) -> dict[str, Progress]:
         """How far other processes are, by key."""
-        raise NotImplementedError
+        with self.database.reading() as connection:
+            return {row["key"]: Progress(*row) for row in connection.execute("SELECT * FROM progress ORDER BY key")}
 
     def set_progress(self, key: str, done: int, total: int, message: str = "", now: float | None = None) -> None:
         """Say how far a process is."""
-        raise NotImplementedError
+        at = time.time() if now is None else now
+        with self.database.writing() as connection:
+            connection.execute(
+                "INSERT OR REPLACE INTO progress VALUES (?, ?, ?, ?, ?)", (key, done, total, message, at)
+            )
+
+
+def digest_of(content: Any) -> str:
+    """SHA-256 of JSON."""
+    return hashlib.sha256(canonical(content).encode()).hexdigest()
+
+
+def _prompt(connection: sqlite3.Connection, content: str) -> int:
+    digest = hashlib.sha256(content.encode()).hexdigest()
+    connection.execute("INSERT INTO prompt (content, digest) VALUES (?, ?) ON CONFLICT DO NOTHING", (content, digest))
+    return int(connection.execute("SELECT id FROM prompt WHERE digest = ?", (digest,)).fetchone()[0])
+
+
+def _hash(secret: str) -> str:
+    return hashlib.sha256(secret.encode()).hexdigest()
