@@ -3,7 +3,8 @@
 An effect is in log odds between two responses that people value alike: +0.4 for the left side means that the left one
 is chosen in 60% of such pairs. How much people value one response over the other is a random effect of the pair,
 because leaving it out makes every effect too small. How large these differences are shows in pairs with several votes;
-with one vote a pair it stays open, and the intervals become wide.
+with one vote a pair it stays open, and the intervals become wide. What one person alone likes in a response is noise
+here, as in every such model: effects are relative to it.
 """
 
 from __future__ import annotations

@@ -67,9 +67,9 @@ def choose(person: Person, prompt: str, left: str, right: str, random: np.random
 def rated(ratings: Mapping[str, Sequence[float]], place: int, weight: float) -> Value:
     """The value of a text to the person at this place of its ratings: `weight` log odds a point.
 
-    People who rated different numbers of texts share the places; a text without ratings cannot be judged.
+    Beyond the last place it is the first person again. A text without ratings cannot be judged.
     """
-    known = {words(text): numbers for text, numbers in ratings.items() if numbers}
+    known = {words(text): numbers for text, numbers in ratings.items() if len(numbers)}
 
     def value(prompt: str, response: str) -> float | None:
         found = known.get(words(response))

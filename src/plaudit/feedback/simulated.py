@@ -121,7 +121,9 @@ class Browser:
             with self._opener.open(request, timeout=60) as response:
                 return urlsplit(response.url).path, response.read().decode("utf-8")
         except HTTPError as error:
-            text = re.sub(r"<[^>]*>", " ", error.read().decode("utf-8", "replace").partition("<main")[2].partition(">")[2])
+            text = re.sub(
+                r"<[^>]*>", " ", error.read().decode("utf-8", "replace").partition("<main")[2].partition(">")[2]
+            )
             raise FeedbackError(f"{self.address}{path}: {error.code}: {words(text)[:200] or error.reason}") from None
         except (URLError, OSError) as error:
             raise FeedbackError(f"{self.address}: cannot be reached: {getattr(error, 'reason', error)}") from None
