@@ -120,7 +120,7 @@ class Head:
         chances = self._chances(z)
         return _bits(self.weight @ (chances @ _MASS)) - self.weight @ (_bits(chances) @ _MASS)
 
-    def outlook(self, z: np.ndarray, votes: int) -> Outlook:
+    def outlook(self, z: np.ndarray, votes: int = AHEAD) -> Outlook:
         """What `votes` more votes, on pairs that are drawn from z (P, r), are expected to change on all of z.
 
         A vote on a pair makes the posterior narrower by its Fisher information, whatever its outcome; the mean moves by
@@ -130,7 +130,9 @@ class Head:
         """
         mean, deviation = self._latent(z)
         fisher = (lambda p: p * (1 - p))(self._chances(z)) @ _MASS  # (K, P)
-        seen = np.array([_after(*of_scale, z, votes) for of_scale in zip(mean, deviation, fisher, self.root, strict=True)])
+        seen = np.array(
+            [_after(*of_scale, z, votes) for of_scale in zip(mean, deviation, fisher, self.root, strict=True)]
+        )
         changed, now, then = self.weight @ seen
         paying = self.weight @ (seen[:, 2] - seen[:, 1] >= WORTH)
         return Outlook(votes, float(changed), float(now), float(then), float(paying))
@@ -234,7 +236,9 @@ def fit(z: np.ndarray, share: np.ndarray, start: Head | None = None) -> Head:
 
     # The log evidence rises to one maximum and falls: climb it, then take all scales that are not negligible.
     best = len(SCALES) // 2 if start is None else int(np.searchsorted(SCALES, start.scale[start.weight.argmax()]))
-    while (better := max((best, best + 1, best - 1), key=lambda k: evidence(k) if 0 <= k < len(SCALES) else -np.inf)) != best:
+    while (
+        better := max((best, best + 1, best - 1), key=lambda k: evidence(k) if 0 <= k < len(SCALES) else -np.inf)
+    ) != best:
         best = better
     for step in (1, -1):
         k = best
