@@ -1,9 +1,10 @@
-"""What moves people besides quality: the side on which a response stands, its length, its tone.
+"""What moves people besides quality: the side on which a response stands, its length, how positive it is.
 
 An effect is in log odds between two responses that people value alike: +0.4 for the left side means that the left one
 is chosen in 60% of such pairs. How much people value one response over the other is a random effect of the pair,
 because leaving it out makes every effect too small. How large these differences are shows in pairs with several votes;
-with one vote a pair it stays open, and the intervals become wide.
+with one vote a pair it stays open, and the intervals become wide. What one person alone likes in a response is noise
+here, as in every such model: effects are relative to it.
 """
 
 from __future__ import annotations
@@ -18,12 +19,25 @@ from scipy.special import expit, log_expit, logsumexp
 from plaudit.feedback.store import Completion, Label
 from plaudit.maths.intervals import Z95
 
-# A short list says enough about tone to see whether people choose by it. English only.
-POSITIVE = frozenset(
-    ["amazing", "beautiful", "best", "brilliant", "captivating", "charming", "clever", "delight", "delightful", "enjoy", "enjoyable", "enjoyed", "engaging", "entertaining", "excellent", "fantastic", "fascinating", "favorite", "favourite", "fine", "fresh", "fun", "funny", "good", "great", "happy", "heartfelt", "hilarious", "impressive", "inventive", "kind", "love", "loved", "lovely", "masterpiece", "memorable", "moving", "nice", "perfect", "pleasure", "powerful", "remarkable", "smart", "solid", "strong", "superb", "sweet", "terrific", "thanks", "thoughtful", "touching", "warm", "well", "witty", "wonderful", "worth"]
+# A short list says enough to see whether people choose by it. English only.
+POSITIVE = re.compile(
+    r"\b(?:"
+    r"amazing|beautiful|best|brilliant|captivating|charming|clever|delight|delightful|enjoy|enjoyable|enjoyed|"
+    r"engaging|entertaining|excellent|fantastic|fascinating|favorite|favourite|fine|fresh|fun|funny|good|great|"
+    r"happy|heartfelt|hilarious|impressive|inventive|kind|love|loved|lovely|masterpiece|memorable|moving|nice|"
+    r"perfect|pleasure|powerful|remarkable|smart|solid|strong|superb|sweet|terrific|thanks|thoughtful|touching|"
+    r"warm|well|witty|wonderful|worth"
+    r")\b",
+    re.IGNORECASE,
 )
-NEGATIVE = frozenset(
-    ["annoying", "awful", "bad", "bland", "boring", "clumsy", "confusing", "contrived", "disappointing", "disappointment", "disaster", "dreadful", "dull", "dumb", "empty", "fails", "failure", "flat", "forgettable", "hate", "hated", "horrible", "lame", "lazy", "mediocre", "mess", "obvious", "painful", "pathetic", "pointless", "poor", "predictable", "pretentious", "ridiculous", "sad", "shallow", "silly", "sloppy", "slow", "stale", "stupid", "tedious", "terrible", "tired", "tiresome", "ugly", "uninspired", "unfunny", "unpleasant", "waste", "weak", "worse", "worst", "wrong"]
+NEGATIVE = re.compile(
+    r"\b(?:"
+    r"annoying|awful|bad|bland|boring|clumsy|confusing|contrived|disappointing|disappointment|disaster|dreadful|"
+    r"dull|dumb|empty|fails|failure|flat|forgettable|hate|hated|horrible|lame|lazy|mediocre|mess|obvious|painful|"
+    r"pathetic|pointless|poor|predictable|pretentious|ridiculous|sad|shallow|silly|sloppy|slow|stale|stupid|"
+    r"tedious|terrible|tired|tiresome|ugly|uninspired|unfunny|unpleasant|waste|weak|worse|worst|wrong"
+    r")\b",
+    re.IGNORECASE,
 )
 _TASTES = np.linspace(0, 4, 9)  # standard deviation, over pairs, of how much one response is preferred
 _USUAL = 1.5  # log odds: larger ones are less and less likely, which matters only where the votes say little
@@ -48,10 +62,9 @@ class Effect:
         return float(expit(self.estimate))
 
 
-def tone(text: str) -> int:
+def positivity(text: str) -> int:
     """Positive words minus negative words."""
-    words = re.findall(r"[a-z']+", text.lower())
-    return sum((word in POSITIVE) - (word in NEGATIVE) for word in words)
+    return len(POSITIVE.findall(text)) - len(NEGATIVE.findall(text))
 
 
 def doublings(one: str, other: str) -> float:
@@ -60,10 +73,10 @@ def doublings(one: str, other: str) -> float:
 
 
 def effects(labels: Sequence[Label], completions: Mapping[int, Completion]) -> list[Effect]:
-    """Effects of side, length and tone on the decisive votes; those that the votes cannot tell are left out.
+    """Effects of side, length and positivity on the decisive votes; those that the votes cannot tell are left out.
 
-    Length and tone are not assigned at random, as sides are: where longer or more positive responses are better, people
-    have a reason to choose them.
+    Length and positivity are not assigned at random, as sides are: where longer or more positive responses are better,
+    people have a reason to choose them.
     """
     votes = [label for label in labels if label.outcome in ("a", "b")]
     if not votes:
@@ -72,7 +85,7 @@ def effects(labels: Sequence[Label], completions: Mapping[int, Completion]) -> l
     of_a = {
         ("position", "on the left"): [1.0 if label.left == "a" else -1.0 for label in votes],
         ("length", "twice as long"): [doublings(a, b) for a, b in texts],
-        ("tone", "one positive word more"): [float(tone(a) - tone(b)) for a, b in texts],
+        ("positivity", "one positive word more"): [float(positivity(a) - positivity(b)) for a, b in texts],
     }
     shown = {name: column for name, column in of_a.items() if any(column)}
     ends = estimates(

@@ -120,7 +120,7 @@ class Head:
         chances = self._chances(z)
         return _bits(self.weight @ (chances @ _MASS)) - self.weight @ (_bits(chances) @ _MASS)
 
-    def outlook(self, z: np.ndarray, votes: int) -> Outlook:
+    def outlook(self, z: np.ndarray, votes: int = AHEAD) -> Outlook:
         """What `votes` more votes, on pairs that are drawn from z (P, r), are expected to change on all of z.
 
         A vote on a pair makes the posterior narrower by its Fisher information, whatever its outcome; the mean moves by

@@ -107,7 +107,8 @@ def next_choice(labels: Sequence[Label], predicted: Sequence[float]) -> Share:
 
     Pairs that come again are left out, because the model has learned the answer.
     """
-    pairs = [(l, p) for l, p in zip(labels, predicted, strict=True) if l.outcome in ("a", "b") and not l.repeat]
+    both = zip(labels, predicted, strict=True)
+    pairs = [(label, p) for label, p in both if label.outcome in ("a", "b") and not label.repeat]
     hits = (0.5 if p == 0.5 else float((p > 0.5) == (label.outcome == "a")) for label, p in pairs)
     return Share(sum(hits), len(pairs))
 
@@ -196,8 +197,8 @@ def pace(labels: Iterable[Label]) -> Pace | None:
 def win_rate(labels: Iterable[Label], completions: Mapping[int, Completion], one: int, other: int) -> WinRate:
     """Of generator `one` against generator `other`, over the pairs in which both wrote a response.
 
-    The interval of `rate` is a bootstrap over prompts, because votes on one prompt go together. Two wins and two losses,
-    each of a prompt of its own, are added as in Agresti and Coull: after three wins of three the interval is not a point.
+    The interval of `rate` is a bootstrap over prompts, because votes on one prompt go together. Two wins and two
+    losses, each of a prompt of its own, are added as in Agresti and Coull: three wins of three do not give a point.
     """
     if one == other:
         raise FeedbackError("a win rate needs two models: one was compared with itself")
