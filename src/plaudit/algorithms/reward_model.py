@@ -5,6 +5,7 @@ Labels give cross-entropy, comparisons the Bradley-Terry loss, and rankings the 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -39,6 +40,8 @@ from plaudit.training.tokenizer import tokenizer_to_save
 
 NEEDS = ("sft",)
 _TEXTS_AT_ONCE = 64  # on held-out data
+_Z = 1.96  # standard deviations on either side of a 95% interval
+_SMALLEST_GAIN = 0.02  # over chance, for which an estimate of the judgements that are missing makes sense
 
 
 @dataclass(frozen=True)
@@ -267,6 +270,25 @@ def predict(
     return torch.cat(scores).numpy()
 
 
+def too_few(right: np.ndarray, trained: int) -> str:
+    """A line if the held-out judgements cannot tell the model from chance, and how many would; otherwise "".
+
+    Args:
+        right: (N,) 1 where the model agrees with a held-out judgement, 0 where not, 1/2 for a tie.
+        trained: judgements that the model learned from.
+    """
+    share = float(right.mean())
+    if wilson(round(right.sum()), len(right))[0] > 0.5:
+        return ""
+    beyond = share - 0.5
+    line = f"right about {right.sum():g} of {len(right)} held-out judgements, which may be chance"
+    if beyond < _SMALLEST_GAIN:
+        return f"{line}: too few judgements to say more; compare at least {4 * (trained + len(right))} in all"
+    needed = math.ceil(_Z**2 * share * (1 - share) / beyond**2) + 1
+    more = max(1, round((needed / len(right) - 1) * (trained + len(right))))
+    return f"{line}: if it stays at {share:.0%}, about {more} more judgements would show that it is better"
+
+
 def statistics(
     train: list[PreferenceExample], held_out: list[PreferenceExample], scores: np.ndarray, *, compare: bool = False
 ) -> dict[str, Any]:
@@ -286,6 +308,8 @@ def statistics(
     best = max(rules, key=lambda name: rules[name].mean())
     votes, gaps = votes_of_people(asked, scores)
     warnings = []
+    if max(sizes) > 1 and (line := too_few(right, len(train))):
+        warnings.append(line)
     if not exceeds(right, rules[best]):
         warnings.append(
             f"the reward model is right about {right.mean():.1%} of {len(right)} held-out judgements, and the rule "

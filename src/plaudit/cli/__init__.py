@@ -161,8 +161,18 @@ def _add_training(name: str, about: str, stages: tuple[str, ...]) -> None:
     whole = len(stages) > 1
     settings = flags.settings(*(SECTIONS if whole else stages), bare=not whole)
 
-    @commands.command(name, help=about, params=[*flags.directory("runs/default"), *settings])
-    def train(out: Path, resume: bool, overwrite: bool, **given: Any) -> None:
+    own = [] if whole else [click.Argument(["run"], type=flags.PATH, required=False)]
+    own += [people.comparisons] if name == "reward-model" else []
+
+    @commands.command(name, help=about, params=[*own, *flags.directory("runs/default"), *settings])
+    def train(
+        out: Path, resume: bool, overwrite: bool, run: Path | None = None, comparisons: bool = False, **given: Any
+    ) -> None:
+        out = run or out
+        if comparisons:
+            from plaudit.labelling.comparisons import write_comparisons
+
+            given["reward_model.judgements"] = str(write_comparisons(out / people.FOLDER))
         if resume and not (out / "config.toml").exists():
             raise RunError(f"{out}: nothing to resume here (config.toml is missing); start without --resume")
         known = layered(given, out if resume or not whole else None)

@@ -21,6 +21,9 @@ from plaudit.errors import RunError
 
 FOLDER, COMPARED = "feedback", "compare"  # in a run directory
 
+comparisons = click.Option(
+    ["--comparisons"], is_flag=True, help="learn from what people chose in RUN, with plaudit label"
+)
 _served = [
     click.option(
         "--host", default="127.0.0.1", help="address to listen at; 0.0.0.0 lets other machines reach the page"
@@ -127,12 +130,14 @@ def _serve(
     from plaudit.feedback.server import announce, serve
 
     if pairs is not None:
-        from plaudit.feedback.exchange import read_pairs
+        from plaudit.feedback.importing import load
         from plaudit.feedback.store import Store
 
         store = Store.open(folder)
         try:
-            print(f"{pairs}: {read_pairs(store, pairs)} pairs", file=sys.stderr)
+            found = load(store, pairs)
+            left_out = "".join(f"; {count} {reason}" for reason, count in found.left_out.items())
+            print(f"{pairs}: {found.pairs} new pairs, {found.votes} votes{left_out}", file=sys.stderr)
         finally:
             store.close()
 

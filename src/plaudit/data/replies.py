@@ -145,8 +145,13 @@ def _texts(row: Row, a: str, b: str, choice: Choice, margin: float = 0.0) -> Rec
 
 
 def pair(row: Row) -> Record:
-    """Two responses and the better one."""
-    return _texts(row, "response_a", "response_b", row.word("choice", _CHOICES), abs(row.number("margin") or 0.0))
+    """Two responses and the better one, as texts or as messages."""
+    choice, margin = row.word("choice", _CHOICES), abs(row.number("margin") or 0.0)
+    if not any(isinstance(row.optional(name), list) for name in ("prompt", "response_a", "response_b")):
+        return _texts(row, "response_a", "response_b", choice, margin)
+    asked = _with_system(row, turns(row.optional("prompt"), "prompt", "user"))
+    a, b = (turns(row.value(name), name, "assistant") for name in ("response_a", "response_b"))
+    return _compared(row, *after(asked, a, b), choice, margin)
 
 
 _CHOICES: dict[str, Choice] = {"a": "a", "b": "b", "tie": "tie"}
