@@ -161,7 +161,7 @@ def _add_training(name: str, about: str, stages: tuple[str, ...]) -> None:
     whole = len(stages) > 1
     settings = flags.settings(*(SECTIONS if whole else stages), bare=not whole)
 
-    own = [] if whole else [click.Argument(["run"], type=flags.PATH, required=False)]
+    own: list[click.Parameter] = [] if whole else [click.Argument(["run"], type=flags.PATH, required=False)]
     own += [people.comparisons] if name == "reward-model" else []
 
     @commands.command(name, help=about, params=[*own, *flags.directory("runs/default"), *settings])

@@ -182,7 +182,7 @@ def stage_of(run: Run, name: str) -> str:
 
 
 def open_run(path: Path) -> Run:
-    """The run in a folder; a folder without one becomes a run with the default settings, of which nothing is trained."""
+    """The run in a folder; one without a run becomes an untrained run with the default settings."""
     if not (path / "config.toml").exists():
         Run.open(path, build({}), resume=False, overwrite=False, stages=())
     return Run.existing(path)
