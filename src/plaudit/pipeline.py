@@ -131,7 +131,8 @@ def check(config: Config, path: Path, stages: tuple[str, ...], reward: AnyReward
         most = getattr(config, stage).max_new_tokens
         lines.append(rows_that_fit(prompts, most, limit, f"prompts of {stage}")[1])
     if ("evaluation" in stages or policies) and config.evaluation.judge not in ("auto", "film", "none"):
-        open_judge(config.evaluation.judge).positive(["a response", "another one"], ["a prompt", "a prompt"])
+        judge = open_judge(config.evaluation.judge, config.reward_timeout)
+        judge.positive(["a response", "another one"], ["a prompt", "a prompt"])
     if "evaluation" in stages:
         stage = policies[0] if policies else policy_stage(run)
         lines.append(prompts_for(run, tokenizer, getattr(config, stage).max_new_tokens, limit)[2])

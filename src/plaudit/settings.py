@@ -65,7 +65,8 @@ class General:
     )
     reward_timeout: float = setting(
         120.0,
-        "longest time that a reward function may take for one batch; raise it for a slow one; 0: no limit",
+        "longest time that a function, as a reward or as the judge, may take for one batch; raise it for a slow one; "
+        "0: no limit",
         unit="seconds",
         low=0,
     )

@@ -130,7 +130,8 @@ class Measurement:
     @cached_property
     def judge(self) -> tuple[Judge | None, str]:
         """The judge; None and the reason where none fits the data."""
-        return judge_for(self.run.data, self.run.config.evaluation.judge)
+        config = self.run.config
+        return judge_for(self.run.data, config.evaluation.judge, config.reward_timeout)
 
     def batches(
         self, stage: str = "evaluation", iteration: int = 0, purpose: str = "responses"
