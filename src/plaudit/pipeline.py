@@ -9,13 +9,13 @@ from typing import Any
 
 from plaudit.algorithms.reward_model import check_judged, judgements
 from plaudit.algorithms.sft import check_too_long, sft, tokenise, training_texts
-from plaudit.config import ALGORITHMS, Config, build, flatten, given, read_saved, read_toml
+from plaudit.config import ALGORITHMS, POLICIES, Config, build, flatten, given, read_saved, read_toml
 from plaudit.config import preset as settings_of
 from plaudit.data.corpus import load
 from plaudit.data.prompts import some_texts
 from plaudit.errors import ConfigError, RunError
 from plaudit.evaluation.doctor import check_memory, with_preflight_checks
-from plaudit.evaluation.evaluate import POLICIES, evaluate, policy_stage, prompts_for
+from plaudit.evaluation.evaluate import evaluate, policy_stage, prompts_for
 from plaudit.evaluation.hacking import detect_reward_hacking
 from plaudit.evaluation.judge import open_judge
 from plaudit.models.layers import number_of_frozen_layers

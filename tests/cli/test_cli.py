@@ -57,7 +57,7 @@ class Pipeline:
 def stages(monkeypatch, tmp_path) -> Pipeline:
     fake = Pipeline()
     monkeypatch.setattr(pipeline, "steps", fake.steps)
-    monkeypatch.setattr(Run, "data", SimpleNamespace(fingerprint="of the data"))
+    monkeypatch.setattr(Run, "data", SimpleNamespace(fingerprint="of the data", train=SimpleNamespace(judged=True)))
     plan = Plan(4_240_896, {"train": 6806, "evaluation": 885}, "cpu", "float32", {"sft": 1e12})
     monkeypatch.setattr(pipeline, "check", lambda config, path, stages: [])
     monkeypatch.setattr(plans, "plan", lambda config, path, stages: plan)
@@ -102,16 +102,21 @@ def test_run_takes_flags_in_either_spelling(stages, capsys):
     assert Path("here/config.toml").exists()
 
 
-@pytest.mark.parametrize(("command", "stage"), [("sft", "sft"), ("reward-model", "reward_model"), ("ppo", "ppo")])
-def test_a_stage_command_does_its_stage_and_names_the_next(stages, capsys, command, stage):
+@pytest.mark.parametrize(
+    ("command", "stage", "following"),
+    [
+        ("sft", "sft", "plaudit reward-model --out"),
+        ("reward-model", "reward_model", "plaudit ppo --out"),
+        ("ppo", "ppo", "plaudit eval"),
+        ("reinforce", "reinforce", "plaudit eval"),
+    ],
+)
+def test_a_stage_command_does_its_stage_and_names_the_next(stages, capsys, command, stage, following):
     out, err = printed(capsys, command, "--lr", "0.5", "--out", "my run")
     assert stages.stages == (stage,)
     assert getattr(stages.config, stage).lr == 0.5
     assert f"{stage.replace('_', ' ')}: " in err
     assert "stage 1 of" not in err
-    following = {"sft": "plaudit reward-model --out", "reward-model": "plaudit ppo --out", "ppo": "plaudit eval"}[
-        command
-    ]
     assert out == f"next: {following} 'my run'\n"
 
 

@@ -173,7 +173,9 @@ def _add_training(name: str, about: str, stages: tuple[str, ...]) -> None:
         if whole:
             console.summary(out, resolve(known), seconds)
         else:
-            console.next_command(out, stages[0])
+            from plaudit.training.run import Run
+
+            console.next_command(Run.existing(out))
 
 
 _add_training("run", "SFT, reward model, PPO and evaluation, one after the other.", RUN_STAGES)
@@ -212,7 +214,11 @@ def _evaluate(run: Path, json: bool, overwrite: bool, **given: Any) -> None:
 @click.argument("prompt", help='beginning of the text, such as "the film is"')
 @flags.count("-n", "--samples", low=1, default=4, help="responses of each model")
 @flags.count("--seed", low=0, default=1, help="random seed; another one gives other responses")
-@flags.count("--max-new-tokens", low=1, help="longest response, in tokens; as in training if it is not given")
+@flags.count(
+    "--max-new-tokens",
+    low=1,
+    help="longest response, in tokens; default: max_new_tokens of training, also where that drew shorter limits",
+)
 def _sample(run: Path, prompt: str, samples: int, seed: int, max_new_tokens: int | None) -> None:
     """Answer a prompt with SFT model and policy, side by side."""
     _must_exist(run)

@@ -5,7 +5,7 @@ import shlex
 import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from plaudit.cli.progress import brief, new_console, one_line
-from plaudit.config import default_settings
+from plaudit.config import POLICIES, default_settings
 from plaudit.errors import RunError
 from plaudit.evaluation.report.words import (
     FRONTIER_HEADS,
@@ -26,12 +26,16 @@ from plaudit.evaluation.report.words import (
     measures,
     number,
     point_cells,
+    policy_of,
     verdict,
     warnings,
     warnings_of,
     written,
 )
 from plaudit.training.metrics import read_jsonl
+
+if TYPE_CHECKING:
+    from plaudit.training.run import Run
 
 _SHOWN_SAMPLES = 5
 _SEEDS = {  # figures in seeds.json: head of the column, and name
@@ -106,7 +110,8 @@ def headline(directory: Path) -> None:
         before, after = (Text(written(number(parts, name), "{:.2f}"), "bold") for parts in sides)
         rows.insert(1, (f"  {name}", before, after, Text("Mean of this part of the score, before its weight.", "dim")))
     console.print(_table(("", "SFT", "policy", ""), rows))
-    console.print(verdict(figures, read_jsonl(directory / "ppo" / "metrics.jsonl"), None))
+    stage = policy_of(figures) or POLICIES[0]
+    console.print(verdict(figures, read_jsonl(directory / stage / "metrics.jsonl"), None, stage))
     for warning in warnings(figures):
         console.print(f"WARNING: {warning}", style="bold red")
 
@@ -155,10 +160,16 @@ def checks(found: list[tuple[str, str]]) -> None:
         console.print(Text.assemble((f"{mark:<5}", "green" if mark == "ok" else "bold red"), line), soft_wrap=True)
 
 
-def next_command(directory: Path, stage: str) -> None:
-    """The command that follows a stage."""
-    command = {"sft": "reward-model --out", "reward_model": "ppo --out"}.get(stage, "eval")
-    new_console().print(f"next: plaudit {command} {shlex.quote(str(directory))}", soft_wrap=True)
+def next_command(run: Run) -> None:
+    """The command of the next stage that the run needs for its reward."""
+    from plaudit.training.rewards import needs_reward_model
+
+    command = "ppo --out"
+    if any(run.complete(policy) for policy in POLICIES):
+        command = "eval"
+    elif needs_reward_model(run) and not run.complete("reward_model"):
+        command = "reward-model --out" if run.data.train.judged else "ppo --reward FILE.py:NAME --out"
+    new_console().print(f"next: plaudit {command} {shlex.quote(str(run.path))}", soft_wrap=True)
 
 
 def result(directory: Path, stage: str) -> str:

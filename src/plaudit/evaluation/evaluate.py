@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from plaudit import rng
-from plaudit.config import ALGORITHMS
+from plaudit.config import ALGORITHMS, POLICIES
 from plaudit.data.corpus import BUILT_IN
 from plaudit.data.text import distinct
 from plaudit.errors import DataError, RunError
@@ -39,7 +39,6 @@ from plaudit.training.rewards import as_reward, needs_reward_model
 from plaudit.training.rollouts import generate
 from plaudit.training.run import Run
 
-POLICIES = tuple(name for name in ALGORITHMS if name not in ("sft", "reward_model"))
 NEEDS = ("sft", *POLICIES)  # and of these the first that has finished; see `policy_stage`
 SHOWN_PROMPTS = (
     "the film is",
@@ -261,7 +260,8 @@ def sample(
     The models of a run on dialogues answer it as a user's message. Lines have prompt, sft, policy and their scores.
 
     Args:
-        max_new_tokens: longest response, in tokens; None for that of training.
+        max_new_tokens: longest response, in tokens; None for max_new_tokens of the policy's training. No shorter limits
+            are drawn, even where training drew them (min_new_tokens): a response is read whole.
 
     Raises:
         RunError: the run does not exist or has not finished.

@@ -233,7 +233,7 @@ def _sentences(run: Run, files: RunFiles, stage: str) -> list[str]:
     evaluation = files.contents.get("evaluation.json", {})
     if stage not in evaluation or policy_stage(run) != stage:
         return ["There is no evaluation of this model."]
-    text = verdict(evaluation, files.lines(f"{stage}/metrics.jsonl"), None).replace("PPO", stage.upper())
+    text = verdict(evaluation, files.lines(f"{stage}/metrics.jsonl"), None, stage)
     judge = files.table("evaluation.json", "meta", "judge")
     task = number(judge, "accuracy_task")
     about = f"The judge agrees with {written(task, '{:.0%}')} of the held-out labels of this data." if task else ""

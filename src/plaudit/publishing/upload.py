@@ -12,9 +12,9 @@ from huggingface_hub import CommitOperationAdd, HfApi, get_token
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 from huggingface_hub.utils import validate_repo_id
 
-from plaudit.config import ALGORITHMS
+from plaudit.config import ALGORITHMS, POLICIES
 from plaudit.errors import HubError, RunError
-from plaudit.evaluation.evaluate import POLICIES, policy_stage
+from plaudit.evaluation.evaluate import policy_stage
 from plaudit.models.lora import FOLDER as ADAPTER
 from plaudit.publishing.card import base_of, card
 from plaudit.training.run import Run
