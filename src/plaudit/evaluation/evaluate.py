@@ -25,6 +25,7 @@ from plaudit.evaluation.metrics import bootstrap_ci95, duplicate_rate, strict
 from plaudit.evaluation.report import write_report
 from plaudit.files import write_atomic, write_json
 from plaudit.maths.masked import unflatten
+from plaudit.models.chat import without_refused
 from plaudit.models.loading import window
 from plaudit.models.policy import Policy
 from plaudit.models.tokenizer import Tokenizer
@@ -156,8 +157,8 @@ def prompts_for(
         DataError: there are fewer than two, or half of them do not fit.
         ModelError: none fits.
     """
-    texts = evaluation_prompts(run, tokenizer)
-    prompts = [tokenizer.prompt(text) for text in texts]
+    found, _ = without_refused(evaluation_prompts(run, tokenizer), lambda text: (text, tokenizer.prompt(text)))
+    texts, prompts = ([pair[side] for pair in found] for side in (0, 1))
     rows, warning = rows_that_fit(prompts, max_new_tokens, limit, "held-out prompts") if prompts else ([], "")
     if len(rows) < 2:
         raise DataError(
