@@ -176,6 +176,31 @@ def test_eval_with_a_setting_of_the_trained_models_changed_is_refused(stages, ca
     assert "its sft was made with seed = 1, not 9" in err
 
 
+def test_eval_by_another_reward_stands_beside_the_evaluation(finished_run, tmp_path, capsys, monkeypatch):
+    run = tmp_path / "run"
+    shutil.copytree(finished_run, run)
+    (tmp_path / "other.py").write_text("def length(prompts, responses):\n    return [len(r) for r in responses]\n")
+    before = {p.relative_to(run): p.read_bytes() for p in run.rglob("*") if p.is_file()}
+    out, _ = printed(capsys, "eval", str(run), "--reward", f"{tmp_path}/other.py:length")
+    assert "Scored by the reward other.py:length; the policy was trained for another" in out
+    assert out.index("held-out prompts") < out.index("Scored by")  # below the run's own evaluation
+    found = json.loads((run / "other_rewards.json").read_text())["other.py:length"]
+    lines = [json.loads(line) for line in (run / "responses.jsonl").read_text().splitlines()]
+    for side in ("sft", "policy"):  # the same responses
+        assert found[side]["score_mean"] == pytest.approx(sum(len(line[side]) for line in lines) / len(lines))
+    assert (found["meta"]["reward"], found["meta"]["trained_for"]) == ("other.py:length", "reward model")
+    after = {p.relative_to(run): p.read_bytes() for p in run.rglob("*") if p.is_file()}
+    assert {path for path in after if after[path] != before.get(path)} == {Path("other_rewards.json")}
+
+    out, _ = printed(capsys, "eval", str(run), "--reward", f"{tmp_path}/other.py:length", "--json")
+    assert json.loads(out)["other_reward"] == found
+    out, _ = printed(capsys, "eval", str(run), "--reward", "model")  # for which it was trained
+    assert "Scored by" not in out
+    Run.existing(run).branch(tmp_path / "again", Run.existing(run).config, ("sft",))
+    _, err = printed(capsys, "eval", str(tmp_path / "again"), "--reward", f"{tmp_path}/other.py:length", code=1)
+    assert "no finished policy here" in err
+
+
 def test_eval_json_is_alone_on_stdout(stages, capsys):
     printed(capsys, "run")
     out, err = printed(capsys, "eval", "runs/default", "--overwrite", "--json")

@@ -6,7 +6,7 @@ import pytest
 
 from plaudit.algorithms.ppo import Config as PPOConfig
 from plaudit.cli import console, progress
-from plaudit.config import Config, resolve
+from plaudit.config import Config, resolve, to_toml
 from plaudit.errors import RunError
 from plaudit.training.run import Run
 
@@ -222,7 +222,9 @@ def test_the_next_command_fits_the_reward_and_can_be_copied(
 ):
     monkeypatch.setattr(Run, "data", SimpleNamespace(train=SimpleNamespace(judged=judged)))
     monkeypatch.setattr(Run, "complete", lambda run, stage: stage in done)
-    console.next_command(Run(tmp_path / "my run", dataclasses.replace(Config(), reward=reward)))
+    (tmp_path / "my run").mkdir()
+    (tmp_path / "my run" / "config.toml").write_text(to_toml(dataclasses.replace(Config(), reward=reward), {}))
+    console.next_command(tmp_path / "my run")
     assert capsys.readouterr().out == f"next: plaudit {following} '{tmp_path}/my run'\n"
 
 
