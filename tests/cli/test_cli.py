@@ -176,7 +176,7 @@ def test_eval_with_a_setting_of_the_trained_models_changed_is_refused(stages, ca
     assert "its sft was made with seed = 1, not 9" in err
 
 
-def test_eval_by_another_reward_stands_beside_the_evaluation(finished_run, tmp_path, capsys, monkeypatch):
+def test_eval_by_another_reward_stands_beside_the_evaluation(finished_run, tmp_path, capsys):
     run = tmp_path / "run"
     shutil.copytree(finished_run, run)
     (tmp_path / "other.py").write_text("def length(prompts, responses):\n    return [len(r) for r in responses]\n")
