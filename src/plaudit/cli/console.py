@@ -98,7 +98,7 @@ def headline(directory: Path) -> None:
     console.print(f"{meta.get('prompts', '?')} held-out prompts, seed {meta.get('seed', '?')}", style="bold")
     reward = meta.get("reward") or REWARD_MODEL
     bounds = interval({"score_range": (-1, 1) if reward == REWARD_MODEL else None} | meta, "score_range")
-    rows = [
+    rows: list[tuple[str | Text, ...]] = [
         (m.name, _measured(figures["sft"], m), _measured(figures["policy"], m), Text(m.about, "dim"))
         for m in measures(reward, bounds)
         if m.key != "distinct_1"
@@ -118,7 +118,11 @@ def other_reward(beside: dict[str, Any]) -> None:
     meta, console = figures["meta"], new_console()
     measure = measures(meta["reward"], interval(meta, "score_range"))[0]
     console.print(f"\nScored by {reward_phrase(meta['reward'])}; the policy was trained for another", style="bold")
-    row = (measure.name, *(_measured(figures[side], measure) for side in ("sft", "policy")), Text(measure.about, "dim"))
+    row: tuple[str | Text, ...] = (
+        measure.name,
+        *(_measured(figures[side], measure) for side in ("sft", "policy")),
+        Text(measure.about, "dim"),
+    )
     console.print(_table(("", "SFT", "policy", ""), [row, *_parts(figures)]))
 
 

@@ -163,7 +163,7 @@ def prompts_for(
         ModelError: none fits.
     """
     found, _ = without_refused(evaluation_prompts(run, tokenizer), lambda text: (text, tokenizer.prompt(text)))
-    texts, prompts = ([pair[side] for pair in found] for side in (0, 1))
+    texts, prompts = [text for text, _ in found], [ids for _, ids in found]
     rows, warning = rows_that_fit(prompts, max_new_tokens, limit, "held-out prompts") if prompts else ([], "")
     if len(rows) < 2:
         raise DataError(

@@ -115,8 +115,8 @@ def open_judge(wanted: str, timeout: float = 0.0) -> Judge:
     name = f"judge '{source.title}'"
     alone = sum(p.default is p.empty for p in inspect.signature(function).parameters.values()) == 1
     # With `wraps`, errors name the line of the user's function.
-    both = functools.wraps(function)(lambda prompts, texts: function(texts)) if alone else function
-    called = UserFunction(both, name, timeout)
+    of_responses = functools.wraps(function)(lambda prompts, texts: function(texts))
+    called = UserFunction(of_responses if alone else function, name, timeout)
 
     def calls(texts: Sequence[str], prompts: Sequence[str]) -> np.ndarray:
         rows = list(zip(list(prompts) or [""] * len(texts), texts, strict=True))

@@ -193,7 +193,8 @@ def without_refused(records: Iterable[Record], ids: Callable[[Record], Found]) -
     Raises:
         ConversationError: it can do so for none of them.
     """
-    found, refused = [], []
+    found: list[Found] = []
+    refused: list[ConversationError] = []
     for record in records:
         try:
             found.append(ids(record))
