@@ -29,7 +29,8 @@ _MARKS = re.compile(r"\{%-?\s*generation\s*-?%\}")
 # Two characters that Unicode keeps out of texts. The first splits the strings of control tokens that people wrote, so
 # that they can be told from those of the template; the second marks the end of a reply's text.
 _SPLIT, _END = "\ufdd0", "\ufdd1"
-Record, Found = TypeVar("Record"), TypeVar("Found")
+Record = TypeVar("Record")
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
