@@ -189,7 +189,7 @@ def next_command(directory: Path) -> None:
     if any(run.complete(policy) for policy in POLICIES):
         command = "eval"
     elif needs_reward_model(run) and not run.complete("reward_model"):
-        command = "reward-model --out" if run.data.train.judged else "ppo --reward FILE.py:NAME --out"
+        command = "reward-model --out" if run.judged.train.judged else "ppo --reward FILE.py:NAME --out"
     new_console().print(f"next: plaudit {command} {shlex.quote(str(directory))}", soft_wrap=True)
 
 
