@@ -142,7 +142,7 @@ def test_an_ensemble_is_uploaded_whole_and_its_example_uses_every_model(bare_run
     folder = run.folder("reward_model")
     folders = [folder, folder / "members" / "2", folder / "members" / "3"]
     for number, member in enumerate(folders[1:], start=2):
-        model = load_reward_model(folder, tiny_tokenizer.pad_id)
+        model = load_reward_model(str(folder), tiny_tokenizer.pad_id)
         torch.nn.init.normal_(model.score.weight, generator=torch.Generator().manual_seed(number))
         save(model, tiny_tokenizer, member)
     run.finish("reward_model", {"accuracy": 0.75, "held_out": 40, "members": {"accuracy": [0.7, 0.725, 0.75]}})
@@ -160,7 +160,7 @@ def test_an_ensemble_is_uploaded_whole_and_its_example_uses_every_model(bare_run
     printed = [float(word) for word in capsys.readouterr().out.split()]
     ids = tiny_tokenizer.hf("I think that", return_tensors="pt")
     with torch.no_grad():
-        models = [load_reward_model(member, tiny_tokenizer.pad_id).eval() for member in folders]
+        models = [load_reward_model(str(member), tiny_tokenizer.pad_id).eval() for member in folders]
         scores = [model(**ids).logits.item() for model in models]
     assert len(set(scores)) == 3
     assert printed == pytest.approx([statistics.mean(scores), statistics.pstdev(scores)], abs=1e-5)
