@@ -57,7 +57,9 @@ class Pipeline:
 def stages(monkeypatch, tmp_path) -> Pipeline:
     fake = Pipeline()
     monkeypatch.setattr(pipeline, "steps", fake.steps)
-    monkeypatch.setattr(Run, "data", SimpleNamespace(fingerprint="of the data", train=SimpleNamespace(judged=True)))
+    data = SimpleNamespace(fingerprint="of the data", train=SimpleNamespace(judged=True))
+    for name in ("data", "judged"):
+        monkeypatch.setattr(Run, name, data)
     plan = Plan(4_240_896, {"train": 6806, "evaluation": 885}, "cpu", "float32", {"sft": 1e12})
     monkeypatch.setattr(pipeline, "check", lambda config, path, stages: [])
     monkeypatch.setattr(plans, "plan", lambda config, path, stages: plan)

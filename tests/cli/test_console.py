@@ -220,7 +220,7 @@ def test_brief_figures(name, value, text):
 def test_the_next_command_fits_the_reward_and_can_be_copied(
     tmp_path, capsys, monkeypatch, done, reward, judged, following
 ):
-    monkeypatch.setattr(Run, "data", SimpleNamespace(train=SimpleNamespace(judged=judged)))
+    monkeypatch.setattr(Run, "judged", SimpleNamespace(train=SimpleNamespace(judged=judged)))
     monkeypatch.setattr(Run, "complete", lambda run, stage: stage in done)
     (tmp_path / "my run").mkdir()
     (tmp_path / "my run" / "config.toml").write_text(to_toml(dataclasses.replace(Config(), reward=reward), {}))
