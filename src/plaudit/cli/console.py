@@ -206,7 +206,7 @@ def result(directory: Path, stage: str) -> str:
     figures = read(directory / stage / "summary.json")
     if "perplexity" in figures:
         before, after = number(figures, "perplexity_before"), number(figures, "perplexity")
-        if not figures.get("texts"):
+        if figures.get("texts") == 0:
             return "nothing to imitate, the model as it is"
         return f"{change('perplexity', before, after)} on held-out texts"
     if "accuracy" in figures:
