@@ -70,10 +70,10 @@ class Row:
     def grade(self, labels: list[Any]) -> float:
         """The mean of what several labels say, of those that say something."""
         assert self.meaning
-        numbers = [number for label in labels if (number := self.meaning(label)) is not None]
+        numbers = [number for number in map(self.meaning, labels) if number is not None]
         if not numbers:
             raise Unusable("unlabelled")
-        mean = sum(numbers) / len(numbers)
+        mean = numbers[0] if len(numbers) == 1 else sum(numbers) / len(numbers)
         return int(mean) if mean in (0, 1) else mean
 
     def number(self, name: str) -> float | None:

@@ -19,7 +19,7 @@ from typing import Any
 
 from plaudit.data.hashed import Hashed, Record, order
 from plaudit.data.tables import Reading
-from plaudit.data.text import content_hash
+from plaudit.data.text import content_digest
 from plaudit.errors import DataError
 from plaudit.records import Comparison, Demonstration, LabelledText, Prompt, Ranking
 
@@ -159,11 +159,11 @@ def many_left_out(total: int, left_out: Mapping[str, int]) -> bool:
     return sum(left_out.values()) >= max(1, WARN_SHARE * total)
 
 
-def _groups(records: list[Hashed], whole: Set[str]) -> list[str]:
+def _groups(records: list[Hashed], whole: Set[bytes]) -> list[bytes]:
     """For each record a hash of its group, which decides the part."""
-    parent: dict[str, str] = {}
+    parent: dict[bytes, bytes] = {}
 
-    def root(anchor: str) -> str:
+    def root(anchor: bytes) -> bytes:
         while (above := parent.setdefault(anchor, anchor)) != anchor:
             parent[anchor] = anchor = parent[above]
         return anchor
@@ -176,12 +176,12 @@ def _groups(records: list[Hashed], whole: Set[str]) -> list[str]:
         firsts.append(roots[0])
     sizes = Counter(map(root, list(parent)))
     # The smallest of several hashes is not uniformly distributed, but its hash is.
-    return [content_hash(first) if sizes[first] > 1 else first for first in map(root, firsts)]
+    return [content_digest(first.hex()) if sizes[first] > 1 else first for first in map(root, firsts)]
 
 
-def share(digest: str) -> float:
+def share(digest: bytes) -> float:
     """A hash as a number in [0, 1), uniformly distributed."""
-    return int(digest[:8], 16) / 16**8
+    return int.from_bytes(digest[:4], "big") / 2**32
 
 
 def _clean(records: list[Hashed], dropped: Counter[str]) -> list[Hashed]:
