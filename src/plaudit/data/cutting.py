@@ -114,9 +114,10 @@ def _codes(digests: bytearray, width: int) -> tuple[Any, Any]:
 
     kind = pyarrow.binary(width)
     whole = pyarrow.Array.from_buffers(kind, len(digests) // width, [None, pyarrow.py_buffer(digests)])
-    encoded = whole.dictionary_encode()
+    encoded = whole.dictionary_encode()  # with indices of 32 bits
     distinct = np.frombuffer(encoded.dictionary.buffers()[1] or b"", np.uint8)
-    return encoded.indices.to_numpy(), distinct[: len(encoded.dictionary) * width].reshape(-1, width)
+    indices = np.frombuffer(encoded.indices.buffers()[1] or b"", np.int32)  # to_numpy would import pandas
+    return indices[: len(whole)], distinct[: len(encoded.dictionary) * width].reshape(-1, width)
 
 
 def _clean(hashes: Hashes, rows: Any, pairs: Any, dropped: Counter[str], record: Callable[[int], Record]) -> Any:

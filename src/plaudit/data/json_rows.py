@@ -22,7 +22,14 @@ def json_rows(name: str, text: Text) -> tuple[str, str, _Rows]:
         DataError: it is not JSON.
     """
     if _is_by_line(text):
-        return "jsonl", "line", lambda: _objects(name, "line", _lines(name, text))
+        checked = False
+
+        def objects() -> Iterator[tuple[int, Values]]:
+            nonlocal checked
+            yield from _objects(name, "line", _lines(name, text, None if checked else _object))
+            checked = True  # the next reading takes less time
+
+        return "jsonl", "line", objects
     with text.open("\n") as file:
         values = _documents(name, file.read())
     if len(values) > 1:
@@ -44,8 +51,8 @@ def _is_by_line(text: Text) -> bool:
     return next(lines, None) is not None
 
 
-def _lines(name: str, text: Text) -> Iterator[tuple[int, Any]]:
-    decoder = json.JSONDecoder(object_pairs_hook=_object)
+def _lines(name: str, text: Text, check: Callable[[list[tuple[str, Any]]], Any] | None) -> Iterator[tuple[int, Any]]:
+    decoder = json.JSONDecoder(object_pairs_hook=check)
     for number, line in text.lines():
         try:
             # raw_decode knows no space around a value, and takes two thirds of the time of decode.

@@ -43,8 +43,9 @@ def words(text: Text) -> str:
 
 def content_digest(text: Text) -> bytes:
     """SHA-256 of `text` in lower case, composed (NFC), with single spaces: texts with equal hashes are duplicates."""
-    plain = words(text).lower()
-    plain = plain if plain.isascii() else unicodedata.normalize("NFC", plain)
+    plain = (text if isinstance(text, str) else words(text)).lower()
+    if not plain.isascii():
+        plain = unicodedata.normalize("NFC", plain)
     return hashlib.sha256(" ".join(plain.split()).encode()).digest()
 
 
