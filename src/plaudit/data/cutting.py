@@ -33,34 +33,33 @@ class Hashes:
         self._numbers: dict[Hashable, int] = {}
 
     def extend(self, records: Sequence[Record], held_out: bool, made: Sequence[bytes]) -> None:
-        """More records, and the contents of the demonstrations that they give; empty for those that give none."""
+        """More records of one kind, and the contents of the demonstrations that they give; empty if they give none."""
         hashed = list(map(Hashed, records))
         anchors = [(one.texts, one.openings()) for one in hashed]
-        self.kinds += bytes(map(KINDS.index, map(type, records)))
+        self.kinds += bytes([KINDS.index(type(records[0]))]) * len(records)
         self.held_out += bytes([held_out]) * len(records)
         self.prompted += bytes([one.prompt != b"" for one in hashed])
-        self.says += bytes(map(_says, records))
+        self.says += bytes([_says(one.opinion) for one in hashed] if type(records[0]) is LabelledText else len(records))
         self.keys += b"".join([one.key[:16] for one in hashed])
         self.pairs += b"".join(map(_pair, hashed))
         number = self._numbers.setdefault
         self.opinions.extend([number(one.opinion, len(self._numbers)) for one in hashed])
-        self.made += b"".join([hashlib.sha256(content).digest()[:16] for content in made])
+        self.made += b"".join([hashlib.blake2s(content, digest_size=16).digest() for content in made])
         self.makes += bytes(map(bool, made))
         self.anchors += b"".join([anchor for both in anchors for some in both for anchor in some])
         self.is_text += b"".join([b"\1" * len(texts) + bytes(len(openings)) for texts, openings in anchors])
         self.counts.extend([len(texts) + len(openings) for texts, openings in anchors])
 
 
-def _says(record: Record) -> int:
-    if not isinstance(record, LabelledText) or record.label == 0.5:
-        return 0
-    return _GOOD if record.label > 0.5 else _BAD
+def _says(label: Any) -> int:
+    return _GOOD if label > 0.5 else _BAD if label < 0.5 else 0
 
 
 def _pair(hashed: Hashed) -> bytes:
     """16 bytes that records with the same prompt and texts have in common."""
-    alone = len(hashed.texts) == 1 and not hashed.prompt
-    return (hashed.texts[0] if alone else hashlib.sha256(hashed.prompt + b"".join(hashed.texts)).digest())[:16]
+    if len(hashed.texts) == 1 and not hashed.prompt:
+        return hashed.texts[0][:16]
+    return hashlib.sha256((hashed.prompt or bytes(32)) + b"".join(hashed.texts)).digest()[:16]
 
 
 def cut(hashes: Hashes, dropped: Counter[str], record: Callable[[int], Record]) -> tuple[list[Any], list[int]]:
