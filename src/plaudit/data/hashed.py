@@ -59,7 +59,7 @@ class Hashed:
         Args:
             whole: hashes of the texts that stand without a prompt.
         """
-        return (whole & set(self.texts)).union(self.openings())
+        return set(self.openings()) | (whole & set(self.texts))
 
     def openings(self) -> list[bytes]:
         """The anchors that are not of whole texts."""

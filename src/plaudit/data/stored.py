@@ -32,7 +32,7 @@ from plaudit.data.tables import Reading
 from plaudit.records import Demonstration, Message
 
 ROWS, BYTES = 200_000, 1 << 28  # a data set with as many rows, or in files as large, is stored
-_BATCH = 1 << 12  # records that are written, or read one after the other, at once
+_BATCH = 1 << 14  # records that are written, or read one after the other, at once
 _ENCODED = 1 << 8  # records that are encoded and hashed at once
 _UNUSED = 30 * 24 * 3600  # seconds after which an entry that nobody has opened is removed
 _COLLECTED, _RECORDS, _ABOUT = "records.jsonl", "records.arrow", "splits.json"
