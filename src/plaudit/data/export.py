@@ -50,7 +50,7 @@ def _rows(part: Part) -> Iterator[Row]:
     if part.comparisons:
         margins = any(comparison.margin for comparison in part.comparisons)
         for comparison in part.comparisons:
-            yield from _preference(comparison, margins)
+            yield from preference(comparison, margins)
     elif part.rankings:
         for ranking in part.rankings:
             yield from _ranking(ranking)
@@ -64,10 +64,11 @@ def _rows(part: Part) -> Iterator[Row]:
 def _ranking(ranking: Ranking) -> Iterator[Row]:
     """Every pair of a ranking, the better one chosen."""
     for better, worse in itertools.combinations(ranking.responses, 2):
-        yield from _preference(Comparison(ranking.prompt, better, worse, "a"), False)
+        yield from preference(Comparison(ranking.prompt, better, worse, "a"))
 
 
-def _preference(comparison: Comparison, margins: bool) -> Iterator[Row]:
+def preference(comparison: Comparison, margins: bool = False) -> Iterator[Row]:
+    """The row of a comparison, with its margin if asked for; of a tie none."""
     if comparison.choice == "tie":
         return
     responses = comparison.response_a, comparison.response_b

@@ -97,11 +97,11 @@ class Database:
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
-        """A transaction that reads: all its queries see the same state."""
+        """A transaction that reads: all its queries see the same state. Inside another one, it is a part of that."""
         if (outer := getattr(self._current, "connection", None)) is not None:
             yield outer
             return
-        with self._connected() as connection:
+        with self._connected() as connection, self._in_transaction(connection, writes=False):
             connection.execute("BEGIN")
             yield connection
             connection.execute("COMMIT")
@@ -113,16 +113,22 @@ class Database:
         Inside another one of the same thread, it is a part of that.
         """
         if (outer := getattr(self._current, "connection", None)) is not None:
+            assert self._current.writes, "a transaction that reads cannot write"
             yield outer
             return
-        with self._writing, self._connected() as connection:
+        with self._writing, self._connected() as connection, self._in_transaction(connection, writes=True):
             connection.execute("BEGIN IMMEDIATE")
-            self._current.connection = connection
-            try:
-                yield connection
-            finally:
-                self._current.connection = None
+            yield connection
             connection.execute("COMMIT")
+
+    @contextmanager
+    def _in_transaction(self, connection: sqlite3.Connection, writes: bool) -> Iterator[None]:
+        """Let this thread's transactions inside this one be a part of it."""
+        self._current.connection, self._current.writes = connection, writes
+        try:
+            yield
+        finally:
+            self._current.connection = None
 
     def backup(self) -> Path:
         """Copy the database, also while others write, into the folder `backups`; the path of the copy."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -159,3 +160,13 @@ def text_of(content: str) -> Text:
 def canonical(value: Any) -> str:
     """JSON without spaces, with sorted keys and without NaN."""
     return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def digest_of(content: Any) -> str:
+    """SHA-256 of the JSON of a value."""
+    return hashlib.sha256(canonical(content).encode()).hexdigest()
+
+
+def prompt_digest(content: str) -> str:
+    """SHA-256 of a prompt as `text_json` writes it."""
+    return hashlib.sha256(content.encode()).hexdigest()

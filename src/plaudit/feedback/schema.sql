@@ -29,6 +29,7 @@ CREATE TABLE completion (
     features BLOB,  -- float32, little-endian: activations of a frozen backbone
     digest TEXT NOT NULL UNIQUE  -- of everything but the features
 );
+CREATE INDEX completion_by_prompt ON completion (prompt_id);
 
 CREATE TABLE item (  -- a pair to ask about
     id INTEGER PRIMARY KEY,

@@ -35,6 +35,8 @@ from plaudit.feedback.entries import (
     Role,
     Side,
     canonical,
+    digest_of,
+    prompt_digest,
     text_json,
     text_of,
 )
@@ -317,13 +319,8 @@ class Store:
             )
 
 
-def digest_of(content: Any) -> str:
-    """SHA-256 of JSON."""
-    return hashlib.sha256(canonical(content).encode()).hexdigest()
-
-
 def _prompt(connection: sqlite3.Connection, content: str) -> int:
-    digest = hashlib.sha256(content.encode()).hexdigest()
+    digest = prompt_digest(content)
     connection.execute("INSERT INTO prompt (content, digest) VALUES (?, ?) ON CONFLICT DO NOTHING", (content, digest))
     return int(connection.execute("SELECT id FROM prompt WHERE digest = ?", (digest,)).fetchone()[0])
 

@@ -1,0 +1,103 @@
+"""Keeps the head of head.py up to date while people vote, in a thread of its own, so that no vote waits for it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from plaudit.errors import FeedbackError
+from plaudit.feedback.store import Label, Store
+
+if TYPE_CHECKING:
+    from plaudit.feedback.head import Learner, Outlook
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What the model has learned from the votes so far."""
+
+    labels: tuple[Label, ...]  # the votes, in the order in which they were given
+    predicted: np.ndarray  # (V,) the probability of response a, from the votes before each
+    outlook: Outlook  # on all pairs
+    information: Mapping[int, float]  # bits that a vote on each item is expected to tell
+    seconds: float  # that the last update took
+
+
+class Learning:
+    """Learns from the votes of a project after each call of `update`."""
+
+    def __init__(self, store: Store) -> None:
+        self.learned: Learned | None = None  # None: no votes yet, or responses without activations
+        self.problem = ""  # why nothing is learned
+        self._store = store
+        self._changed, self._stopped = threading.Event(), False
+        self._learner: Learner | None = None
+        self._known = (0, 0)  # pairs that the learner was made for
+        self._pairs: dict[int, tuple[int, int]] = {}
+        self._thread = threading.Thread(target=self._run, name="learning", daemon=True)
+
+    def start(self) -> None:
+        """Begin, with the votes that are there."""
+        self._changed.set()
+        self._thread.start()
+
+    def update(self) -> None:
+        """Learn from what has been answered since; returns at once."""
+        self._changed.set()
+
+    def stop(self) -> None:
+        """Wait until the thread has ended."""
+        self._stopped = True
+        self._changed.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def priority(self, item: int) -> float:
+        """Bits that a vote on this item is expected to tell, for `assignment.next`."""
+        return self.learned.information.get(item, 0.0) if self.learned else 0.0
+
+    def _run(self) -> None:
+        while True:
+            self._changed.wait()
+            self._changed.clear()
+            if self._stopped:
+                return
+            try:
+                self.learn()
+            except FeedbackError as error:
+                self.learned, self.problem = None, str(error)
+
+    def learn(self) -> None:
+        """Learn now from all votes, and replace `learned`."""
+        start = time.perf_counter()
+        labels = tuple(x for x in self._store.labels() if x.purpose in ("train", "eval") and x.outcome != "skip")
+        if not labels or (learner := self._current()) is None:
+            self.learned = None
+            return
+        learner.follow(labels)
+        outlook = learner.head.outlook(learner.pool.differences(list(self._pairs.values())))
+        information = learner.information(self._pairs)
+        self.learned = Learned(labels, learner.predicted, outlook, information, time.perf_counter() - start)
+        self.problem = ""
+
+    def _current(self) -> Learner | None:
+        """The learner for the pairs that are there now; None while a response has no activations."""
+        items = [item for item in self._store.items() if item.purpose in ("train", "eval")]
+        ids = sorted({one for item in items for one in (item.a, item.b)})
+        if self._known != (len(items), len(ids)):
+            completions = self._store.completions(ids)
+            features = {i: x for i in ids if (x := completions[i].features) is not None}
+            if len(features) < len(ids):
+                self.problem = f"{len(ids) - len(features)} of {len(ids)} responses have no activations"
+                return None
+            from plaudit.feedback.head import Learner, Pool  # imports scipy, for which no page should wait
+
+            self._learner = Learner(Pool.of(features))
+            self._pairs = {item.id: (item.a, item.b) for item in items}
+            self._known = (len(items), len(ids))
+        return self._learner

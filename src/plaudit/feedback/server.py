@@ -1,0 +1,116 @@
+"""Serve one labelling project until Ctrl-C."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from ipaddress import ip_address
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from plaudit.errors import FeedbackError
+
+if TYPE_CHECKING:
+    from plaudit.feedback.visits import Site
+
+PORT = 8765  # where a free port is looked for first
+_TRIES = 20
+
+
+def serve(
+    folder: str | Path,
+    site: Site,
+    host: str = "127.0.0.1",
+    port: int | None = None,
+    names: Sequence[str] = (),
+    ready: Callable[[Site], None] | None = None,
+) -> None:
+    """Serve the project in `folder`; returns after Ctrl-C or SIGTERM.
+
+    Args:
+        folder: of the project, such as RUN/feedback; made where there is none.
+        site: what the pages say and ask. Its address is set here.
+        host: the address to listen at. Any other than 127.0.0.1 lets other machines reach the server; each person still
+            needs the link or the join code.
+        port: to listen at; by default 8765, or the next one that is free.
+        names: host names by which people open the page, such as that of this machine.
+        ready: called once people can open the page; by default it prints the links.
+
+    Raises:
+        FeedbackError: the address cannot be used, or the project cannot be opened.
+    """
+    listening = _listen(host, port)
+    from plaudit.feedback.store import Store
+
+    store = Store.open(folder)
+    try:
+        # These take a few tenths of a second, in which the browser may already wait at the socket.
+        import uvicorn
+
+        from plaudit.feedback.app import make_app
+        from plaudit.feedback.security import guard
+
+        site = replace(site, address=_address(host, listening.getsockname()[1]))
+        app = guard(make_app(store, site), names, anywhere=not _is_loopback(host))
+        (ready or announce)(site)
+        config = uvicorn.Config(
+            app,
+            log_level="warning",
+            access_log=False,  # it would write tokens into the terminal
+            proxy_headers=False,  # anybody can send them
+            server_header=False,
+            timeout_graceful_shutdown=5,
+            lifespan="on",
+        )
+        uvicorn.Server(config).run(sockets=[listening])
+    except KeyboardInterrupt:
+        pass
+    finally:
+        store.close()
+        listening.close()
+
+
+def announce(site: Site) -> None:
+    """Print the links."""
+    print(f"Open {site.link}", flush=True)
+    if site.code is not None:
+        print(f"Others join at {site.address}/join with the code {site.code}", flush=True)
+
+
+def _listen(host: str, port: int | None) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    problem: OSError | None = None
+    for candidate in range(PORT, PORT + _TRIES) if port is None else [port]:
+        listening = socket.socket(family, socket.SOCK_STREAM)
+        if os.name != "nt":  # there it would let two servers have one port
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listening.bind((host, candidate))
+            listening.listen(1024)
+            return listening
+        except (OSError, OverflowError) as error:
+            listening.close()
+            problem = error if isinstance(error, OSError) else OSError(str(error))
+    where = f"{host}:{port}" if port is not None else f"{host}:{PORT} to {PORT + _TRIES - 1}"
+    raise FeedbackError(f"{where}: {problem.strerror or problem}; choose another with --port or --host") from problem
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _address(host: str, port: int) -> str:
+    """Where people open the page: for "every address of this machine", the one that others reach."""
+    if host in ("0.0.0.0", "::", ""):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            try:
+                probe.connect(("192.0.2.1", 9))  # sends nothing: it asks which address a packet would leave from
+                host = probe.getsockname()[0]
+            except OSError:
+                host = socket.gethostname()
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
