@@ -61,7 +61,7 @@ def snapshot(store: Store, purposes: Purposes = ("train",)) -> Snapshot:
         a, b = (response(prompt, completions[one].text) for one in (label.a, label.b))
         choice = label.outcome if label.outcome in ("a", "b") else "tie"
         margin = float(label.strength) if choice != "tie" else 0.0
-        found.append(Comparison(prompt, a, b, choice, names[label.annotator], margin))  # type: ignore[arg-type]
+        found.append(Comparison(prompt, a, b, choice, names[label.annotator], margin))
         texts = [text_json(text) for text in (prompt, a, b)]
         digest.update(digest_of([label.event, label.outcome, label.strength, names[label.annotator], texts]).encode())
     return Snapshot(digest.hexdigest(), len(found), tuple(found))

@@ -20,7 +20,7 @@ from plaudit.data.hashed import Record
 from plaudit.data.recognition import KNOWN, recognise, records, refusal
 from plaudit.data.tables import Table, Values
 from plaudit.errors import DataError, FeedbackError
-from plaudit.feedback import annotations
+from plaudit.feedback import annotation_tools
 from plaudit.feedback.entries import Outcome, Purpose, Response
 from plaudit.feedback.exchange import COLUMNS, FORMAT, restore, unguarded
 from plaudit.feedback.store import Store
@@ -245,7 +245,7 @@ def _unanswered(values: Values) -> list[_Pair]:
 def _is_of_a_tool(table: Table) -> bool:
     for _, values in table.rows:
         try:
-            if annotations.comparisons(values) is None:
+            if annotation_tools.comparisons(values) is None:
                 return False
         except Unusable:
             continue
@@ -256,7 +256,7 @@ def _is_of_a_tool(table: Table) -> bool:
 
 
 def _of_a_tool(values: Values) -> list[_Pair]:
-    return [*map(_of_comparison, annotations.comparisons(values) or [])]
+    return [*map(_of_comparison, annotation_tools.comparisons(values) or [])]
 
 
 def _of_comparison(one: Comparison) -> _Pair:
