@@ -8,7 +8,7 @@ import re
 import numpy as np
 import pytest
 from feedback.projects import project, rows, vote
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plaudit.errors import FeedbackError
@@ -137,6 +137,7 @@ def test_what_is_exported_trains_as_what_is_in_the_project(judged, tmp_path):
         path.unlink()
 
 
+@settings(max_examples=30, deadline=None)
 @given(st.lists(st.one_of(st.sampled_from(NASTY), st.text(st.characters(codec="utf-8")))))
 def test_no_cell_of_a_table_is_a_formula_and_every_cell_is_read_as_it_was(cells):
     (found,) = csv.reader(io.StringIO(exchange._csv(cells), newline="")) if cells else ([],)

@@ -37,15 +37,15 @@ def counts(imported):
     [
         ([record("response1", "response2")], [("a", "u1"), ("b", "u2")]),
         ([task(pairwise("right"), pairwise("left"))], [("b", "1"), ("a", "2")]),
-        ([{"prompt": "Name a colour.", "chosen": "Red.", "rejected": "Blue, of course."}], [("a", "pairs.jsonl 1")]),
+        ([{"prompt": "Name a colour.", "chosen": "Red.", "rejected": "Blue, of course."}], [("a", "pairs.json 1")]),
         (
             [{"prompt": "Name a colour.", "response_a": "Red.", "response_b": "Blue, of course.", "choice": "tie"}],
-            [("tie", "pairs.jsonl 1")],
+            [("tie", "pairs.json 1")],
         ),
     ],
 )
 def test_votes_of_other_tools_become_comparisons(empty, tmp_path, rows, expected):
-    path = written(tmp_path, rows)
+    path = written(tmp_path, json.dumps(rows), "pairs.json")
     assert counts(load(empty, path, now=5.0)) == (1, len(expected), {})
     assert [(one.choice, one.annotator) for one in comparisons(empty)] == expected
     assert {(one.prompt, one.response_a, one.response_b) for one in comparisons(empty)} == {tuple(TEXTS.values())}
@@ -237,9 +237,9 @@ def test_the_database_and_the_file_of_feedloop(empty, tmp_path):
         ([{"prompt": "x", "response": "y"}], DataError, "here pairs of responses are needed"),
         ([{"foo": "x", "bar": "y"}], DataError, "foo"),
         ([{"prompt": "x", "chosen": "y", "rejected": "y"}], FeedbackError, "no pairs of responses in it: 1 identical"),
-        ([record("response9")], DataError, "line 1: 'response9': must be one of the two"),
+        ([record("response9")], DataError, "item 1: 'response9': must be one of the two"),
         ([record("response1"), record("response1", fields={"prompt": "x"})], DataError, "line 2: two responses"),
-        ([{"prompt": 1, "response_a": "x", "response_b": "y"}], DataError, "line 1: prompt 1: must be text"),
+        ([{"prompt": 1, "response_a": "x", "response_b": "y"}], DataError, "item 1: prompt 1: must be text"),
         (
             "prompt,response_a,response_b,outcome,left,purpose\np,x,y,maybe,a,train\n",
             DataError,

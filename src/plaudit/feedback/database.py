@@ -82,7 +82,7 @@ class Database:
         try:
             yield connection
         except sqlite3.Error as error:
-            raise FeedbackError(f"{self.path}: {error}") from error
+            raise FeedbackError(f"{self.path}: {' '.join(str(error).split())}") from error
         finally:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")

@@ -169,7 +169,8 @@ def restore(store: Store, path: Path) -> None:
                 try:
                     _insert(connection, json.loads(line), allowed, number)
                 except (ValueError, TypeError, KeyError, AttributeError, sqlite3.Error) as error:
-                    raise FeedbackError(f"{path}, line {number}: not a row of a project: {error}") from None
+                    why = " ".join(str(error).split())
+                    raise FeedbackError(f"{path}, line {number}: not a row of a project: {why}") from None
 
 
 def _insert(connection: sqlite3.Connection, values: dict[str, Any], allowed: dict[str, set[str]], number: int) -> None:

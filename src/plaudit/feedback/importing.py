@@ -21,7 +21,7 @@ from plaudit.data.recognition import KNOWN, recognise, records, refusal
 from plaudit.data.tables import Table, Values
 from plaudit.errors import DataError, FeedbackError
 from plaudit.feedback import annotation_tools
-from plaudit.feedback.entries import Outcome, Purpose, Response
+from plaudit.feedback.entries import Outcome, Purpose, Response, digest_of, prompt_digest, text_json
 from plaudit.feedback.exchange import COLUMNS, FORMAT, restore, unguarded
 from plaudit.feedback.store import Store
 from plaudit.records import Comparison, Ranking, Text
@@ -268,10 +268,9 @@ def _published(table: Table, left_out: Counter[str]) -> Iterator[tuple[Purpose |
     if (one := recognise(table)) is None:
         raise refusal(table)
     found: list[Record] = []
-    _, reading = records(one, {}, "training", found.extend) if one.match.layout.labels is None else (None, None)
-    if reading is None or not any(isinstance(record, Comparison | Ranking) for record in found):
+    if one.match.layout.labels or one.match.layout.imitates:
         raise DataError(f"{table.name}: {one.match.layout.name}, and here pairs of responses are needed")
-    left_out.update(reading.dropped)
+    left_out.update(records(one, {}, "training", found.extend)[1].dropped)
     for record in found:
         if isinstance(record, Comparison):
             yield None, _of_comparison(record)
