@@ -80,7 +80,7 @@ class Learning:
             self.learned = None
             return
         learner.follow(labels)
-        outlook = learner.head.outlook(learner.pool.differences(list(self._pairs.values())))
+        outlook = learner.outlook(list(self._pairs.values()))
         information = learner.information(self._pairs)
         self.learned = Learned(labels, learner.predicted, outlook, information, time.perf_counter() - start)
         self.problem = ""

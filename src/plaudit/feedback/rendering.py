@@ -18,7 +18,9 @@ from plaudit.feedback.statistics import Share
 FILES = {"style.css": "text/css", "page.js": "text/javascript", "icon.svg": "image/svg+xml"}
 _PAGES = resources.files("plaudit.feedback") / "pages"
 _CONTENT = {name: (_PAGES / name).read_bytes() for name in FILES}
-VERSION = hashlib.sha256(b"".join(_CONTENT.values())).hexdigest()[:12]  # in their links: a new version is loaded at once
+VERSION = hashlib.sha256(b"".join(_CONTENT.values())).hexdigest()[
+    :12
+]  # in their links: a new version is loaded at once
 
 
 def percent(share: float | None) -> str:
