@@ -4,7 +4,8 @@
 
 Simulated people are the real ones of `human-ratings`: of two film sentences each prefers the one that he or she rated
 higher. The model is the Bayesian head of the labelling pages on activations of `movie-gpt2`. Its accuracy is the share
-of single choices of people that it predicts, about sentences that it has never seen. docs/experiments.md has the result.
+of single choices of people that it predicts, about sentences that it has never seen. The result is in
+docs/experiments.md.
 """
 
 from __future__ import annotations
@@ -22,18 +23,20 @@ from plaudit.feedback.head import Head, Pool, fit
 from plaudit.models.loading import load_causal_lm, load_tokenizer
 from plaudit.records import RatedText
 
-LEARNED, HELD_OUT = 24, 16  # batches of 30 sentences that the same people rated
-PAIRS = 25  # of each batch that can be asked about
+LEARNED, HELD_OUT = 40, 20  # batches of 30 sentences that the same people rated
+PAIRS = 25  # of each batch
 RANDOM_SHARE = 0.25  # of the pairs that are random with the strategy "uncertain"
-LOOKS = (10, 20, 40, 60, 80, 120, 160, 200, 240)
+TOGETHER = 8  # votes between two fits of the model
+LOOKS = (24, 48, 96, 144, 192, 288, 384, 480)
 
 
 @torch.inference_mode()
-def activations(texts: Sequence[str], layer: int = -1) -> np.ndarray:
-    """(N, D) mean over its tokens of a layer's output for each text."""
+def activations(texts: Sequence[str]) -> np.ndarray:
+    """(N, 2 D) what the last layer makes of each text: the mean over its tokens, and the last token."""
     model, tokenizer = load_causal_lm("movie-gpt2").eval(), load_tokenizer("movie-gpt2")
     rows = [tokenizer.hf(text, return_tensors="pt")["input_ids"] for text in texts]
-    return np.stack([model(ids, output_hidden_states=True).hidden_states[layer][0].mean(0).float() for ids in rows])
+    states = [model(ids, output_hidden_states=True).hidden_states[-1][0].float() for ids in rows]
+    return np.stack([torch.cat([of_text.mean(0), of_text[-1]]).numpy() for of_text in states])
 
 
 def ballots(pair: Pair) -> list[float]:
@@ -41,11 +44,14 @@ def ballots(pair: Pair) -> list[float]:
     return [0.5 if a == b else float(a > b) for a, b in zip(pair.a.ratings, pair.b.ratings, strict=True)]
 
 
-def asked(strategy: str, head: Head, z: np.ndarray, open_pairs: np.ndarray, random: np.random.Generator) -> int:
-    """The next pair."""
-    if strategy == "random" or random.random() < RANDOM_SHARE:
-        return int(random.choice(open_pairs))
-    return int(open_pairs[head.information(z[open_pairs]).argmax()])
+def asked(strategy: str, head: Head, z: np.ndarray, open_pairs: np.ndarray, random: np.random.Generator) -> list[int]:
+    """The next pairs: those that tell most, or random ones."""
+    chosen = random.permutation(open_pairs)[:TOGETHER]
+    if strategy == "uncertain":
+        telling = open_pairs[np.argsort(-head.information(z[open_pairs]))]
+        by_chance = random.random(TOGETHER) < RANDOM_SHARE
+        chosen = np.where(by_chance, chosen, np.setdiff1d(telling, chosen[by_chance], assume_unique=True)[:TOGETHER])
+    return [int(place) for place in chosen]
 
 
 def learning_curve(
@@ -57,8 +63,9 @@ def learning_curve(
     cast: list[float] = []
     head, accuracy = fit(z[:0], np.zeros(0)), []
     while len(chosen) < max(LOOKS):
-        chosen.append(asked(strategy, head, z, np.setdiff1d(np.arange(len(z)), chosen), random))
-        cast.append(float(random.choice(shares[chosen[-1]])))
+        new = asked(strategy, head, z, np.setdiff1d(np.arange(len(z)), chosen), random)
+        chosen += new
+        cast += [float(random.choice(shares[place])) for place in new]
         head = fit(z[chosen], np.array(cast), head)
         if len(chosen) in LOOKS:
             right = np.where(head.probability(held_z) > 0.5, held[:, 0], held[:, 1])
@@ -71,51 +78,40 @@ def votes_for(accuracy: float, curve: np.ndarray) -> float:
     return float(np.interp(accuracy, np.maximum.accumulate(curve), LOOKS, right=np.inf))
 
 
-def sample(rated: Sequence[RatedText], seed: int) -> tuple[list[Pair], list[Pair]]:
-    """Pairs to learn from and pairs that are held out, of different batches."""
-    order = rng.generator(seed, "pair choice", 0, "batches").permutation(max(text.batch for text in rated))
+def sample(rated: Sequence[RatedText]) -> tuple[list[Pair], list[Pair]]:
+    """Pairs to ask about and pairs that are held out, of different batches."""
+    order = rng.generator(0, "pair choice", 0, "batches").permutation(max(text.batch for text in rated))
     parts = (set(order[:LEARNED].tolist()), set(order[LEARNED : LEARNED + HELD_OUT].tolist()))
-    learned, held_out = (pairs([text for text in rated if text.batch in part], PAIRS, seed) for part in parts)
+    learned, held_out = (pairs([text for text in rated if text.batch in part], PAIRS, seed=0) for part in parts)
     return learned, held_out
 
 
 def main() -> None:
     """Measure both strategies on the same pairs, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=10, help="repetitions, each with other sentences and people")
+    parser.add_argument("--seeds", type=int, default=10, help="repetitions, each with other people and random pairs")
     args = parser.parse_args()
-    rated = human_ratings()
+    learned, held_out = sample(human_ratings())
+    texts = list({text.text: None for pair in [*learned, *held_out] for text in (pair.a, pair.b)})
+    pool, place = Pool.of(dict(enumerate(activations(texts)))), {text: i for i, text in enumerate(texts)}
+    z, held_z = (pool.differences([(place[p.a.text], place[p.b.text]) for p in part]) for part in (learned, held_out))
+    shares, held = [ballots(pair) for pair in learned], votes(held_out).astype(float)
     curves: dict[str, list[list[float]]] = {"random": [], "uncertain": []}
-    ceilings = []
     for seed in range(args.seeds):
-        learned, held_out = sample(rated, seed)
-        texts = {text.text: None for pair in [*learned, *held_out] for text in (pair.a, pair.b)}
-        pool = Pool.of(dict(enumerate(activations(list(texts)))))
-        place = {text: i for i, text in enumerate(texts)}
-        z, held_z = (
-            pool.differences([(place[p.a.text], place[p.b.text]) for p in part]) for part in (learned, held_out)
-        )
-        held = votes(held_out).astype(float)
-        ceilings.append(person_and_others(held))
         for strategy, found in curves.items():
-            found.append(learning_curve(strategy, z, [ballots(pair) for pair in learned], held_z, held, seed))
-        print(seed, {strategy: [round(x, 3) for x in found[-1]] for strategy, found in curves.items()}, flush=True)
-    mean = {strategy: np.mean(found, 0) for strategy, found in curves.items()}
-    gain = np.array(curves["uncertain"]) - np.array(curves["random"])
+            found.append(learning_curve(strategy, z, shares, held_z, held, seed))
+            print(seed, strategy, *(f"{accuracy:.3f}" for accuracy in found[-1]), flush=True)
+    random, uncertain = (np.array(found) for found in curves.values())
+    gain = uncertain - random
     error = gain.std(0, ddof=1) / np.sqrt(len(gain)) if len(gain) > 1 else np.full(len(LOOKS), np.nan)
-    print("| votes | random | uncertain | difference, and its standard error |\n|---|---|---|---|")
+    print("| votes | random | uncertain | difference, with its standard error |\n|---|---|---|---|")
     for i, n in enumerate(LOOKS):
-        difference = f"{gain.mean(0)[i]:+.3f} ± {error[i]:.3f}"
-        print(f"| {n} | {mean['random'][i]:.3f} | {mean['uncertain'][i]:.3f} | {difference} |")
-    for accuracy in (0.58, 0.60, 0.62, 0.64):
-        print(
-            f"votes for {accuracy:.2f}:",
-            {
-                name: round(votes_for(accuracy, curve)) if votes_for(accuracy, curve) < np.inf else "more"
-                for name, curve in mean.items()
-            },
-        )
-    print(f"a person and the majority of the others agree on {np.mean(ceilings):.3f} of the held-out votes")
+        row = f"{random.mean(0)[i]:.3f} | {uncertain.mean(0)[i]:.3f} | {gain.mean(0)[i]:+.3f} ± {error[i]:.3f}"
+        print(f"| {n} | {row} |")
+    for accuracy in (0.54, 0.56, 0.58, 0.60):
+        needed = (votes_for(accuracy, found.mean(0)) for found in (random, uncertain))
+        print(f"votes for an accuracy of {accuracy:.2f}: random {next(needed):.0f}, uncertain {next(needed):.0f}")
+    print(f"a person and the majority of the others agree on {person_and_others(held):.3f} of the held-out votes")
 
 
 if __name__ == "__main__":

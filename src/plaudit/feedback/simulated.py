@@ -97,8 +97,8 @@ def read(html: str) -> Page | None:
     reader.feed(html)
     if "assignment" not in reader.fields or not {"left", "right"} <= reader.texts.keys():
         return None
-    texts = (reader.texts.get(name, "") for name in ("prompt", "left", "right"))
-    return Page(*texts, reader.fields, frozenset(reader.answers), not reader.counts)
+    prompt, left, right = (reader.texts.get(name, "") for name in ("prompt", "left", "right"))
+    return Page(prompt, left, right, reader.fields, frozenset(reader.answers), not reader.counts)
 
 
 class Browser:
