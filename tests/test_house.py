@@ -18,6 +18,7 @@ FLOORS = [
     {"training"},
     {"algorithms"},
     {"evaluation"},
+    {"feedback"},
     {"cli", "lesson", "pipeline", "publishing", "__main__"},
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

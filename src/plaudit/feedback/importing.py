@@ -20,8 +20,8 @@ from plaudit.data.hashed import Record
 from plaudit.data.recognition import KNOWN, recognise, records, refusal
 from plaudit.data.tables import Table, Values
 from plaudit.errors import DataError, FeedbackError
-from plaudit.feedback import annotations
-from plaudit.feedback.entries import Outcome, Purpose, Response
+from plaudit.feedback import annotation_tools
+from plaudit.feedback.entries import Outcome, Purpose, Response, digest_of, prompt_digest, text_json
 from plaudit.feedback.exchange import COLUMNS, FORMAT, restore, unguarded
 from plaudit.feedback.store import Store
 from plaudit.records import Comparison, Ranking, Text
@@ -245,7 +245,7 @@ def _unanswered(values: Values) -> list[_Pair]:
 def _is_of_a_tool(table: Table) -> bool:
     for _, values in table.rows:
         try:
-            if annotations.comparisons(values) is None:
+            if annotation_tools.comparisons(values) is None:
                 return False
         except Unusable:
             continue
@@ -256,7 +256,7 @@ def _is_of_a_tool(table: Table) -> bool:
 
 
 def _of_a_tool(values: Values) -> list[_Pair]:
-    return [*map(_of_comparison, annotations.comparisons(values) or [])]
+    return [*map(_of_comparison, annotation_tools.comparisons(values) or [])]
 
 
 def _of_comparison(one: Comparison) -> _Pair:
@@ -268,10 +268,9 @@ def _published(table: Table, left_out: Counter[str]) -> Iterator[tuple[Purpose |
     if (one := recognise(table)) is None:
         raise refusal(table)
     found: list[Record] = []
-    _, reading = records(one, {}, "training", found.extend) if one.match.layout.labels is None else (None, None)
-    if reading is None or not any(isinstance(record, Comparison | Ranking) for record in found):
+    if one.match.layout.labels or one.match.layout.imitates:
         raise DataError(f"{table.name}: {one.match.layout.name}, and here pairs of responses are needed")
-    left_out.update(reading.dropped)
+    left_out.update(records(one, {}, "training", found.extend)[1].dropped)
     for record in found:
         if isinstance(record, Comparison):
             yield None, _of_comparison(record)
