@@ -30,7 +30,7 @@ from plaudit.errors import FeedbackError, PlauditError
 from plaudit.feedback.people import Person, Value, choose, rated, scored, words
 
 _PATIENCE = 60.0  # seconds that a person waits for pairs to be made
-_PRACTISE = 0.5  # seconds between two looks at a page that has no pair yet
+_PAUSE = 0.5  # seconds between two looks at a page that has no pair yet
 
 
 @dataclass(frozen=True)
@@ -97,8 +97,8 @@ def read(html: str) -> Page | None:
     reader.feed(html)
     if "assignment" not in reader.fields or not {"left", "right"} <= reader.texts.keys():
         return None
-    texts = (reader.texts.get(name, "") for name in ("prompt", "left", "right"))
-    return Page(*texts, reader.fields, frozenset(reader.answers), not reader.counts)
+    prompt, left, right = (reader.texts.get(name, "") for name in ("prompt", "left", "right"))
+    return Page(prompt, left, right, reader.fields, frozenset(reader.answers), not reader.counts)
 
 
 class Browser:
@@ -154,7 +154,7 @@ class Session:
             if page is None:
                 if time.monotonic() > until:
                     raise FeedbackError(f"{self.browser.address}{path}: no pair to compare for {_PATIENCE:.0f} seconds")
-                time.sleep(_PRACTISE)
+                time.sleep(_PAUSE)
                 path, html = self.browser.open("/compare")
                 continue
             answer = choose(self.person, page.prompt, page.left, page.right, self.random)
