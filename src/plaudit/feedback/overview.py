@@ -46,9 +46,7 @@ def results(store: Store, person: Annotator) -> dict[str, Any]:
         names = store.generators()
         writers = [{texts[label.a].generator, texts[label.b].generator} - {None} for label in labels]
         pairs = sorted({(min(both), max(both)) for both in writers if len(both) == 2})
-        rows = [
-            (names[new].name, names[old].name, statistics.win_rate(labels, texts, new, old)) for old, new in pairs
-        ]
+        rows = [(names[new].name, names[old].name, statistics.win_rate(labels, texts, new, old)) for old, new in pairs]
     return {"rows": rows, "hidden": hidden, "votes": len(labels), "everybody": person.role == "owner"}
 
 
@@ -58,33 +56,30 @@ def people(store: Store, plan: Plan, now: float) -> list[dict[str, Any]]:
     for one in store.annotators():
         own = [label for label in labels if label.annotator == one.id]
         last = own[-1].at if own else None
-        counting, standing = screens.counted(own), assignment.standing(store, one.id, plan)
+        counts, standing = screens.counted(own), assignment.standing(store, one.id, plan)
         idle = now - (one.joined if last is None else last)
-        state = (
-            "finished"
-            if own and not standing.left
-            else "not begun"
-            if not own
-            else "working"
-            if idle < _WORKING
-            else "away"
-        )
         rows.append(
             {
                 "name": one.name,
                 "role": one.role,
                 "answers": standing.answered,
                 "total": standing.answered + standing.left,
-                "practising": bool(own) and not counted,
-                "state": state,
+                "practising": bool(own) and not counts,
+                "state": _state(bool(own), standing.left, idle),
                 "idle": None if last is None else idle,
-                "pace": statistics.pace(counting),
-                "consistency": statistics.self_consistency(counting),
-                "left": statistics.always_left(counting),
-                "gold": statistics.gold(counting),
+                "pace": statistics.pace(counts),
+                "consistency": statistics.self_consistency(counts),
+                "left": statistics.always_left(counts),
+                "gold": statistics.gold(counts),
             }
         )
     return rows
+
+
+def _state(begun: bool, left: int, idle: float) -> str:
+    if not begun:
+        return "not begun"
+    return "finished" if not left else "working" if idle < _WORKING else "away"
 
 
 def classroom(store: Store, plan: Plan, now: float) -> dict[str, Any]:
