@@ -14,6 +14,7 @@ from plaudit.config import Config
 from plaudit.data.judgements import judgements_of
 from plaudit.data.prompts import some_texts
 from plaudit.data.splits import Part
+from plaudit.models.chat import without_refused
 from plaudit.models.loading import model_without_weights
 from plaudit.training.prompts import training_prompts
 from plaudit.training.rewards import number_of_scored, try_reward
@@ -55,9 +56,9 @@ def plan(config: Config, path: Path, stages: tuple[str, ...]) -> Plan:
     data = run.data
     name = config.model if "sft" in stages else run.model("sft")
     tokenizer, model = open_tokenizer(run, name), model_without_weights(name)
-    prompts = [len(tokenizer.prompt(text)) for text in training_prompts(run, tokenizer)[0]]
-    some = some_texts(data.train, _MEASURED_TEXTS)
-    text = statistics.fmean(sum(map(len, tokenizer.demonstration(prompt, response))) for prompt, response in some)
+    prompts, _ = without_refused(training_prompts(run, tokenizer)[0], lambda text: len(tokenizer.prompt(text)))
+    some, _ = without_refused(some_texts(data.train, _MEASURED_TEXTS), lambda pair: tokenizer.demonstration(*pair))
+    text = statistics.fmean(sum(map(len, runs)) for runs in some)
     each = try_reward(run, stages, name).seconds
     return Plan(
         parameters=sum(p.numel() for p in model.parameters()),
@@ -67,13 +68,13 @@ def plan(config: Config, path: Path, stages: tuple[str, ...]) -> Plan:
         },
         device=str(run.device),
         dtype=str(run.dtype).removeprefix("torch."),
-        flops=_flops(config, stages, model, data.train, text, statistics.fmean(prompts or [0.0])),
+        flops=_flops(config, stages, model, data.train, run.judged.train, text, statistics.fmean(prompts or [0.0])),
         reward={stage: each * number_of_scored(config, stage)[0] for stage in stages},
     )
 
 
 def _flops(
-    config: Config, stages: tuple[str, ...], model: Any, train: Part, text: float, prompt: float
+    config: Config, stages: tuple[str, ...], model: Any, train: Part, judged_part: Part, text: float, prompt: float
 ) -> dict[str, float]:
     """Floating point operations by stage, for texts and prompts of these mean lengths in tokens.
 
@@ -94,7 +95,7 @@ def _flops(
 
     # Then log-probabilities, the reference's, and the scores.
     sampled = 2 * (body + head) + (2 + config.reward_model.members) * 2 * body + 2 * 2 * head
-    judged = sum(len(judgement.texts) for judgement in judgements_of(train)) if train.judged else 0
+    judged = sum(len(judgement.texts) for judgement in judgements_of(judged_part)) if judged_part.judged else 0
     members = config.reward_model.members
     sft = config.sft
     flops = {
