@@ -345,7 +345,7 @@ def test_somebody_joins_with_the_code_and_a_link_from_another_site_keeps_people_
     page.get_by_label("Your name").fill("Ada")
     page.get_by_label("Join code").fill(CODE.lower())
     page.get_by_role("button", name="Join").click()
-    assert page.url == f"{address}/"
+    expect(page).to_have_url(f"{address}/")
     expect(page.locator("h1")).to_contain_text("Ada")
     page.route("http://elsewhere.test/", lambda route: route.fulfill(
         content_type="text/html", body=f'<a href="{address}/">go</a>'))  # fmt: skip

@@ -169,7 +169,9 @@ def standing(store: Store, annotator_id: int, plan: Plan) -> Standing:
     with store.database.reading() as connection:
         desk = _Desk(connection, annotator_id, plan)
     answered = sum(row["outcome"] not in (None, "skip") for row in desk.mains)
-    unanswered = sum(row["outcome"] is None and desk.is_needed(row["item_id"]) for row in desk.mains)
+    unanswered = sum(
+        row["outcome"] is None and (row["released"] is None or desk.is_needed(row["item_id"])) for row in desk.mains
+    )
     left = unanswered + len(desk.candidates())
     return Standing(answered, left if plan.votes is None else min(left, max(0, plan.votes - answered)))
 

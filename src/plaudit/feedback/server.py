@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
@@ -64,12 +67,24 @@ def serve(
             timeout_graceful_shutdown=5,
             lifespan="on",
         )
-        uvicorn.Server(config).run(sockets=[listening])
-    except KeyboardInterrupt:
-        pass
+        with suppress(KeyboardInterrupt), _terminated_as_interrupted():
+            uvicorn.Server(config).run(sockets=[listening])
     finally:
         store.close()
         listening.close()
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """Uvicorn raises the signal that ended it once more: SIGTERM would then kill this process."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # no signals come here
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def announce(site: Site) -> None:
