@@ -79,17 +79,17 @@ def test_no_pair_gets_too_many_votes_and_none_is_left_that_somebody_present_coul
 
 
 def test_thirty_people_with_forty_votes_on_240_pairs_of_whom_some_leave_and_are_replaced(opened):
+    """Two leave early and are replaced while the others work; two leave late and are replaced in the end."""
     store = opened(project, 240, people_of(34))
     plan, now = Plan(overlap=5, votes=40, **QUIET), 0.0
-    before_leaving = {1: 0, 7: 13, 19: 25, 30: 38}
-    for turn in range(40):
-        for person in range(1, 31):
-            now += 1
-            if turn < before_leaving.get(person, 40):
-                vote(store, person, plan, now)
-            elif turn == before_leaving[person]:
+    leaving, coming = {1: 0, 7: 3, 19: 25, 30: 38}, {31: 15, 32: 15}
+    for turn in range(60):  # of a minute
+        for person in range(1, 33):
+            now += 60 / 32
+            if person in leaving and turn == leaving[person]:
                 assignment.next(store, person, plan, now)  # and closes the page
-    assert sum(votes_by_pair(store).values()) == 26 * 40 + 76
+            elif turn < leaving.get(person, 60) and turn >= coming.get(person, 0):
+                vote(store, person, plan, now)
     now += 700
     while sum(bool(vote(store, person, plan, now)) for person in range(31, 35)):
         now += 1
@@ -206,6 +206,18 @@ def test_a_plan_asks_about_its_purpose_and_round_only(opened):
             count += 1
         assert count == left
         assert assignment.standing(store, 1, plan) == Standing(answered + left, 0)
+
+
+def test_standing_counts_the_open_pair_until_somebody_else_has_it(opened):
+    store, plan = opened(project, 3, ("Ada", "Bea")), Plan(**QUIET)
+    vote(store, 1, plan, 1.0)
+    vote(store, 1, plan, 2.0, "skip")
+    assignment.next(store, 1, plan, 3.0)
+    assert assignment.standing(store, 1, plan) == Standing(1, 1)
+    assert assignment.standing(store, 1, Plan(votes=1, **QUIET)) == Standing(1, 0)
+    while vote(store, 2, plan, 700.0):
+        pass
+    assert assignment.standing(store, 1, plan) == Standing(1, 0)
 
 
 def test_an_assignment_does_not_tell_what_wrote_the_responses(opened):

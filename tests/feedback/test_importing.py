@@ -241,9 +241,14 @@ def test_the_database_and_the_file_of_feedloop(empty, tmp_path):
         ([record("response1"), record("response1", fields={"prompt": "x"})], DataError, "line 2: two responses"),
         ([{"prompt": 1, "response_a": "x", "response_b": "y"}], DataError, "item 1: prompt 1: must be text"),
         (
-            "prompt,response_a,response_b,outcome,left,purpose\np,x,y,maybe,a,train\n",
+            "prompt,response_a,response_b,outcome,left,purpose,annotator\np,x,y,maybe,a,train,Ada\n",
             DataError,
             "outcome 'maybe': must be",
+        ),
+        (
+            "prompt,response_a,response_b,outcome,left,purpose,annotator,strength\np,x,y,a,a,train,Ada,nan\n",
+            DataError,
+            "line 2: cannot convert",
         ),
     ],
 )

@@ -107,10 +107,12 @@ class _Desk:
         return [items[place] for place in rng.permutation(len(items), self.plan.seed, _STAGE, 0)]
 
     def block(self, annotator: int) -> list[int]:
-        """The pairs of an annotator's own, from where he or she begins."""
+        """The pairs of an annotator's own, from where he or she begins; none once all pairs are shared out."""
         n, rank = len(self._order), self._ranks[annotator]
         length = n if self.plan.votes is None else min(self.plan.votes, n)
         start = rank * length
+        if start >= n * self.plan.overlap:
+            return []
         turn = start // n * length // self.plan.overlap  # those who share a block begin at other places of it
         return [self._order[(start + (turn + i) % length) % n] for i in range(length)]
 

@@ -139,7 +139,7 @@ def table(store: Store, purposes: Purposes = ("train", "eval", "gold")) -> Itera
 
 def everything(store: Store) -> Iterator[str]:
     """JSONL of all tables, from which an equal database can be made. The first line names the format."""
-    yield json.dumps({"format": FORMAT, "version": VERSION}) + "\n"
+    lines: list[dict[str, Any]] = [{"format": FORMAT, "version": VERSION}]
     with store.database.reading() as connection:
         for name in TABLES:
             order = "key" if name == "meta" else "id"
@@ -147,7 +147,8 @@ def everything(store: Store) -> Iterator[str]:
                 values = {key: value for key, value in dict(row).items() if (name, key) not in KEPT_BY_TRIGGER}
                 if isinstance(values.get("features"), bytes):
                     values["features"] = b64encode(values["features"]).decode()
-                yield json.dumps({"table": name} | values, ensure_ascii=False) + "\n"
+                lines.append({"table": name} | values)
+    yield from (json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
 
 
 def restore(store: Store, path: Path) -> None:
