@@ -185,8 +185,8 @@ def test_the_command(tmp_path, capsys):
         assert [label.outcome for label in store.labels("train")].count("a") == 4
     for wrong, match in [
         (["--ratings", "nothing.json"], "nothing.json: must be JSON"),
-        (["--score", f"{score}:nothing"], "must be FILE.py:FUNCTION"),
-        (["--score", "nothing.py:f"], "must be FILE.py:FUNCTION"),
+        (["--score", f"{score}:nothing"], "has no function 'nothing'; it has: length"),
+        (["--score", "nothing.py:f"], "nothing.py: no such file"),
         ([], "cannot be reached"),
     ]:
         with pytest.raises(SystemExit, match=match):
@@ -194,3 +194,9 @@ def test_the_command(tmp_path, capsys):
     with pytest.raises(SystemExit):
         simulated.main([*arguments, "--ties", "1"])
     assert "probabilities" in capsys.readouterr().err
+
+
+def test_the_judge_values_what_is_positive():
+    value = simulated._function("judge")
+    good, bad = value(["", ""], ["a warm , moving and wonderful film .", "a dull , stupid and tedious film ."])
+    assert good > 1 > -1 > bad
