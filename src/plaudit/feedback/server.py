@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
@@ -44,34 +45,29 @@ def serve(
     Raises:
         FeedbackError: the address cannot be used, or the project cannot be opened.
     """
-    listening = _listen(host, port)
-    from plaudit.feedback.store import Store
-
-    store = Store.open(folder)
-    try:
-        # These take a few tenths of a second, in which the browser may already wait at the socket.
+    with _listen(host, port) as listening:
+        # These imports take a few tenths of a second, in which a browser can already wait at the socket.
         import uvicorn
 
         from plaudit.feedback.app import make_app
         from plaudit.feedback.security import guard
+        from plaudit.feedback.store import Store
 
-        site = replace(site, address=_address(host, listening.getsockname()[1]))
-        app = guard(make_app(store, site), names, anywhere=not _is_loopback(host))
-        (ready or announce)(site)
-        config = uvicorn.Config(
-            app,
-            log_level="warning",
-            access_log=False,  # it would write tokens into the terminal
-            proxy_headers=False,  # anybody can send them
-            server_header=False,
-            timeout_graceful_shutdown=5,
-            lifespan="on",
-        )
-        with suppress(KeyboardInterrupt), _terminated_as_interrupted():
-            uvicorn.Server(config).run(sockets=[listening])
-    finally:
-        store.close()
-        listening.close()
+        with closing(Store.open(folder)) as store:
+            site = replace(site, address=_address(host, listening.getsockname()[1]))
+            app = guard(make_app(store, site), names, anywhere=not _is_loopback(host))
+            (ready or announce)(site)
+            config = uvicorn.Config(
+                app,
+                log_level="warning",
+                access_log=False,  # it would write tokens into the terminal
+                proxy_headers=False,  # anybody can send them
+                server_header=False,
+                timeout_graceful_shutdown=5,
+                lifespan="on",
+            )
+            with suppress(KeyboardInterrupt), _terminated_as_interrupted(), _switching_often():
+                uvicorn.Server(config).run(sockets=[listening])
 
 
 @contextmanager
@@ -85,6 +81,17 @@ def _terminated_as_interrupted() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _switching_often() -> Iterator[None]:
+    """Let threads take turns after half a millisecond: by default a vote waits ten times as long for each of them."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(0.0005)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
 
 
 def announce(site: Site) -> None:
