@@ -114,10 +114,11 @@ def check(config: Config, path: Path, stages: tuple[str, ...], reward: AnyReward
         number_of_frozen_layers(model, getattr(getattr(config, stage), "train_layers", 0), f"{stage}.train_layers")
     limit, lines = window(model), [data.warning]
     if "reward_model" in stages:
-        check_judged(data.train)
+        check_judged(run.judged.train)
+        lines.append(run.judged.warning if run.judged is not data else "")
         check_classifier(model)
         longest = min(config.reward_model.max_tokens, limit)
-        train, _, left_out = judgements(data, tokenizer, longest, config.reward_model.ties)
+        train, _, left_out = judgements(run.judged, tokenizer, longest, config.reward_model.ties)
         lines.append(check_too_long(len(train), left_out["too long"], "reward_model"))
     if "sft" in stages:
         longest = min(config.sft.max_tokens, limit)

@@ -12,7 +12,7 @@ from plaudit.config import build, known_settings
 from plaudit.data.corpus import load
 from plaudit.data.judgements import judgements_of
 from plaudit.data.splits import Part, Splits
-from plaudit.errors import DataError
+from plaudit.errors import DataError, RunError
 from plaudit.evaluation.doctor import doctor
 from plaudit.evaluation.report import write_report
 from plaudit.evaluation.report.words import beside_accuracy
@@ -228,3 +228,30 @@ def test_the_settings_of_the_documentation_exist():
     flags = set(re.findall(r"--([a-z-]+\.[a-z-]+)", page))
     assert {"reward-model.margin", "reward-model.ties", "reward-model.members", "ppo.lower-bound"} <= flags
     assert not [flag for flag in flags if flag.replace("-", "_") not in known_settings()]
+
+
+def test_judgements_can_have_a_file_of_their_own(tmp_path, tiny_config):
+    texts, votes = tmp_path / "texts.txt", tmp_path / "votes.jsonl"
+    texts.write_text("".join(f"film {i} is {WORDS[i % 2]} to watch\n" for i in range(ROWS)))
+    votes.write_text("".join(json.dumps(compared(i)) + "\n" for i in range(ROWS)))
+    settings = {
+        "model": tiny_config.model, "data": str(texts), "device": "cpu", "dtype": "float32",
+        "sft.epochs": 1, "reward_model.epochs": 4, "reward_model.lr": 5e-3,
+    }  # fmt: skip
+    with pytest.raises(DataError, match="neither labels nor comparisons"):
+        check(build(settings), tmp_path / "run", ("sft", "reward_model"))
+    config = build(settings | {"reward_model.judgements": str(votes)})
+    assert check(config, tmp_path / "run", ("sft", "reward_model")) == []
+    run = Run.open(tmp_path / "run", config, resume=False, overwrite=False, stages=("sft", "reward_model"))
+    for _ in steps(run, ("sft", "reward_model")):
+        pass
+    summary = run.summary("reward_model")
+    assert summary["kind"] == "comparisons"
+    assert summary["records"] == len(load(str(votes)).train.comparisons)
+    assert summary["accuracy"] > 0.9
+
+    with votes.open("a") as file:
+        file.write(json.dumps(compared(ROWS)) + "\n")
+    run.check_inputs("sft")
+    with pytest.raises(RunError, match=r"its reward_model was made from other data: .*votes\.jsonl has changed"):
+        run.check_inputs("reward_model")

@@ -279,7 +279,7 @@ def test_a_branch_needs_finished_stages_and_a_folder_of_its_own(tmp_path):
     ],
 )
 def test_auto_is_bfloat16_where_it_is_multiplied_in_hardware(cpu_run, monkeypatch, asked, quick, found):
-    monkeypatch.setattr(module, "_multiplies_bfloat16", lambda device: quick)
+    monkeypatch.setattr(module, "multiplies_bfloat16", lambda device: quick)
     run = dataclasses.replace(cpu_run, config=dataclasses.replace(cpu_run.config, dtype=asked))
     assert run.dtype == found
 
@@ -299,10 +299,10 @@ def test_a_device_that_is_missing_is_refused(cpu_run, monkeypatch):
 
 
 def test_the_number_format_that_auto_chose_stays_on_another_machine(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_multiplies_bfloat16", lambda device: True)
+    monkeypatch.setattr(module, "multiplies_bfloat16", lambda device: True)
     run = finished(tmp_path / "run", ("sft",))
     assert Run.existing(run.path).config.dtype == "bfloat16"
-    monkeypatch.setattr(module, "_multiplies_bfloat16", lambda device: False)
+    monkeypatch.setattr(module, "multiplies_bfloat16", lambda device: False)
     again = open_run(run.path, CONFIG, resume=True)
     assert (again.dtype, again.checkpoints("sft").fingerprint) == (torch.bfloat16, run.checkpoints("sft").fingerprint)
     with pytest.raises(RunError, match="its sft was made with dtype = 'bfloat16', not 'float32'"):

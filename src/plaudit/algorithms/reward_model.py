@@ -46,6 +46,11 @@ class Config(SupervisedConfig):
     """Reward model: train a score for texts on labels, comparisons or rankings."""
 
     lr: float = setting(5e-4, "peak learning rate of AdamW; lower it if the loss jumps", low=0, high=1)
+    judgements: str = setting(
+        "",
+        "labels, comparisons or rankings to learn from, where they are not in --data: a file, a folder or a hub id; "
+        "empty: those of --data",
+    )
     ties: str = setting(
         "half",
         "half teaches that two texts which tie are equally good; drop leaves ties out",
@@ -88,7 +93,7 @@ def reward_model(run: Run) -> Iterator[StepReport]:
         DataError: the data has no judgements, or none that it can learn from.
         TrainingError: a loss or gradient is not finite.
     """
-    settings, data = run.config.reward_model, run.data
+    settings, data = run.config.reward_model, run.judged
     tokenizer = tokenizer_to_save(run, run.model("sft"))
     longest = min(settings.max_tokens, window(model_without_weights(run.model("sft"))))
     train, held_out, dropped = judgements(data, tokenizer, longest, settings.ties)

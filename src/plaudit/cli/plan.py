@@ -67,13 +67,13 @@ def plan(config: Config, path: Path, stages: tuple[str, ...]) -> Plan:
         },
         device=str(run.device),
         dtype=str(run.dtype).removeprefix("torch."),
-        flops=_flops(config, stages, model, data.train, text, statistics.fmean(prompts or [0.0])),
+        flops=_flops(config, stages, model, data.train, run.judged.train, text, statistics.fmean(prompts or [0.0])),
         reward={stage: each * number_of_scored(config, stage)[0] for stage in stages},
     )
 
 
 def _flops(
-    config: Config, stages: tuple[str, ...], model: Any, train: Part, text: float, prompt: float
+    config: Config, stages: tuple[str, ...], model: Any, train: Part, judged_part: Part, text: float, prompt: float
 ) -> dict[str, float]:
     """Floating point operations by stage, for texts and prompts of these mean lengths in tokens.
 
@@ -94,7 +94,7 @@ def _flops(
 
     # Then log-probabilities, the reference's, and the scores.
     sampled = 2 * (body + head) + (2 + config.reward_model.members) * 2 * body + 2 * 2 * head
-    judged = sum(len(judgement.texts) for judgement in judgements_of(train)) if train.judged else 0
+    judged = sum(len(judgement.texts) for judgement in judgements_of(judged_part)) if judged_part.judged else 0
     members = config.reward_model.members
     sft = config.sft
     flops = {

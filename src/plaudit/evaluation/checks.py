@@ -95,7 +95,7 @@ def training_of_sft(run: Run, models: Models) -> Training | None:
 
 def training_of_reward_model(run: Run) -> Training | None:
     """None where the first judgements are all left out."""
-    settings, train, most = run.config.reward_model, run.data.train, 16 * ROWS
+    settings, train, most = run.config.reward_model, run.judged.train, 16 * ROWS
     tokenizer = open_tokenizer(run, run.model("sft"))
     classifier = new_classifier(run, tokenizer)
     some = Part(train.labelled[:most], comparisons=train.comparisons[:most], rankings=train.rankings[:most])

@@ -49,7 +49,7 @@ def memory_needed(run: Run, lm: Any, prompt: int, policy: str = "ppo") -> int:
     sampling = sampled * (one_layer + depth * keys_and_values)
     rollout = min(ppo.batch_size * ppo.max_new_tokens * vocabulary, logits_at_once(run.device, gradient=False))
     rows = min(ppo.minibatch_size, ppo.batch_size)
-    texts = max((len(ranking.responses) for ranking in run.data.train.rankings), default=2)
+    texts = max((len(ranking.responses) for ranking in run.judged.train.rankings), default=2)
     # Activations of the sampled tokens at two depths: one for the policy, one for the reward model.
     update = stage(ppo, rows, length, ppo.max_new_tokens, cache=4 * 2 * width * sampled)
     return max(

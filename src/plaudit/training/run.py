@@ -17,12 +17,13 @@ import torch
 from plaudit.config import ALGORITHMS, Config, build, flatten, read_saved, to_toml
 from plaudit.data.corpus import load
 from plaudit.data.splits import Splits
-from plaudit.errors import ConfigError, RunError
+from plaudit.errors import RunError
 from plaudit.files import json_text, partial_of, remove_folder, sha256, sweep, write_atomic, write_json
 from plaudit.models import loading
 from plaudit.rewards import Source, described, sources_of, uses_model
 from plaudit.training import lock, manifest, trackers
 from plaudit.training.checkpoint import Checkpoints
+from plaudit.training.device import device_named, multiplies_bfloat16
 from plaudit.training.metrics import MetricsLog
 from plaudit.training.versions import made_with, versions
 
@@ -172,6 +173,12 @@ class Run:
         """The data set."""
         return load(self.config.data)
 
+    @property
+    def judged(self) -> Splits:
+        """What the reward model learns from: a part of the data set, or data of its own."""
+        own = self.config.reward_model.judgements
+        return load(dataclasses.replace(self.config.data, name=own, evaluation="", split="")) if own else self.data
+
     def inputs(self, stage: str, sources: tuple[Source, ...] = ()) -> dict[str, Any]:
         """Everything that a stage's result depends on, and its fingerprint, without settings that change no result.
 
@@ -184,7 +191,7 @@ class Run:
         needs = [need for need in needs_of(stage) if need != "reward_model" or not sources or uses_model(sources)]
         content: dict[str, Any] = {
             "settings": {k: v for k, v in settings.items() if k.rpartition(".")[2] not in _NO_RESULT},
-            "data": self.data.fingerprint,
+            "data": (self.judged if stage == "reward_model" else self.data).fingerprint,
             "inputs": {need: (self.made_from(need) or self.inputs(need))["fingerprint"] for need in needs},
         }
         content |= {} if needs else {"model": loading.fingerprint(self.config.model)}
@@ -230,7 +237,8 @@ class Run:
             if (before := made["settings"].get(name, value)) != value:
                 raise RunError(f"{begins} with {name} = {before!r}, not {value!r}; keep that value, {_REMEDY}")
         if made["data"] != now["data"]:
-            raise RunError(f"{begins} from other data: {self.config.data.name} has changed; {_REMEDY}")
+            name = self.judged.name if stage == "reward_model" else self.config.data.name
+            raise RunError(f"{begins} from other data: {name} has changed; {_REMEDY}")
         if made.get("model") != now.get("model"):
             raise RunError(f"{begins} from other weights: {self.config.model} has changed; {_REMEDY}")
         for name, fingerprint in made["inputs"].items():
@@ -257,18 +265,13 @@ class Run:
     @property
     def device(self) -> torch.device:
         """Where to compute: as set, or the first GPU if there is one."""
-        present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-        usable = [name for name, there in present.items() if there]
-        wanted = usable[0] if self.config.device == "auto" else self.config.device
-        if wanted not in usable:
-            raise ConfigError(f"device = '{wanted}': this machine has no such device; use cpu or auto")
-        return torch.device(wanted)
+        return device_named(self.config.device)
 
     @property
     def dtype(self) -> torch.dtype:
         """Number format of the matrix products: as set, or bfloat16 if the device multiplies it in hardware."""
         if self.config.dtype == "auto":
-            return torch.bfloat16 if _multiplies_bfloat16(self.device) else torch.float32
+            return torch.bfloat16 if multiplies_bfloat16(self.device) else torch.float32
         return getattr(torch, self.config.dtype)
 
     def resolved(self, config: Config) -> Config:
@@ -287,16 +290,6 @@ def ancestors(stage: str) -> set[str]:
     """Every stage that `stage` is made from, directly or not."""
     direct = set(needs_of(stage))
     return direct.union(*(ancestors(need) for need in direct))
-
-
-def _multiplies_bfloat16(device: torch.device) -> bool:
-    """Whether `device` multiplies bfloat16 matrices in hardware; without it they are slower than float32."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    if device.type == "mps":
-        return False
-    supported = [getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("amx_tile", "avx512_bf16")]
-    return any(check and check() for check in supported)
 
 
 def _files_of(sources: tuple[Source, ...]) -> dict[str, str]:
