@@ -103,7 +103,7 @@ def announce(site: Site) -> None:
 
 def _listen(host: str, port: int | None) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    problem: OSError | None = None
+    problem = ""
     for candidate in range(PORT, PORT + _TRIES) if port is None else [port]:
         listening = socket.socket(family, socket.SOCK_STREAM)
         if os.name != "nt":  # there it would let two servers have one port
@@ -114,9 +114,9 @@ def _listen(host: str, port: int | None) -> socket.socket:
             return listening
         except (OSError, OverflowError) as error:
             listening.close()
-            problem = error if isinstance(error, OSError) else OSError(str(error))
+            problem = getattr(error, "strerror", None) or str(error)
     where = f"{host}:{port}" if port is not None else f"{host}:{PORT} to {PORT + _TRIES - 1}"
-    raise FeedbackError(f"{where}: {problem.strerror or problem}; choose another with --port or --host") from problem
+    raise FeedbackError(f"{where}: {problem}; choose another with --port or --host")
 
 
 def _is_loopback(host: str) -> bool:
