@@ -76,6 +76,10 @@ class Browser:
             self.cookie = cookie.partition(";")[0]
         return response.status, text
 
+    def close(self) -> None:
+        """End the connection."""
+        self.connection.close()
+
     def join(self, name: str) -> Browser:
         """Sign in with the join code."""
         status, _ = self.open("/join", {"name": name, "code": CODE})
@@ -127,8 +131,9 @@ def load(folder: Path, port: int, people: int, votes: int, pairs: int) -> Load:
             posts.append(time.perf_counter() - loaded)
             pages.append(loaded - start)
             acknowledged.append(fields["uuid"])
+        browser.close()
 
-    with Served(folder, port, overlap=-(-people * votes // pairs)):
+    with Served(folder, port, overlap=people):  # nobody waits for a pair that somebody else holds
         threads = [threading.Thread(target=work, args=(number,)) for number in range(people)]
         start = time.perf_counter()
         for thread in threads:

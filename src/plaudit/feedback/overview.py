@@ -44,8 +44,8 @@ def results(store: Store, person: Annotator) -> dict[str, Any]:
     if not hidden:  # nobody should see which model is ahead before the own answers are final
         texts = store.completions({one for label in labels for one in (label.a, label.b)})
         names = store.generators()
-        writers = [{texts[label.a].generator, texts[label.b].generator} - {None} for label in labels]
-        pairs = sorted({(min(both), max(both)) for both in writers if len(both) == 2})
+        writers = [(texts[label.a].generator, texts[label.b].generator) for label in labels]
+        pairs = sorted({(min(a, b), max(a, b)) for a, b in writers if a is not None and b is not None and a != b})
         rows = [(names[new].name, names[old].name, statistics.win_rate(labels, texts, new, old)) for old, new in pairs]
     return {"rows": rows, "hidden": hidden, "votes": len(labels), "everybody": person.role == "owner"}
 

@@ -39,8 +39,8 @@ def add_practice(store: Store) -> None:
     """Two pairs to practise on, if the project has none of its own."""
     if not store.items("practice"):
         for prompt, a, b, gold in PRACTICE:
-            ids = [store.add_completion(prompt, text) for text in (a, b)]
-            store.add_item(*ids, purpose="practice", gold=gold)
+            first, second = (store.add_completion(prompt, text) for text in (a, b))
+            store.add_item(first, second, "practice", gold)
 
 
 def counted(labels: Sequence[Label]) -> list[Label]:
@@ -138,11 +138,10 @@ def history(store: Store, person: Annotator, page: int) -> dict[str, Any]:
     pages = max(1, -(-len(own) // _PAGE))
     page = min(max(1, page), pages)
     rows = [
-        {"pair": store.assignment(label.assignment, person.id), "words": _words(label), "label": label}
+        {"pair": pair, "prompt": asked(pair.prompt), "words": _words(label)}
         for label in own[_PAGE * (page - 1) : _PAGE * page]
+        for pair in [store.assignment(label.assignment, person.id)]
     ]
-    for row in rows:
-        row["prompt"] = asked(row["pair"].prompt)
     return {"rows": rows, "number": page, "pages": pages, "answers": len(own)}
 
 
