@@ -18,7 +18,8 @@ FLOORS = [
     {"training"},
     {"algorithms"},
     {"evaluation"},
-    {"cli", "lesson", "labelling", "pipeline", "publishing", "__main__"},
+    {"feedback"},
+    {"cli", "lesson", "pipeline", "publishing", "__main__"},
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 MOST_LINES, MOST_LINES_OF_A_FILE = 8500, 330

@@ -18,6 +18,7 @@ PAGES = (
     "data",
     "ecosystem",
     "experiments",
+    "feedback",
     "models",
     "reliability",
     "results",

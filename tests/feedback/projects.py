@@ -23,6 +23,11 @@ def project(folder, pairs=4, people=("Ada",), purpose="train", **more):
     return store
 
 
+def people_of(n):
+    """Names of people."""
+    return [f"p{i}" for i in range(n)]
+
+
 def vote(store, annotator, plan, now, kind="choose", side="left", **more):
     """The annotator's next assignment, with an answer; None when there is none."""
     asked = assignment.next(store, annotator, plan, now, **more)

@@ -4,7 +4,7 @@ import tempfile
 from collections import Counter, defaultdict
 
 import pytest
-from feedback.projects import UUIDS, project, rows, vote
+from feedback.projects import UUIDS, people_of, project, rows, vote
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -13,10 +13,6 @@ from plaudit.feedback.assignment import Plan, Standing
 
 FEW = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 QUIET = {"practice": 0, "repeat_share": 0.0}
-
-
-def people_of(n):
-    return [f"p{i}" for i in range(n)]
 
 
 def votes_by_pair(store):
@@ -70,7 +66,7 @@ def test_no_pair_gets_too_many_votes_and_none_is_left_that_somebody_present_coul
                 vote(store, person, plan, now, act, priority=lambda item: item % 3)
         present = data.draw(st.sets(st.integers(1, people), min_size=1))
         now += 601
-        while any([vote(store, person, plan, now) for person in present]):
+        while sum(bool(vote(store, person, plan, now)) for person in present):
             now += 1
         counts = votes_by_pair(store)
         assert max(counts.values(), default=0) <= overlap
@@ -82,32 +78,26 @@ def test_no_pair_gets_too_many_votes_and_none_is_left_that_somebody_present_coul
         store.close()
 
 
-def test_thirty_people_with_forty_votes_on_240_pairs_of_whom_some_leave_and_are_replaced(tmp_path):
-    """Scaled down by five in pairs and votes: five votes a pair."""
-    store = project(tmp_path, 48, people_of(34))
-    plan, now, left = (
-        Plan(overlap=5, votes=8, **QUIET),
-        0.0,
-        Counter({1: 0, 7: 3, 19: 5, 30: 7}),
-    )  # votes before leaving
-    for turn in range(8):
-        for person in range(1, 31):
-            now += 1
-            if turn < left.get(person, 8):
-                vote(store, person, plan, now)
-            elif turn == left[person]:
+def test_thirty_people_with_forty_votes_on_240_pairs_of_whom_some_leave_and_are_replaced(opened):
+    """Two leave early and are replaced while the others work; two leave late and are replaced in the end."""
+    store = opened(project, 240, people_of(34))
+    plan, now = Plan(overlap=5, votes=40, **QUIET), 0.0
+    leaving, coming = {1: 0, 7: 3, 19: 25, 30: 38}, {31: 15, 32: 15}
+    for turn in range(60):  # of a minute
+        for person in range(1, 33):
+            now += 60 / 32
+            if person in leaving and turn == leaving[person]:
                 assignment.next(store, person, plan, now)  # and closes the page
-    assert sum(votes_by_pair(store).values()) == 26 * 8 + 15
-    assert vote(store, 31, plan, now + 1)  # an extra person takes over what is free already
+            elif turn < leaving.get(person, 60) and turn >= coming.get(person, 0):
+                vote(store, person, plan, now)
     now += 700
-    while any([vote(store, person, plan, now) for person in range(31, 35)]):
+    while sum(bool(vote(store, person, plan, now)) for person in range(31, 35)):
         now += 1
-    assert votes_by_pair(store) == dict.fromkeys(range(1, 49), 5)
-    store.close()
+    assert votes_by_pair(store) == dict.fromkeys(range(1, 241), 5)
 
 
-def test_a_pair_is_free_again_ten_minutes_after_it_was_given(tmp_path):
-    store = project(tmp_path, 1, ("Ada", "Bea"))
+def test_a_pair_is_free_again_ten_minutes_after_it_was_given(opened):
+    store = opened(project, 1, ("Ada", "Bea"))
     plan = Plan(**QUIET)
     first = assignment.next(store, 1, plan, 0.0)
     assert assignment.next(store, 1, plan, 1.0) == first  # the page is loaded again, which starts the ten minutes anew
@@ -118,8 +108,8 @@ def test_a_pair_is_free_again_ten_minutes_after_it_was_given(tmp_path):
     assert votes_by_pair(store) == {1: 2}
 
 
-def test_who_comes_back_gets_the_open_pair_again_only_while_it_lacks_votes(tmp_path):
-    store = project(tmp_path, 2, ("Ada", "Bea"))
+def test_who_comes_back_gets_the_open_pair_again_only_while_it_lacks_votes(opened):
+    store = opened(project, 2, ("Ada", "Bea"))
     plan = Plan(**QUIET)
     first = assignment.next(store, 1, plan, 0.0)
     assert assignment.next(store, 1, plan, 5000.0) == first
@@ -128,8 +118,8 @@ def test_who_comes_back_gets_the_open_pair_again_only_while_it_lacks_votes(tmp_p
     assert assignment.next(store, 1, plan, 9001.0) is None
 
 
-def test_a_skipped_pair_goes_to_others_and_does_not_come_again(tmp_path):
-    store = project(tmp_path, 1, ("Ada", "Bea"))
+def test_a_skipped_pair_goes_to_others_and_does_not_come_again(opened):
+    store = opened(project, 1, ("Ada", "Bea"))
     plan = Plan(**QUIET)
     assert vote(store, 1, plan, 1.0, "skip")
     assert vote(store, 1, plan, 2.0) is None
@@ -137,8 +127,8 @@ def test_a_skipped_pair_goes_to_others_and_does_not_come_again(tmp_path):
     assert votes_by_pair(store) == {1: 1}
 
 
-def test_the_pair_that_was_taken_back_comes_next_before_one_that_was_fetched_in_advance(tmp_path):
-    store = project(tmp_path, 3)
+def test_the_pair_that_was_taken_back_comes_next_before_one_that_was_fetched_in_advance(opened):
+    store = opened(project, 3)
     plan = Plan(**QUIET)
     first = assignment.next(store, 1, plan, 1.0)
     second = assignment.next(store, 1, plan, 1.0, beside=[first.id])
@@ -157,7 +147,7 @@ def test_sides_balance_and_repetitions_swap_them_some_pairs_later(pairs, share, 
         store = project(folder, pairs, people_of(2), gold=gold, practice=3)
         plan = Plan(overlap=2, repeat_share=share, practice=2, gold_share=0.2, seed=seed)
         now = 0.0
-        while any([vote(store, person, plan, now) for person in (1, 2)]):
+        while sum(bool(vote(store, person, plan, now)) for person in (1, 2)):
             now += 1
         for asked in shown(store).values():
             for some in (asked, [a for a in asked if a[1]], [a for a in asked if not a[1]]):
@@ -176,8 +166,8 @@ def test_sides_balance_and_repetitions_swap_them_some_pairs_later(pairs, share, 
 
 
 @pytest.mark.parametrize(("share", "places"), [(1.0, [2, 3]), (0.25, [5, 9]), (0.0, [])])
-def test_practice_comes_first_and_gold_pairs_as_the_plan_says(tmp_path, share, places):
-    store = project(tmp_path, 10, gold=2, practice=3)
+def test_practice_comes_first_and_gold_pairs_as_the_plan_says(opened, share, places):
+    store = opened(project, 10, gold=2, practice=3)
     plan = Plan(practice=2, gold_share=share, repeat_share=0.0)
     asked = []
     while found := vote(store, 1, plan, 1.0):
@@ -188,8 +178,8 @@ def test_practice_comes_first_and_gold_pairs_as_the_plan_says(tmp_path, share, p
     assert asked.count("train") == 10
 
 
-def test_the_head_chooses_except_for_a_share_of_random_pairs(tmp_path):
-    store = project(tmp_path, 60)
+def test_the_head_chooses_except_for_a_share_of_random_pairs(opened):
+    store = opened(project, 60)
     plan = Plan(strategy="uncertain", random_share=0.3, **QUIET)
     best, order = 60, []
     while found := vote(store, 1, plan, 1.0, priority=float):
@@ -204,8 +194,8 @@ def test_the_head_chooses_except_for_a_share_of_random_pairs(tmp_path):
     assert 0.45 * 60 <= chosen < 60  # 70% in expectation, and some random ones are the best by chance
 
 
-def test_a_plan_asks_about_its_purpose_and_round_only(tmp_path):
-    store = project(tmp_path, 2, eval=3)
+def test_a_plan_asks_about_its_purpose_and_round_only(opened):
+    store = opened(project, 2, eval=3)
     a = store.add_completion("train 0", "another")
     store.add_item(a, 1, "train", round=1)
     for plan, answered, left in ((Plan(purpose="eval"), 0, 3), (Plan(round=1), 0, 1), (Plan(), 1, 2)):
@@ -218,8 +208,20 @@ def test_a_plan_asks_about_its_purpose_and_round_only(tmp_path):
         assert assignment.standing(store, 1, plan) == Standing(answered + left, 0)
 
 
-def test_an_assignment_does_not_tell_what_wrote_the_responses(tmp_path):
-    store = project(tmp_path, 6)
+def test_standing_counts_the_open_pair_until_somebody_else_has_it(opened):
+    store, plan = opened(project, 3, ("Ada", "Bea")), Plan(**QUIET)
+    vote(store, 1, plan, 1.0)
+    vote(store, 1, plan, 2.0, "skip")
+    assignment.next(store, 1, plan, 3.0)
+    assert assignment.standing(store, 1, plan) == Standing(1, 1)
+    assert assignment.standing(store, 1, Plan(votes=1, **QUIET)) == Standing(1, 0)
+    while vote(store, 2, plan, 700.0):
+        pass
+    assert assignment.standing(store, 1, plan) == Standing(1, 0)
+
+
+def test_an_assignment_does_not_tell_what_wrote_the_responses(opened):
+    store = opened(project, 6)
     plan = Plan(**QUIET)
     lefts = set()
     while asked := vote(store, 1, plan, 1.0):

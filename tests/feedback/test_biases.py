@@ -74,7 +74,8 @@ def test_without_taste_it_is_logistic_regression(monkeypatch):
 
 def test_gradient_and_curvature_are_those_of_the_marginal_likelihood():
     x, chose_a, pair = votes_of(np.random.default_rng(1), 12, 3, 1.0, np.array([0.5, 0.6, 0.3]))
-    arguments, effect, step = (1.3, x, np.where(chose_a, 1.0, -1.0), pair), np.array([0.2, -0.4, 0.1]), 1e-5
+    assert (np.diff(pair[:36]) >= 0).all()  # in order, three on each
+    arguments, effect, step = (1.3, x, np.where(chose_a, 1.0, -1.0), np.full(12, 3)), np.array([0.2, -0.4, 0.1]), 1e-5
     _, gradient, precision = biases._marginal(effect, *arguments)
     for i, move in enumerate(step * np.eye(3)):
         above, below = (biases._marginal(effect + sign * move, *arguments) for sign in (1, -1))
@@ -107,11 +108,16 @@ def test_swapping_the_names_of_the_responses_changes_nothing():
     swapped = [make_label(other[x.outcome], x.b, x.a, left=other[x.left]) for x in labels]
     for one, two in zip(effects(labels, texts), effects(swapped, texts), strict=True):
         assert one.name == two.name
-        # A pair counts as one pair whichever response is named first only where all its votes name it alike.
         assert one.estimate == pytest.approx(two.estimate, abs=1e-6)
 
 
 def test_what_cannot_be_told_is_left_out():
     texts = {1: make_completion(1, "same size"), 2: make_completion(2, "size same")}
     assert [effect.name for effect in effects([make_label("a")], texts)] == ["position"]
+    same_side = [
+        make_label("a", left="a", item=1),
+        make_label("b", left="a", item=2),
+        make_label("a", left="a", item=1),
+    ]
+    assert effects(same_side, texts)[0].high - effects(same_side, texts)[0].low > 2  # three votes say little
     assert effects([make_label("tie"), make_label("skip"), make_label("both_bad")], texts) == []

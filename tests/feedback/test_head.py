@@ -360,3 +360,17 @@ def test_a_refit_after_each_vote_takes_well_under_100_ms():
         fit(z, share, before)
         seconds.append(time.process_time() - start)
     assert np.median(seconds) < 0.1, seconds
+
+
+@pytest.mark.parametrize("x", [np.ones((4, 3)), np.zeros((1, 3)), np.array([[1.0, 2.0], [1.0, 2.0], [3.0, 2.0]])])
+def test_responses_that_cannot_be_told_apart_are_no_problem(x):
+    pool = Pool.of(dict(enumerate(x)))
+    last = len(x) - 1
+    learner = Learner(pool)
+    learner.follow([make_label("a", last, 0), make_label("a", last, 0)])
+    chance = learner.head.probability(pool.differences([(last, 0)]))[0]
+    assert chance > 0.5 if len(x) == 3 else chance == pytest.approx(0.5)
+    outlook = learner.outlook([(last, 0)])
+    assert 0 <= outlook.changed <= 1
+    assert 0.5 - 1e-9 <= outlook.accuracy <= outlook.accuracy_then + 1e-9 <= 1
+    assert learner.information({5: (last, 0)})[5] >= -1e-9

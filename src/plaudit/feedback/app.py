@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from plaudit.errors import FeedbackError
-from plaudit.feedback import assignment, rendering, screens
+from plaudit.feedback import assignment, exchange, overview, rendering, screens
 from plaudit.feedback.entries import Answer
 from plaudit.feedback.learning import Learning
 from plaudit.feedback.security import new_token
@@ -155,25 +155,28 @@ def model(visit: Visit) -> Response:
 
 def results(visit: Visit) -> Response:
     """Wins of one model over another: of everybody for the one who runs the project, otherwise the person's own."""
-    return visit.page("results", screens.results(visit.store, visit.person))
+    return visit.page("results", overview.results(visit.store, visit.person))
 
 
 def health(visit: Visit) -> Response:
     """What the data are worth."""
-    return visit.page("health", screens.health(visit.store, visit.plan, visit.now))
+    return visit.page("health", overview.health(visit.store, visit.plan, visit.now))
 
 
 def classroom(visit: Visit) -> Response:
     """Who is where."""
-    return visit.page("class", screens.classroom(visit.store, visit.plan, visit.now))
+    return visit.page("class", overview.classroom(visit.store, visit.plan, visit.now))
 
 
 def export(visit: Visit) -> Response:
     """A file with what people chose."""
-    if (form := screens.EXPORTS.get(visit.request.path_params["name"])) is None:
+    name = visit.request.path_params["name"]
+    if (form := overview.EXPORTS.get(name)) is None:
         raise HTTPException(404, "There is no such export.")
+    if form.names_models and overview.unlocked(visit.store, visit.person):
+        raise FeedbackError("This file says which model wrote what. Lock your answers first, on the page Results.")
     headers = {"content-disposition": f'attachment; filename="{form.file}"'}
-    return Response(form.write(visit.store), media_type=form.media_type, headers=headers)
+    return Response("".join(exchange.FORMS[name](visit.store)), media_type=form.media_type, headers=headers)
 
 
 def backup(visit: Visit) -> Response:

@@ -107,10 +107,12 @@ class _Desk:
         return [items[place] for place in rng.permutation(len(items), self.plan.seed, _STAGE, 0)]
 
     def block(self, annotator: int) -> list[int]:
-        """The pairs of an annotator's own, from where he or she begins."""
+        """The pairs of an annotator's own, from where he or she begins; none once all pairs are shared out."""
         n, rank = len(self._order), self._ranks[annotator]
         length = n if self.plan.votes is None else min(self.plan.votes, n)
         start = rank * length
+        if start >= n * self.plan.overlap:
+            return []
         turn = start // n * length // self.plan.overlap  # those who share a block begin at other places of it
         return [self._order[(start + (turn + i) % length) % n] for i in range(length)]
 
@@ -169,7 +171,9 @@ def standing(store: Store, annotator_id: int, plan: Plan) -> Standing:
     with store.database.reading() as connection:
         desk = _Desk(connection, annotator_id, plan)
     answered = sum(row["outcome"] not in (None, "skip") for row in desk.mains)
-    unanswered = sum(row["outcome"] is None and desk.is_needed(row["item_id"]) for row in desk.mains)
+    unanswered = sum(
+        row["outcome"] is None and (row["released"] is None or desk.is_needed(row["item_id"])) for row in desk.mains
+    )
     left = unanswered + len(desk.candidates())
     return Standing(answered, left if plan.votes is None else min(left, max(0, plan.votes - answered)))
 

@@ -48,7 +48,10 @@ class Database:
             path.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(path.with_suffix(".lock")):
                 database._prepare()
-        except OSError as error:
+        except (OSError, FeedbackError) as error:
+            database.close()
+            if isinstance(error, FeedbackError):
+                raise
             raise FeedbackError(f"{path}: cannot be opened: {error.strerror or error}") from None
         return database
 
@@ -79,7 +82,7 @@ class Database:
         try:
             yield connection
         except sqlite3.Error as error:
-            raise FeedbackError(f"{self.path}: {error}") from error
+            raise FeedbackError(f"{self.path}: {' '.join(str(error).split())}") from error
         finally:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")

@@ -61,7 +61,7 @@ def snapshot(store: Store, purposes: Purposes = ("train",)) -> Snapshot:
         a, b = (response(prompt, completions[one].text) for one in (label.a, label.b))
         choice = label.outcome if label.outcome in ("a", "b") else "tie"
         margin = float(label.strength) if choice != "tie" else 0.0
-        found.append(Comparison(prompt, a, b, choice, names[label.annotator], margin))  # type: ignore[arg-type]
+        found.append(Comparison(prompt, a, b, choice, names[label.annotator], margin))
         texts = [text_json(text) for text in (prompt, a, b)]
         digest.update(digest_of([label.event, label.outcome, label.strength, names[label.annotator], texts]).encode())
     return Snapshot(digest.hexdigest(), len(found), tuple(found))
@@ -139,7 +139,7 @@ def table(store: Store, purposes: Purposes = ("train", "eval", "gold")) -> Itera
 
 def everything(store: Store) -> Iterator[str]:
     """JSONL of all tables, from which an equal database can be made. The first line names the format."""
-    yield json.dumps({"format": FORMAT, "version": VERSION}) + "\n"
+    lines: list[dict[str, Any]] = [{"format": FORMAT, "version": VERSION}]
     with store.database.reading() as connection:
         for name in TABLES:
             order = "key" if name == "meta" else "id"
@@ -147,7 +147,8 @@ def everything(store: Store) -> Iterator[str]:
                 values = {key: value for key, value in dict(row).items() if (name, key) not in KEPT_BY_TRIGGER}
                 if isinstance(values.get("features"), bytes):
                     values["features"] = b64encode(values["features"]).decode()
-                yield json.dumps({"table": name} | values, ensure_ascii=False) + "\n"
+                lines.append({"table": name} | values)
+    yield from (json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
 
 
 def restore(store: Store, path: Path) -> None:
@@ -169,7 +170,8 @@ def restore(store: Store, path: Path) -> None:
                 try:
                     _insert(connection, json.loads(line), allowed, number)
                 except (ValueError, TypeError, KeyError, AttributeError, sqlite3.Error) as error:
-                    raise FeedbackError(f"{path}, line {number}: not a row of a project: {error}") from None
+                    why = " ".join(str(error).split())
+                    raise FeedbackError(f"{path}, line {number}: not a row of a project: {why}") from None
 
 
 def _insert(connection: sqlite3.Connection, values: dict[str, Any], allowed: dict[str, set[str]], number: int) -> None:

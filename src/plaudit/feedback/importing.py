@@ -20,8 +20,8 @@ from plaudit.data.hashed import Record
 from plaudit.data.recognition import KNOWN, recognise, records, refusal
 from plaudit.data.tables import Table, Values
 from plaudit.errors import DataError, FeedbackError
-from plaudit.feedback import annotations
-from plaudit.feedback.entries import Outcome, Purpose, Response
+from plaudit.feedback import annotation_tools
+from plaudit.feedback.entries import Outcome, Purpose, Response, digest_of, prompt_digest, text_json
 from plaudit.feedback.exchange import COLUMNS, FORMAT, restore, unguarded
 from plaudit.feedback.store import Store
 from plaudit.records import Comparison, Ranking, Text
@@ -102,8 +102,9 @@ def load(
                 continue
             usable += 1
             if votes and pair.outcome is not None:
-                seen[item, pair.annotator, pair.repeat] += 1
-                name = pair.annotator or f"{path.name} {seen[item, '', pair.repeat]}"
+                name = " ".join(pair.annotator.split())
+                seen[item, name, pair.repeat] += 1
+                name = name or f"{path.name} {seen[item, name, pair.repeat]}"
                 _add_vote(store, connection, replace(pair, annotator=name), item, is_swapped, at, found)
         if not usable:
             why = ", ".join(f"{count} {reason}" for reason, count in found.left_out.items()) or "no rows"
@@ -158,7 +159,7 @@ def _add_vote(
     store: Store, connection: sqlite3.Connection, pair: _Pair, item: int, is_swapped: bool, at: float, found: Imported
 ) -> None:
     """Write down a vote, unless this annotator has voted on the item."""
-    name, turned = " ".join(pair.annotator.split()), {"a": "b", "b": "a"}
+    name, turned = pair.annotator, {"a": "b", "b": "a"}
     digest = digest_of(["import", name, item, pair.repeat])
     outcome, left = pair.outcome, pair.left or ("a" if int(digest[0], 16) % 2 else "b")
     if is_swapped:
@@ -189,8 +190,6 @@ def _tables(path: Path, left_out: Counter[str]) -> Iterator[tuple[Purpose | None
         first = next(iter(table.rows))[1]
         if {"response_a", "response_b", "outcome", "left", "purpose"} <= set(first):
             yield from _own(table)
-        elif {"response_a", "response_b"} <= set(first) and "choice" not in first and "winner_model_a" not in first:
-            yield from _checked(table, left_out, _unanswered)
         elif _is_of_a_tool(table):
             yield from _checked(table, left_out, _of_a_tool)
         else:
@@ -213,7 +212,7 @@ def _own(table: Table) -> Iterator[tuple[Purpose | None, _Pair]]:
                 gold=row.word("gold", {"": None, "a": "a", "b": "b"}),
             )  # fmt: skip
             purpose = row.word("purpose", {name: name for name in get_args(Purpose)})
-        except DataError as error:
+        except (DataError, ValueError, OverflowError) as error:  # int of NaN or infinity
             raise DataError(f"{table.name}, {table.unit} {number}: {error}") from None
         yield purpose, pair
 
@@ -245,7 +244,7 @@ def _unanswered(values: Values) -> list[_Pair]:
 def _is_of_a_tool(table: Table) -> bool:
     for _, values in table.rows:
         try:
-            if annotations.comparisons(values) is None:
+            if annotation_tools.comparisons(values) is None:
                 return False
         except Unusable:
             continue
@@ -256,7 +255,7 @@ def _is_of_a_tool(table: Table) -> bool:
 
 
 def _of_a_tool(values: Values) -> list[_Pair]:
-    return [*map(_of_comparison, annotations.comparisons(values) or [])]
+    return [*map(_of_comparison, annotation_tools.comparisons(values) or [])]
 
 
 def _of_comparison(one: Comparison) -> _Pair:
@@ -266,18 +265,22 @@ def _of_comparison(one: Comparison) -> _Pair:
 def _published(table: Table, left_out: Counter[str]) -> Iterator[tuple[Purpose | None, _Pair]]:
     """Comparisons and rankings in the layouts that a reward model is trained on."""
     if (one := recognise(table)) is None:
+        if {"response_a", "response_b"} <= set(next(iter(table.rows))[1]):
+            return _checked(table, left_out, _unanswered)
         raise refusal(table)
-    found: list[Record] = []
-    _, reading = records(one, {}, "training", found.extend) if one.match.layout.labels is None else (None, None)
-    if reading is None or not any(isinstance(record, Comparison | Ranking) for record in found):
+    if one.match.layout.labels or one.match.layout.imitates:
         raise DataError(f"{table.name}: {one.match.layout.name}, and here pairs of responses are needed")
-    left_out.update(reading.dropped)
-    for record in found:
-        if isinstance(record, Comparison):
-            yield None, _of_comparison(record)
-        elif isinstance(record, Ranking):
-            for better, worse in combinations(record.responses, 2):
-                yield None, _Pair(record.prompt, better, worse, "a", record.annotator)
+    found: list[Record] = []
+    left_out.update(records(one, {}, "training", found.extend)[1].dropped)
+    return ((None, pair) for record in found for pair in _of_record(record))
+
+
+def _of_record(record: Record) -> Iterator[_Pair]:
+    if isinstance(record, Comparison):
+        yield _of_comparison(record)
+    elif isinstance(record, Ranking):
+        for better, worse in combinations(record.responses, 2):
+            yield _Pair(record.prompt, better, worse, "a", record.annotator)
 
 
 def _feedloop(path: Path) -> Iterator[tuple[Purpose | None, _Pair]]:

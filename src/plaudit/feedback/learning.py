@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from plaudit.feedback.head import Learner, Outlook
 
 
+_REST = 3.0  # times as long as an update takes, the thread rests after it
+
+
 @dataclass(frozen=True)
 class Learned:
     """What the model has learned from the votes so far."""
@@ -35,7 +38,7 @@ class Learning:
         self.learned: Learned | None = None  # None: no votes yet, or responses without activations
         self.problem = ""  # why nothing is learned
         self._store = store
-        self._changed, self._stopped = threading.Event(), False
+        self._changed, self._stopped = threading.Event(), threading.Event()
         self._learner: Learner | None = None
         self._known = (0, 0)  # pairs that the learner was made for
         self._pairs: dict[int, tuple[int, int]] = {}
@@ -52,7 +55,7 @@ class Learning:
 
     def stop(self) -> None:
         """Wait until the thread has ended."""
-        self._stopped = True
+        self._stopped.set()
         self._changed.set()
         if self._thread.is_alive():
             self._thread.join()
@@ -65,22 +68,26 @@ class Learning:
         while True:
             self._changed.wait()
             self._changed.clear()
-            if self._stopped:
+            if self._stopped.is_set():
                 return
+            start = time.perf_counter()
             try:
                 self.learn()
             except FeedbackError as error:
                 self.learned, self.problem = None, str(error)
+            # When many people vote at once, the requests need the processor more.
+            self._stopped.wait(_REST * (time.perf_counter() - start))
 
     def learn(self) -> None:
         """Learn now from all votes, and replace `learned`."""
         start = time.perf_counter()
-        labels = tuple(x for x in self._store.labels() if x.purpose in ("train", "eval") and x.outcome != "skip")
-        if not labels or (learner := self._current()) is None:
+        learner = self._current()
+        votes = (x for x in self._store.labels() if x.purpose in ("train", "eval") and x.outcome != "skip")
+        if learner is None or not (labels := tuple(votes)):
             self.learned = None
             return
         learner.follow(labels)
-        outlook = learner.head.outlook(learner.pool.differences(list(self._pairs.values())))
+        outlook = learner.outlook(list(self._pairs.values()))
         information = learner.information(self._pairs)
         self.learned = Learned(labels, learner.predicted, outlook, information, time.perf_counter() - start)
         self.problem = ""
@@ -88,6 +95,8 @@ class Learning:
     def _current(self) -> Learner | None:
         """The learner for the pairs that are there now; None while a response has no activations."""
         items = [item for item in self._store.items() if item.purpose in ("train", "eval")]
+        if not items:
+            return None
         ids = sorted({one for item in items for one in (item.a, item.b)})
         if self._known != (len(items), len(ids)):
             completions = self._store.completions(ids)

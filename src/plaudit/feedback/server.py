@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
-from collections.abc import Callable, Sequence
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
@@ -41,35 +45,53 @@ def serve(
     Raises:
         FeedbackError: the address cannot be used, or the project cannot be opened.
     """
-    listening = _listen(host, port)
-    from plaudit.feedback.store import Store
-
-    store = Store.open(folder)
-    try:
-        # These take a few tenths of a second, in which the browser may already wait at the socket.
+    with _listen(host, port) as listening:
+        # These imports take a few tenths of a second, in which a browser can already wait at the socket.
         import uvicorn
 
         from plaudit.feedback.app import make_app
         from plaudit.feedback.security import guard
+        from plaudit.feedback.store import Store
 
-        site = replace(site, address=_address(host, listening.getsockname()[1]))
-        app = guard(make_app(store, site), names, anywhere=not _is_loopback(host))
-        (ready or announce)(site)
-        config = uvicorn.Config(
-            app,
-            log_level="warning",
-            access_log=False,  # it would write tokens into the terminal
-            proxy_headers=False,  # anybody can send them
-            server_header=False,
-            timeout_graceful_shutdown=5,
-            lifespan="on",
-        )
-        uvicorn.Server(config).run(sockets=[listening])
-    except KeyboardInterrupt:
-        pass
+        with closing(Store.open(folder)) as store:
+            site = replace(site, address=_address(host, listening.getsockname()[1]))
+            app = guard(make_app(store, site), names, anywhere=not _is_loopback(host))
+            (ready or announce)(site)
+            config = uvicorn.Config(
+                app,
+                log_level="warning",
+                access_log=False,  # it would write tokens into the terminal
+                proxy_headers=False,  # anybody can send them
+                server_header=False,
+                timeout_graceful_shutdown=5,
+                lifespan="on",
+            )
+            with suppress(KeyboardInterrupt), _terminated_as_interrupted(), _switching_often():
+                uvicorn.Server(config).run(sockets=[listening])
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """Uvicorn raises the signal that ended it once more: SIGTERM would then kill this process."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # no signals come here
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
     finally:
-        store.close()
-        listening.close()
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _switching_often() -> Iterator[None]:
+    """Let threads take turns after half a millisecond: by default a vote waits ten times as long for each of them."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(0.0005)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
 
 
 def announce(site: Site) -> None:
@@ -81,7 +103,7 @@ def announce(site: Site) -> None:
 
 def _listen(host: str, port: int | None) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    problem: OSError | None = None
+    problem = ""
     for candidate in range(PORT, PORT + _TRIES) if port is None else [port]:
         listening = socket.socket(family, socket.SOCK_STREAM)
         if os.name != "nt":  # there it would let two servers have one port
@@ -92,9 +114,9 @@ def _listen(host: str, port: int | None) -> socket.socket:
             return listening
         except (OSError, OverflowError) as error:
             listening.close()
-            problem = error if isinstance(error, OSError) else OSError(str(error))
+            problem = getattr(error, "strerror", None) or str(error)
     where = f"{host}:{port}" if port is not None else f"{host}:{PORT} to {PORT + _TRIES - 1}"
-    raise FeedbackError(f"{where}: {problem.strerror or problem}; choose another with --port or --host") from problem
+    raise FeedbackError(f"{where}: {problem}; choose another with --port or --host")
 
 
 def _is_loopback(host: str) -> bool:

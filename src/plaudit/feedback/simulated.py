@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import re
 import sys
@@ -24,13 +23,14 @@ from urllib.parse import urlencode, urljoin, urlsplit
 from urllib.request import HTTPCookieProcessor, ProxyHandler, Request, build_opener
 
 import numpy as np
+from scipy.special import logit
 
 from plaudit import rng
 from plaudit.errors import FeedbackError, PlauditError
 from plaudit.feedback.people import Person, Value, choose, rated, scored, words
 
 _PATIENCE = 60.0  # seconds that a person waits for pairs to be made
-_PRACTISE = 0.5  # seconds between two looks at a page that has no pair yet
+_PAUSE = 0.5  # seconds between two looks at a page that has no pair yet
 
 
 @dataclass(frozen=True)
@@ -97,8 +97,8 @@ def read(html: str) -> Page | None:
     reader.feed(html)
     if "assignment" not in reader.fields or not {"left", "right"} <= reader.texts.keys():
         return None
-    texts = (reader.texts.get(name, "") for name in ("prompt", "left", "right"))
-    return Page(*texts, reader.fields, frozenset(reader.answers), not reader.counts)
+    prompt, left, right = (reader.texts.get(name, "") for name in ("prompt", "left", "right"))
+    return Page(prompt, left, right, reader.fields, frozenset(reader.answers), not reader.counts)
 
 
 class Browser:
@@ -154,7 +154,7 @@ class Session:
             if page is None:
                 if time.monotonic() > until:
                     raise FeedbackError(f"{self.browser.address}{path}: no pair to compare for {_PATIENCE:.0f} seconds")
-                time.sleep(_PRACTISE)
+                time.sleep(_PAUSE)
                 path, html = self.browser.open("/compare")
                 continue
             answer = choose(self.person, page.prompt, page.left, page.right, self.random)
@@ -220,16 +220,15 @@ def _ratings(name: str) -> dict[str, Sequence[float]]:
 
 
 def _function(name: str) -> Callable[[list[str], list[str]], Sequence[float]]:
+    if name == "judge":
+        from plaudit.evaluation.judge import imdb_judge
+
+        judge = imdb_judge()
+        return lambda prompts, responses: logit(judge.positive(responses).clip(1e-6, 1 - 1e-6)).tolist()
+    from plaudit.rewards.sources import load_function
+
     path, _, function = name.rpartition(":")
-    try:
-        spec = importlib.util.spec_from_file_location("simulated_score", path)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return getattr(module, function)
-    except (AssertionError, OSError, AttributeError) as error:
-        raise FeedbackError(f"--score {name}: must be FILE.py:FUNCTION: {error}") from None
+    return load_function(Path(path), function)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -242,7 +241,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--votes", type=int, default=30, help="answers of each, without practice (default: %(default)s)"
     )
     parser.add_argument("--ratings", help="JSON file with a list of ratings for each text, or: human-ratings")
-    parser.add_argument("--score", metavar="FILE.py:NAME", help="function of prompts and responses that returns scores")
+    parser.add_argument(
+        "--score", metavar="FILE.py:NAME", help="reward function; or: judge, the log odds of the film judge"
+    )
     parser.add_argument("--weight", type=float, default=2.0, help="log odds a point of either (default: %(default)s)")
     kinds = {
         "position": "log odds for the left response", "length": "log odds for a response twice as long",

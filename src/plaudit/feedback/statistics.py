@@ -228,10 +228,9 @@ def win_rate(labels: Iterable[Label], completions: Mapping[int, Completion], one
 
 def _draws(n: int, purpose: str) -> np.ndarray:
     """(B, n) how often each of n units is drawn in each sample of a bootstrap."""
-    random = rng.generator(0, "statistics", n, purpose)
     if n == 0:
         return np.zeros((_DRAWS, 0))
-    return random.multinomial(n, np.full(n, 1 / n), size=_DRAWS).astype(float)
+    return rng.generator(0, "statistics", n, purpose).multinomial(n, np.full(n, 1 / n), size=_DRAWS).astype(float)
 
 
 def _ends(values: np.ndarray) -> tuple[float, float]:

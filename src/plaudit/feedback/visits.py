@@ -6,6 +6,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from anyio import CapacityLimiter
+from anyio.to_thread import run_sync
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -53,6 +55,10 @@ class Desk:
     clock: Callable[[], float]
     learning: Learning
     attempts: Attempts = field(default_factory=Attempts)
+    # When many people ask at once, pages wait for each other, so that a vote waits for no more than one of them. Those
+    # of the owner have a place of their own: they take longer.
+    pages: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(1))
+    owner_pages: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(1))
 
     def person(self, secret: str) -> Annotator | None:
         """Whose secret this is."""
@@ -102,8 +108,9 @@ def signed_in(desk: Desk, page: Callable[[Visit], Response], owner: bool) -> End
     """`page` for those who are known, or for the one who runs the project only."""
 
     async def endpoint(request: Request) -> Response:
-        form = await _form(request) if request.method == "POST" else {}
-        return await run_in_threadpool(visit, request, form)
+        if request.method == "POST":
+            return await run_in_threadpool(visit, request, await _form(request))
+        return await run_sync(visit, request, {}, limiter=desk.owner_pages if owner else desk.pages)
 
     def visit(request: Request, form: Mapping[str, str]) -> Response:
         if (person := desk.visitor(request)) is None:

@@ -1,8 +1,8 @@
-"""Confidence intervals of proportions, in plain Python: the labelling app imports this and starts within a second."""
+"""Confidence intervals of proportions, without scipy: the labelling page imports this and starts within a second."""
 
 from __future__ import annotations
 
-import math
+import numpy as np
 
 Z95 = 1.959963984540054  # 97.5% quantile of the standard normal distribution
 
@@ -15,6 +15,6 @@ def wilson(successes: float, n: float) -> tuple[float, float]:
         )
     share, spread = successes / n, Z95**2 / n
     centre = (share + spread / 2) / (1 + spread)
-    half = Z95 / (1 + spread) * math.sqrt((share * (1 - share) + spread / 4) / n)
+    half = Z95 / (1 + spread) * float(np.sqrt((share * (1 - share) + spread / 4) / n))
     # At the ends rounding would leave 1e-17 in place of the exact 0 and 1.
     return 0.0 if successes == 0 else centre - half, 1.0 if successes == n else centre + half
