@@ -2,10 +2,10 @@
 
 import json
 import shutil
-from pathlib import Path
 
 import pytest
 import torch
+from shared_data import SHARED, needs_shared
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from plaudit.config import build, preset
@@ -13,10 +13,7 @@ from plaudit.models.loading import load_tokenizer
 from plaudit.pipeline import steps
 from plaudit.training.run import STAGES, Run
 
-SHARED = Path(__file__).parent.parent.parent / "shared" / "data"
-needs_shared_data = pytest.mark.skipif(
-    not (SHARED / "sst2").exists(), reason="needs ../shared/data with SST-2 and GPT-2's tokenizer"
-)
+GPT2_FILES = ("vocab.json", "merges.txt")
 
 
 @pytest.fixture
@@ -25,12 +22,12 @@ def gpt2_folder(tmp_path):
     folder = tmp_path / "gpt2"
     torch.manual_seed(0)
     GPT2LMHeadModel(GPT2Config(n_layer=4)).save_pretrained(folder)
-    for name in ("vocab.json", "merges.txt"):
+    for name in GPT2_FILES:
         shutil.copy(SHARED / "gpt2-tokenizer" / name, folder / name)
     return folder
 
 
-@needs_shared_data
+@needs_shared("sst2/train.tsv", *(f"gpt2-tokenizer/{name}" for name in GPT2_FILES))
 def test_the_whole_pipeline_with_gpt2_and_sst2(tmp_path, gpt2_folder):
     tokenizer = load_tokenizer(str(gpt2_folder))
     assert tokenizer.bos_id == tokenizer.eos_id == 50256

@@ -5,26 +5,31 @@ import json
 
 import pytest
 import torch
-from tiny import make_chat_tokenizer
+from tiny import CHAT_TEMPLATES, make_chat_tokenizer
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from plaudit.algorithms.reward_model import tokenise
+from plaudit.cli.plan import plan
+from plaudit.cli.tokens import measure
 from plaudit.config import build
 from plaudit.data.corpus import load
 from plaudit.data.prompts import cut_prompts
 from plaudit.data.splits import Part, Splits
 from plaudit.errors import DataError
 from plaudit.evaluation.evaluate import sample
+from plaudit.models.chat import without_refused
 from plaudit.models.loading import load_tokenizer
 from plaudit.pipeline import check, steps
 from plaudit.records import Comparison, Demonstration, LabelledText, Message
 from plaudit.rewards import FunctionReward
 from plaudit.training import run as run_module
 from plaudit.training.models import Models
+from plaudit.training.prompts import counted_prompts
 from plaudit.training.rollouts import generate
 from plaudit.training.run import STAGES, Run
 from plaudit.training.tokenizer import open_tokenizer
 
+SIDES = ("response_a", "response_b")
 SIZE = {
     "vocab_size": 304, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
     "num_key_value_heads": 1, "max_position_embeddings": 256,
@@ -191,6 +196,69 @@ def test_a_conversation_that_the_template_refuses_stops_the_run_before_training(
     (tmp_path / "qwen" / "chat_template.jinja").write_text("{{ raise_exception('no') }}")
     with pytest.raises(DataError, match=r"^the conversation that begins 'Human: .* refuses it .no."):
         check(run.config, tmp_path / "new", STAGES)
+
+
+THINKING = "empty thinking in the last reply"
+
+
+def with_thinking(numbers, often):
+    """Dialogues of which every `often`-th has thinking in an earlier turn, which the template leaves out."""
+    made = part(numbers)
+    thought = (user("film ?"), assistant("<think>hm</think>a joy"), user("and is it funny ?"))
+
+    def dialogue_of(i, whole):
+        return (*thought, assistant(f"yes {i}")) if i % often == 0 else whole
+
+    demonstrations = [
+        Demonstration((), dialogue_of(i, (*d.prompt, *d.response))) for i, d in enumerate(made.demonstrations)
+    ]
+    comparisons = [
+        dataclasses.replace(c, prompt=(), **{s: dialogue_of(i, (*c.prompt, *getattr(c, s))) for s in SIDES})
+        for i, c in enumerate(made.comparisons)
+    ]
+    return Part(demonstrations=tuple(demonstrations), comparisons=tuple(comparisons))
+
+
+def test_records_that_the_template_leaves_out_in_part_are_left_out_and_counted(make_run, splits, tmp_path, monkeypatch):
+    run = make_run("qwen")
+    (tmp_path / "qwen" / "chat_template.jinja").write_text(CHAT_TEMPLATES[THINKING])
+    reason = "with a reply that the chat template leaves out in part"
+    few = dataclasses.replace(splits, train=with_thinking(range(40), 8), evaluation=with_thinking(range(200, 220), 8))
+    few.__dict__["fingerprint"] = "few"
+    monkeypatch.setattr(run_module, "load", lambda _: few)
+    lines = check(run.config, tmp_path / "new", STAGES)
+    for stage in ("sft", "reward_model"):
+        assert f"training records of {stage}: 5 of 40 records are left out (5 {reason})" in lines
+    assert plan(run.config, tmp_path / "new", STAGES).parameters > 0
+    assert any(f"5 {reason}" in warning for warning in measure(run.config).warnings)
+    for stage, count in (("sft", "texts"), ("reward_model", "records")):
+        for _ in steps(run, (stage,)):
+            pass
+        summary = run.summary(stage)
+        assert (summary[count], summary["dropped"]) == (35, {"too long": 0, reason: 5})
+
+    many = dataclasses.replace(few, train=with_thinking(range(40), 2))
+    many.__dict__["fingerprint"] = "many"
+    monkeypatch.setattr(run_module, "load", lambda _: many)
+    with pytest.raises(DataError, match=f"20 of 40 records are left out .20 {reason}.*another chat template"):
+        check(run.config, tmp_path / "new", STAGES)
+
+
+def test_prompts_that_the_template_refuses_are_skipped_and_counted(make_run, splits, tmp_path):
+    run = make_run("qwen")
+    only_one_turn = "{% if messages | length > 1 %}{{ raise_exception('no') }}{% endif %}" + CHAT_TEMPLATES["chatml"]
+    (tmp_path / "qwen" / "chat_template.jinja").write_text(only_one_turn)
+    tokenizer, mixed = load_tokenizer(run.config.model), splits.prompts
+    one = [i for i, d in enumerate(mixed.demonstrations) if len(d.prompt) == 1]
+    assert 0 < len(one) < len(mixed.demonstrations)
+    found, refused = without_refused([d.prompt for d in mixed.demonstrations], tokenizer.prompt)
+    assert found == [tokenizer.prompt(mixed.demonstrations[i].prompt) for i in one]
+    assert refused == {"refused by the chat template": len(mixed.demonstrations) - len(one)}
+    with pytest.raises(DataError, match=r"prompts: 10 of 20 records are left out .10 refused by the chat template"):
+        counted_prompts(run, tokenizer)
+    splits.prompts.__dict__["demonstrations"] = tuple(mixed.demonstrations[i] for i in [*one, 1])
+    prompts, skipped = counted_prompts(run, tokenizer)
+    assert (len(prompts), skipped) == (len(one), {"refused by the chat template": 1})
 
 
 def test_labelled_replies_are_read_after_their_prompts(make_run):

@@ -36,6 +36,7 @@ ALGORITHMS = {
     "ppo": "Optimise the policy; needs plaudit reward-model.",
     "reinforce": "REINFORCE, without a critic; needs plaudit reward-model.",
 }
+POLICIES = tuple(name for name in ALGORITHMS if name not in ("sft", "reward_model"))  # algorithms that train a policy
 SECTIONS = ("data", *ALGORITHMS, "evaluation")
 _MOST_NAMES = 6  # of a suggestion
 PRESETS = Path(__file__).parent / "presets"

@@ -13,6 +13,14 @@ class DataError(PlauditError):
     """Input data is missing, empty or malformed."""
 
 
+class ConversationError(DataError):
+    """A model's chat template cannot put a conversation into words."""
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason  # in a few words, by which such conversations are counted
+
+
 class ModelError(PlauditError):
     """A model or tokenizer is missing, of the wrong kind, or too small for the settings."""
 

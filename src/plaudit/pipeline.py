@@ -8,16 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from plaudit.algorithms.reward_model import check_judged, judgements
-from plaudit.algorithms.sft import check_too_long, sft, tokenise, training_texts
-from plaudit.config import ALGORITHMS, Config, build, flatten, given, read_saved, read_toml
+from plaudit.algorithms.sft import check_dropped, sft, tokenise, training_texts
+from plaudit.config import ALGORITHMS, POLICIES, Config, build, flatten, given, read_saved, read_toml
 from plaudit.config import preset as settings_of
 from plaudit.data.corpus import load
 from plaudit.data.prompts import some_texts
 from plaudit.errors import ConfigError, RunError
 from plaudit.evaluation.doctor import check_memory, with_preflight_checks
-from plaudit.evaluation.evaluate import POLICIES, evaluate, policy_stage, prompts_for
+from plaudit.evaluation.evaluate import evaluate, policy_stage, prompts_for
 from plaudit.evaluation.hacking import detect_reward_hacking
 from plaudit.evaluation.judge import open_judge
+from plaudit.models.chat import without_refused
 from plaudit.models.layers import number_of_frozen_layers
 from plaudit.models.loading import check_classifier, model_without_weights, window
 from plaudit.models.lora import FOLDER, check_installed
@@ -119,11 +120,11 @@ def check(config: Config, path: Path, stages: tuple[str, ...], reward: AnyReward
         check_classifier(model)
         longest = min(config.reward_model.max_tokens, limit)
         train, _, left_out = judgements(run.judged, tokenizer, longest, config.reward_model.ties)
-        lines.append(check_too_long(len(train), left_out["too long"], "reward_model"))
+        lines.append(check_dropped(len(train), left_out, "reward_model"))
     if "sft" in stages:
         longest = min(config.sft.max_tokens, limit)
-        texts, too_long = training_texts(run, tokenizer, longest)
-        lines.append(check_too_long(len(texts), too_long, "sft"))
+        texts, left_out = training_texts(run, tokenizer, longest)
+        lines.append(check_dropped(len(texts), left_out, "sft"))
         tokenise(data.evaluation.demonstrations, tokenizer, longest)
     prompts, skipped = counted_prompts(run, tokenizer) if policies else ([], {})
     lines.append(warn_of_skipped(run, skipped))
@@ -131,7 +132,8 @@ def check(config: Config, path: Path, stages: tuple[str, ...], reward: AnyReward
         most = getattr(config, stage).max_new_tokens
         lines.append(rows_that_fit(prompts, most, limit, f"prompts of {stage}")[1])
     if ("evaluation" in stages or policies) and config.evaluation.judge not in ("auto", "film", "none"):
-        open_judge(config.evaluation.judge).positive(["a response", "another one"], ["a prompt", "a prompt"])
+        judge = open_judge(config.evaluation.judge, config.reward_timeout)
+        judge.positive(["a response", "another one"], ["a prompt", "a prompt"])
     if "evaluation" in stages:
         stage = policies[0] if policies else policy_stage(run)
         lines.append(prompts_for(run, tokenizer, getattr(config, stage).max_new_tokens, limit)[2])
@@ -141,8 +143,8 @@ def check(config: Config, path: Path, stages: tuple[str, ...], reward: AnyReward
     samples = [f"{transcript(p)} {transcript(r)}".strip() for p, r in some_texts(data.train, TEXTS)]
     try_model(name, tokenizer, samples, run.device, classifier)
     if set(stages) & set(ALGORITHMS):
-        some = training_prompts(run, tokenizer)[0][:100]
-        check_memory(run, stages, model, max((len(tokenizer.prompt(text)) for text in some), default=0))
+        some, _ = without_refused(training_prompts(run, tokenizer)[0][:100], tokenizer.prompt)
+        check_memory(run, stages, model, max(map(len, some), default=0))
     check_disk_space(run, [stage for stage in stages if stage != "evaluation"], model)
     return list(filter(None, lines))
 

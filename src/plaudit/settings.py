@@ -65,7 +65,8 @@ class General:
     )
     reward_timeout: float = setting(
         120.0,
-        "longest time that a reward function may take for one batch; raise it for a slow one; 0: no limit",
+        "longest time that a function, as a reward or as the judge, may take for one batch; raise it for a slow one; "
+        "0: no limit",
         unit="seconds",
         low=0,
     )
@@ -130,7 +131,8 @@ class RolloutConfig:
     min_new_tokens: int = setting(
         0,
         "draw a limit for each response, from this to max_new_tokens, and cut a longer one there, in training and "
-        "evaluation; set missing_eos_penalty = 0 with it; 0: all have the limit max_new_tokens",
+        "evaluation (plaudit sample draws none); set missing_eos_penalty = 0 with it; 0: all have the limit "
+        "max_new_tokens",
         unit="tokens",
         low=0,
     )

@@ -64,9 +64,9 @@ def test_perplexity_depends_on_neither_batches_nor_engine(policy, tiny_tokenizer
 
 def test_texts_that_are_too_long_are_left_out_and_counted(tiny_tokenizer):
     some = (Demonstration("", "a joy"), Demonstration("", "a joy to watch " * 20))
-    short, too_long = tokenise(some, tiny_tokenizer, 16)
+    short, dropped = tokenise(some, tiny_tokenizer, 16)
     assert len(short) == 1
-    assert too_long == 1
+    assert dropped == {"too long": 1}
     with pytest.raises(DataError, match="none of 2 demonstrations has at most 2 tokens"):
         tokenise(some, tiny_tokenizer, 2)
 

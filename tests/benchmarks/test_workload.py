@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from shared_data import SHARED, needs_shared
 from transformers import GPT2ForSequenceClassification, GPT2LMHeadModel
 
 from benchmarks.workload import (
@@ -18,7 +19,6 @@ from benchmarks.workload import (
 )
 
 ROOT = Path(__file__).parents[2]
-SHARED = ROOT.parent / "shared" / "data"
 NOWHERE = Path("nowhere")
 
 
@@ -28,7 +28,7 @@ NOWHERE = Path("nowhere")
         "tiny",
         pytest.param(
             "gpt2",
-            marks=pytest.mark.skipif(not SHARED.exists(), reason="SST-2 and GPT-2's tokenizer are not here"),
+            marks=needs_shared("sst2/train.tsv", "gpt2-tokenizer/vocab.json", "gpt2-tokenizer/merges.txt"),
         ),
     ],
 )

@@ -57,7 +57,9 @@ class Pipeline:
 def stages(monkeypatch, tmp_path) -> Pipeline:
     fake = Pipeline()
     monkeypatch.setattr(pipeline, "steps", fake.steps)
-    monkeypatch.setattr(Run, "data", SimpleNamespace(fingerprint="of the data"))
+    data = SimpleNamespace(fingerprint="of the data", train=SimpleNamespace(judged=True))
+    for name in ("data", "judged"):
+        monkeypatch.setattr(Run, name, data)
     plan = Plan(4_240_896, {"train": 6806, "evaluation": 885}, "cpu", "float32", {"sft": 1e12})
     monkeypatch.setattr(pipeline, "check", lambda config, path, stages: [])
     monkeypatch.setattr(plans, "plan", lambda config, path, stages: plan)
@@ -102,16 +104,21 @@ def test_run_takes_flags_in_either_spelling(stages, capsys):
     assert Path("here/config.toml").exists()
 
 
-@pytest.mark.parametrize(("command", "stage"), [("sft", "sft"), ("reward-model", "reward_model"), ("ppo", "ppo")])
-def test_a_stage_command_does_its_stage_and_names_the_next(stages, capsys, command, stage):
+@pytest.mark.parametrize(
+    ("command", "stage", "following"),
+    [
+        ("sft", "sft", "plaudit reward-model --out"),
+        ("reward-model", "reward_model", "plaudit ppo --out"),
+        ("ppo", "ppo", "plaudit eval"),
+        ("reinforce", "reinforce", "plaudit eval"),
+    ],
+)
+def test_a_stage_command_does_its_stage_and_names_the_next(stages, capsys, command, stage, following):
     out, err = printed(capsys, command, "--lr", "0.5", "--out", "my run")
     assert stages.stages == (stage,)
     assert getattr(stages.config, stage).lr == 0.5
     assert f"{stage.replace('_', ' ')}: " in err
     assert "stage 1 of" not in err
-    following = {"sft": "plaudit reward-model --out", "reward-model": "plaudit ppo --out", "ppo": "plaudit eval"}[
-        command
-    ]
     assert out == f"next: {following} 'my run'\n"
 
 
@@ -169,6 +176,31 @@ def test_eval_with_a_setting_of_the_trained_models_changed_is_refused(stages, ca
     printed(capsys, "run")
     _, err = printed(capsys, "eval", "runs/default", "--seed", "9", code=1)
     assert "its sft was made with seed = 1, not 9" in err
+
+
+def test_eval_by_another_reward_stands_beside_the_evaluation(finished_run, tmp_path, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(finished_run, run)
+    (tmp_path / "other.py").write_text("def length(prompts, responses):\n    return [len(r) for r in responses]\n")
+    before = {p.relative_to(run): p.read_bytes() for p in run.rglob("*") if p.is_file()}
+    out, _ = printed(capsys, "eval", str(run), "--reward", f"{tmp_path}/other.py:length")
+    assert "Scored by the reward other.py:length; the policy was trained for another" in out
+    assert out.index("held-out prompts") < out.index("Scored by")  # below the run's own evaluation
+    found = json.loads((run / "other_rewards.json").read_text())["other.py:length"]
+    lines = [json.loads(line) for line in (run / "responses.jsonl").read_text().splitlines()]
+    for side in ("sft", "policy"):  # the same responses
+        assert found[side]["score_mean"] == pytest.approx(sum(len(line[side]) for line in lines) / len(lines))
+    assert (found["meta"]["reward"], found["meta"]["trained_for"]) == ("other.py:length", "reward model")
+    after = {p.relative_to(run): p.read_bytes() for p in run.rglob("*") if p.is_file()}
+    assert {path for path in after if after[path] != before.get(path)} == {Path("other_rewards.json")}
+
+    out, _ = printed(capsys, "eval", str(run), "--reward", f"{tmp_path}/other.py:length", "--json")
+    assert json.loads(out)["other_reward"] == found
+    out, _ = printed(capsys, "eval", str(run), "--reward", "model")  # for which it was trained
+    assert "Scored by" not in out
+    Run.existing(run).branch(tmp_path / "again", Run.existing(run).config, ("sft",))
+    _, err = printed(capsys, "eval", str(tmp_path / "again"), "--reward", f"{tmp_path}/other.py:length", code=1)
+    assert "no finished policy here" in err
 
 
 def test_eval_json_is_alone_on_stdout(stages, capsys):

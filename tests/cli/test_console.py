@@ -1,11 +1,14 @@
+import dataclasses
 import json
+from types import SimpleNamespace
 
 import pytest
 
 from plaudit.algorithms.ppo import Config as PPOConfig
 from plaudit.cli import console, progress
-from plaudit.config import resolve
+from plaudit.config import Config, resolve, to_toml
 from plaudit.errors import RunError
+from plaudit.training.run import Run
 
 SFT = {
     "score_mean": -0.031, "score_ci95": [-0.08, 0.02], "judge_positive": 0.48, "kl_mean": 0.0, "perplexity_ref": 30.4,
@@ -202,12 +205,27 @@ def test_brief_figures(name, value, text):
 
 
 @pytest.mark.parametrize(
-    ("stage", "following"),
-    [("sft", "plaudit reward-model --out"), ("reward_model", "plaudit ppo --out"), ("ppo", "plaudit eval")],
+    ("done", "reward", "judged", "following"),
+    [
+        (("sft",), (), True, "reward-model --out"),
+        (("sft",), ("polite.py:score", "model=1"), True, "reward-model --out"),
+        (("sft",), ("polite.py:score",), True, "ppo --out"),  # this reward needs no reward model
+        (("sft",), ("polite.py:score",), False, "ppo --out"),
+        (("sft",), (), False, "ppo --reward FILE.py:NAME --out"),  # there is nothing to train a reward model on
+        (("sft", "reward_model"), (), True, "ppo --out"),
+        (("sft", "reward_model", "ppo"), (), True, "eval"),
+        (("sft", "reinforce"), ("polite.py:score",), True, "eval"),
+    ],
 )
-def test_the_next_command_can_be_copied(tmp_path, capsys, stage, following):
-    console.next_command(tmp_path / "my run", stage)
-    assert capsys.readouterr().out == f"next: {following} '{tmp_path}/my run'\n"
+def test_the_next_command_fits_the_reward_and_can_be_copied(
+    tmp_path, capsys, monkeypatch, done, reward, judged, following
+):
+    monkeypatch.setattr(Run, "judged", SimpleNamespace(train=SimpleNamespace(judged=judged)))
+    monkeypatch.setattr(Run, "complete", lambda run, stage: stage in done)
+    (tmp_path / "my run").mkdir()
+    (tmp_path / "my run" / "config.toml").write_text(to_toml(dataclasses.replace(Config(), reward=reward), {}))
+    console.next_command(tmp_path / "my run")
+    assert capsys.readouterr().out == f"next: plaudit {following} '{tmp_path}/my run'\n"
 
 
 @pytest.mark.parametrize(

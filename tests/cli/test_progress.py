@@ -10,6 +10,7 @@ from rich.console import Console
 from plaudit import pipeline
 from plaudit.cli import plan as plans
 from plaudit.cli import progress
+from plaudit.config import ALGORITHMS
 from plaudit.training import run
 from plaudit.training.metrics import StepReport
 
@@ -52,7 +53,10 @@ def lines_of(reports) -> list[str]:
     assert "\x1b" not in text
     assert "\r" not in text
     first, *lines = text.splitlines()
-    assert first == "sft: opening the model"
+    assert first == (
+        "sft: opening and checking the model; perplexity of the held-out texts, activations of frozen layers "
+        "(may take minutes)"
+    )
     return lines
 
 
@@ -160,9 +164,11 @@ def test_stages_are_numbered_and_a_result_is_read_after_the_stage_has_saved_it(f
         (tmp_path / "reward_model" / "summary.json").write_text('{"accuracy": 0.781, "accuracy_ci95": [0.76, 0.8]}')
 
     lines = follow({"sft": sft(), "reward_model": reward_model()}, ("sft", "reward_model"))
-    assert lines[:2] == ["stage 1 of 2: sft", "sft: opening the model"]
+    assert lines[0] == "stage 1 of 2: sft"
+    assert lines[1].startswith("sft: opening and checking the model; perplexity of the held-out texts")
     assert lines[3].startswith("sft: perplexity 55.1 -> 21.3 on held-out texts [")
-    assert lines[4:6] == ["stage 2 of 2: reward model", "reward model: opening the model"]
+    assert lines[4] == "stage 2 of 2: reward model"
+    assert lines[5] == "reward model: opening and checking the model; tokenising the judgements (may take minutes)"
     assert lines[7].startswith("reward model: accuracy 78.1% (76.0% to 80.0%) on held-out data [")
     assert list(follow.seconds) == ["sft", "reward_model"]
 
@@ -219,16 +225,24 @@ def test_seconds_are_wall_clock_with_loading_and_saving(follow):
 def test_on_a_terminal_the_bar_has_20_cells_and_the_line_fits(width, stage, figures, at_80, at_120):
     file = Terminal()
     console = Console(file=file, force_terminal=True, width=width, markup=False, highlight=False)
-    progress.watch((report(stage, i, 4, seconds=2000.0, **figures) for i in range(1, 3)), stage, console)
+    title = stage.replace("_", " ")
+    progress.watch((report(stage, i, 4, seconds=2000.0, **figures) for i in range(1, 3)), title, console)
     frames = re.split(r"[\r\n]+", re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", file.getvalue()))
     bar = next(line for line in frames if " 50% " in line)
     assert len(re.findall("[━╸╺]", bar)) == 20
     assert "00:00, 1:06:40 left" in bar  # two steps of 2000 s
     assert bar.rstrip().endswith(at_80 if width == 80 else at_120)
     assert max(map(len, frames)) <= width
-    assert f"{stage}: opening the model" in file.getvalue()
+    assert f"{title}: opening " in file.getvalue()
+    assert f"{title}: preparing" in file.getvalue()
     assert "\x1b[2K" in file.getvalue()  # the bar is wiped away
     assert "\x1b[?25h" in file.getvalue()  # the cursor is back
+
+
+@pytest.mark.parametrize("stage", [*ALGORITHMS, "evaluation"])
+def test_every_stage_says_what_it_does_before_its_first_step(follow, stage):
+    first, *_ = follow({stage: [report(stage, 1, 1)]}, (stage,))
+    assert re.fullmatch(rf"{stage.replace('_', ' ')}: opening .*; .* \(may take minutes\)", first)
 
 
 def test_the_spinner_moves_while_a_model_is_opened():
@@ -238,7 +252,7 @@ def test_the_spinner_moves_while_a_model_is_opened():
 
     file = Terminal()
     progress.watch(slow(), "sft", Console(file=file, force_terminal=True, width=80))
-    assert len(set(re.findall("([⠀-⣿])\x1b\\[0m \x1b\\[1msft: opening", file.getvalue()))) >= 3
+    assert len(set(re.findall("([⠀-⣿])\x1b\\[0m \x1b\\[1msft: preparing", file.getvalue()))) >= 3
 
 
 def test_an_overdue_stage_promises_nothing():

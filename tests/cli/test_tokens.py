@@ -69,7 +69,8 @@ def test_what_is_shown_is_what_is_trained(
         parts = tokens.spans(runs, tokenizer)
         assert "".join(text for text, of in parts if of) == learned
         assert "".join(text for text, _ in parts) == tokenizer.hf.decode(ids)
-    short, over = sft.tokenise(train.demonstrations, tokenizer, limit)
+    short, left_out = sft.tokenise(train.demonstrations, tokenizer, limit)
+    over = left_out["too long"]
     name = "sft: together" if "sft: prompts" in rows else "sft: texts"
     lengths = sorted(map(sft.length, whole))
     assert rows[name][0] == str(len(short) + over)

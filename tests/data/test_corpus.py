@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from shared_data import SHARED, needs_shared
 
 from plaudit.data.corpus import load
 from plaudit.data.options import Config
@@ -16,8 +17,6 @@ from plaudit.records import Comparison
 
 Refused = Callable[[Callable[[], object]], str]
 Write = Callable[[str, "str | bytes"], Path]
-
-SST2 = Path(__file__).parents[3] / "shared" / "data" / "sst2"
 
 
 def tsv(start: int, end: int) -> str:
@@ -237,11 +236,11 @@ def test_a_tilde_is_the_home_folder(write: Write, tmp_path: Path, monkeypatch: p
     assert load("~/t.tsv").name == "~/t.tsv"
 
 
-@pytest.mark.skipif(not SST2.is_dir(), reason="no SST-2 in ../shared")
+@needs_shared("sst2/train.tsv", "sst2/validation.tsv")
 def test_sst2_as_in_glue(write: Write, tmp_path: Path) -> None:
-    rows = (SST2 / "train.tsv").read_bytes().split(b"\n")
+    rows = (SHARED / "sst2" / "train.tsv").read_bytes().split(b"\n")
     write("train.tsv", b"\n".join(rows[:5001]))  # all 67,349 rows take seconds
-    write("validation.tsv", (SST2 / "validation.tsv").read_bytes())
+    write("validation.tsv", (SHARED / "sst2" / "validation.tsv").read_bytes())
     splits = load(str(tmp_path))
     assert len(splits.evaluation.labelled) == 872
     assert sum(t.label for t in splits.evaluation.labelled) == 444  # as published

@@ -48,6 +48,12 @@ def test_jsonl(write: Write) -> None:
     assert rows(path) == [(1, {"text": "x", "label": True}), (3, {"text": "y", "label": 0})]
 
 
+def test_space_around_the_objects_of_jsonl_is_ignored_in_each_reading(write: Write) -> None:
+    table = read(write("t.jsonl", '{"text": "x"}\n \t{"Text": "y"}\n{"text": {"b": "z"}} \t\n'))
+    for _ in range(3):
+        assert list(table.rows) == [(1, {"text": "x"}), (2, {"text": "y"}), (3, {"text": {"b": "z"}})]
+
+
 def test_parquet(tmp_path: Path) -> None:
     pyarrow = pytest.importorskip("pyarrow")
     parquet = pytest.importorskip("pyarrow.parquet")
@@ -106,6 +112,9 @@ def test_a_million_characters_in_a_field_are_read(name: str, content: str, write
         ("t.tsv", b"\xef\xbb\xbftext\n\xff\n", "t.tsv, line 2: byte 8 is not UTF-8; save the file as UTF-8"),
         ("t.jsonl", '{"text": "x"}\n{"text": \n', "t.jsonl, line 2: not JSON: "),
         ("t.jsonl", '{"text": "x"}\n["x"]\n', "t.jsonl, line 2: ['x'] is not an object"),
+        ("t.jsonl", '{"text": "x"}\n{"text": "y"} {"text": "z"}\n', "t.jsonl, line 2: not JSON: Extra data"),
+        ("t.jsonl", '{"text": "x"}\n  {"text": "y"}, \n', "t.jsonl, line 2: not JSON: Extra data"),
+        ("t.jsonl", '{"text": "x"}\n{"a": {"b": 1, "b": 2}}\n', "t.jsonl, line 2: not JSON: two values for 'b'"),
         ("t.jsonl", "[" * 100_000, "t.jsonl, line 1: not JSON: "),
         ("t.jsonl", '{\n "text": "x"\n}\n{"text":\n', "t.jsonl, line 5: not JSON: "),
         ("t.json", '{"a": [{"text": "x"}], "b": [{"text": "y"}]}', "t.json: several lists of rows ('a', 'b')"),

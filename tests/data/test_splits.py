@@ -29,10 +29,10 @@ def cut(records: list[Record], held_out: list[Record] | None = None) -> Splits:
 
 
 def test_share_reads_a_hash_as_a_fraction() -> None:
-    assert share("00" * 32) == 0.0
-    assert share("80" + "00" * 31) == 0.5
-    assert share("c0" + "00" * 31) == 0.75
-    assert share("ff" * 32) < 1.0
+    assert share(bytes(32)) == 0.0
+    assert share(b"\x80" + bytes(31)) == 0.5
+    assert share(b"\xc0" + bytes(31)) == 0.75
+    assert share(b"\xff" * 32) < 1.0
 
 
 def test_the_key_is_the_prompt_or_without_one_the_text() -> None:

@@ -19,13 +19,15 @@ from plaudit.data import corpus, files, hub, stored
 from plaudit.data.corpus import load
 from plaudit.data.hashed import Record
 from plaudit.data.options import Config
-from plaudit.data.splits import Splits, split
+from plaudit.data.splits import KINDS, Splits, split
 from plaudit.errors import DataError
 from plaudit.records import Comparison, Demonstration, LabelledText, Message, Prompt, Ranking
 
 Write = Callable[[str, "str | bytes"], Path]
 
+LIKE_JSON = ['}, {"text": "', '}, {"prompt": "', "}, {", '", "label": 1}, {"text": "x', "\\", '"', "[]", "\n"]
 WORDS = [f"{word} {i}" for i in range(12) for word in ("text", "TEXT ", "текст", "caf\u00e9", "cafe\u0301")]
+WORDS += LIKE_JSON
 PLAIN = st.sampled_from(WORDS)
 DIALOGUES = st.lists(
     st.builds(Message, st.sampled_from(["system", "user", "assistant"]), PLAIN), min_size=1, max_size=3
@@ -91,6 +93,33 @@ def test_stored_and_in_memory_a_data_set_is_the_same(
             again = stored.opened(path)
             assert again is not None
             assert result(lambda: again) == plain
+
+
+@pytest.mark.parametrize("size", [1, 2, 1 << 8])
+def test_records_that_are_encoded_together_are_encoded_as_alone(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stored, "_ENCODED", size)
+    texts = [f"{one}{other}" for one in LIKE_JSON for other in LIKE_JSON]
+    turns = [(Message("user", text), Message(text, '"role"')) for text in texts]
+    records: list[Record] = [
+        *(LabelledText(text, i % 2, prompt) for i, (text, prompt) in enumerate(zip(texts, texts[::-1], strict=True))),
+        *(LabelledText(text, -0.0) for text in texts),
+        *(Demonstration(turn, (Message("assistant", text),)) for turn, text in zip(turns, texts, strict=True)),
+        *(Comparison(text, f"a {text}", f"b {text}", "tie", margin=0.1) for text in texts),
+        *(Ranking(turn, (text, f"a {text}"), "ann") for turn, text in zip(turns, texts, strict=True)),
+    ]
+    for kind in KINDS:
+        some = [vars(record) for record in records if type(record) is kind]
+        assert stored._contents(some) == [json.dumps(one, default=vars).encode() for one in some]
+    plain = result(lambda: split("x", records, [], Counter()))
+    with TemporaryDirectory() as folder:
+        assert result(lambda: store(Path(folder, "cache", "a-b"), records, [], Counter())) == plain
+    assert not isinstance(plain, str)
+
+
+def test_a_prompt_differs_from_a_text_in_the_same_place(tmp_path: Path) -> None:
+    rankings: list[Record] = [Ranking("", ("one", "two", "three")), Ranking("one", ("two", "three"))]
+    records = [*rankings, *FILLERS[5]]
+    assert store(tmp_path / "a-b", records, [], Counter()).dropped == {}
 
 
 def test_records_are_a_sequence(tmp_path: Path) -> None:

@@ -166,6 +166,7 @@ def judges(tmp_path):
         "def few(responses):\n    return [0.5]\n"
         "def nothing(responses):\n    return None\n"
         "def breaks(responses):\n    raise ValueError('no')\n"
+        "def hangs(responses):\n    import time\n    while 'another one' in responses:\n        time.sleep(0.1)\n"
     )
     return file
 
@@ -185,17 +186,26 @@ def test_a_function_in_a_file_is_the_judge(judges):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("wrong", "from 0 to 1"),
-        ("few", "for each of 2"),
+        (
+            "wrong",
+            "must return a number from 0 to 1 for each response, not 2 for the response 'a response' to 'a prompt'",
+        ),
+        ("few", "returned 1 numbers for 2 responses"),
         ("nothing", "not None"),
         ("missing", "no function 'missing'"),
-        ("breaks", "judges.py:breaks', line 12: ValueError: no"),
+        (
+            "breaks",
+            "judges.py:breaks': ValueError: no (judges.py, line 12) for the response 'a response' to 'a prompt'",
+        ),
+        (
+            "hangs",
+            "judges.py:hangs': no answer in 1 s (judges.py, line 16) for the response 'another one' to 'a prompt'",
+        ),
     ],
 )
 def test_a_function_that_is_no_judge_is_refused_before_training(judges, tiny_config, tmp_path, name, message):
-    config = dataclasses.replace(
-        tiny_config, evaluation=dataclasses.replace(tiny_config.evaluation, judge=f"{judges}:{name}")
-    )
+    evaluation = dataclasses.replace(tiny_config.evaluation, judge=f"{judges}:{name}")
+    config = dataclasses.replace(tiny_config, evaluation=evaluation, reward_timeout=1.0)
     with pytest.raises(RewardError) as error:
         check(config, tmp_path / "run", STAGES)
     assert message in str(error.value)

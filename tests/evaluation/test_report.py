@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from plaudit.algorithms.ppo import Config as PPOConfig
-from plaudit.config import build, default_settings, to_toml
+from plaudit.config import POLICIES, build, default_settings, to_toml
 from plaudit.errors import ConfigError, RunError
 from plaudit.evaluation.report import write_report
 from plaudit.evaluation.report.figures import running_mean
@@ -276,6 +276,44 @@ def test_page_shows_the_figures_of_the_run(page: str) -> None:
     assert "10 min 42 s" in text  # 160.2 + 100 + 360 + 21.5 seconds
     assert "Look closer." not in text
     assert "Not in this run directory" not in text
+
+
+@pytest.mark.parametrize("stage", POLICIES)
+def test_every_algorithm_of_a_policy_has_its_curves(tmp_path: Path, stage: str) -> None:
+    make_run(tmp_path, iterations=5, prompts=12)
+    (tmp_path / "ppo").rename(tmp_path / stage)
+    write_object(tmp_path / "evaluation.json", evaluation() | {stage: evaluation()["policy"]})
+    page = write_report(tmp_path).read_text(encoding="utf-8")
+    text, name = Tags(page).text, stage.upper()
+    assert page.count("<svg") == 12
+    assert f"{name} raised the mean score from 0.02 to 0.84" in text
+    for words in (
+        f"What {name} did",
+        f"All other metrics of {name}",
+        f"After {name} (policy)",
+        "Health of the updates",
+    ):
+        assert words in text
+    assert "Not in this run directory" not in text
+    if stage != "ppo":
+        assert "What PPO did" not in text
+
+
+def test_a_run_with_several_policies_draws_each_and_what_it_does_not_know_by_name(tmp_path: Path) -> None:
+    make_run(tmp_path, iterations=5, prompts=12)
+    lines = [{"step": i, "score": i / 5, "kl": i / 9, "rejected_logprob": -i, "not a name": 1.0} for i in range(1, 6)]
+    other = POLICIES[-1]
+    write_lines(tmp_path / other / "metrics.jsonl", lines)
+    page = write_report(tmp_path).read_text(encoding="utf-8")
+    text = Tags(page).text
+    assert all(f"What {stage.upper()} did" in text for stage in ("ppo", other))
+    assert page.count("<svg") == 12 + 4  # score, KL, score against KL, and the metric that the page has no words for
+    assert "rejected logprob" in text
+    assert "not a name" not in text
+    ids = re.findall(r'\bid="([^"]*)"', page)
+    assert len(ids) == len(set(ids))
+    assert missing_files(page) == f"{other}/timing.jsonl, {other}/summary.json."
+    assert "PPO raised the mean score" in text  # the first is the policy that the run is about
 
 
 def test_two_writes_are_the_same_bytes(directory: Path, page: str) -> None:

@@ -1,6 +1,10 @@
+import dataclasses
+import shutil
+
 import numpy as np
 import pytest
 
+from plaudit.config import to_toml
 from plaudit.errors import ModelError, RunError
 from plaudit.evaluation.evaluate import sample
 from plaudit.training.run import Run
@@ -28,6 +32,25 @@ def test_the_length_can_be_limited(finished_run):
         assert whole["sft"].startswith(one["sft"])
         assert whole["policy"].startswith(one["policy"])
     assert samples != longer
+
+
+def test_a_response_is_read_whole_where_training_drew_shorter_limits(finished_run, tmp_path):
+    shutil.copytree(finished_run, tmp_path / "run")
+    config = Run.existing(finished_run).config
+    drawn = dataclasses.replace(config, ppo=dataclasses.replace(config.ppo, min_new_tokens=1))
+    (tmp_path / "run" / "config.toml").write_text(to_toml(drawn, {}), encoding="utf-8")
+    assert Run.existing(tmp_path / "run").config.ppo.min_new_tokens == 1
+    assert sample(tmp_path / "run", "the cast", n=4, seed=5) == sample(finished_run, "the cast", n=4, seed=5)
+
+
+def test_the_longest_response_is_that_of_the_policy_s_own_algorithm(finished_run, tmp_path):
+    shutil.copytree(finished_run, tmp_path / "run")
+    (tmp_path / "run" / "ppo").rename(tmp_path / "run" / "reinforce")
+    config = Run.existing(finished_run).config
+    short = dataclasses.replace(config, reinforce=dataclasses.replace(config.reinforce, max_new_tokens=1))
+    (tmp_path / "run" / "config.toml").write_text(to_toml(short, {}), encoding="utf-8")
+    found, limited = sample(tmp_path / "run", "the cast", n=4), sample(finished_run, "the cast", n=4, max_new_tokens=1)
+    assert [row["policy"] for row in found] == [row["policy"] for row in limited]
 
 
 def test_samples_can_be_scored_by_a_function(finished_run):

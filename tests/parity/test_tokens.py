@@ -5,6 +5,7 @@ from itertools import chain
 from pathlib import Path
 
 import pytest
+from shared_data import SHARED, needs_shared
 
 from plaudit.models.tokenizer import Tokenizer
 from plaudit.records import Message
@@ -196,7 +197,7 @@ def test_of_a_completion_of_several_turns_we_learn_the_replies_and_trl_all_of_it
 
 # 1,000 rows of people's preferences, by hashes of their ids.
 
-needs_harmless = pytest.mark.skipif(not HARMLESS.exists(), reason="needs ../shared/data with hh-harmless")
+needs_harmless = needs_shared(str(HARMLESS.relative_to(SHARED)))
 
 
 @needs_harmless

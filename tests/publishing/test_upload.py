@@ -5,8 +5,10 @@ import json
 import os
 import re
 import shutil
+import statistics
 import subprocess
 import sys
+from itertools import chain
 
 import huggingface_hub.constants as constants
 import pytest
@@ -21,7 +23,7 @@ from plaudit.algorithms.ppo import ppo
 from plaudit.cli import main
 from plaudit.config import to_toml
 from plaudit.errors import HubError, RunError
-from plaudit.models.loading import load_reward_model, load_tokenizer
+from plaudit.models.loading import load_reward_model, load_tokenizer, save
 from plaudit.models.plain import PlainEngine
 from plaudit.models.policy import RewardModel
 from plaudit.models.tokenizer import collate
@@ -134,6 +136,35 @@ def test_the_examples_of_a_run_on_dialogues_use_the_chat_template(tmp_path):
     model = RewardModel(load_reward_model(run.model("reward_model"), tokenizer.pad_id), PlainEngine()).eval()
     assert float(printed["reward_model"]) == pytest.approx(model(batch.ids, batch.attention_mask).item(), abs=1e-4)
     assert "What do you think?" in printed["ppo"]
+
+
+def test_an_ensemble_is_uploaded_whole_and_its_example_uses_every_model(bare_run, hub, tiny_tokenizer, capsys):
+    run = bare_run()
+    folder = run.folder("reward_model")
+    folders = [folder, folder / "members" / "2", folder / "members" / "3"]
+    for number, member in enumerate(folders[1:], start=2):
+        model = load_reward_model(str(folder), tiny_tokenizer.pad_id)
+        torch.nn.init.normal_(model.score.weight, generator=torch.Generator().manual_seed(number))
+        save(model, tiny_tokenizer, member)
+    run.finish("reward_model", {"accuracy": 0.75, "held_out": 40, "members": {"accuracy": [0.7, 0.725, 0.75]}})
+    push(run.path, "me/film", token=TOKEN, only=["reward_model"])
+    sent = hub.models["me/film-reward-model"]
+    for member in folders:
+        for name in ("model.safetensors", "config.json", "tokenizer.json"):
+            assert (sent / member.relative_to(folder) / name).read_bytes() == (member / name).read_bytes()
+    assert not PRIVATE & {path.name for path in sent.rglob("*")}
+    card = (sent / "README.md").read_text(encoding="utf-8")
+    assert "an ensemble of 3 reward models" in card
+    assert "Of the models alone: 70.0 %, 72.5 %, 75.0 %." in card.replace("\N{NO-BREAK SPACE}", " ")
+    (example,) = re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)
+    exec(example, {})
+    printed = [float(word) for word in capsys.readouterr().out.split()]
+    ids = torch.tensor([[*chain(*tiny_tokenizer.demonstration("", "I think that"))]])
+    with torch.no_grad():
+        models = [load_reward_model(str(member), tiny_tokenizer.pad_id).eval() for member in folders]
+        scores = [model(ids).logits.item() for model in models]
+    assert len(set(scores)) == 3
+    assert printed == pytest.approx([statistics.mean(scores), statistics.pstdev(scores)], abs=1e-5)
 
 
 def test_the_card_of_a_policy_has_the_figures_with_intervals_and_the_command(finished_run, tmp_path):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from plaudit import rng
-from plaudit.algorithms.sft import check_too_long
+from plaudit.algorithms.sft import check_dropped
 from plaudit.batches import JudgedBatch, number_of_rows, to_device
 from plaudit.data.agreement import model_and_person, person_and_others, two_people
 from plaudit.data.judgements import Judgement, judgements_of, votes_of_people
@@ -24,6 +24,7 @@ from plaudit.errors import DataError
 from plaudit.maths.losses import Loss, bradley_terry_loss, label_loss, plackett_luce_loss
 from plaudit.maths.masked import unflatten
 from plaudit.maths.preferences import differences, exceeds, preference_statistics, rightness, wilson
+from plaudit.models.chat import without_refused
 from plaudit.models.loading import load_reward_model, model_without_weights, save, window
 from plaudit.models.policy import RewardModel, initialise_score_head
 from plaudit.models.tokenizer import Runs, Tokenizer, collate
@@ -178,7 +179,7 @@ def judgements(
     if weights <= {0.5} and max((len(example.texts) for example in train), default=2) == 2:
         number = len(train) + dropped.get("tie", 0)
         raise DataError(f"{data.name}: all {number} training comparisons are ties: add some with a preference")
-    check_too_long(len(train), dropped["too long"], "reward_model")
+    check_dropped(len(train), dropped, "reward_model")
     if len(train[0].texts) == 1 and len(weights) == 1:
         raise DataError(
             f"{data.name}: all {len(train)} training labels are {weights.pop():g}: add texts with the other label, "
@@ -198,18 +199,21 @@ def tokenise(
 ) -> tuple[list[PreferenceExample], dict[str, int]]:
     """The judgements of a split of at most `max_tokens` tokens a text, and how many are left out by reason.
 
-    A judgement with a longer text is left out as a whole, because nothing may be cut off in which two texts differ.
+    A judgement with a longer text, or with one that the chat template refuses, is left out as a whole, because nothing
+    may be cut off in which two texts differ.
     """
     ids = tokenizer.demonstration
     found = judgements_of(part)
     kept = [j for j in found if not (ties == "drop" and len(j.texts) == 2 and j.weight == 0.5)]
-    examples = [PreferenceExample(j, tuple(ids(j.prompt, text) for text in j.texts)) for j in kept]
+    examples, refused = without_refused(
+        kept, lambda j: PreferenceExample(j, tuple(ids(j.prompt, text) for text in j.texts))
+    )
     short = [example for example in examples if max(example.lengths) <= max_tokens]
     if examples and not short:
         raise DataError(
             f"none of {len(examples)} judged texts has at most {max_tokens} tokens; raise reward_model.max_tokens"
         )
-    dropped = {"too long": len(examples) - len(short)}
+    dropped = {"too long": len(examples) - len(short)} | refused
     return short, dropped | ({"tie": len(found) - len(kept)} if ties == "drop" else {})
 
 

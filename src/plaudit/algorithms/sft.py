@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from plaudit.batches import Sequences, to_device
 from plaudit.data.splits import check_left_out
 from plaudit.errors import DataError, TrainingError
 from plaudit.maths.losses import Loss, causal_lm_loss
+from plaudit.models.chat import without_refused
 from plaudit.models.loading import load_causal_lm, save, window
 from plaudit.models.policy import Policy
 from plaudit.models.tokenizer import Runs, Tokenizer, collate
@@ -53,7 +54,7 @@ def sft(run: Run, lm: Any = None) -> Iterator[StepReport]:
     tokenizer = tokenizer_to_save(run, run.config.model)
     lm = lm or load_causal_lm(run.config.model).to(run.device)
     longest = min(settings.max_tokens, window(lm))
-    train, too_long = training_texts(run, tokenizer, longest)
+    train, dropped = training_texts(run, tokenizer, longest)
     held_out, _ = tokenise(data.evaluation.demonstrations, tokenizer, longest)
 
     engine = prepare_to_learn(run, "sft", lm, train + held_out)
@@ -83,8 +84,8 @@ def sft(run: Run, lm: Any = None) -> Iterator[StepReport]:
         yield replace(last, warnings=(*last.warnings, *filter(None, [warning])))
     engine.restore(lm, optimizer, lambda: load_causal_lm(run.config.model))
     save(lm, tokenizer, run.folder("sft"), run.config.ppo)  # sampled as PPO does
-    dropped = data.dropped | {"too long": too_long}
-    summary = {"texts": len(train), "held_out_texts": len(held_out), "dropped": dropped, "chat": tokenizer.chats}
+    counts = {"texts": len(train), "held_out_texts": len(held_out), "dropped": data.dropped | dropped}
+    summary = counts | {"chat": tokenizer.chats}
     measured = {"perplexity_before": before, "perplexity": after}
     run.finish("sft", summary | {name: value if math.isfinite(value) else None for name, value in measured.items()})
 
@@ -106,32 +107,40 @@ def number_of_targets(batch: Sequences) -> int:
     return int(batch.loss_mask[:, 1:].sum())
 
 
-def tokenise(demonstrations: Sequence[Demonstration], tokenizer: Tokenizer, max_tokens: int) -> tuple[list[Runs], int]:
-    """Token ids of every demonstration of at most `max_tokens`, and how many were longer.
+def tokenise(
+    demonstrations: Sequence[Demonstration], tokenizer: Tokenizer, max_tokens: int
+) -> tuple[list[Runs], dict[str, int]]:
+    """Token ids of every demonstration of at most `max_tokens`, and how many are left out by reason.
 
     Raises:
         DataError: all of them are.
     """
-    pairs = [tokenizer.demonstration(d.prompt, d.response) for d in demonstrations]
+    pairs, refused = without_refused(demonstrations, lambda d: tokenizer.demonstration(d.prompt, d.response))
     short = [pair for pair in pairs if length(pair) <= max_tokens]
     if pairs and not short:
         raise DataError(f"none of {len(pairs)} demonstrations has at most {max_tokens} tokens; raise sft.max_tokens")
-    return short, len(pairs) - len(short)
+    return short, {"too long": len(pairs) - len(short)} | refused
 
 
-def training_texts(run: Run, tokenizer: Tokenizer, max_tokens: int) -> tuple[list[Runs], int]:
+def training_texts(run: Run, tokenizer: Tokenizer, max_tokens: int) -> tuple[list[Runs], dict[str, int]]:
     """What SFT learns, as `tokenise` gives it; nothing without epochs."""
     if not run.config.sft.epochs:
-        return [], 0
-    texts, too_long = tokenise(run.data.train.demonstrations, tokenizer, max_tokens)
-    check_too_long(len(texts), too_long, "sft")
-    return texts, too_long
+        return [], {"too long": 0}
+    texts, dropped = tokenise(run.data.train.demonstrations, tokenizer, max_tokens)
+    check_dropped(len(texts), dropped, "sft")
+    return texts, dropped
 
 
-def check_too_long(kept: int, too_long: int, stage: str) -> str:
-    """A line if 5% or more of a stage's records are too long. From 50% on they are refused with a DataError."""
-    remedy = f"raise {stage}.max_tokens, up to the model's window"
-    return check_left_out(f"training records of {stage}", kept + too_long, {"too long": too_long}, remedy)
+def check_dropped(kept: int, dropped: Mapping[str, int], stage: str) -> str:
+    """A line if 5% or more of a stage's records are left out. From 50% on they are refused with a DataError.
+
+    Ties do not count: leaving them out is a setting.
+    """
+    lost = {reason: count for reason, count in dropped.items() if count and reason != "tie"}
+    remedies = [f"raise {stage}.max_tokens, up to the model's window"] if "too long" in lost else []
+    remedies += ["use a model with another chat template"] if lost.keys() - {"too long"} else []
+    total = kept + sum(lost.values())
+    return check_left_out(f"training records of {stage}", total, lost, ", ".join(remedies))
 
 
 @torch.no_grad()

@@ -17,7 +17,7 @@ from typing import Any
 import click
 
 from plaudit import __version__
-from plaudit.cli import data, failures, flags, sharing
+from plaudit.cli import data, failures, flags, rewards, sharing
 from plaudit.cli.layers import fit, layered, saved
 from plaudit.config import ALGORITHMS, SECTIONS, resolve
 from plaudit.errors import ConfigError, PlauditError, RewardError, RunError, TrainingError
@@ -173,7 +173,7 @@ def _add_training(name: str, about: str, stages: tuple[str, ...]) -> None:
         if whole:
             console.summary(out, resolve(known), seconds)
         else:
-            console.next_command(out, stages[0])
+            console.next_command(out)
 
 
 _add_training("run", "SFT, reward model, PPO and evaluation, one after the other.", RUN_STAGES)
@@ -189,10 +189,11 @@ commands.add_command(data.command)
 def _evaluate(run: Path, json: bool, overwrite: bool, **given: Any) -> None:
     """Compare SFT model and policy on held-out prompts.
 
-    A finished evaluation is only shown. Change a setting of the evaluation to measure again.
+    A finished evaluation is only shown. Another setting of it measures again; another --reward is shown beside it.
     """
     _must_exist(run)
-    settings, before = resolve(layered(given, run)), resolve(saved(run))
+    before = resolve(saved(run))
+    settings, other = rewards.without_other(run, resolve(layered(given, run)), before)
     changed = [name for name in settings if settings[name] != before[name]]
     again = overwrite or any(name.startswith("evaluation.") for name in changed)
     made = all((run / name).exists() for name in ("evaluation.json", "report.html"))
@@ -201,10 +202,12 @@ def _evaluate(run: Path, json: bool, overwrite: bool, **given: Any) -> None:
 
     from plaudit.cli import console
 
+    beside = rewards.score_by(run, other)
     if json:
-        print(dumps(console.evaluation(run), indent=2))
+        print(dumps(console.evaluation(run) | beside, indent=2))
     else:
         console.headline(run)
+        console.other_reward(beside)
 
 
 @commands.command("sample")
@@ -212,7 +215,11 @@ def _evaluate(run: Path, json: bool, overwrite: bool, **given: Any) -> None:
 @click.argument("prompt", help='beginning of the text, such as "the film is"')
 @flags.count("-n", "--samples", low=1, default=4, help="responses of each model")
 @flags.count("--seed", low=0, default=1, help="random seed; another one gives other responses")
-@flags.count("--max-new-tokens", low=1, help="longest response, in tokens; as in training if it is not given")
+@flags.count(
+    "--max-new-tokens",
+    low=1,
+    help="longest response, in tokens; default: max_new_tokens of training, also where that drew shorter limits",
+)
 def _sample(run: Path, prompt: str, samples: int, seed: int, max_new_tokens: int | None) -> None:
     """Answer a prompt with SFT model and policy, side by side."""
     _must_exist(run)

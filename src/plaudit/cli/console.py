@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from plaudit.cli.progress import brief, new_console, one_line
-from plaudit.config import default_settings
+from plaudit.config import POLICIES, default_settings
 from plaudit.errors import RunError
 from plaudit.evaluation.report.words import (
     FRONTIER_HEADS,
@@ -26,6 +26,8 @@ from plaudit.evaluation.report.words import (
     measures,
     number,
     point_cells,
+    policy_of,
+    reward_phrase,
     verdict,
     warnings,
     warnings_of,
@@ -96,24 +98,47 @@ def headline(directory: Path) -> None:
     console.print(f"{meta.get('prompts', '?')} held-out prompts, seed {meta.get('seed', '?')}", style="bold")
     reward = meta.get("reward") or REWARD_MODEL
     bounds = interval({"score_range": (-1, 1) if reward == REWARD_MODEL else None} | meta, "score_range")
-    rows = [
+    rows: list[tuple[str | Text, ...]] = [
         (m.name, _measured(figures["sft"], m), _measured(figures["policy"], m), Text(m.about, "dim"))
         for m in measures(reward, bounds)
         if m.key != "distinct_1"
     ]
-    sides = [figures[side].get("parts") or {} for side in ("sft", "policy")]
-    for name in reversed(sides[1] if len(sides[1]) > 1 else ()):  # below the score
-        before, after = (Text(written(number(parts, name), "{:.2f}"), "bold") for parts in sides)
-        rows.insert(1, (f"  {name}", before, after, Text("Mean of this part of the score, before its weight.", "dim")))
+    rows[1:1] = _parts(figures)  # below the score
     console.print(_table(("", "SFT", "policy", ""), rows))
-    console.print(verdict(figures, read_jsonl(directory / "ppo" / "metrics.jsonl"), None))
+    stage = policy_of(figures) or POLICIES[0]
+    console.print(verdict(figures, read_jsonl(directory / stage / "metrics.jsonl"), None, stage))
     for warning in warnings(figures):
         console.print(f"WARNING: {warning}", style="bold red")
 
 
+def other_reward(beside: dict[str, Any]) -> None:
+    """SFT model and policy by a reward that the policy was not trained for: the `other_reward` of `beside`, if any."""
+    if not (figures := beside.get("other_reward")):
+        return
+    meta, console = figures["meta"], new_console()
+    measure = measures(meta["reward"], interval(meta, "score_range"))[0]
+    console.print(f"\nScored by {reward_phrase(meta['reward'])}; the policy was trained for another", style="bold")
+    row: tuple[str | Text, ...] = (
+        measure.name,
+        *(_measured(figures[side], measure) for side in ("sft", "policy")),
+        Text(measure.about, "dim"),
+    )
+    console.print(_table(("", "SFT", "policy", ""), [row, *_parts(figures)]))
+
+
+def _parts(figures: dict[str, Any]) -> list[tuple[str | Text, ...]]:
+    """A row for each part of a reward with several: means of SFT model and policy."""
+    sides = [figures[side].get("parts") or {} for side in ("sft", "policy")]
+    about = Text("Mean of this part of the score, before its weight.", "dim")
+    return [
+        (f"  {name}", *(Text(written(number(parts, name), "{:.2f}"), "bold") for parts in sides), about)
+        for name in (sides[1] if len(sides[1]) > 1 else ())
+    ]
+
+
 def frontier(directory: Path) -> None:
     """Best-of-n and PPO's policies, and how they compare."""
-    found, console = _read(directory / "frontier.json"), new_console()
+    found, console = read(directory / "frontier.json"), new_console()
     console.print("Best-of-n from SFT, and PPO by kl_coef and iteration, with 95% intervals", style="bold")
     points = (*found["best_of_n"], *found["ppo"])
     console.print(_table(FRONTIER_HEADS, (point_cells(point, ("score", "judge")) for point in points)))
@@ -155,9 +180,16 @@ def checks(found: list[tuple[str, str]]) -> None:
         console.print(Text.assemble((f"{mark:<5}", "green" if mark == "ok" else "bold red"), line), soft_wrap=True)
 
 
-def next_command(directory: Path, stage: str) -> None:
-    """The command that follows a stage."""
-    command = {"sft": "reward-model --out", "reward_model": "ppo --out"}.get(stage, "eval")
+def next_command(directory: Path) -> None:
+    """The command of the next stage that the run in a directory needs for its reward."""
+    from plaudit.training.rewards import needs_reward_model
+    from plaudit.training.run import Run
+
+    run, command = Run.existing(directory), "ppo --out"
+    if any(run.complete(policy) for policy in POLICIES):
+        command = "eval"
+    elif needs_reward_model(run) and not run.complete("reward_model"):
+        command = "reward-model --out" if run.judged.train.judged else "ppo --reward FILE.py:NAME --out"
     new_console().print(f"next: plaudit {command} {shlex.quote(str(directory))}", soft_wrap=True)
 
 
@@ -168,13 +200,13 @@ def result(directory: Path, stage: str) -> str:
         return f"{name} {brief(name, before)} -> {brief(name, after)}"
 
     if stage == "evaluation":
-        figures = _read(directory / "evaluation.json")
+        figures = read(directory / "evaluation.json")
         means = [number(figures.get(model), "score_mean") for model in ("sft", "policy")]
         return "done" if None in means else f"{change('score', *means)} on held-out prompts"
-    figures = _read(directory / stage / "summary.json")
+    figures = read(directory / stage / "summary.json")
     if "perplexity" in figures:
         before, after = number(figures, "perplexity_before"), number(figures, "perplexity")
-        if not figures.get("texts"):
+        if figures.get("texts") == 0:
             return "nothing to imitate, the model as it is"
         return f"{change('perplexity', before, after)} on held-out texts"
     if "accuracy" in figures:
@@ -190,7 +222,7 @@ def result(directory: Path, stage: str) -> str:
 
 def details(directory: Path, stage: str) -> list[Text]:
     """Lines below a stage's result: what trivial rules and people reach beside a reward model, and warnings."""
-    figures = _read(directory / stage / "summary.json")
+    figures = read(directory / stage / "summary.json")
     rows = beside_accuracy(figures)
     return [
         *(Text(f"  {name:<44}{brief('accuracy', share)}") for name, share, _ in rows),
@@ -200,7 +232,7 @@ def details(directory: Path, stage: str) -> list[Text]:
 
 def _print_files(console: Console, directory: Path) -> None:
     """The most memory that the run took, where it was measured, and the report."""
-    stages = _read(directory / "memory.json").values()
+    stages = read(directory / "memory.json").values()
     if measured := max((stage["measured"] or 0 for stage in stages), default=0):
         predicted = max(stage["predicted"] for stage in stages)
         console.print(f"Memory: {measured / 2**30:.1f} GiB at most, {predicted / 2**30:.1f} predicted", soft_wrap=True)
@@ -241,7 +273,7 @@ def _measured(figures: dict[str, Any], measure: Measure) -> Text:
 def evaluation(directory: Path) -> dict[str, Any]:
     """Contents of evaluation.json; a RunError if it is missing or malformed."""
     path, again = directory / "evaluation.json", f"plaudit eval {shlex.quote(str(directory))}"
-    figures = _read(path)
+    figures = read(path)
     if not figures:
         raise RunError(f"{path}: missing; make it with {again}")
     for part in ("sft", "policy", "meta"):
@@ -250,7 +282,7 @@ def evaluation(directory: Path) -> dict[str, Any]:
     return figures
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read(path: Path) -> dict[str, Any]:
     """The object in a JSON file; empty if there is no file, and a RunError if there is something else."""
     try:
         content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}

@@ -14,6 +14,7 @@ from plaudit.config import Config
 from plaudit.data.judgements import judgements_of
 from plaudit.data.prompts import some_texts
 from plaudit.data.splits import Part
+from plaudit.models.chat import without_refused
 from plaudit.models.loading import model_without_weights
 from plaudit.training.prompts import training_prompts
 from plaudit.training.rewards import number_of_scored, try_reward
@@ -55,9 +56,9 @@ def plan(config: Config, path: Path, stages: tuple[str, ...]) -> Plan:
     data = run.data
     name = config.model if "sft" in stages else run.model("sft")
     tokenizer, model = open_tokenizer(run, name), model_without_weights(name)
-    prompts = [len(tokenizer.prompt(text)) for text in training_prompts(run, tokenizer)[0]]
-    some = some_texts(data.train, _MEASURED_TEXTS)
-    text = statistics.fmean(sum(map(len, tokenizer.demonstration(prompt, response))) for prompt, response in some)
+    prompts, _ = without_refused(training_prompts(run, tokenizer)[0], lambda text: len(tokenizer.prompt(text)))
+    some, _ = without_refused(some_texts(data.train, _MEASURED_TEXTS), lambda pair: tokenizer.demonstration(*pair))
+    text = statistics.fmean(sum(map(len, runs)) for runs in some)
     each = try_reward(run, stages, name).seconds
     return Plan(
         parameters=sum(p.numel() for p in model.parameters()),

@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
 from rich.text import Text
 
+from plaudit.config import POLICIES
 from plaudit.models.defaults import millions
 from plaudit.training import stopping
 
@@ -36,6 +37,12 @@ _SHOWN = {  # figures of a step, the most important first; a narrow terminal sho
 }
 _SHORT = {"response_length": "length", "eos_rate": "ended", "sft_score": "SFT", "policy_score": "policy"}
 _SHARES = {"accuracy": "{:.1%}", "eos_rate": "{:.0%}"}
+_BEFORE = {  # what a stage does before its first step, by title
+    "sft": "opening and checking the model; perplexity of the held-out texts, activations of frozen layers",
+    "reward model": "opening and checking the model; tokenising the judgements",
+    "evaluation": "opening the models; answering the first held-out prompts",
+    "frontier": "opening the models; answering the held-out prompts",
+} | dict.fromkeys(POLICIES, "opening and checking the models; scoring responses of the SFT model")
 _BAR = 20
 _QUIET = 60.0  # seconds after which a log gets a line although no tenth is complete
 
@@ -139,14 +146,13 @@ def follow(run: Run, stages: tuple[str, ...], console: Console | None = None) ->
 
 
 def watch(reports: Iterable[StepReport], title: str, console: Console | None = None) -> None:
-    """Iterate over `reports`, which does the work, and show the progress; `title` is shown until the first report."""
+    """Iterate over `reports`, which does the work, and show the progress; first, what precedes the first report."""
     console = console or new_console(stderr=True)
     lines = not _animated(console)
     columns = (SpinnerColumn(), TextColumn("{task.description}", style="bold", markup=False), BarColumn(_BAR))
     bar = Progress(*columns, _Figures(console), console=console, transient=True, disable=lines)
-    task = bar.add_task(f"{title}: opening the model", total=None, figures=[], until=0.0)
-    if lines:
-        console.print(f"{title}: opening the model", soft_wrap=True)
+    task = bar.add_task(f"{title}: preparing", total=None, figures=[], until=0.0)
+    console.print(f"{title}: {_BEFORE[title]} (may take minutes)", soft_wrap=lines)
     stage, tenth, printed, recent = "", 0, time.monotonic(), deque[float](maxlen=20)
     with bar:
         for report in reports:
@@ -161,7 +167,7 @@ def watch(reports: Iterable[StepReport], title: str, console: Console | None = N
             left, now = statistics.fmean(recent) * (total - step), time.monotonic()
             names = [name for name in _SHOWN.get(stage, ()) if name in metrics] or list(metrics)[:3]
             figures = [f"{_SHORT.get(name, name)} {brief(name, metrics[name])}" for name in names]
-            what = title if step < total else f"{title}: saving"
+            what = title if step < total else f"{title}: finishing"
             bar.update(task, description=what, total=total, completed=step, figures=figures, until=now + left)
             for warning in report.warnings:
                 console.print(f"{title}: WARNING: {warning}", style="bold red", soft_wrap=True)

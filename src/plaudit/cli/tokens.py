@@ -15,6 +15,7 @@ from plaudit.batches import Sequences
 from plaudit.config import Config
 from plaudit.data.splits import Part
 from plaudit.errors import DataError
+from plaudit.models.chat import without_refused
 from plaudit.models.loading import model_without_weights, window
 from plaudit.models.tokenizer import Runs, Tokenizer, collate
 from plaudit.records import Text
@@ -70,7 +71,7 @@ def measure(config: Config) -> Measured:
 
     Raises:
         ModelError: the model's tokenizer or its config cannot be opened.
-        DataError: the chat template refuses a conversation.
+        DataError: the chat template refuses every conversation.
     """
     run = Run(Path(os.devnull), config)
     tokenizer, limit = open_tokenizer(run, config.model), window(model_without_weights(config.model))
@@ -82,26 +83,28 @@ def measure(config: Config) -> Measured:
 
     demonstrations: list[Runs] = []
     if part.demonstrations:
-        demonstrations, _ = sft.tokenise(part.demonstrations, tokenizer, sys.maxsize)
+        demonstrations, dropped = sft.tokenise(part.demonstrations, tokenizer, sys.maxsize)
         if any(d.prompt for d in part.demonstrations) or any(len(runs) > 2 for runs in demonstrations):
             add("sft: prompts", [sum(map(len, runs[::2])) for runs in demonstrations])
             add("sft: responses", [sum(map(len, runs[1::2])) for runs in demonstrations])
             whole = add("sft: together", [*map(sft.length, demonstrations)], min(config.sft.max_tokens, limit))
         else:
             whole = add("sft: texts", [*map(sft.length, demonstrations)], min(config.sft.max_tokens, limit))
-        warnings.append(_too_long("sft", whole))
+        warnings.append(_left_out("sft", whole, dropped))
     judged: list[reward_model.PreferenceExample] = []
     if part.judged:
-        judged, _ = reward_model.tokenise(part, tokenizer, sys.maxsize, config.reward_model.ties)
+        judged, dropped = reward_model.tokenise(part, tokenizer, sys.maxsize, config.reward_model.ties)
         most = max(len(example.texts) for example in judged)
         kind = {1: "reward model: texts", 2: "reward model: longer one"}.get(most, "reward model: longest")
         longest = add(kind, [max(e.lengths) for e in judged], min(config.reward_model.max_tokens, limit))
-        warnings.append(_too_long("reward_model", longest))
+        warnings.append(_left_out("reward_model", longest, dropped))
     prompts, skipped = training_prompts(run, tokenizer)
     warnings.append(warn_of_skipped(run, skipped))
     if prompts:
         room = max(0, limit - config.ppo.max_new_tokens)
-        asked = add("ppo: prompts", [len(tokenizer.prompt(text)) for text in prompts[:MOST]], room)
+        answered, refused = without_refused(prompts[:MOST], tokenizer.prompt)
+        warnings.append(warn_of_skipped(run, refused))
+        asked = add("ppo: prompts", [*map(len, answered)], room)
         if asked.over:
             warnings.append(
                 f"{asked.over:,} prompts leave no room in the window of {limit} tokens for a response of "
@@ -177,10 +180,10 @@ def _first(part: Part) -> Part:
     return replace(part, **kinds)
 
 
-def _too_long(stage: str, found: Lengths) -> str:
+def _left_out(stage: str, found: Lengths, dropped: dict[str, int]) -> str:
     """The line with which a run would warn, or refuse the data."""
     try:
-        return sft.check_too_long(len(found.tokens) - found.over, found.over, stage)
+        return sft.check_dropped(len(found.tokens) - found.over, dropped | {"too long": found.over}, stage)
     except DataError as error:
         return str(error)
 

@@ -43,9 +43,10 @@ class Row:
     def value(self, name: str) -> Any:
         """The value in a column, which the row must have."""
         column = self.names.get(name, name)
-        if column not in self.values:
-            raise DataError(f"no '{column}'; found {shown(self.values)}")
-        return self.values[column]
+        try:
+            return self.values[column]
+        except KeyError:
+            raise DataError(f"no '{column}'; found {shown(self.values)}") from None
 
     def optional(self, name: str) -> Any:
         """The value in a column, or None."""
@@ -70,9 +71,11 @@ class Row:
     def grade(self, labels: list[Any]) -> float:
         """The mean of what several labels say, of those that say something."""
         assert self.meaning
-        numbers = [number for label in labels if (number := self.meaning(label)) is not None]
+        numbers = [number for number in map(self.meaning, labels) if number is not None]
         if not numbers:
             raise Unusable("unlabelled")
+        if len(numbers) == 1:
+            return numbers[0]
         mean = sum(numbers) / len(numbers)
         return int(mean) if mean in (0, 1) else mean
 

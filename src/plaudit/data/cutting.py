@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 from array import array
 from collections import Counter
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import numpy as np
 
 from plaudit.data.hashed import Hashed, Record
 from plaudit.data.splits import EDGES, EDGES_BESIDE_HELD_OUT, KINDS, content_order, share
-from plaudit.data.text import content_hash
+from plaudit.data.text import content_digest
 from plaudit.records import Demonstration, LabelledText
 
 _DEMONSTRATION = KINDS.index(Demonstration)
@@ -32,30 +32,34 @@ class Hashes:
         self.counts = array("q")  # of the anchors of each record
         self._numbers: dict[Hashable, int] = {}
 
-    def add(self, hashed: Hashed, held_out: bool, made: bytes) -> None:
-        """One more record, and the content of the demonstration that it gives; empty if it gives none."""
-        record, texts = hashed.record, [bytes.fromhex(text) for text in hashed.texts]
-        links = hashed.links() if hashed.prompt else hashed.links().difference(hashed.texts)
-        openings = list(map(bytes.fromhex, links))
-        self.kinds.append(KINDS.index(type(record)))
-        self.held_out.append(held_out)
-        self.prompted.append(bool(hashed.prompt))
-        label = record.label if isinstance(record, LabelledText) else 0.5
-        self.says.append(_GOOD if label > 0.5 else _BAD if label < 0.5 else 0)
-        self.keys += bytes.fromhex(hashed.key)[:16]
-        together = texts[0] if len(texts) == 1 and not hashed.prompt else _digest(hashed.prompt.encode(), *texts)
-        self.pairs += together[:16]
-        self.opinions.append(self._numbers.setdefault(hashed.opinion, len(self._numbers)))
-        self.made += _digest(made)[:16]
-        self.makes.append(bool(made))
-        for anchor in (*texts, *openings):
-            self.anchors += anchor
-        self.is_text += bytes([1]) * len(texts) + bytes(len(openings))
-        self.counts.append(len(texts) + len(openings))
+    def extend(self, records: Sequence[Record], held_out: bool, made: Sequence[bytes]) -> None:
+        """More records of one kind, and the contents of the demonstrations that they give; empty if they give none."""
+        hashed = list(map(Hashed, records))
+        anchors = [(one.texts, one.openings()) for one in hashed]
+        self.kinds += bytes([KINDS.index(type(records[0]))]) * len(records)
+        self.held_out += bytes([held_out]) * len(records)
+        self.prompted += bytes([one.prompt != b"" for one in hashed])
+        self.says += bytes([_says(one.opinion) for one in hashed] if type(records[0]) is LabelledText else len(records))
+        self.keys += b"".join([one.key[:16] for one in hashed])
+        self.pairs += b"".join(map(_pair, hashed))
+        number = self._numbers.setdefault
+        self.opinions.extend([number(one.opinion, len(self._numbers)) for one in hashed])
+        self.made += b"".join([hashlib.blake2s(content, digest_size=16).digest() for content in made])
+        self.makes += bytes(map(bool, made))
+        self.anchors += b"".join([anchor for both in anchors for some in both for anchor in some])
+        self.is_text += b"".join([b"\1" * len(texts) + bytes(len(openings)) for texts, openings in anchors])
+        self.counts.extend([len(texts) + len(openings) for texts, openings in anchors])
 
 
-def _digest(*parts: bytes) -> bytes:
-    return hashlib.sha256(b"".join(parts)).digest()
+def _says(label: Any) -> int:
+    return _GOOD if label > 0.5 else _BAD if label < 0.5 else 0
+
+
+def _pair(hashed: Hashed) -> bytes:
+    """16 bytes that records with the same prompt and texts have in common."""
+    if len(hashed.texts) == 1 and not hashed.prompt:
+        return hashed.texts[0][:16]
+    return hashlib.sha256((hashed.prompt or bytes(32)) + b"".join(hashed.texts)).digest()[:16]
 
 
 def cut(hashes: Hashes, dropped: Counter[str], record: Callable[[int], Record]) -> tuple[list[Any], list[int]]:
@@ -109,9 +113,10 @@ def _codes(digests: bytearray, width: int) -> tuple[Any, Any]:
 
     kind = pyarrow.binary(width)
     whole = pyarrow.Array.from_buffers(kind, len(digests) // width, [None, pyarrow.py_buffer(digests)])
-    encoded = whole.dictionary_encode()
+    encoded = whole.dictionary_encode()  # with indices of 32 bits
     distinct = np.frombuffer(encoded.dictionary.buffers()[1] or b"", np.uint8)
-    return encoded.indices.to_numpy(), distinct[: len(encoded.dictionary) * width].reshape(-1, width)
+    indices = np.frombuffer(encoded.indices.buffers()[1] or b"", np.int32)  # to_numpy would import pandas
+    return indices[: len(whole)], distinct[: len(encoded.dictionary) * width].reshape(-1, width)
 
 
 def _clean(hashes: Hashes, rows: Any, pairs: Any, dropped: Counter[str], record: Callable[[int], Record]) -> Any:
@@ -181,5 +186,5 @@ def _groups(rows: Any, codes: Any, digests: Any, clean: Any) -> tuple[Any, Any]:
         digest, at = digests[code].tobytes(), int(component[code])
         smallest[at] = min(digest, smallest.get(at, digest))
     for at, digest in smallest.items():
-        shares[at] = share(content_hash(digest.hex()))
+        shares[at] = share(content_digest(digest.hex()))
     return group, shares

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Set
 from typing import Any, Literal
 
-from plaudit.data.text import content_hash
+from plaudit.data.text import content_digest
 from plaudit.data.text import words as _words
 from plaudit.records import Comparison, Demonstration, LabelledText, Message, Prompt, Ranking, Text
 
@@ -18,21 +18,19 @@ REPLY = "\n\nAssistant:"  # begins a reply in dialogues such as those of HH-RLHF
 class Hashed:
     """A record with the hashes of its texts."""
 
-    __slots__ = ("opening", "prompt", "record", "texts")
+    __slots__ = ("prompt", "record", "texts")
 
     def __init__(self, record: Record) -> None:
         self.record = record
-        self.texts = tuple(map(content_hash, _texts(record)))
-        self.prompt = content_hash(record.prompt) if record.prompt else ""
-        opening = _opening(record.prompt) if record.prompt else ""
-        self.opening = self.prompt if opening == record.prompt else content_hash(opening)
+        self.texts = tuple(map(content_digest, _texts(record)))
+        self.prompt = content_digest(record.prompt) if record.prompt else b""
 
     @property
-    def key(self) -> str:
+    def key(self) -> bytes:
         """The hash by which records are sorted: of the prompt, or of the text if there is no prompt."""
         record = self.record
         if isinstance(record, Comparison) and not record.prompt:
-            return content_hash(" ".join(sorted(map(_words, (record.response_a, record.response_b)))))
+            return content_digest(" ".join(sorted(map(_words, (record.response_a, record.response_b)))))
         return self.prompt or self.texts[0]
 
     @property
@@ -52,7 +50,7 @@ class Hashed:
             return record.annotator
         return record.choice, record.annotator  # two people who agree are two votes
 
-    def anchors(self, whole: Set[str]) -> set[str]:
+    def anchors(self, whole: Set[bytes]) -> set[bytes]:
         """Hashes of what no other part may contain. Records that have one in common belong to one group.
 
         They are the prompt; without a prompt, every text, and the lines that both texts of a comparison begin with; of
@@ -61,19 +59,19 @@ class Hashed:
         Args:
             whole: hashes of the texts that stand without a prompt.
         """
-        return self.links() | (whole & set(self.texts))
+        return set(self.openings()) | (whole & set(self.texts))
 
-    def links(self) -> set[str]:
-        """The anchors that do not depend on other records."""
-        if self.prompt:
-            return {self.opening}
-        found = set(self.texts)
+    def openings(self) -> list[bytes]:
+        """The anchors that are not of whole texts."""
+        if prompt := self.record.prompt:
+            opening = _opening(prompt)
+            return [self.prompt if opening == prompt else content_digest(opening)]
         texts = _texts(self.record)
         openings = [_opening(text) for text in texts if not isinstance(text, str) or REPLY in text]
         if isinstance(self.record, Comparison):
             one, other = map(_words, texts)
             openings.append(common_beginning(one, other).rpartition("\n")[0])
-        return found | {content_hash(text) for text in openings if text.strip()}
+        return [content_digest(text) for text in openings if text.strip()]
 
 
 def _texts(record: Record) -> tuple[Text, ...]:
@@ -104,7 +102,7 @@ def common_beginning(one: str, other: str) -> str:
     return one[:low]
 
 
-def key(record: Record) -> str:
+def key(record: Record) -> bytes:
     """The hash by which records are sorted: of the prompt, or of the text if there is no prompt."""
     return Hashed(record).key
 

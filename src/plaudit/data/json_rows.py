@@ -22,7 +22,14 @@ def json_rows(name: str, text: Text) -> tuple[str, str, _Rows]:
         DataError: it is not JSON.
     """
     if _is_by_line(text):
-        return "jsonl", "line", lambda: _objects(name, "line", _lines(name, text))
+        checked = False
+
+        def objects() -> Iterator[tuple[int, Values]]:
+            nonlocal checked
+            yield from _objects(name, "line", _lines(name, text, None if checked else _object))
+            checked = True  # the next reading takes less time
+
+        return "jsonl", "line", objects
     with text.open("\n") as file:
         values = _documents(name, file.read())
     if len(values) > 1:
@@ -44,11 +51,13 @@ def _is_by_line(text: Text) -> bool:
     return next(lines, None) is not None
 
 
-def _lines(name: str, text: Text) -> Iterator[tuple[int, Any]]:
-    decode = json.JSONDecoder(object_pairs_hook=_object).decode
+def _lines(name: str, text: Text, check: Callable[[list[tuple[str, Any]]], Any] | None) -> Iterator[tuple[int, Any]]:
+    decoder = json.JSONDecoder(object_pairs_hook=check)
     for number, line in text.lines():
         try:
-            yield number, decode(line)
+            # raw_decode knows no space around a value, and takes two thirds of the time of decode.
+            value, end = decoder.raw_decode(line) if line[0] == "{" else (None, 0)
+            yield number, value if end == len(line) else decoder.decode(line)
         except (ValueError, RecursionError) as error:
             raise DataError(f"{name}, line {number}: not JSON: {error}") from None
 
@@ -89,7 +98,8 @@ def _objects(name: str, unit: str, values: Iterable[tuple[int, Any]]) -> Iterato
         given = tuple(value)
         if given not in clean:
             clean[given] = clean_names(f"{name}, {unit} {number}", given)
-        yield number, dict(zip(clean[given], value.values(), strict=True))
+        columns = clean[given]
+        yield number, value if columns == given else dict(zip(columns, value.values(), strict=True))
     if not number:
         raise DataError(f"{name}: no rows")
 

@@ -69,7 +69,7 @@ def meaning(column: str, values: Iterable[Any], positive: str, header: bool) -> 
 
 def word_of(value: Any) -> str:
     """A label as it is compared with others: in lower case; pandas writes 1.0 when some labels are missing."""
-    return str(value).strip().lower().removesuffix(".0")
+    return str(value) if type(value) is int else str(value).strip().lower().removesuffix(".0")
 
 
 def _number(value: float) -> float:

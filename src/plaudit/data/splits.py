@@ -19,9 +19,9 @@ from typing import Any
 
 from plaudit.data.hashed import Hashed, Record, order
 from plaudit.data.tables import Reading
-from plaudit.data.text import content_hash
+from plaudit.data.text import content_digest
 from plaudit.errors import DataError
-from plaudit.records import Comparison, Demonstration, LabelledText, Prompt, Ranking
+from plaudit.records import Comparison, Demonstration, LabelledText, Prompt, Ranking, Text
 
 TRAIN_SHARE, PROMPTS_SHARE = 0.8, 0.1  # evaluation gets the rest
 TRAIN_SHARE_BESIDE_HELD_OUT = 0.9  # prompts get the rest
@@ -159,11 +159,11 @@ def many_left_out(total: int, left_out: Mapping[str, int]) -> bool:
     return sum(left_out.values()) >= max(1, WARN_SHARE * total)
 
 
-def _groups(records: list[Hashed], whole: Set[str]) -> list[str]:
+def _groups(records: list[Hashed], whole: Set[bytes]) -> list[bytes]:
     """For each record a hash of its group, which decides the part."""
-    parent: dict[str, str] = {}
+    parent: dict[bytes, bytes] = {}
 
-    def root(anchor: str) -> str:
+    def root(anchor: bytes) -> bytes:
         while (above := parent.setdefault(anchor, anchor)) != anchor:
             parent[anchor] = anchor = parent[above]
         return anchor
@@ -176,12 +176,12 @@ def _groups(records: list[Hashed], whole: Set[str]) -> list[str]:
         firsts.append(roots[0])
     sizes = Counter(map(root, list(parent)))
     # The smallest of several hashes is not uniformly distributed, but its hash is.
-    return [content_hash(first) if sizes[first] > 1 else first for first in map(root, firsts)]
+    return [content_digest(first.hex()) if sizes[first] > 1 else first for first in map(root, firsts)]
 
 
-def share(digest: str) -> float:
+def share(digest: bytes) -> float:
     """A hash as a number in [0, 1), uniformly distributed."""
-    return int(digest[:8], 16) / 16**8
+    return int.from_bytes(digest[:4], "big") / 2**32
 
 
 def _clean(records: list[Hashed], dropped: Counter[str]) -> list[Hashed]:
@@ -225,22 +225,20 @@ def _demonstrations(records: list[Hashed]) -> dict[Demonstration, int]:
     for i, record in enumerate(r.record for r in records):
         if isinstance(record, Demonstration):
             return {}
-        if made := imitated(record):  # annotators can prefer the same response
-            found.setdefault(made, i)
+        if (response := imitated(record)) is not None:
+            found.setdefault(Demonstration(record.prompt, response), i)  # annotators can prefer the same response
     return found
 
 
-def imitated(record: Record) -> Demonstration | None:
+def imitated(record: Record) -> Text | None:
     """Every text without a prompt, and of responses to a prompt the good, preferred and best ones."""
+    if isinstance(record, LabelledText):
+        return record.text if not record.prompt or record.label >= 0.5 else None
     if isinstance(record, Demonstration | Prompt):
         return None
-    if isinstance(record, LabelledText):
-        response = record.text if not record.prompt or record.label >= 0.5 else None
-    elif isinstance(record, Comparison):
-        response = {"a": record.response_a, "b": record.response_b, "tie": None}[record.choice]
-    else:
-        response = record.responses[0]
-    return None if response is None else Demonstration(record.prompt, response)
+    if isinstance(record, Comparison):
+        return {"a": record.response_a, "b": record.response_b, "tie": None}[record.choice]
+    return record.responses[0]
 
 
 def check(splits: Splits, total: int, sizes: Collection[int]) -> None:

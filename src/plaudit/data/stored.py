@@ -16,6 +16,7 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from itertools import accumulate, chain, groupby, islice
 from pathlib import Path
 from typing import Any, Generic, TypeVar, overload
 
@@ -24,7 +25,7 @@ from filelock import FileLock
 
 from plaudit import fetching, files
 from plaudit.data.cutting import Hashes, cut
-from plaudit.data.hashed import Hashed, Record
+from plaudit.data.hashed import Record
 from plaudit.data.options import Config
 from plaudit.data.splits import KINDS, PARTS, UNLABELLED_TABLE, Part, Splits, check, check_dropped, imitated
 from plaudit.data.tables import Reading
@@ -32,6 +33,7 @@ from plaudit.records import Demonstration, Message
 
 ROWS, BYTES = 200_000, 1 << 28  # a data set with as many rows, or in files as large, is stored
 _BATCH = 1 << 14  # records that are written, or read one after the other, at once
+_ENCODED = 1 << 8  # records that are encoded and hashed at once
 _UNUSED = 30 * 24 * 3600  # seconds after which an entry that nobody has opened is removed
 _COLLECTED, _RECORDS, _ABOUT = "records.jsonl", "records.arrow", "splits.json"
 
@@ -39,7 +41,17 @@ T = TypeVar("T")
 Collect = Callable[[Iterable[Record]], object]
 Fill = Callable[[Collect, Collect], tuple["Counter[str]", tuple[Reading, ...]]]
 
-_encode = json.JSONEncoder(default=vars).encode  # as in Splits.fingerprint
+_encode = json.JSONEncoder(default=vars).encode
+
+
+def _contents(records: list[dict[str, Any]]) -> list[bytes]:
+    """The fields of records of one kind as JSON, as in `Splits.fingerprint`; together, which takes half of the time."""
+    if not records:
+        return []
+    start = f'{{"{next(iter(records[0]))}": '
+    # `}, {"text": ` is only between records: in a text a quote has a backslash, and after its end there is no letter.
+    parts = _encode(records)[len(start) + 1 : -2].split(f"}}, {start}")
+    return [f"{start}{part}}}".encode() for part in parts]
 
 
 def _decode(kind: type[T], content: bytes) -> T:
@@ -169,14 +181,15 @@ def _write(name: str, folder: Path, fill: Fill) -> None:
         file.write(b"\n")  # an empty file cannot be mapped
 
         def collect(records: Iterable[Record], held_out: bool) -> None:
-            at = ends[-1]
-            for record in records:
-                made = imitated(record)
-                content, copy = (_encode(vars(one)).encode() if one else b"" for one in (record, made))
-                file.write(content)
-                file.write(copy)
-                hashes.add(Hashed(record), held_out, copy)
-                ends.extend((at := at + len(content), at := at + len(copy)))
+            for _, same in groupby(records, type):
+                while some := list(islice(same, _ENCODED)):
+                    made = [(one.prompt, imitated(one)) for one in some]
+                    copies = iter(_contents([{"prompt": p, "response": r} for p, r in made if r is not None]))
+                    both = _contents(list(map(vars, some))), [b"" if r is None else next(copies) for _, r in made]
+                    contents = list(chain.from_iterable(zip(*both, strict=True)))
+                    file.writelines(contents)
+                    hashes.extend(some, held_out, contents[1::2])
+                    ends.extend(islice(accumulate(map(len, contents), initial=ends[-1]), 1, None))
 
         dropped, readings = fill(partial(collect, held_out=False), partial(collect, held_out=True))
     mapped = pyarrow.memory_map(str(folder / _COLLECTED)).read_buffer()
@@ -201,10 +214,14 @@ def _write(name: str, folder: Path, fill: Fill) -> None:
                     places = np.concatenate([places, 2 * made + 1])
                 ranges.append([at, at := at + len(places)])
                 start = f"{json.dumps([part, kind.__name__])[:-1]}, ".encode()
+                between = b"]" + start
                 for first in range(0, len(places), _BATCH):
-                    some = contents.take(pyarrow.array(places[first : first + _BATCH]))
+                    at_once = np.ascontiguousarray(places[first : first + _BATCH])
+                    some = contents.take(
+                        pyarrow.Array.from_buffers(pyarrow.int64(), len(at_once), [None, pyarrow.py_buffer(at_once)])
+                    )
                     out.write_batch(pyarrow.record_batch([some], schema=schema))
-                    digest.update(b"".join(start + content + b"]" for content in some.to_pylist()))
+                    digest.update(start + between.join(some.to_pylist()) + b"]")
     about = {
         "name": name,
         "ranges": ranges,

@@ -74,7 +74,8 @@ class Column:
         """Count one value."""
         if value is None or value == "":
             return
-        if self.many and not self.numeric and type(value) in self.kinds:  # nothing is learned from one more text
+        known = (self.many and not self.numeric) or (isinstance(value, (str, int, float)) and value in self.values)
+        if known and type(value) in self.kinds:  # nothing is learned from one more
             self.filled += 1
             return
         packed = isinstance(value, str) and value.startswith(_PACKED)

@@ -41,11 +41,17 @@ def words(text: Text) -> str:
     return text if isinstance(text, str) else "\n\n".join(f"{turn.role}: {turn.content}" for turn in text)
 
 
-def content_hash(text: Text) -> str:
+def content_digest(text: Text) -> bytes:
     """SHA-256 of `text` in lower case, composed (NFC), with single spaces: texts with equal hashes are duplicates."""
-    plain = words(text).lower()
-    plain = plain if plain.isascii() else unicodedata.normalize("NFC", plain)
-    return hashlib.sha256(" ".join(plain.split()).encode()).hexdigest()
+    plain = (text if isinstance(text, str) else words(text)).lower()
+    if not plain.isascii():
+        plain = unicodedata.normalize("NFC", plain)
+    return hashlib.sha256(" ".join(plain.split()).encode()).digest()
+
+
+def content_hash(text: Text) -> str:
+    """The digest of the content in hexadecimal digits."""
+    return content_digest(text).hex()
 
 
 def distinct(responses: Sequence[Sequence[int]], n: int) -> float:

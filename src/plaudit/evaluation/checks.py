@@ -16,6 +16,7 @@ from plaudit.batches import number_of_rows, to_device
 from plaudit.data.splits import Part
 from plaudit.errors import DataError, TrainingError
 from plaudit.maths.masked import float64
+from plaudit.models.chat import without_refused
 from plaudit.models.fast.precision import MASTER
 from plaudit.models.loading import window
 from plaudit.models.plain import PlainEngine
@@ -77,7 +78,7 @@ def training_of_sft(run: Run, models: Models) -> Training | None:
     """None where the first demonstrations are all too long, or nothing is trained."""
     settings, lm, tokenizer = run.config.sft, copy.deepcopy(models.policy.lm), models.tokenizer
     some = run.data.train.demonstrations[: 16 * ROWS if settings.epochs else 0]
-    pairs = [tokenizer.demonstration(d.prompt, d.response) for d in some]
+    pairs, _ = without_refused(some, lambda d: tokenizer.demonstration(d.prompt, d.response))
     pairs = [p for p in pairs if length(p) <= min(settings.max_tokens, window(lm))][: min(ROWS, settings.batch_size)]
     if not pairs:
         return None

@@ -4,27 +4,26 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from plaudit import rng
-from plaudit.config import ALGORITHMS
+from plaudit.config import ALGORITHMS, POLICIES
 from plaudit.data.corpus import BUILT_IN
-from plaudit.data.text import distinct
 from plaudit.errors import DataError, RunError
+from plaudit.evaluation.answers import Answers, figures, joined, side_by_side
 from plaudit.evaluation.hacking import hacking_warnings, windows_of
 from plaudit.evaluation.judge import Judge, judge_for
-from plaudit.evaluation.metrics import bootstrap_ci95, duplicate_rate, strict
+from plaudit.evaluation.metrics import bootstrap_ci95, strict
 from plaudit.evaluation.report import write_report
 from plaudit.files import write_atomic, write_json
 from plaudit.maths.masked import unflatten
+from plaudit.models.chat import without_refused
 from plaudit.models.loading import window
 from plaudit.models.policy import Policy
 from plaudit.models.tokenizer import Tokenizer
@@ -39,7 +38,6 @@ from plaudit.training.rewards import as_reward, needs_reward_model
 from plaudit.training.rollouts import generate
 from plaudit.training.run import Run
 
-POLICIES = tuple(name for name in ALGORITHMS if name not in ("sft", "reward_model"))
 NEEDS = ("sft", *POLICIES)  # and of these the first that has finished; see `policy_stage`
 SHOWN_PROMPTS = (
     "the film is",
@@ -66,20 +64,6 @@ class Config:
         "classifier (FOLDER or FOLDER:LABEL)",
         short="judge",
     )
-
-
-@dataclass(frozen=True)
-class Answers:
-    """One model's responses to a list of prompts, in order."""
-
-    texts: list[str]  # the responses, without their prompts
-    tokens: list[list[int]]  # their ids, end token included
-    raw_scores: np.ndarray  # (N,) what the reward gives them
-    scores: np.ndarray  # (N,) the same as reports show it
-    ended: np.ndarray  # (N,) whether the response ended with the end token
-    kl: np.ndarray  # (N,) nats from SFT, summed over the response
-    nats_ref: np.ndarray  # (N,) negative log-likelihood of the response under SFT
-    parts: dict[str, np.ndarray]  # (N,) what each part of the reward gives them, by its name
 
 
 class Measurement:
@@ -130,7 +114,8 @@ class Measurement:
     @cached_property
     def judge(self) -> tuple[Judge | None, str]:
         """The judge; None and the reason where none fits the data."""
-        return judge_for(self.run.data, self.run.config.evaluation.judge)
+        config = self.run.config
+        return judge_for(self.run.data, config.evaluation.judge, config.reward_timeout)
 
     def batches(
         self, stage: str = "evaluation", iteration: int = 0, purpose: str = "responses"
@@ -140,6 +125,27 @@ class Measurement:
         for start in range(0, len(prompts), size):
             rows = range(start, min(start + size, len(prompts)))
             yield prompts[start : start + size], self.noise(rows, stage, iteration, purpose)
+
+    @property
+    def steps(self) -> int:
+        """Steps of an evaluation: the batches, and one more for its figures."""
+        return -(-len(self.held_out[1]) // self.run.config.evaluation.batch_size) + 1
+
+    def reports(self) -> Generator[StepReport, None, tuple[Answers, Answers, float]]:
+        """Answer the held-out prompts, one report a batch; returns the answers of SFT and policy, and the seconds."""
+        parts: list[tuple[Answers, Answers]] = []
+        seconds, began = 0.0, time.perf_counter()
+        for prompts, noise in self.batches():
+            before, after = self.compare(prompts, noise)
+            parts.append((before, after))
+            scores = {"sft_score": float(before.scores.mean()), "policy_score": float(after.scores.mean())}
+            tokens, took = sum(map(len, before.tokens + after.tokens)), time.perf_counter() - began
+            seconds += took
+            timing = {"seconds": took, "tokens_per_second": tokens / took}
+            yield StepReport("evaluation", len(parts), self.steps, scores, timing)
+            began = time.perf_counter()
+        sft, policy = (joined(side) for side in zip(*parts, strict=True))
+        return sft, policy, seconds
 
     def noise(self, rows: range, stage: str, iteration: int, purpose: str) -> torch.Tensor:
         """Random numbers for responses as long as those in training."""
@@ -156,8 +162,8 @@ def prompts_for(
         DataError: there are fewer than two, or half of them do not fit.
         ModelError: none fits.
     """
-    texts = evaluation_prompts(run, tokenizer)
-    prompts = [tokenizer.prompt(text) for text in texts]
+    found, _ = without_refused(evaluation_prompts(run, tokenizer), lambda text: (text, tokenizer.prompt(text)))
+    texts, prompts = [text for text, _ in found], [ids for _, ids in found]
     rows, warning = rows_that_fit(prompts, max_new_tokens, limit, "held-out prompts") if prompts else ([], "")
     if len(rows) < 2:
         raise DataError(
@@ -189,22 +195,9 @@ def evaluate(run: Run, reward: AnyReward = None) -> Iterator[StepReport]:
     config = run.config
     measurement = Measurement(run, policy_stage(run), reward)
     texts, ids = measurement.held_out
-    total = -(-len(texts) // config.evaluation.batch_size) + 1
-    parts: list[tuple[Answers, Answers]] = []
-    seconds, began = 0.0, time.perf_counter()
-    for prompts, noise in measurement.batches():
-        parts.append(measurement.compare(prompts, noise))
-        before, after = parts[-1]
-        scores = {"sft_score": float(before.scores.mean()), "policy_score": float(after.scores.mean())}
-        tokens = sum(map(len, before.tokens)) + sum(map(len, after.tokens))
-        took = time.perf_counter() - began
-        seconds += took
-        timing = {"seconds": took, "tokens_per_second": tokens / took}
-        yield StepReport("evaluation", len(parts), total, scores, timing)
-        began = time.perf_counter()
-
+    sft, policy, seconds = yield from measurement.reports()
+    began = time.perf_counter()
     judge, no_judge = measurement.judge
-    sft, policy = (joined(side) for side in zip(*parts, strict=True))
     # The judge reads the responses alone: the sentiment of a prompt is not the model's merit.
     sft_judge, policy_judge = (judge.positive(a.texts, texts) if judge else None for a in (sft, policy))
     responses = side_by_side(texts, sft, policy)
@@ -244,7 +237,8 @@ def evaluate(run: Run, reward: AnyReward = None) -> Iterator[StepReport]:
     manifest.write(run.path, [run.path / name for name in ("evaluation.json", "responses.jsonl", "samples.jsonl")])
     write_report(run.path)
     gain = policy_figures["score_mean"] - sft_figures["score_mean"]
-    yield StepReport("evaluation", total, total, {"score_gain": gain}, {"seconds": took, "tokens_per_second": 0.0})
+    timing = {"seconds": took, "tokens_per_second": 0.0}
+    yield StepReport("evaluation", measurement.steps, measurement.steps, {"score_gain": gain}, timing)
 
 
 def sample(
@@ -260,7 +254,8 @@ def sample(
     The models of a run on dialogues answer it as a user's message. Lines have prompt, sft, policy and their scores.
 
     Args:
-        max_new_tokens: longest response, in tokens; None for that of training.
+        max_new_tokens: longest response, in tokens; None for max_new_tokens of the policy's training. No shorter limits
+            are drawn, even where training drew them (min_new_tokens): a response is read whole.
 
     Raises:
         RunError: the run does not exist or has not finished.
@@ -274,54 +269,6 @@ def sample(
     check_window([ids], limit, window(measurement.sft))
     noise = rng.uniforms(range(n), limit, seed, "sample", 0, prompt)
     return side_by_side([prompt] * n, *measurement.compare([ids] * n, noise))
-
-
-def figures(answers: Answers, verdicts: np.ndarray | None, seed: int) -> dict[str, Any]:
-    """One model's entry in evaluation.json, from its answers and the judge's probabilities (N,) that they are positive.
-
-    Without a judge, `verdicts` are None. kl_mean is in nats a response, length_mean in tokens; perplexity_ref is under
-    SFT at the sampling temperature.
-    """
-    lengths = np.array([len(tokens) for tokens in answers.tokens])
-    with np.errstate(over="ignore"):  # of a policy far from SFT
-        perplexity = float(np.exp(answers.nats_ref.sum(dtype=np.float64) / lengths.sum()))
-    return {
-        "score_mean": float(answers.scores.mean()),
-        "score_ci95": bootstrap_ci95(answers.scores, seed),
-        "judge_positive": None if verdicts is None else float((verdicts > 0.5).mean()),
-        "kl_mean": float(answers.kl.mean()),
-        "perplexity_ref": perplexity,
-        "distinct_1": distinct(answers.tokens, 1),
-        "distinct_2": distinct(answers.tokens, 2),
-        "length_mean": float(lengths.mean()),
-        "eos_rate": float(answers.ended.mean()),
-        "duplicate_rate": duplicate_rate(answers.texts),
-        "parts": {name: float(values.mean()) for name, values in answers.parts.items()},
-    }
-
-
-def joined(batches: Sequence[Answers]) -> Answers:
-    """The answers of several batches as one."""
-    columns: dict[str, Any] = {f.name: [getattr(batch, f.name) for batch in batches] for f in fields(Answers)}
-    texts, tokens = (list(chain(*columns.pop(name))) for name in ("texts", "tokens"))
-    each = columns.pop("parts")
-    of_reward = {name: np.concatenate([values[name] for values in each]) for name in each[0]}
-    arrays = {name: np.concatenate(column) for name, column in columns.items()}
-    return Answers(texts, tokens, **arrays, parts=of_reward)
-
-
-def side_by_side(prompts: Sequence[str], sft: Answers, policy: Answers) -> list[dict[str, Any]]:
-    """The lines of samples.jsonl: prompt, responses and scores."""
-    return [
-        {
-            "prompt": prompt,
-            "sft": sft.texts[i],
-            "policy": policy.texts[i],
-            "sft_score": float(sft.scores[i]),
-            "policy_score": float(policy.scores[i]),
-        }
-        for i, prompt in enumerate(prompts)
-    ]
 
 
 def _write_jsonl(path: Path, lines: list[dict[str, Any]]) -> None:

@@ -28,8 +28,9 @@ from plaudit.algorithms.ppo import ppo
 from plaudit.config import build, read_saved, to_toml
 from plaudit.data.text import distinct
 from plaudit.errors import RunError
+from plaudit.evaluation.answers import Answers, joined
 from plaudit.evaluation.best_of_n import kept, kl_bound, kl_measured
-from plaudit.evaluation.evaluate import Answers, Measurement, joined
+from plaudit.evaluation.evaluate import Measurement
 from plaudit.evaluation.metrics import bootstrap_ci95, distinct_without, jackknife_ci95, resamples, strict
 from plaudit.evaluation.report import write_report
 from plaudit.evaluation.report.words import judge_sentence, no_judge_sentence, on_or_above

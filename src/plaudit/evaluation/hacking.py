@@ -220,7 +220,8 @@ class _Watch:
 
     @cached_property
     def _judge(self) -> Any:
-        return judge_for(self._run.data, self._run.config.evaluation.judge)[0]
+        config = self._run.config
+        return judge_for(self._run.data, config.evaluation.judge, config.reward_timeout)[0]
 
     def _read(self, name: str, key: str, begin: int, end: int) -> list[dict[str, Any]]:
         """The next lines of a log up to iteration `end`, without those up to `begin`."""

@@ -6,6 +6,7 @@ otherwise one fitted on labels or comparisons that the reward model never saw, o
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -28,8 +29,10 @@ from plaudit.errors import RewardError
 from plaudit.maths.preferences import wilson
 from plaudit.models.classifier import Classifier
 from plaudit.records import Comparison, LabelledText, Text
-from plaudit.rewards.sources import Source, line_of, load_function, reason
+from plaudit.rewards.functions import UserFunction, named
+from plaudit.rewards.sources import Source, load_function
 
+_AT_ONCE = 128  # responses in one call of a function, which has the time limit of a batch
 _MOST_TEXTS = 1000  # on which its fit is measured
 _MOST_FITTED, _FEWEST = 5000, 8  # judgements to fit one on: at most, and at least of each label
 IMDB_JUDGE = Path(__file__).with_name("imdb_judge.safetensors")
@@ -54,7 +57,7 @@ class Judge:
         return {"name": self.name, "domain": self.domain, **self.accuracy}
 
 
-def judge_for(data: Splits, wanted: str = "auto") -> tuple[Judge | None, str]:
+def judge_for(data: Splits, wanted: str = "auto", timeout: float = 0.0) -> tuple[Judge | None, str]:
     """The judge of responses, as the setting `judge` says; None and the reason where there is none.
 
     The film judge fits the built-in data, and data on whose labelled held-out texts it is better than guessing for
@@ -63,6 +66,7 @@ def judge_for(data: Splits, wanted: str = "auto") -> tuple[Judge | None, str]:
 
     Args:
         wanted: auto, film, none, a function as FILE.py:NAME, or a classifier as FOLDER or FOLDER:LABEL.
+        timeout: as for `open_judge`.
 
     Raises:
         RewardError, ModelError: as for `open_judge`.
@@ -70,7 +74,7 @@ def judge_for(data: Splits, wanted: str = "auto") -> tuple[Judge | None, str]:
     if wanted == "none":
         return None, "judge = none"
     if wanted not in ("auto", "film"):
-        judge = open_judge(wanted)
+        judge = open_judge(wanted, timeout)
         labelled = [t for t in data.evaluation.labelled if t.label != 0.5]
         if labelled:
             texts, prompts = [plain(t.text) for t in labelled], [plain(t.prompt) for t in labelled]
@@ -86,14 +90,17 @@ def judge_for(data: Splits, wanted: str = "auto") -> tuple[Judge | None, str]:
     return fitted, "" if fitted else f"{no_film}; {no_fitted}"
 
 
-def open_judge(wanted: str) -> Judge:
+def open_judge(wanted: str, timeout: float = 0.0) -> Judge:
     """The judge that the user names: a function in a file, or a sequence classifier.
 
     A function takes responses, or prompts and responses, and returns for each a number from 0 to 1 (or True or False);
     above 0.5 is positive. A classifier reads the response alone.
 
+    Args:
+        timeout: seconds for one call of a function, with up to 128 responses; 0: no limit.
+
     Raises:
-        RewardError: the function cannot be opened, or returns something else.
+        RewardError: the function cannot be opened, raises, does not return in time, or returns something else.
         ModelError: there is no such classifier, or it has several labels and none of them is named.
     """
     source = Source(wanted)
@@ -105,23 +112,21 @@ def open_judge(wanted: str) -> Judge:
 
         return Judge(source.title, f"the classifier {source.title}", reads)
     function = load_function(file, wanted.rpartition(":")[2])
+    name = f"judge '{source.title}'"
     alone = sum(p.default is p.empty for p in inspect.signature(function).parameters.values()) == 1
+    # With `wraps`, errors name the line of the user's function.
+    of_responses = functools.wraps(function)(lambda prompts, texts: function(texts))
+    called = UserFunction(of_responses if alone else function, name, timeout)
 
     def calls(texts: Sequence[str], prompts: Sequence[str]) -> np.ndarray:
-        beginnings = list(prompts) or [""] * len(texts)
-        try:
-            returned = function(list(texts)) if alone else function(beginnings, list(texts))
-        except Exception as error:  # of any class: it is the user's code
-            where = line_of(error, file.resolve())
-            raise RewardError(f"judge '{source.title}'{where}: {reason(error)}") from error
-        try:
-            found = np.array([float(number) for number in returned])
-        except (TypeError, ValueError):
-            found = np.array([])
-        if len(found) != len(texts) or not ((found >= 0) & (found <= 1)).all():
-            must = f"must return a number from 0 to 1 for each of {len(texts)} responses"
-            raise RewardError(f"judge '{source.title}': {must}, not {returned!r:.80}")
-        return found
+        rows = list(zip(list(prompts) or [""] * len(texts), texts, strict=True))
+        batches = (rows[start : start + _AT_ONCE] for start in range(0, len(rows), _AT_ONCE))
+        found = [number for batch in batches for number in called(batch)]
+        for number, row in zip(found, rows, strict=True):
+            if not 0 <= number <= 1:
+                must = "must return a number from 0 to 1 for each response"
+                raise RewardError(f"{name}: {must}, not {number:g} {named(*row)}")
+        return np.array(found)
 
     return Judge(source.title, f"the function {source.title}", calls)
 

@@ -1,19 +1,21 @@
 """Conversations in the words of a model's chat template, and which of these words the model learns.
 
 A template is a program that its author wrote, so nothing about it is assumed: what is learned is found by rendering,
-and a conversation whose renderings contradict each other is refused.
+and a conversation whose renderings contradict each other is refused. A data set is used without those few of its
+records that are refused: see `without_refused`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from plaudit.errors import DataError
+from plaudit.errors import ConversationError
 from plaudit.records import Dialogue, Message, transcript
 
 # For models without a template. It is `records.transcript`, with bos at the beginning and eos after each reply.
@@ -27,6 +29,8 @@ _MARKS = re.compile(r"\{%-?\s*generation\s*-?%\}")
 # Two characters that Unicode keeps out of texts. The first splits the strings of control tokens that people wrote, so
 # that they can be told from those of the template; the second marks the end of a reply's text.
 _SPLIT, _END = "\ufdd0", "\ufdd1"
+Record = TypeVar("Record")
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -73,13 +77,15 @@ class ChatTemplate:
         A first message of the assistant is not learned: it answers nobody.
 
         Raises:
-            DataError: the template refuses the conversation, changes a turn, or writes the turns before a reply
+            ConversationError: the template refuses the conversation, changes a turn, or writes the turns before a reply
                 otherwise than when it asks for that reply.
         """
         messages = (*prompt, *response)
         replies = [i for i, m in enumerate(messages) if m.role == "assistant" and i >= max(1, len(prompt))]
         if not replies:
-            raise _refused(messages, "it has no reply of the assistant to learn from; add one, or remove it")
+            raise _refused(
+                messages, "it has no reply of the assistant to learn from; add one, or remove it", "without a reply"
+            )
         text = self._render(messages)
         marked = _MARKS.search(self.template)
         find = self._spans_between_marks if marked else self._spans_from_prefixes
@@ -89,7 +95,9 @@ class ChatTemplate:
             if not any("".join(self._as_text(messages[i].content).split()) in words for words in learned):
                 remedy = "remove that part, or cut the conversation so that it ends with this reply"
                 raise _refused(
-                    messages, f"the model's chat template leaves out a part of the assistant's reply {number}; {remedy}"
+                    messages,
+                    f"the model's chat template leaves out a part of the assistant's reply {number}; {remedy}",
+                    "with a reply that the chat template leaves out in part",
                 )
         return Rendered(text, [(start, end) for start, end, _ in found], found[-1][2])
 
@@ -157,7 +165,9 @@ class ChatTemplate:
         except Exception as error:  # of any class: whatever the template's code raises
             problem = str(error).partition("\n")[0] or type(error).__name__
             remedy = "change its roles or their order, or use another model"
-            raise _refused(messages, f"the model's chat template refuses it ({problem}); {remedy}") from None
+            raise _refused(
+                messages, f"the model's chat template refuses it ({problem}); {remedy}", "refused by the chat template"
+            ) from None
 
     def _plain(self, messages: Iterable[Message]) -> list[dict[str, str]]:
         return [{"role": self._as_text(m.role), "content": self._as_text(m.content)} for m in messages]
@@ -171,6 +181,26 @@ def _split(control: str) -> str:
     return control[0] + _SPLIT + control[1:]
 
 
-def _refused(messages: Iterable[Message], problem: str) -> DataError:
+def _refused(
+    messages: Iterable[Message], problem: str, reason: str = "changed by the chat template"
+) -> ConversationError:
     words = " ".join(transcript(tuple(messages)).replace(_END, "").split())
-    return DataError(f"the conversation that begins {words[:60]!r}: {problem}")
+    return ConversationError(f"the conversation that begins {words[:60]!r}: {problem}", reason)
+
+
+def without_refused(records: Iterable[Record], ids: Callable[[Record], Found]) -> tuple[list[Found], dict[str, int]]:
+    """What `ids` makes of the records that the chat template can put into words, and how many it cannot, by reason.
+
+    Raises:
+        ConversationError: it can do so for none of them.
+    """
+    found: list[Found] = []
+    refused: list[ConversationError] = []
+    for record in records:
+        try:
+            found.append(ids(record))
+        except ConversationError as error:
+            refused.append(error)
+    if refused and not found:
+        raise refused[0]
+    return found, dict(Counter(error.reason for error in refused))

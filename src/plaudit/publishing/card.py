@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 import shlex
 from pathlib import Path
@@ -28,6 +29,7 @@ from plaudit.evaluation.report.words import (
     written,
 )
 from plaudit.training.run import Run
+from plaudit.training.supervised import member_folders
 
 # Built-in models that are on the hub: id there, and license.
 _ON_HUB = {"smollm2": ("HuggingFaceTB/SmolLM2-135M-Instruct", "apache-2.0")}
@@ -43,18 +45,24 @@ tokenizer, model = AutoTokenizer.from_pretrained("{0}"), AutoModelForCausalLM.fr
 turns = [{{"role": "user", "content": "{1}"}}]
 batch = tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=True, return_tensors="pt")
 print(tokenizer.decode(model.generate(**batch)[0], skip_special_tokens=True))"""
-_CLASSIFIER = """from transformers import AutoModelForSequenceClassification, AutoTokenizer
+# A reward model: it is opened, reads a text or a conversation, and scores it.
+_OPEN = """from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 tokenizer, model = (c.from_pretrained("{0}") for c in (AutoTokenizer, AutoModelForSequenceClassification))
-batch = tokenizer("{1}", return_tensors="pt")
-print(model(**batch).logits.item())"""
+"""
+_OPEN_ENSEMBLE = """from statistics import mean, pstdev
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-_CHAT_CLASSIFIER = """from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
-tokenizer, model = (c.from_pretrained("{0}") for c in (AutoTokenizer, AutoModelForSequenceClassification))
-turns = [{{"role": "user", "content": "{1}"}}, {{"role": "assistant", "content": "It depends."}}]
+tokenizer = AutoTokenizer.from_pretrained("{0}")
+models = [AutoModelForSequenceClassification.from_pretrained("{0}", subfolder=folder) for folder in {2}]
+"""
+_TEXT = 'batch = tokenizer("{1}", return_tensors="pt")\n'
+_TURNS = """turns = [{{"role": "user", "content": "{1}"}}, {{"role": "assistant", "content": "It depends."}}]
 batch = tokenizer.apply_chat_template(turns, return_dict=True, return_tensors="pt")
-print(model(**batch).logits.item())"""
+"""
+_SCORE = "print(model(**batch).logits.item())"
+_SCORE_ENSEMBLE = """scores = [model(**batch).logits.item() for model in models]
+print(mean(scores), pstdev(scores))"""
 
 
 def card(run: Run, stage: str, repos: dict[str, str]) -> str:
@@ -69,14 +77,16 @@ def card(run: Run, stage: str, repos: dict[str, str]) -> str:
     )
     scores = stage == "reward_model"
     chat = run.summary("sft").get("chat", False)
-    example = (_CHAT_CLASSIFIER if chat else _CLASSIFIER) if scores else _CHAT if chat else _LANGUAGE
+    members = _members(run, stage)
+    opened, score = (_OPEN_ENSEMBLE, _SCORE_ENSEMBLE) if len(members) > 1 else (_OPEN, _SCORE)
+    example = opened + (_TURNS if chat else _TEXT) + score if scores else _CHAT if chat else _LANGUAGE
     prompt = "the film is" if run.config.data.name in BUILT_IN else "What do you think?" if chat else "I think that"
     head, rows = ([], []) if scores or stage == "sft" else _comparison(files, stage)
     content = {
         "metadata": _metadata(run, stage, repos),
         "title": repos[stage].rpartition("/")[2],
         "about": _about(run, stage, repos),
-        "example": example.format(repos[stage], prompt),
+        "example": example.format(repos[stage], prompt, json.dumps(members)),
         "scale": _scale(run, stage),
         "head": head,
         "rows": rows,
@@ -151,14 +161,25 @@ def _about(run: Run, stage: str, repos: dict[str, str]) -> str:
 
 def _scale(run: Run, stage: str) -> str:
     if stage == "reward_model":
+        logit = "logit: its sigmoid is the probability that a text is good, or that the better of two is."
+        if (count := len(_members(run, stage))) == 1:
+            return f"The number is a {logit}"
         return (
-            "The number is a logit: its sigmoid is the probability that a text is good, or that the better of two is."
+            f"This is an ensemble of {count} reward models: one in the repository itself, the others in folders. The "
+            f"first number, the mean of their scores, is a {logit} The second is their standard deviation: where it is "
+            "large, they disagree, and the score is a guess."
         )
     settings = getattr(run.config, stage if hasattr(getattr(run.config, stage), "temperature") else "ppo")
     return (
         f"`generate` samples as in training: temperature {settings.temperature:g}, at most {settings.max_new_tokens} "
         "new tokens."
     )
+
+
+def _members(run: Run, stage: str) -> list[str]:
+    """The folder of each model in a stage's repository; "" is the repository itself."""
+    folder = run.folder(stage)
+    return ["", *(member.relative_to(folder).as_posix() for member in member_folders(folder)[1:])]
 
 
 def _held_out(files: RunFiles) -> str:
@@ -194,6 +215,7 @@ def _sentences(run: Run, files: RunFiles, stage: str) -> list[str]:
         if number(summary, "accuracy") is None:
             return ["There is no held-out figure of this model."]
         accuracy = f"{written(number(summary, 'accuracy'), '{:.1%}')} {bracketed(interval(summary, 'accuracy_ci95'))}"
+        alone = [written(share, "{:.1%}") for share in summary.get("members", {}).get("accuracy", [])]
         rule = summary.get("best_rule")
         best = summary.get("trivial_rules", {}).get(rule)
         beside = (
@@ -203,6 +225,7 @@ def _sentences(run: Run, files: RunFiles, stage: str) -> list[str]:
         error, slope = (written(number(summary, key), "{:.3f}") for key in ("ece", "length_correlation"))
         return [
             f"Accuracy on {summary.get('held_out', 0):,} held-out judgements: {accuracy.strip()} (95% interval).",
+            f"Of the models alone: {', '.join(alone)}." if alone else "",
             beside if best else "",
             f"Expected calibration error {error}; correlation of score and length {slope}.",
             *(f"**Warning:** {line}" for line in summary.get("warnings", [])),
@@ -210,7 +233,7 @@ def _sentences(run: Run, files: RunFiles, stage: str) -> list[str]:
     evaluation = files.contents.get("evaluation.json", {})
     if stage not in evaluation or policy_stage(run) != stage:
         return ["There is no evaluation of this model."]
-    text = verdict(evaluation, files.lines(f"{stage}/metrics.jsonl"), None).replace("PPO", stage.upper())
+    text = verdict(evaluation, files.lines(f"{stage}/metrics.jsonl"), None, stage)
     judge = files.table("evaluation.json", "meta", "judge")
     task = number(judge, "accuracy_task")
     about = f"The judge agrees with {written(task, '{:.0%}')} of the held-out labels of this data." if task else ""

@@ -12,12 +12,13 @@ from huggingface_hub import CommitOperationAdd, HfApi, get_token
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 from huggingface_hub.utils import validate_repo_id
 
-from plaudit.config import ALGORITHMS
+from plaudit.config import ALGORITHMS, POLICIES
 from plaudit.errors import HubError, RunError
-from plaudit.evaluation.evaluate import POLICIES, policy_stage
+from plaudit.evaluation.evaluate import policy_stage
 from plaudit.models.lora import FOLDER as ADAPTER
 from plaudit.publishing.card import base_of, card
 from plaudit.training.run import Run
+from plaudit.training.supervised import member_folders
 
 _SUFFIXES = {".safetensors", ".json", ".jinja", ".model", ".txt", ".csv"}
 _KEPT_BACK = {"inputs.json", "manifest.json", "tracking.json"}  # they are about this run directory
@@ -86,16 +87,19 @@ def _files(run: Run, stage: str, repos: dict[str, str]) -> Files:
     """The files of a stage's repository."""
     folder = run.folder(stage)
     files: Files = {
-        path.name: path
-        for path in sorted(folder.iterdir())
+        path.relative_to(folder).as_posix(): path
+        for model in member_folders(folder)  # of an ensemble; of another stage its folder alone
+        for path in sorted(model.iterdir())
         if path.is_file() and path.suffix in _SUFFIXES and path.name not in _KEPT_BACK
     }
     base = repos.get("sft", "") if stage != "sft" else base_of(run.config.model)[0]
-    if (folder / ADAPTER).is_dir() and base:  # without its base model an adapter is of no use
-        settings = json.loads((folder / ADAPTER / "adapter_config.json").read_text(encoding="utf-8"))
-        text = json.dumps(settings | {"base_model_name_or_path": base}, indent=2, sort_keys=True) + "\n"
-        files |= {f"{ADAPTER}/{path.name}": path for path in sorted((folder / ADAPTER).iterdir())}
-        files[f"{ADAPTER}/adapter_config.json"] = text.encode()
+    for adapter in (model / ADAPTER for model in member_folders(folder)):
+        if adapter.is_dir() and base:  # without its base model an adapter is of no use
+            place = adapter.relative_to(folder).as_posix()
+            settings = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+            text = json.dumps(settings | {"base_model_name_or_path": base}, indent=2, sort_keys=True) + "\n"
+            files |= {f"{place}/{path.name}": path for path in sorted(adapter.iterdir())}
+            files[f"{place}/adapter_config.json"] = text.encode()
     return files | {"README.md": card(run, stage, repos).encode()}
 
 

@@ -1,26 +1,19 @@
 """The parts of a reward, opened, and their weighted sum."""
 
-import inspect
-import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from plaudit.batches import Responses
-from plaudit.errors import RewardError
-from plaudit.rewards.calling import TooLate, in_time
-from plaudit.rewards.sources import TextReward, ids_asked, reason, reward_name
+from plaudit.rewards.functions import UserFunction
+from plaudit.rewards.sources import TextReward, ids_asked, reward_name
 
 REWARD_MODEL = "reward model"  # the default reward in reports
 SPREAD = "spread"  # after the name of an ensemble, in logs
-_LARGEST = 1e30  # well within float32
-_LONGEST = 300  # characters of a text in an error
-_Row: TypeAlias = tuple[str, str, list[int], list[int]]  # prompt, response, and their ids
 
 
 @dataclass(frozen=True)
@@ -67,106 +60,14 @@ class FunctionReward:
     timeout: float = 0.0  # seconds for one call; 0: no limit, and the call is made in the caller's thread
 
     def __call__(self, responses: Responses) -> Float[Tensor, "B"]:
-        """(B,) what the function returns.
-
-        Raises:
-            RewardError: it raises, does not return in time, or does not return one finite number for each response. The
-                error names the text that causes it.
-        """
+        """(B,) what the function returns; a RewardError as in `UserFunction`."""
         prompts, tokens = responses.prompts(), responses.tokens()
         texts = [self.tokenizer.continuation(p, t) for p, t in zip(prompts, tokens, strict=True)]
-        rows = list(zip(map(self.tokenizer.text, prompts), texts, prompts, tokens, strict=True))
-        try:
-            returned = self._call(rows, self.timeout)
-        except TooLate as error:
-            place, which = self._place(error.places), self._cause(rows, self.timeout / 8)
-            slow = "raise reward_timeout if it is only slow"
-            raise RewardError(f"{self._name}: no answer in {self.timeout:g} s{place} {which}; {slow}") from None
-        except Exception as error:
-            frames = [(f.filename, f.lineno or 0) for f in reversed(traceback.extract_tb(error.__traceback__))]
-            place, which = self._place(frames), self._cause(rows, self.timeout)
-            raise RewardError(f"{self._name}: {reason(error)}{place} {which}") from error
-        return torch.tensor(self._numbers(returned, rows), device=responses.ids.device)
-
-    @property
-    def _name(self) -> str:
-        return f"reward '{self.title or reward_name(self.function)}'"
-
-    def _call(self, rows: list[_Row], seconds: float) -> Any:
-        """What the function returns for some rows."""
-        prompts, texts, prompt_ids, response_ids = (list(column) for column in zip(*rows, strict=True))
-        ids = {"prompt_ids": prompt_ids, "response_ids": response_ids}
-        more = {name: ids[name] for name in ids_asked(self.function)}
-
-        def call() -> Any:
-            try:
-                with torch.no_grad():
-                    returned = self.function(prompts, texts, **more)
-                    return list(returned) if isinstance(returned, Iterator) else returned
-            except SystemExit as error:  # it must not end the program that calls it
-                raise RuntimeError(f"it calls sys.exit({error.code})").with_traceback(error.__traceback__) from error
-
-        return in_time(call, seconds) if seconds else call()
-
-    def _cause(self, rows: list[_Row], seconds: float) -> str:
-        """The response for which alone the function fails as well, in words; found by halving the rows."""
-
-        def fails(some: list[_Row]) -> bool:
-            try:
-                self._call(some, seconds)
-            except (TooLate, Exception):
-                return True
-            return False
-
-        left = rows
-        while len(left) > 1:
-            half = len(left) // 2
-            left = next((some for some in (left[:half], left[half:]) if fails(some)), [])
-        return _named(*left[0][:2]) if left else f"for {len(rows)} responses together, and for no part of them"
-
-    def _place(self, places: list[tuple[str, int]]) -> str:
-        """The innermost line of the function's own file; "" if there is none."""
-        file = getattr(getattr(inspect.unwrap(self.function), "__code__", None), "co_filename", None)
-        line = next((line for name, line in places if name == file), None)
-        return f" ({Path(file).name}, line {line})" if file and line else ""
-
-    def _numbers(self, returned: Any, rows: list[_Row]) -> list[float]:
-        """What was returned as one number for each row."""
-        values = returned.tolist() if hasattr(returned, "tolist") else returned  # an array or a tensor
-        must = f"{self._name}: must return one number for each response, not"
-        if not isinstance(values, Sequence) or isinstance(values, str | bytes):
-            raise RewardError(f"{must} {_short(returned)}")
-        if len(values) != len(rows):
-            raise RewardError(f"{self._name}: returned {len(values)} numbers for {len(rows)} responses")
-        numbers = []
-        for value, row in zip(values, rows, strict=True):
-            number = _number(value)
-            if number is None:
-                raise RewardError(f"{must} {_short(value)} {_named(*row[:2])}")
-            if not abs(number) < _LARGEST:
-                raise RewardError(f"{self._name}: returned {number:g} {_named(*row[:2])}")
-            numbers.append(number)
-        return numbers
-
-
-def _number(value: Any) -> float | None:
-    """A number of any library as a float; None for something else, such as a text with digits."""
-    if isinstance(value, str | bytes):
-        return None
-    try:
-        return float(value)
-    except Exception:  # of any class: whatever the value's own library raises
-        return None
-
-
-def _named(prompt: str, response: str) -> str:
-    return f"for the response {_short(response)} to {_short(prompt)}"
-
-
-def _short(value: Any) -> str:
-    """`value` as Python writes it, in one line of at most some hundred characters."""
-    text = " ".join(repr(value).split("\n"))
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+        ids, asked = {"prompt_ids": prompts, "response_ids": tokens}, ids_asked(self.function)
+        rows = zip(map(self.tokenizer.text, prompts), texts, *(ids[name] for name in asked), strict=True)
+        name = f"reward '{self.title or reward_name(self.function)}'"
+        numbers = UserFunction(self.function, name, self.timeout, tuple(asked))(list(rows))
+        return torch.tensor(numbers, device=responses.ids.device)
 
 
 @dataclass(frozen=True)

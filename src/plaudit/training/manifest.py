@@ -10,6 +10,11 @@ from pathlib import Path
 from plaudit.files import sha256, sync, write_json
 
 FILE = "manifest.json"
+OTHER_REWARDS = "other_rewards.json"  # scores by rewards that the policy was not trained for
+EVALUATION_FILES = (  # which are removed together
+    *("evaluation.json", "responses.jsonl", "samples.jsonl", "report.html", "frontier.json"),
+    OTHER_REWARDS,
+)
 _whole: dict[Path, int] = {}  # undamaged folders, and the modification time of their manifest (ns)
 
 

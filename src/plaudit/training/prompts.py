@@ -7,6 +7,7 @@ from plaudit import rng
 from plaudit.data.prompts import WORDS, cut_prompts, held_out_prompts
 from plaudit.data.splits import Part, check_left_out, many_left_out
 from plaudit.errors import DataError, ModelError
+from plaudit.models.chat import without_refused
 from plaudit.models.tokenizer import Tokenizer
 from plaudit.records import Text
 from plaudit.training.run import Run
@@ -56,7 +57,7 @@ def counted_prompts(run: Run, tokenizer: Tokenizer) -> tuple[list[list[int]], di
     """The token ids of every prompt to train on, and how many were skipped, by reason.
 
     Raises:
-        DataError: there is none.
+        DataError: there is none, or the chat template refuses half of them.
     """
     config = run.config
     texts, skipped = training_prompts(run, tokenizer)
@@ -68,7 +69,9 @@ def counted_prompts(run: Run, tokenizer: Tokenizer) -> tuple[list[list[int]], di
         raise DataError(
             f"no text {shortest}is long enough for a prompt of {config.prompt_min} {config.prompt_unit}; {remedy}"
         )
-    return [tokenizer.prompt(text) for text in texts], skipped
+    prompts, refused = without_refused(texts, tokenizer.prompt)
+    check_left_out("prompts", len(texts), refused, "use a model with another chat template")
+    return prompts, skipped | refused
 
 
 def warn_of_skipped(run: Run, skipped: dict[str, int]) -> str:

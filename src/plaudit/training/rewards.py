@@ -13,8 +13,10 @@ import torch
 from plaudit.batches import Responses
 from plaudit.config import Config
 from plaudit.data.prompts import prompt_of, some_texts
+from plaudit.models.chat import without_refused
 from plaudit.models.classifier import Classifier
 from plaudit.models.tokenizer import Tokenizer, collate, pad_left
+from plaudit.records import Text
 from plaudit.rewards import (
     REWARD_MODEL,
     AnyReward,
@@ -144,14 +146,15 @@ def _try(run: Run, model: str, largest: int, sources: tuple[Source, ...], opened
 
 def _texts(run: Run, tokenizer: Tokenizer) -> Responses:
     """Some prompts and responses of the training data."""
-    pairs = []
-    for asking, answer in some_texts(run.data.train, _TRIED):
-        *prompt, response = tokenizer.demonstration(asking, answer)
-        if asked := prompt_of(asking, answer):
-            pairs.append((tokenizer.prompt(asked), response))
-        else:  # its beginning is the prompt
-            cut = min(_PROMPT, len(response) // 2)
-            pairs.append(([*chain(*prompt), *response[:cut]], response[cut:]))
+
+    def pair(texts: tuple[Text, Text]) -> tuple[list[int], list[int]]:
+        *prompt, response = tokenizer.demonstration(*texts)
+        if asked := prompt_of(*texts):
+            return tokenizer.prompt(asked), response
+        cut = min(_PROMPT, len(response) // 2)  # its beginning is the prompt
+        return [*chain(*prompt), *response[:cut]], response[cut:]
+
+    pairs = without_refused(some_texts(run.data.train, 8 * _TRIED), pair)[0][:_TRIED]
     prompts, prompt_mask = pad_left([prompt for prompt, _ in pairs], tokenizer.pad_id)
     right = collate([([], response) for _, response in pairs], tokenizer.pad_id)
     ids, mask = torch.cat([prompts, right.ids], 1), torch.cat([prompt_mask, right.attention_mask], 1)

@@ -30,7 +30,6 @@ from plaudit.training.versions import made_with, versions
 STAGES = ("sft", "reward_model", "ppo", "evaluation")  # of `plaudit run`
 MEMORY_FILE = "memory.json"  # bytes: predicted, and measured; they depend on the machine and differ from run to run
 _INPUTS_FILE = "inputs.json"
-_EVALUATION_FILES = ("evaluation.json", "responses.jsonl", "samples.jsonl", "report.html", "frontier.json")
 _OTHER_FILES = (manifest.FILE, "frontier", "config.toml", "doctor.json", MEMORY_FILE, *lock.FILES, trackers.FOLDER)
 _UNSEALED = ("summary.json", "timing.jsonl", "watch.jsonl", manifest.FILE, trackers.FILE)  # written later, or vary
 # Settings that change no result; of `reward`, which only the stages that use it depend on, `inputs` has an entry.
@@ -64,7 +63,7 @@ class Run:
         saved = path / "config.toml"
         if path.exists() and not path.is_dir():
             raise RunError(f"{path}: is a file; --out takes a folder")
-        known = (*ALGORITHMS, *_EVALUATION_FILES, *_OTHER_FILES, partial_of(saved).name)
+        known = (*ALGORITHMS, *manifest.EVALUATION_FILES, *_OTHER_FILES, partial_of(saved).name)
         unknown = [p.name for p in path.glob("*") if p.name not in known]
         if unknown and not saved.exists():
             raise RunError(f"{path}: not a run directory (it has '{unknown[0]}'); choose an empty or a new folder")
@@ -316,7 +315,7 @@ def _link(source: str, target: str) -> None:
 
 def _remove(path: Path, stage: str) -> None:
     if stage == "evaluation":
-        for name in (*_EVALUATION_FILES, manifest.FILE):
+        for name in (*manifest.EVALUATION_FILES, manifest.FILE):
             (path / name).unlink(missing_ok=True)
     else:
         for folder in (stage, f"{trackers.FOLDER}/{stage}", "frontier"):  # the last was measured with this model

@@ -15,7 +15,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from plaudit.config import known_settings, read_toml, tomllib
+from plaudit.config import POLICIES, known_settings, read_toml, tomllib
 from plaudit.errors import RunError
 from plaudit.evaluation.report import figures, words
 from plaudit.evaluation.report.words import CUSTOM_REWARD, REWARD_MODEL, Measure, bracketed, interval, number, written
@@ -24,11 +24,8 @@ from plaudit.training.metrics import PART, read_jsonl
 
 LONGEST_TEXT = 1500  # characters of a text on the page
 Line = dict[str, Any]  # of a jsonl file
-_FOLDERS = ("sft", "reward_model", "ppo")
-_FILES = (
-    *(f"{folder}/{name}" for folder in _FOLDERS for name in ("metrics.jsonl", "timing.jsonl", "summary.json")),
-    *("evaluation.json", "samples.jsonl", "responses.jsonl", "frontier.json"),
-)
+_OF_STAGE = ("metrics.jsonl", "timing.jsonl", "summary.json")
+_OF_RUN = ("evaluation.json", "samples.jsonl", "responses.jsonl", "frontier.json")
 
 # Control characters and lone surrogates: a model can write them, but a page cannot hold them.
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -74,22 +71,28 @@ class RunFiles:
         self.versions = _table(tomllib.loads(path.read_text(encoding="utf-8-sig")).get("versions"))
         self.contents: dict[str, Any] = {}  # by path within the directory
         self.broken = []  # paths of the files that cannot be read
-        existing = [name for name in _FILES if (directory / name).exists()]
+        # The policies of the run; PPO's is missing where there is none yet.
+        self.policies = tuple(name for name in POLICIES if (directory / name).exists()) or POLICIES[:1]
+        self.folders = ("sft", "reward_model", *self.policies)
+        files = (*(f"{folder}/{name}" for folder in self.folders for name in _OF_STAGE), *_OF_RUN)
+        existing = [name for name in files if (directory / name).exists()]
         for name in existing:
             try:
                 self.contents[name] = _read(directory / name)
             except (OSError, ValueError, RunError):
                 self.broken.append(name)
         self.meta = self.table("evaluation.json", "meta")
-        has_model, has_ppo = ((directory / folder).exists() for folder in ("reward_model", "ppo"))
-        # PPO without a reward model uses a custom reward; its name will be in evaluation.json.
-        default = CUSTOM_REWARD if has_ppo and not has_model else REWARD_MODEL
+        # The policy that the run is about: that of the evaluation, or the first.
+        self.policy = words.policy_of(self.contents.get("evaluation.json", {})) or self.policies[0]
+        has_model, has_policy = ((directory / folder).exists() for folder in ("reward_model", self.policy))
+        # A policy without a reward model is trained for a custom reward; its name will be in evaluation.json.
+        default = CUSTOM_REWARD if has_policy and not has_model else REWARD_MODEL
         self.reward = str(self.meta.get("reward") or default)
         default_reward = self.reward == REWARD_MODEL
         ends = interval({"score_range": (-1, 1) if default_reward else None} | self.meta, "score_range")
         self.bounds = ends if ends and ends[0] < ends[1] else None  # of a score; None for a reward without bounds
         optional = ("frontier.json",) if has_model or default_reward else ("frontier.json", "reward_model/")
-        self.missing = [name for name in _FILES if name not in existing and not name.startswith(optional)]
+        self.missing = [name for name in files if name not in existing and not name.startswith(optional)]
 
     def lines(self, path: str) -> list[Line]:
         """The objects of a jsonl file."""
@@ -111,7 +114,7 @@ class RunFiles:
         """Wall-clock seconds by stage: from evaluation.json, or from the steps so far if it does not exist yet."""
         times = self.table("evaluation.json", "meta", "wall_seconds")
         if not times:
-            times = {f: sum(number(r, "seconds") or 0 for r in self.lines(f"{f}/timing.jsonl")) for f in _FOLDERS}
+            times = {f: sum(number(r, "seconds") or 0 for r in self.lines(f"{f}/timing.jsonl")) for f in self.folders}
         return {stage: value for stage in times if (value := number(times, stage))}
 
     def speed(self, stage: str) -> float | None:
@@ -160,7 +163,7 @@ def _content(run: RunFiles) -> dict[str, Any]:
         "marks": marks,
         "scale": scale,
         "place": lambda score: _place(score or 0.0, *scale),
-        "parts": _parts(run),
+        "parts": {policy: _parts(run, policy) for policy in (*run.policies, run.policy)},
         "held_out": _held_out(run),
         "settings": _settings(run.settings),
         "leaves": _leaves,
@@ -211,11 +214,11 @@ def _held_out(run: RunFiles) -> dict[str, list[Line]]:
     }
 
 
-def _parts(run: RunFiles) -> dict[str, str]:
-    """Each part of a reward with several, as the logs name it, with its weight where that is known."""
-    first = next(iter(run.lines("ppo/metrics.jsonl")), {})
+def _parts(run: RunFiles, policy: str) -> dict[str, str]:
+    """Each part of a policy's reward with several, as its log names it, with its weight where that is known."""
+    first = next(iter(run.lines(f"{policy}/metrics.jsonl")), {})
     names = [key.removeprefix(PART) for key in first if key.startswith(PART)]
-    weights = run.table("ppo/summary.json", "parts")
+    weights = run.table(f"{policy}/summary.json", "parts")
     known = {name: weight for name in names if (weight := number(weights, name)) is not None}
     labels = {name: f"{name} (weight {written(known[name], '{:g}')})" if name in known else name for name in names}
     return labels if len(labels) > 1 else {}

@@ -88,15 +88,21 @@ def series(name: str, rows: Sequence[dict[str, Any]], panels: Sequence[Panel], u
         return _svg(figure, f"{', '.join(titles)} over each {unit}")
 
 
-def score_against_kl(rows: Sequence[dict[str, Any]], title: str) -> str:
-    """Mean score against KL: one point per iteration, stronger as training goes on."""
+def others(rows: Sequence[dict[str, Any]], shown: Sequence[str]) -> list[Panel]:
+    """A panel for each metric of these lines that is not among `shown`, under its own name."""
+    names = dict.fromkeys(name for row in rows for name in row if name.isidentifier() and name not in shown)
+    return [Panel(name, name.replace("_", " "), "{:.3g}") for name in names]
+
+
+def score_against_kl(name: str, rows: Sequence[dict[str, Any]], title: str) -> str:
+    """Mean score against KL: one point per iteration, stronger as training goes on; `name` as in `series`."""
     points = columns(rows, "kl", "score", "step")
     n = points.shape[1]
     if not n:
         return ""
     kl, y, step = points[:, np.linspace(0, n - 1, min(n, MOST_POINTS)).round().astype(int)]
     x = np.sqrt(np.clip(kl, 0, None))
-    with _new_figure("score-kl", [title], "√KL (square root of nats per response)") as (figure, (axes,)):
+    with _new_figure(name, [title], "√KL (square root of nats per response)") as (figure, (axes,)):
         axes.scatter(x, y, s=26, color=AFTER, alpha=np.linspace(0.15, 0.9, len(x)), linewidths=0)
         for i in sorted({0, len(x) - 1}):
             axes.scatter(x[i], y[i], s=40, facecolors="none", edgecolors=INK, linewidths=1)
@@ -150,7 +156,7 @@ def _ends(key: str) -> str:
     return f"{key.partition('_')[0]}_ci95"
 
 
-def score_histogram(responses: Sequence[dict[str, Any]], title: str, low: float, high: float) -> str:
+def score_histogram(responses: Sequence[dict[str, Any]], algorithm: str, title: str, low: float, high: float) -> str:
     """Scores of the held-out responses from `low` to `high`, SFT above the policy, on the same axes."""
     sides = [columns(responses, key)[0] for key in ("sft_score", "policy_score")]
     if not all(map(len, sides)):
@@ -158,14 +164,14 @@ def score_histogram(responses: Sequence[dict[str, Any]], title: str, low: float,
     edges, width = np.linspace(low, high, 21, retstep=True)
     shares = [100 * np.histogram(scores, edges)[0] / len(scores) for scores in sides]
     means = [f"mean {written(scores.mean(), '{:.2f}')}: % of responses" for scores in sides]
-    titles = [f"SFT (before PPO), {means[0]}", f"policy (after PPO), {means[1]}"]
+    titles = [f"SFT (before {algorithm}), {means[0]}", f"policy (after {algorithm}), {means[1]}"]
     with _new_figure("score-histogram", titles, title, TALL // 2) as (figure, all_axes):
         for axes, scores, share, colour in zip(all_axes, sides, shares, (BEFORE, AFTER), strict=True):
             axes.bar(edges[:-1], share, width=0.92 * width, align="edge", color=colour)
             axes.axvline(scores.mean(), color=INK, linewidth=1, linestyle=(0, (3, 2)))
             axes.set(xlim=(low - 0.2 * width, high + 0.2 * width), ylim=(0, 1.08 * max(np.max(shares), 1)))
         all_axes[-1].xaxis.set_major_locator(MaxNLocator(nbins=5))
-        return _svg(figure, "distribution of the scores of held-out responses, before and after PPO")
+        return _svg(figure, f"distribution of the scores of held-out responses, before and after {algorithm}")
 
 
 def calibration(bins: Sequence[dict[str, Any]], of: str) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from plaudit.config import POLICIES
+
 REWARD_MODEL, CUSTOM_REWARD = "reward model", "custom reward"  # the default reward, and one whose name is not known yet
 
 
@@ -89,6 +91,18 @@ def bracketed(ends: tuple[float, float] | None, form: str = "{:.2f}") -> str:
     return "" if ends is None else f"[{written(ends[0], form)}, {written(ends[1], form)}]"
 
 
+def title(stage: str) -> str:
+    """An algorithm as a heading writes it."""
+    return {"sft": "Supervised fine-tuning", "reward_model": "Reward model", "evaluation": "Evaluation"}.get(
+        stage, stage.upper().replace("_", " ")
+    )
+
+
+def policy_of(evaluation: Mapping[str, Any]) -> str:
+    """The algorithm of the policy that `evaluation.json` compares with the SFT model; "" if it names none."""
+    return next((name for name in POLICIES if name in evaluation), "")
+
+
 def duration(seconds: float) -> str:
     """A time as text: 42 s, 3 min 05 s, 2 h 10 min."""
     whole = round(seconds)
@@ -99,28 +113,32 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
-def verdict(evaluation: dict[str, Any], policy: list[dict[str, Any]], iterations: float | None) -> str:
+def verdict(
+    evaluation: dict[str, Any], lines: list[dict[str, Any]], iterations: float | None, stage: str = POLICIES[0]
+) -> str:
     """The result of a run, in one to four sentences.
 
     Args:
         evaluation: contents of `evaluation.json`, or {}.
-        policy: lines of `ppo/metrics.jsonl`.
-        iterations: number of PPO iterations in the settings.
+        lines: of the policy's `metrics.jsonl`.
+        iterations: number of its iterations in the settings.
+        stage: the policy's algorithm.
     """
+    name = title(stage)
     score, judge, length = (_pair(evaluation, key) for key in ("score_mean", "judge_positive", "length_mean"))
     if not score:
-        return _progress(policy, iterations)
+        return _progress(name, lines, iterations)
     before, after = score
     own = interval(evaluation["policy"], "score_ci95")
     paired = interval(evaluation.get("meta"), "score_difference_ci95")
     low, high = paired or [end - before for end in own or (after, after)]
     change = f"from {written(before, '{:.2f}')} to {written(after, '{:.2f}')} {bracketed(own)}".rstrip()
     if low > 0:
-        text = f"PPO raised the mean score {change}"
+        text = f"{name} raised the mean score {change}"
     elif high < 0:
-        text = f"PPO lowered the mean score {change}"
+        text = f"{name} lowered the mean score {change}"
     else:
-        text = f"PPO did not clearly change the mean score: {change}"
+        text = f"{name} did not clearly change the mean score: {change}"
     kl = number(evaluation["policy"], "kl_mean")
     text += "." if kl is None else f" at {kl:.1f} nats of KL."
     if judge:
@@ -163,10 +181,10 @@ def _pair(evaluation: dict[str, Any], key: str) -> tuple[float, float] | None:
     return None if before is None or after is None else (before, after)
 
 
-def _progress(policy: list[dict[str, Any]], iterations: float | None) -> str:
-    scored = [line for line in policy if number(line, "score") is not None]
+def _progress(name: str, lines: list[dict[str, Any]], iterations: float | None) -> str:
+    scored = [line for line in lines if number(line, "score") is not None]
     if not scored:
-        return "PPO has no results yet."
+        return f"{name} has no results yet."
     first, last = (written(number(line, "score"), "{:.2f}") for line in (scored[0], scored[-1]))
     of = "" if iterations is None else f" of {iterations:.0f}"
     at = written(number(scored[-1], "step"), "{:.0f}")
