@@ -10,6 +10,7 @@ from jaxtyping import install_import_hook
 
 install_import_hook("plaudit", "typechecker.checked")
 
+import hypothesis  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 from tiny import labelled_texts, make_lm, make_tokenizer  # noqa: E402
@@ -20,6 +21,9 @@ from plaudit.models.defaults import FITTED  # noqa: E402
 from plaudit.models.loading import save  # noqa: E402
 from plaudit.models.tokenizer import Tokenizer  # noqa: E402
 from plaudit.training.run import STAGES, Run  # noqa: E402
+
+hypothesis.settings.register_profile("plaudit", deadline=None)  # a slow machine is no failure
+hypothesis.settings.load_profile("plaudit")
 
 
 @pytest.fixture(scope="session")

@@ -29,7 +29,7 @@ def test_what_is_added_is_read_again_and_equal_things_are_one(opened):
     assert store.add_generator("movie", "abc", "sft", {"step": 3}) == generator
     assert store.generators()[generator].details == {"step": 3}
     features = np.arange(4, dtype=np.float64) / 3
-    a = store.add_completion(prompt, "<script>", generator, np.array([5, 6]), {"temperature": 0.7}, 9)
+    a = store.add_completion(prompt, "<script>", generator, [5, 6], {"temperature": 0.7}, 9)
     assert store.add_completion(prompt, "<script>", generator, [5, 6], {"temperature": 0.7}, 9, features) == a
     assert store.add_completion(prompt, "<script>", generator, [5, 6], {"temperature": 0.7}, 10) != a
     b = store.add_completion(prompt, "", None)

@@ -13,7 +13,7 @@ ANSWERS = ("choose", "tie", "both_bad", "skip")
 
 
 def record(
-    connection: sqlite3.Connection, uuid: str, assignment_id: int | None, annotator_id: int, kind: Kind,
+    connection: sqlite3.Connection, uuid: str, assignment_id: int | None, annotator_id: int, kind: str,
     choice_side: Side | None, strength: int, active_ms: int, wall_ms: int, revised: str, now: float,
 ) -> Event:  # fmt: skip
     """Write an event in the transaction of `connection`; see `Store.record`."""
@@ -54,7 +54,7 @@ def record(
     return event_of(connection.execute("SELECT * FROM event WHERE id = ?", (cursor.lastrowid,)).fetchone())
 
 
-def _asked(connection: sqlite3.Connection, assignment_id: int | None, annotator_id: int, kind: Kind) -> sqlite3.Row:
+def _asked(connection: sqlite3.Connection, assignment_id: int | None, annotator_id: int, kind: str) -> sqlite3.Row:
     """The assignment that an event is about, in a state that allows it."""
     last = "SELECT * FROM assignment WHERE annotator_id = ? AND event_id IS NOT NULL ORDER BY event_id DESC LIMIT 1"
     if kind == "undo":

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -27,7 +27,6 @@ from plaudit.feedback.entries import (
     Event,
     Generator,
     Item,
-    Kind,
     Label,
     Progress,
     Purpose,
@@ -223,12 +222,12 @@ class Store:
         uuid: str,
         assignment_id: int | None,
         annotator_id: int,
-        kind: Kind,
+        kind: str,
         choice_side: Side | None = None,
         strength: int = 1,
         active_ms: int = 0,
         wall_ms: int = 0,
-        revised: Literal["choose", "tie", "both_bad", "skip"] = "choose",
+        revised: str = "choose",
         now: float | None = None,
     ) -> Event:
         """Write down what an annotator did; the same request again (by its uuid) gives the same event.
