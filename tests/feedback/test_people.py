@@ -4,7 +4,7 @@ import time
 import numpy as np
 import pytest
 from feedback.labels import make_completion, make_label
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import expit
 from scipy.stats import binomtest
@@ -65,6 +65,7 @@ def test_a_large_difference_is_a_strong_preference():
     assert {choose(person, "", "1", "0", random) for _ in range(99)} == {"left", "right"}
 
 
+@settings(deadline=None)
 @given(st.floats(-1e6, 1e6), st.floats(-1e6, 1e6), st.floats(0, 0.99), st.integers(0, 9))
 def test_no_value_is_too_large(one, other, ties, seed):
     person = Person("", value=lambda prompt, text: one if text == "l" else other, ties=ties)
@@ -113,7 +114,7 @@ def test_the_biases_of_a_group_are_found_in_its_labels():
         i: " ".join([*random.choice(words, random.integers(0, 3)), *random.choice(filler, random.integers(1, 9))])
         for i in range(160)
     }
-    worth = {text: random.normal(0, 0.8) + random.normal(0, 0.3, 6) for text in texts.values()}
+    worth = {text: (random.normal(0, 0.8) + random.normal(0, 0.3, 6)).tolist() for text in texts.values()}
     people = [Person(str(i), rated(worth, i, 1.0), ties=0.1, **strengths) for i in range(6)]
     labels = []
     for a in range(0, 160, 2):

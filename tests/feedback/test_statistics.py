@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 from feedback.labels import make_completion, make_label
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom
 
@@ -30,6 +30,7 @@ def test_alpha_by_hand():
     assert krippendorff_alpha(np.zeros((0, 4))) is None
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(*[st.integers(0, 4)] * 3), min_size=1, max_size=12))
 def test_alpha_is_one_less_the_ratio_of_disagreements_over_all_pairs_of_votes(rows):
     """By enumeration of pairs of votes, not by coincidence matrices."""

@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
@@ -12,6 +12,7 @@ def test_wilson_interval_matches_published_values():
     assert wilson(0, 20) == pytest.approx((0.0, 0.1611), abs=5e-5)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 5000), st.data())
 def test_wilson_interval_is_that_of_scipy(n, data):
     k = data.draw(st.integers(0, n))

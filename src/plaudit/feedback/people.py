@@ -69,7 +69,7 @@ def rated(ratings: Mapping[str, Sequence[float]], place: int, weight: float) -> 
 
     Beyond the last place it is the first person again. A text without ratings cannot be judged.
     """
-    known = {words(text): numbers for text, numbers in ratings.items() if len(numbers)}
+    known = {words(text): numbers for text, numbers in ratings.items() if numbers}
 
     def value(prompt: str, response: str) -> float | None:
         found = known.get(words(response))
