@@ -79,7 +79,8 @@ def sft(run: Run, lm: Any = None) -> Iterator[StepReport]:
         else:
             last = report
     after = perplexity(policy, held_out, tokenizer, run.device)
-    warning = check_perplexity(before, after, vocabulary=lm.get_input_embeddings().weight.shape[0])
+    vocabulary = lm.get_input_embeddings().weight.shape[0]
+    warning = check_perplexity(before, after, vocabulary) if held_out else ""
     if last is not None:
         yield replace(last, warnings=(*last.warnings, *filter(None, [warning])))
     engine.restore(lm, optimizer, lambda: load_causal_lm(run.config.model))
@@ -165,7 +166,7 @@ def check_perplexity(before: float, after: float, vocabulary: int) -> str:
     Raises:
         TrainingError: it is worse than before and than a guess among all tokens.
     """
-    if after <= before or math.isnan(after):
+    if after <= before:
         return ""
     worse = f"SFT made the model worse: the perplexity on held-out texts went from {before:.4g} to {after:.4g}"
     if not after <= vocabulary:
