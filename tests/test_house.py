@@ -19,7 +19,7 @@ FLOORS = [
     {"algorithms"},
     {"evaluation"},
     {"feedback"},
-    {"cli", "lesson", "pipeline", "publishing", "__main__"},
+    {"cli", "labelling", "lesson", "pipeline", "publishing", "__main__"},
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 MOST_LINES, MOST_LINES_OF_A_FILE = 8500, 330
