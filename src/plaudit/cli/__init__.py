@@ -5,7 +5,6 @@ help texts, wrong flags and wrong settings are answered at once.
 """
 
 import dataclasses
-import importlib.util
 import os
 import shlex
 import signal
@@ -326,17 +325,4 @@ commands.add_command(people.label)
 commands.add_command(people.compare)
 commands.add_command(sharing.merge)
 commands.add_command(sharing.push)
-
-
-@commands.command("notebooks")
-@click.argument("directory", type=flags.PATH, help="folder; made if it does not exist")
-@_overwrite
-def _notebooks(directory: Path, overwrite: bool) -> None:
-    """Copy the three notebooks that teach RLHF into a folder."""
-    from plaudit.lesson.shipped import copy_to
-
-    notebooks = copy_to(directory, overwrite=overwrite)
-    print(f"{directory}: {', '.join(notebook.name for notebook in notebooks)}")
-    if importlib.util.find_spec("jupyterlab") is None:
-        print("first: pip install 'plaudit[notebooks]'")
-    print(f"next: jupyter lab {shlex.quote(str(notebooks[0]))}")
+commands.add_command(sharing.notebooks)

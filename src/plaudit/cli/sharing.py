@@ -1,5 +1,7 @@
-"""Commands that take models from other tools, or pass them on."""
+"""Commands that take models from other tools, or pass on what there is here."""
 
+import importlib.util
+import shlex
 from pathlib import Path
 
 import click
@@ -33,3 +35,17 @@ def push(run: Path, repo: str, private: bool, token: str, only: str, dry_run: Pa
 
     stages = [stage for stage in only.split(",") if stage]
     print("\n".join(upload.push(run, repo, private=private, token=token, only=stages, dry_run=dry_run)))
+
+
+@click.command("notebooks", cls=flags.Command)
+@click.argument("directory", type=flags.PATH, help="folder; made if it does not exist")
+@click.option("--overwrite", is_flag=True, help="replace existing files and start again")
+def notebooks(directory: Path, overwrite: bool) -> None:
+    """Copy the three notebooks that teach RLHF into a folder."""
+    from plaudit.lesson.shipped import copy_to
+
+    copied = copy_to(directory, overwrite=overwrite)
+    print(f"{directory}: {', '.join(notebook.name for notebook in copied)}")
+    if importlib.util.find_spec("jupyterlab") is None:
+        print("first: pip install 'plaudit[notebooks]'")
+    print(f"next: jupyter lab {shlex.quote(str(copied[0]))}")
