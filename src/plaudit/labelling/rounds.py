@@ -1,0 +1,171 @@
+"""The loop: people compare, a reward model learns from it, a policy is trained, and people compare its responses.
+
+    python -m plaudit.labelling.rounds RUN --rounds 2 --votes 100
+
+Round r asks about pairs of the newest policy (in round 1, of SFT) and, from round 2 on, about pairs of that policy and
+the one before. Then a reward model is trained on all votes so far, and with it a policy, from SFT. Each round is a run
+directory of its own, RUN/rounds/r, which shares SFT with RUN. People answer on the page meanwhile: this process writes
+pairs into the store and reads votes from it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from plaudit.errors import PlauditError
+from plaudit.evaluation.metrics import strict
+from plaudit.feedback.statistics import agreement, win_rate
+from plaudit.feedback.store import Label, Purpose, Store
+from plaudit.files import write_json
+from plaudit.labelling.comparisons import write_comparisons
+from plaudit.labelling.pairs import Author, open_run, write_pairs
+from plaudit.pipeline import steps
+from plaudit.training.run import Run
+
+FOLDER, FILE, PROGRESS = "rounds", "loop.json", "loop"
+_SHARE = 1 / 3  # of a round's pairs that compare the newest policy with the one before
+
+
+@dataclass(frozen=True)
+class Round:
+    """What a round brought."""
+
+    number: int
+    votes: int  # behind its reward model, in all rounds
+    accuracy: float  # of the reward model on held-out votes
+    accuracy_ci95: tuple[float, float]
+    agreement: float | None  # of two people on one pair
+    win_rate: float | None  # of the policy that the round asked about, against the one before it
+    win_rate_ci95: tuple[float, float] | None
+    compared: int  # votes behind the win rate
+
+
+def loop(
+    run: Run,
+    store: Store,
+    rounds: int,
+    votes: int,
+    algorithm: str = "ppo",
+    wait: Callable[[float], None] = time.sleep,
+) -> Iterator[Round]:
+    """Run the rounds that have not finished; yields each once its votes are in and its policy is trained.
+
+    Args:
+        run: with its SFT, which is trained first if it has not finished.
+        store: RUN/feedback, from which the page asks.
+        votes: that a round waits for.
+        algorithm: that trains the policy.
+        wait: called with the seconds to pass between two looks at the votes.
+    """
+    for _ in steps(run, ("sft",)):
+        pass
+    backbone, finished = Author(run, "sft"), list[dict[str, Any]]()
+    authors = [backbone]  # of each policy so far
+    for number in range(1, rounds + 1):
+        say(store, number - 1, rounds, f"round {number}: writing pairs")
+        ask(store, authors, backbone, number, votes)
+        answered = wait_for_votes(store, number, votes, wait, lambda n: say(store, number - 1, rounds, n))
+        say(store, number - 1, rounds, f"round {number}: training on {len(store.labels('train'))} votes")
+        child = train(run, store, number, algorithm)
+        found = outcome(child, store, number, answered, authors)
+        authors.append(Author(child, algorithm))
+        finished.append(dataclasses.asdict(found))
+        write_json(run.path / FILE, strict({"rounds": finished}))
+        yield found
+    say(store, rounds, rounds, "the rounds are done")
+
+
+def say(store: Store, done: int, total: int, message: str) -> None:
+    """Tell the page where the loop is."""
+    store.set_progress(PROGRESS, done, total, message)
+
+
+def ask(store: Store, authors: list[Author], backbone: Author, number: int, votes: int) -> None:
+    """Write the pairs of a round: enough for its votes, and some more for those who skip."""
+    compared = round(votes * _SHARE) if len(authors) > 1 else 0
+    sizes: dict[Purpose, int] = {"train": votes - compared + votes // 4, "eval": compared}
+    for purpose, size in sizes.items():
+        if size:
+            pair = (authors[-1], authors[-2] if purpose == "eval" else authors[-1])
+            for _ in write_pairs(store, pair, backbone, size, purpose, number):
+                pass
+
+
+def wait_for_votes(
+    store: Store, number: int, votes: int, wait: Callable[[float], None], tell: Callable[[str], None]
+) -> list[Label]:
+    """The votes of a round, once there are enough."""
+    while True:
+        found = [label for label in store.labels() if label.round == number and label.outcome != "skip"]
+        found = [label for label in found if label.purpose in ("train", "eval")]
+        if len(found) >= votes:
+            return found
+        tell(f"round {number}: {len(found)} of {votes} votes")
+        wait(1.0)
+
+
+def train(run: Run, store: Store, number: int, algorithm: str) -> Run:
+    """A run directory for a round, with a reward model from all votes so far and a policy."""
+    folder = run.path / FOLDER / str(number)
+    votes = write_comparisons(store.folder, run.path / FOLDER / f"{number}.jsonl")
+    settings = dataclasses.replace(run.config.reward_model, judgements=str(votes))
+    config = dataclasses.replace(run.config, reward_model=settings)
+    child = run.branch(folder, config, ("sft",))
+    for _ in steps(child, ("reward_model", algorithm)):
+        pass
+    return child
+
+
+def outcome(child: Run, store: Store, number: int, answered: list[Label], authors: list[Author]) -> Round:
+    """The figures of a round."""
+    summary, labels = child.summary("reward_model"), store.labels("train")
+    compared = [label for label in answered if label.purpose == "eval"]
+    rate = None
+    if compared:
+        texts = store.completions({one for label in compared for one in (label.a, label.b)})
+        rate = win_rate(compared, texts, authors[-1].add_to(store), authors[-2].add_to(store))
+    two = agreement(labels).two_people
+    return Round(
+        number=number,
+        votes=len([label for label in labels if label.outcome != "skip"]),
+        accuracy=summary["accuracy"],
+        accuracy_ci95=tuple(summary["accuracy_ci95"]),
+        agreement=two.share if two.n else None,
+        win_rate=rate and rate.rate,
+        win_rate_ci95=rate and rate.interval,
+        compared=len(compared),
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the loop of a run directory."""
+    parser = argparse.ArgumentParser(description="People compare, a model learns, people compare again.")
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--votes", type=int, default=100)
+    parser.add_argument("--algorithm", default="ppo")
+    given = parser.parse_args(argv)
+    store = Store.open(given.run / "feedback")
+    say(store, 0, given.rounds, "opening the model")
+    try:
+        run = open_run(given.run)
+        for found in loop(run, store, given.rounds, given.votes, given.algorithm):
+            print(found, flush=True)
+    except PlauditError as error:
+        say(store, 0, given.rounds, f"error: {error}")
+        print(f"plaudit: error: {error}", file=sys.stderr)
+        return 1
+    finally:
+        store.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
