@@ -91,6 +91,7 @@ def test_a_snapshot_changes_with_every_vote_that_trains_and_with_no_other(judged
 
 
 def test_preferences_are_majorities_with_one_vote_a_person(judged):
+    say(judged, 1, 2, "a", repeat=1, left="a")  # Ada says it twice, and it is still one against one
     lines = [json.loads(line) for line in exchange.preferences(judged)]
     assert lines == [
         {"prompt": "train 0", "chosen": " good 0", "rejected": " bad 0"},  # the space joins prompt and response
