@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
 _REST = 3.0  # times as long as an update takes, the thread rests after it
 
+_READY = """SELECT count(*), ifnull(sum((a.features IS NULL) + (b.features IS NULL)), 0)
+    FROM item JOIN completion a ON a.id = item.a JOIN completion b ON b.id = item.b
+    WHERE purpose IN ('train', 'eval')"""
+
 
 @dataclass(frozen=True)
 class Learned:
@@ -40,8 +44,7 @@ class Learning:
         self._store = store
         self._changed, self._stopped = threading.Event(), threading.Event()
         self._learner: Learner | None = None
-        self._known = (0, 0)  # pairs that the learner was made for
-        self._pairs: dict[int, tuple[int, int]] = {}
+        self._pairs: dict[int, tuple[int, int]] = {}  # that the learner was made for
         self._thread = threading.Thread(target=self._run, name="learning", daemon=True)
 
     def start(self) -> None:
@@ -94,19 +97,19 @@ class Learning:
 
     def _current(self) -> Learner | None:
         """The learner for the pairs that are there now; None while a response has no activations."""
-        items = [item for item in self._store.items() if item.purpose in ("train", "eval")]
-        if not items:
+        with self._store.database.reading() as connection:
+            pairs, missing = connection.execute(_READY).fetchone()
+        if not pairs:
             return None
-        ids = sorted({one for item in items for one in (item.a, item.b)})
-        if self._known != (len(items), len(ids)):
-            completions = self._store.completions(ids)
-            features = {i: x for i in ids if (x := completions[i].features) is not None}
-            if len(features) < len(ids):
-                self.problem = f"{len(ids) - len(features)} of {len(ids)} responses have no activations"
-                return None
+        if missing:
+            self.problem = f"{missing} of {2 * pairs} responses have no activations"
+            return None
+        if pairs != len(self._pairs):
             from plaudit.feedback.head import Learner, Pool  # imports scipy, for which no page should wait
 
+            items = [item for item in self._store.items() if item.purpose in ("train", "eval")]
+            completions = self._store.completions({one for item in items for one in (item.a, item.b)})
+            features = {i: x for i, c in completions.items() if (x := c.features) is not None}
             self._learner = Learner(Pool.of(features))
-            self._pairs = {item.id: (item.a, item.b) for item in items}
-            self._known = (len(items), len(ids))
+            self._pairs = {item.id: (item.a, item.b) for item in items if {item.a, item.b} <= features.keys()}
         return self._learner
