@@ -2,6 +2,8 @@
 
 python recipes/questions.py questions.jsonl
 plaudit run --model smollm2 --data questions.jsonl --reward examples/one_sentence.py:one_sentence --out runs/sentence
+
+docs/chat.md has settings, figures and answers before and after.
 """
 
 import re
