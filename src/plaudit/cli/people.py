@@ -20,6 +20,7 @@ from plaudit.cli import flags
 from plaudit.errors import RunError
 
 FOLDER, COMPARED = "feedback", "compare"  # in a run directory
+_PAIRS = ("-m", "plaudit.labelling.pairs")
 
 comparisons = click.Option(
     ["--comparisons"], is_flag=True, help="learn from what people chose in RUN, with plaudit label"
@@ -76,8 +77,9 @@ def label(
     plan = Plan(overlap=overlap, strategy="uncertain" if ask == "uncertain" else "random", purpose="train")
     command = f"plaudit reward-model --out {run} --comparisons"
     site = Site(title=run.resolve().name, plan=plan, code=join, command=command)
-    arguments = ["--first", str(run), stage, "--number", str(0 if pairs else number)]
-    _serve(run / FOLDER, site, arguments, pairs, host, port, browser)
+    folder = run / FOLDER
+    arguments = [*_PAIRS, str(folder), "--first", str(run), stage, "--number", str(0 if pairs else number)]
+    _serve(folder, site, arguments, pairs, host, port, browser)
 
 
 @click.command("compare", cls=flags.Command)
@@ -109,6 +111,8 @@ def compare(
     site = Site(title=f"{run.resolve().name} and {against.resolve().name}", plan=plan, code=join)
     folder = run / COMPARED / f"{first}-{against.resolve().name}-{second}"
     arguments = [
+        *_PAIRS,
+        str(folder),
         "--first",
         str(run),
         first,
@@ -146,7 +150,7 @@ def _serve(
         if browser:
             webbrowser.open(site.link)
 
-    with _beside([sys.executable, "-m", "plaudit.labelling.pairs", str(folder), *arguments], folder / "pairs.log"):
+    with _beside([sys.executable, *arguments], folder / "log.txt"):
         serve(folder, site, host, port, ready=ready)
 
 
@@ -162,3 +166,27 @@ def _beside(command: list[str], log: Path) -> Iterator[None]:
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
                 process.wait(10)
+
+
+@click.command("loop", cls=flags.Command)
+@click.argument("run", type=flags.PATH)
+@flags.count("--rounds", low=1, default=2, help="rounds of comparing and training")
+@flags.count("--votes", low=10, default=100, help="votes that a round waits for")
+@click.option("--algorithm", default="ppo", show_default=True, help="what trains the policy")
+@_with(_served)
+def loop(
+    run: Path, rounds: int, votes: int, algorithm: str, host: str, port: int | None, browser: bool, overlap: int,
+    join: str | None,
+) -> None:  # fmt: skip
+    """Compare, train on what was chosen, compare what comes of it, and again.
+
+    Each round asks about responses of the newest policy, trains a reward model on all choices so far, and with it the
+    next policy. RUN/loop.json has the figures of each round.
+    """
+    from plaudit.feedback.assignment import Plan
+    from plaudit.feedback.visits import Site
+
+    plan = Plan(overlap=overlap, newest=True)
+    site = Site(title=run.resolve().name, plan=plan, code=join)
+    words = ["--rounds", str(rounds), "--votes", str(votes), "--algorithm", algorithm]
+    _serve(run / FOLDER, site, ["-m", "plaudit.labelling.rounds", str(run), *words], None, host, port, browser)

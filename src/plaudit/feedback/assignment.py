@@ -41,6 +41,7 @@ class Plan:
     random_share: float = 0.25  # of the pairs that are random with the strategy "uncertain"
     purpose: Purpose = "train"
     round: int | None = None  # ask about pairs of this round only
+    newest: bool = False  # ask about the pairs of the newest round first
     seed: int = 0
 
 
@@ -58,7 +59,9 @@ class _Desk:
     def __init__(self, connection: sqlite3.Connection, annotator: int, plan: Plan) -> None:
         self.connection, self.annotator, self.plan = connection, annotator, plan
         self.items: dict[str, list[int]] = {"practice": [], "gold": [], plan.purpose: []}
+        self.rounds: dict[int, int] = {}
         for item, purpose, round_ in connection.execute("SELECT id, purpose, round FROM item ORDER BY id"):
+            self.rounds[item] = round_
             if purpose in self.items and (plan.round in (None, round_) or purpose != plan.purpose):
                 self.items[purpose].append(item)
         self.purposes = {item: purpose for purpose, items in self.items.items() for item in items}
@@ -86,7 +89,9 @@ class _Desk:
 
     def candidates(self) -> list[int]:
         """The pairs that can be asked now."""
-        return [item for item in self.items[self.plan.purpose] if item not in self.seen and self.is_needed(item)]
+        found = [item for item in self.items[self.plan.purpose] if item not in self.seen and self.is_needed(item)]
+        newest = max((self.rounds[item] for item in found), default=0)
+        return [item for item in found if self.rounds[item] == newest] if self.plan.newest else found
 
     def random(self, purpose: str) -> np.random.Generator:
         """Random numbers for this annotator's next pair."""

@@ -16,8 +16,8 @@ from plaudit.records import Text
 FILE = "comparisons.jsonl"  # in the folder of the project
 
 
-def write_comparisons(project: Path) -> Path:
-    """Write the votes that are valid now, one line a vote, into the project's folder; the path of the file.
+def write_comparisons(project: Path, file: Path | None = None) -> Path:
+    """Write the votes that are valid now, one line a vote, by default into the project's folder; the path of the file.
 
     The same votes give the same bytes, so a reward model that was trained on them is known to be up to date.
 
@@ -31,9 +31,12 @@ def write_comparisons(project: Path) -> Path:
         store.close()
     if not found.comparisons:
         raise FeedbackError(f"{project}: nobody has compared a pair yet; run: plaudit label {project.parent}")
-    lines = [json.dumps(_row(one), ensure_ascii=False) for one in found.comparisons]
-    write_atomic(project / FILE, "\n".join(lines) + "\n")
-    return project / FILE
+    distinct = dict.fromkeys(found.comparisons)  # the same answer to a pair that came again is no further vote
+    lines = [json.dumps(_row(one), ensure_ascii=False) for one in distinct]
+    path = file or project / FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, "\n".join(lines) + "\n")
+    return path
 
 
 def _row(comparison: Any) -> dict[str, Any]:

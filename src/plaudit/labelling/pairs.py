@@ -125,7 +125,8 @@ def write_pairs(
 ) -> Iterator[int]:
     """Add `number` pairs of responses to prompts of the first author's run; yields how many are there.
 
-    Both responses of a pair have the same prompt and different random numbers. Pairs of equal responses are left out.
+    Both responses of a pair have the same prompt and different random numbers. Pairs of equal responses, and those with
+    an empty one, are left out.
     A process that starts again with the same arguments makes the same pairs, and adds those that are missing.
 
     Args:
@@ -151,7 +152,8 @@ def write_pairs(
             )
         texts = store.completions({one for column in pairs for one in column})
         for a, b in zip(*pairs, strict=True):
-            if texts[a].text.split() != texts[b].text.split():
+            one, other = (texts[each].text.split() for each in (a, b))
+            if one and other and one != other:
                 store.add_item(a, b, purpose, round=round)
                 made += 1
         start = rows.stop

@@ -22,7 +22,7 @@ from typing import Any
 from plaudit.errors import PlauditError
 from plaudit.evaluation.metrics import strict
 from plaudit.feedback.statistics import agreement, win_rate
-from plaudit.feedback.store import Label, Purpose, Store
+from plaudit.feedback.store import Label, Store
 from plaudit.files import write_json
 from plaudit.labelling.comparisons import write_comparisons
 from plaudit.labelling.pairs import Author, open_run, write_pairs
@@ -30,7 +30,7 @@ from plaudit.pipeline import steps
 from plaudit.training.run import Run
 
 FOLDER, FILE, PROGRESS = "rounds", "loop.json", "loop"
-_SHARE = 1 / 3  # of a round's pairs that compare the newest policy with the one before
+_COMPARED = 1 / 3  # of a round's pairs that compare the newest policy with the one before
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,11 @@ def loop(
     for number in range(1, rounds + 1):
         say(store, number - 1, rounds, f"round {number}: writing pairs")
         ask(store, authors, backbone, number, votes)
-        answered = wait_for_votes(store, number, votes, wait, lambda n: say(store, number - 1, rounds, n))
+        answered: list[Label] = []
+        while len(answered) < votes:
+            say(store, number - 1, rounds, f"round {number}: {len(answered)} of {votes} votes")
+            wait(1.0)
+            answered = votes_of(store, number)
         say(store, number - 1, rounds, f"round {number}: training on {len(store.labels('train'))} votes")
         child = train(run, store, number, algorithm)
         found = outcome(child, store, number, answered, authors)
@@ -89,26 +93,16 @@ def say(store: Store, done: int, total: int, message: str) -> None:
 
 def ask(store: Store, authors: list[Author], backbone: Author, number: int, votes: int) -> None:
     """Write the pairs of a round: enough for its votes, and some more for those who skip."""
-    compared = round(votes * _SHARE) if len(authors) > 1 else 0
-    sizes: dict[Purpose, int] = {"train": votes - compared + votes // 4, "eval": compared}
-    for purpose, size in sizes.items():
-        if size:
-            pair = (authors[-1], authors[-2] if purpose == "eval" else authors[-1])
-            for _ in write_pairs(store, pair, backbone, size, purpose, number):
-                pass
+    new, old = authors[-1], authors[max(0, len(authors) - 2)]
+    compared = round(votes * _COMPARED) if new is not old else 0
+    for other, size in ((new, votes + votes // 4 - compared), (old, compared)):
+        for _ in write_pairs(store, (new, other), backbone, size, "train", number):
+            pass
 
 
-def wait_for_votes(
-    store: Store, number: int, votes: int, wait: Callable[[float], None], tell: Callable[[str], None]
-) -> list[Label]:
-    """The votes of a round, once there are enough."""
-    while True:
-        found = [label for label in store.labels() if label.round == number and label.outcome != "skip"]
-        found = [label for label in found if label.purpose in ("train", "eval")]
-        if len(found) >= votes:
-            return found
-        tell(f"round {number}: {len(found)} of {votes} votes")
-        wait(1.0)
+def votes_of(store: Store, number: int) -> list[Label]:
+    """The votes of a round."""
+    return [label for label in store.labels("train") if label.round == number and label.outcome != "skip"]
 
 
 def train(run: Run, store: Store, number: int, algorithm: str) -> Run:
@@ -125,22 +119,21 @@ def train(run: Run, store: Store, number: int, algorithm: str) -> Run:
 
 def outcome(child: Run, store: Store, number: int, answered: list[Label], authors: list[Author]) -> Round:
     """The figures of a round."""
-    summary, labels = child.summary("reward_model"), store.labels("train")
-    compared = [label for label in answered if label.purpose == "eval"]
+    summary = child.summary("reward_model")
+    labels = [label for label in store.labels("train") if label.outcome != "skip"]
     rate = None
-    if compared:
-        texts = store.completions({one for label in compared for one in (label.a, label.b)})
-        rate = win_rate(compared, texts, authors[-1].add_to(store), authors[-2].add_to(store))
-    two = agreement(labels).two_people
+    if len(authors) > 1:
+        texts = store.completions({one for label in answered for one in (label.a, label.b)})
+        rate = win_rate(answered, texts, authors[-1].add_to(store), authors[-2].add_to(store))
     return Round(
         number=number,
-        votes=len([label for label in labels if label.outcome != "skip"]),
+        votes=len(labels),
         accuracy=summary["accuracy"],
         accuracy_ci95=tuple(summary["accuracy_ci95"]),
-        agreement=two.share if two.n else None,
-        win_rate=rate and rate.rate,
-        win_rate_ci95=rate and rate.interval,
-        compared=len(compared),
+        agreement=agreement(labels).same.value,
+        win_rate=rate.rate if rate else None,
+        win_rate_ci95=rate.interval if rate else None,
+        compared=rate.wins + rate.ties + rate.losses if rate else 0,
     )
 
 
@@ -156,6 +149,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     say(store, 0, given.rounds, "opening the model")
     try:
         run = open_run(given.run)
+        run = Run.open(run.path, run.config, resume=True, overwrite=False, stages=("sft",))
         for found in loop(run, store, given.rounds, given.votes, given.algorithm):
             print(found, flush=True)
     except PlauditError as error:
