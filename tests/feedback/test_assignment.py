@@ -141,7 +141,7 @@ def test_the_pair_that_was_taken_back_comes_next_before_one_that_was_fetched_in_
 
 
 @FEW
-@given(st.integers(10, 40), st.sampled_from([0.0, 0.1, 0.5, 1.0]), st.integers(0, 4), st.integers(0, 9))
+@given(st.integers(20, 40), st.sampled_from([0.0, 0.1, 0.5, 1.0]), st.integers(0, 4), st.integers(0, 9))
 def test_sides_balance_and_repetitions_swap_them_some_pairs_later(pairs, share, gold, seed):
     with tempfile.TemporaryDirectory() as folder:
         store = project(folder, pairs, people_of(2), gold=gold, practice=3)
@@ -156,7 +156,8 @@ def test_sides_balance_and_repetitions_swap_them_some_pairs_later(pairs, share, 
                     assert abs(lefts["a"] - lefts["b"]) <= 1
             repeated = [(place, left, item) for place, (left, repeat, item) in enumerate(asked) if repeat]
             main = [item for _, repeat, item in asked if not repeat and item <= pairs]
-            assert int(share * len(main)) - 6 <= len(repeated) <= share * len(main)
+            wanted = int(share * len(main))  # in the end, some lie too near or on the wrong side
+            assert wanted - max(1, wanted // 2) <= len(repeated) <= wanted
             for place, left, item in repeated:
                 before = next(i for i, (_, _, one) in enumerate(asked) if one == item)
                 assert asked[before][0] != left

@@ -26,6 +26,12 @@ _MAINS = """SELECT annotator_id, item_id, seen FROM assignment
     JOIN item ON item.id = item_id JOIN annotator ON annotator.id = annotator_id
     WHERE repeat = 0 AND purpose = ? AND round = ifnull(?, round)"""
 
+_BEGINNINGS = """SELECT id AS annotator_id, (
+        SELECT assignment.id FROM assignment INDEXED BY assignment_by_annotator JOIN item ON item.id = item_id
+        WHERE annotator_id = annotator.id AND repeat = 0 AND purpose = ? AND round = ifnull(?, round)
+        ORDER BY assignment.id LIMIT 1
+    ) AS began FROM annotator WHERE began IS NOT NULL ORDER BY began"""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -100,9 +106,7 @@ class _Desk:
     @cached_property
     def _ranks(self) -> dict[int, int]:
         """The annotators by when they began with these pairs, this one included."""
-        rows = self.connection.execute(
-            f"{_MAINS} GROUP BY annotator_id ORDER BY min(assignment.id)", (self.plan.purpose, self.plan.round)
-        )
+        rows = self.connection.execute(_BEGINNINGS, (self.plan.purpose, self.plan.round))
         began = [row["annotator_id"] for row in rows]
         return {annotator: rank for rank, annotator in enumerate(dict.fromkeys([*began, self.annotator]))}
 

@@ -68,6 +68,7 @@ CREATE TABLE assignment (  -- who was asked about which pair, and on which side 
 );
 CREATE INDEX assignment_by_item ON assignment (repeat, item_id, outcome, released);
 CREATE INDEX assignment_open ON assignment (given) WHERE outcome IS NULL AND released IS NULL;
+CREATE INDEX assignment_by_annotator ON assignment (annotator_id);
 CREATE INDEX assignment_by_event ON assignment (annotator_id, event_id);
 
 CREATE TABLE event (  -- append-only
