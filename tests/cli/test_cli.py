@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 
 from plaudit import __version__, cli, pipeline
 from plaudit.cli import plan as plans
+from plaudit.cli import sharing
 from plaudit.cli.plan import Plan
 from plaudit.config import Config, build, read_toml, to_toml
 from plaudit.errors import DataError, RunError
@@ -303,7 +304,7 @@ def test_frontier_is_asked_for_and_ctrl_c_shows_how_to_continue(stages, capsys, 
 
 @pytest.mark.parametrize(("lab", "first"), [(object(), []), (None, ["first: pip install 'plaudit[notebooks]'"])])
 def test_notebooks_are_copied_and_the_next_step_is_named(stages, capsys, monkeypatch, lab, first):
-    monkeypatch.setattr(cli.importlib.util, "find_spec", lambda name: lab)
+    monkeypatch.setattr(sharing.importlib.util, "find_spec", lambda name: lab)
     out, err = printed(capsys, "notebooks", "my lessons")
     copied, *rest = out.splitlines()
     assert copied.startswith("my lessons: 1-SFT.ipynb")

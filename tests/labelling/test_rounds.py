@@ -57,3 +57,4 @@ def test_two_rounds_of_votes_train_two_policies(run):
     names = {one.name for one in store.generators().values()}
     assert {"run/sft", "1/ppo"} <= names
     assert {label.round for label in store.labels()} == {1, 2}
+    store.close()

@@ -8,6 +8,7 @@ from plaudit.maths.preferences import (
     pairs_of_texts,
     preference_statistics,
     rightness,
+    too_few,
 )
 
 
@@ -109,3 +110,15 @@ def test_the_rank_correlation_of_shares_does_not_depend_on_which_text_is_first()
     )
     assert one == pytest.approx(other)
     assert one == pytest.approx(1)
+
+
+def test_too_few_judgements_say_how_many_are_missing():
+    right = np.array([1.0] * 12 + [0.0] * 8)  # 60% of 20: Wilson's interval begins at 39%
+    line = too_few(right, trained=80)
+    assert line.startswith("right about 12 of 20 held-out judgements, which may be chance")
+    more = int(line.split(" more judgements")[0].split()[-1])
+    needed = (more + 100) / 5  # held out: a fifth of all
+    low = [0.6 - 1.96 * (0.6 * 0.4 / n) ** 0.5 for n in (needed, 0.9 * needed)]
+    assert low[0] >= 0.5 > low[1]
+    assert too_few(np.array([1.0] * 18 + [0.0] * 2), trained=80) == ""
+    assert "compare at least 400 in all" in too_few(np.array([1.0] * 10 + [0.0] * 10), trained=80)

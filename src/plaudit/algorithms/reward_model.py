@@ -5,7 +5,6 @@ Labels give cross-entropy, comparisons the Bradley-Terry loss, and rankings the 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,7 +24,7 @@ from plaudit.errors import DataError
 from plaudit.maths.intervals import wilson
 from plaudit.maths.losses import Loss, bradley_terry_loss, label_loss, plackett_luce_loss
 from plaudit.maths.masked import unflatten
-from plaudit.maths.preferences import differences, exceeds, preference_statistics, rightness
+from plaudit.maths.preferences import differences, exceeds, preference_statistics, rightness, too_few
 from plaudit.models.chat import without_refused
 from plaudit.models.loading import load_reward_model, model_without_weights, save, window
 from plaudit.models.policy import RewardModel, initialise_score_head
@@ -41,8 +40,6 @@ from plaudit.training.tokenizer import tokenizer_to_save
 
 NEEDS = ("sft",)
 _TEXTS_AT_ONCE = 64  # on held-out data
-_Z = 1.96  # standard deviations on either side of a 95% interval
-_SMALLEST_GAIN = 0.02  # over chance, for which an estimate of the judgements that are missing makes sense
 
 
 @dataclass(frozen=True)
@@ -272,25 +269,6 @@ def predict(
         batch = to_device(collate_examples(examples[start : start + at_once], tokenizer), device)
         scores.append(text_scores(model, batch)[batch.present].float().cpu())
     return torch.cat(scores).numpy()
-
-
-def too_few(right: np.ndarray, trained: int) -> str:
-    """A line if the held-out judgements cannot tell the model from chance, and how many would; otherwise "".
-
-    Args:
-        right: (N,) 1 where the model agrees with a held-out judgement, 0 where not, 1/2 for a tie.
-        trained: judgements that the model learned from.
-    """
-    share = float(right.mean())
-    if wilson(round(right.sum()), len(right))[0] > 0.5:
-        return ""
-    beyond = share - 0.5
-    line = f"right about {right.sum():g} of {len(right)} held-out judgements, which may be chance"
-    if beyond < _SMALLEST_GAIN:
-        return f"{line}: too few judgements to say more; compare at least {4 * (trained + len(right))} in all"
-    needed = math.ceil(_Z**2 * share * (1 - share) / beyond**2) + 1
-    more = max(1, round((needed / len(right) - 1) * (trained + len(right))))
-    return f"{line}: if it stays at {share:.0%}, about {more} more judgements would show that it is better"
 
 
 def statistics(

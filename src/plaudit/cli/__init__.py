@@ -171,7 +171,7 @@ def _add_training(name: str, about: str, stages: tuple[str, ...]) -> None:
         if comparisons:
             from plaudit.labelling.comparisons import write_comparisons
 
-            given["reward_model.judgements"] = str(write_comparisons(out / people.FOLDER))
+            given["reward_model__judgements"] = str(write_comparisons(out / people.FOLDER))
         if resume and not (out / "config.toml").exists():
             raise RunError(f"{out}: nothing to resume here (config.toml is missing); start without --resume")
         known = layered(given, out if resume or not whole else None)

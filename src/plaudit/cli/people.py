@@ -98,7 +98,7 @@ def compare(
     run: Path, other: Path | None, models: tuple[str, str] | None, number: int, host: str, port: int | None,
     browser: bool, overlap: int, join: str | None,
 ) -> None:  # fmt: skip
-    """Compare two models without knowing which is which: of two runs, or of one."""
+    """Compare two models, not knowing which is which."""
     from plaudit.feedback.assignment import Plan
     from plaudit.feedback.visits import Site
 
@@ -178,7 +178,7 @@ def loop(
     run: Path, rounds: int, votes: int, algorithm: str, host: str, port: int | None, browser: bool, overlap: int,
     join: str | None,
 ) -> None:  # fmt: skip
-    """Compare, train on what was chosen, compare what comes of it, and again.
+    """Compare, train on the choices, compare again.
 
     Each round asks about responses of the newest policy, trains a reward model on all choices so far, and with it the
     next policy. RUN/loop.json has the figures of each round.

@@ -10,6 +10,9 @@ from scipy.stats import binomtest, spearmanr
 
 from plaudit.maths.intervals import wilson
 
+_Z = 1.96  # standard deviations on either side of a 95% interval
+_SMALLEST_GAIN = 0.02  # over chance, for which an estimate of the judgements that are missing makes sense
+
 
 def pairs_of_texts(sizes: list[int]) -> tuple[np.ndarray, np.ndarray]:
     """(P, 2) the places of both texts of every pair, among all texts of judgements of these sizes; (P,) the judgement.
@@ -43,6 +46,25 @@ def rightness(logits: np.ndarray, labels: np.ndarray, judgement: np.ndarray) -> 
     right = np.where(logits == 0, 0.5, (logits > 0) == (labels > 0.5))[clear]
     total, count = (np.bincount(judgement[clear], weights=w) for w in (right, None))
     return total[count > 0] / count[count > 0]
+
+
+def too_few(right: np.ndarray, trained: int) -> str:
+    """A line if the held-out judgements cannot tell the model from chance, and how many would; otherwise "".
+
+    Args:
+        right: (N,) 1 where the model agrees with a held-out judgement, 0 where not, 1/2 for a tie.
+        trained: judgements that the model learned from.
+    """
+    share = float(right.mean())
+    if wilson(round(right.sum()), len(right))[0] > 0.5:
+        return ""
+    beyond = share - 0.5
+    line = f"right about {right.sum():g} of {len(right)} held-out judgements, which may be chance"
+    if beyond < _SMALLEST_GAIN:
+        return f"{line}: too few judgements to say more; compare at least {4 * (trained + len(right))} in all"
+    needed = np.ceil(_Z**2 * share * (1 - share) / beyond**2) + 1
+    more = max(1, round((needed / len(right) - 1) * (trained + len(right))))
+    return f"{line}: if it stays at {share:.0%}, about {more} more judgements would show that it is better"
 
 
 def exceeds(one: np.ndarray, other: np.ndarray) -> bool:

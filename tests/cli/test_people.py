@@ -1,0 +1,126 @@
+"""The commands with which people compare, each as a process of its own, and what is learned from the votes."""
+
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+import uuid
+
+import pytest
+
+from plaudit.cli import main
+from plaudit.config import build
+from plaudit.feedback import assignment
+from plaudit.feedback.assignment import Plan
+from plaudit.feedback.store import Store
+from plaudit.pipeline import steps
+from plaudit.training.run import Run
+
+SMALL = {
+    "device": "cpu", "dtype": "float32", "sft.epochs": 1, "reward_model.epochs": 2, "ppo.iterations": 1,
+    "ppo.batch_size": 8, "ppo.minibatch_size": 8, "ppo.max_new_tokens": 8,
+}  # fmt: skip
+LONGEST = 120  # seconds, on a busy machine
+
+
+@pytest.fixture
+def run(tmp_path, tiny_config):
+    config = build({"model": tiny_config.model, "data": tiny_config.data.name, **SMALL})
+    made = Run.open(tmp_path / "run", config, resume=False, overwrite=False, stages=("sft",))
+    for _ in steps(made, ("sft",)):
+        pass
+    return made
+
+
+def served(*words):
+    """A command that serves pages, and the link that it printed."""
+    command = [sys.executable, "-m", "plaudit", *map(str, words), "--no-browser"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    line = process.stdout.readline()
+    found = re.search(r"Open (http\S+)", line)
+    assert found, line + process.stderr.read()
+    return process, found[1]
+
+
+def ended(process):
+    """The exit code after Ctrl-C."""
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=LONGEST)
+    return process.returncode
+
+
+def read(*links):
+    """The text of pages that one browser opens in this order."""
+    opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
+    texts = []
+    for link in links:
+        with opener.open(link, timeout=LONGEST) as page:
+            texts.append(page.read().decode())
+    return "".join(texts)
+
+
+@pytest.fixture
+def open_store():
+    """A function that opens a store, which is closed after the test."""
+    opened = []
+
+    def opening(folder):
+        opened.append(Store.open(folder))
+        return opened[-1]
+
+    yield opening
+    for store in opened:
+        store.close()
+
+
+def wait_for(condition):
+    end = time.monotonic() + LONGEST
+    while not condition():
+        assert time.monotonic() < end, "it took too long"
+        time.sleep(0.2)
+
+
+def test_pairs_are_made_beside_the_page_and_learned_from(run, open_store, capsys):
+    process, link = served("label", run.path, "--number", 60)
+    store = open_store(run.path / "feedback")
+    try:
+        assert "<html" in read(link)
+        wait_for(lambda: (found := store.progress().get("pairs")) and found.done == 60)
+    finally:
+        assert ended(process) == 0
+    items = store.items("train")
+    assert len(items) > 30
+    assert all(one.features is not None for one in store.completions({items[0].a, items[0].b}).values())
+
+    assert main(["reward-model", str(run.path), "--comparisons"]) == 1
+    assert "nobody has compared a pair yet; run: plaudit label" in capsys.readouterr().err
+    person = store.add_annotator("ann", "simulated", "secret").id
+    while (pair := assignment.next(store, person, Plan(practice=0))) is not None:
+        side = "left" if len(pair.left) >= len(pair.right) else "right"
+        store.record(uuid.uuid4().hex, pair.id, person, "choose", side)
+    assert main(["reward-model", str(run.path), "--comparisons"]) == 0
+    summary = Run.existing(run.path).summary("reward_model")
+    assert summary["kind"] == "comparisons"
+    assert summary["records"] > 20
+
+
+def test_a_comparison_of_two_models_is_blind(run, open_store):
+    process, link = served("compare", run.path, "--models", "sft", "model", "--number", 8)
+    folder = run.path / "compare" / "sft-run-model"
+    store = open_store(folder)
+    try:
+        wait_for(lambda: "pairs" in store.progress() and store.progress()["pairs"].done > 0)
+        wait_for(lambda: store.items("eval"))
+        page = read(link, link.split("?")[0] + "compare")
+    finally:
+        assert ended(process) == 0
+    assert {one.name for one in store.generators().values()} == {"run/sft", "run/model"}
+    assert "run/sft" not in page
+    assert "run/model" not in page
+
+
+def test_a_run_that_is_not_there_is_named(tmp_path, capsys):
+    assert main(["compare", str(tmp_path / "nothing")]) == 1
+    assert "no run here" in capsys.readouterr().err
