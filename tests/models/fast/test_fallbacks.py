@@ -24,7 +24,7 @@ FALLBACK_TESTED_IN = {
     ("models/fast/head.py", "torch.ops.mkldnn._linear_pointwise"): "test_fallbacks.py",
     ("models/fast/head.py", "torch.ops.mkldnn._reorder_linear_weight"): "test_fallbacks.py",
     ("models/fast/optimizer.py", "torch._fused_adamw_"): "test_optimizer.py",
-    ("training/run.py", "torch.cpu._is_{name}_supported"): "tests/training/test_run.py",
+    ("training/device.py", "torch.cpu._is_{name}_supported"): "tests/training/test_run.py",
 }
 # What would change the process for whoever calls the library.
 PROCESS_WIDE = {
