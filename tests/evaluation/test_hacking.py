@@ -171,7 +171,7 @@ def small_windows(monkeypatch):
     monkeypatch.setattr(hacking, "WINDOW", 16)
     monkeypatch.setattr(window_module, "_rose", lambda before, now: now.step > before.step)
     monkeypatch.setattr(window_module, "_fell", lambda before, now, measure: measure == "distinct_2")
-    monkeypatch.setattr(hacking, "IN_A_ROW", 1)
+    monkeypatch.setattr(window_module, "IN_A_ROW", 1)
     return judge
 
 
@@ -315,7 +315,7 @@ def test_a_line_of_a_log_is_read_once(tmp_path, finished_run, tiny_config, small
     watch = hacking._Watch(run, "ppo", {})
     shutil.copytree(finished_run / "ppo", run.folder("ppo"), dirs_exist_ok=True)
     (run.folder("ppo") / "watch.jsonl").unlink(missing_ok=True)
-    monkeypatch.setattr(hacking, "windows_of", lambda run, stage: [])
+    monkeypatch.setattr(hacking, "windows_of", lambda folder: [])
     for done in range(5):
         watch.windows(done)
     lines = 4 + 4 * 16
