@@ -232,10 +232,10 @@ for name, cast in labels.items():
     print(f"{name:>13}: left was chosen in {k} of {n} votes, {k / n:.1%} [{low:.1%}, {high:.1%}]")
 
 # %% [markdown]
-# In the second class, the interval excludes 50%: there is a bias. But how strong is it? A bias of 0.6 means that of two texts which a
-# person likes *equally*, the left one is chosen with probability $\sigma(0.6) = 65\%$. The share in the votes is
-# smaller, because in most pairs one text is better, and then the side matters less. We can compute what the share
-# should be, because we know $v$:
+# In the second class, the interval excludes 50%: there is a bias. But how strong is it? A bias of 0.6 means that of two
+# texts which a person likes *equally*, the left one is chosen with probability $\sigma(0.6) = 65\%$. The share in the
+# votes is smaller, because in most pairs one text is better, and then the side matters less. We can compute what the
+# share should be, because we know $v$:
 
 # %%
 cast = [label for label in labels["position bias"] if label.outcome in ("a", "b")]
