@@ -8,10 +8,10 @@ RUN ?= runs/demo
 demo: $(VENV)/.user  ## install, then train and evaluate with the built-in model and data; continues a stopped run
 	$(BIN)/plaudit run --out $(RUN) $(if $(wildcard $(RUN)/config.toml),--resume)
 
-lab: $(VENV)/.lab  ## open the three notebooks in JupyterLab
+lab: $(VENV)/.lab  ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks
 
-notebooks: $(VENV)/.dev  ## build the notebooks from their .py files and run them in order; about seven minutes
+notebooks: $(VENV)/.dev  ## build the notebooks from their .py files and run them in order; about nine minutes
 	$(BIN)/python recipes/notebooks.py
 
 notebooks-check: $(VENV)/.dev  ## run the notebooks in a temporary folder: no error or warning, in time, same cells as committed

@@ -878,6 +878,8 @@ print(check(draws, next(n for n in range(1, 1000) if kl_bound(n) >= 4)))
 # writes more responses. The code of this notebook is in `plaudit/algorithms/ppo.py`, the formulas are in
 # `plaudit/maths`.
 #
+# Notebook `4-Feedback.ipynb` looks at the people behind a reward model, and turns ten votes of yours into a reward.
+#
 # ## Further reading
 #
 # * Ziegler et al. 2019, *Fine-Tuning Language Models from Human Preferences*,

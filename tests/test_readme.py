@@ -13,6 +13,7 @@ from plaudit.config import resolve
 
 ROOT = Path(__file__).parent.parent
 PAGES = (
+    "lesson-plan",
     "api",
     "chat",
     "data",

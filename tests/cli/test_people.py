@@ -14,6 +14,8 @@ from plaudit.cli import main
 from plaudit.config import build
 from plaudit.feedback import assignment
 from plaudit.feedback.assignment import Plan
+from plaudit.feedback.people import Person
+from plaudit.feedback.simulated import answer_all
 from plaudit.feedback.store import Store
 from plaudit.pipeline import steps
 from plaudit.training.run import Run
@@ -124,3 +126,30 @@ def test_a_comparison_of_two_models_is_blind(run, open_store):
 def test_a_run_that_is_not_there_is_named(tmp_path, capsys):
     assert main(["compare", str(tmp_path / "nothing")]) == 1
     assert "no run here" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "folder", "purpose"),
+    [
+        (("label", "--ask", "random"), ("feedback",), "train"),
+        (("compare", "--models", "sft", "model"), ("compare", "sft-run-model"), "eval"),
+    ],
+)
+def test_each_person_gets_no_more_pairs_than_the_flag_says(run, open_store, words, folder, purpose):
+    command, *more = words
+    process, link = served(command, run.path, *more, "--number", 24, "--each", 3, "--join", "AAAA-BBBB")
+    store = open_store(run.path.joinpath(*folder))
+    try:
+        wait_for(lambda: (found := store.progress().get("pairs")) and found.done == 24)
+        (answers,) = answer_all(link.split("/?")[0], [Person("ann")], votes=30, code="AAAA-BBBB")
+    finally:
+        assert ended(process) == 0
+    assert answers.total() == 3 == len({label.item for label in store.labels(purpose)})
+
+
+@pytest.mark.parametrize("code", ["", "---", "12345", "a-b-c-d-e"])
+@pytest.mark.parametrize("command", ["label", "compare", "loop"])
+def test_a_code_that_is_easy_to_guess_is_refused(tmp_path, capsys, command, code):
+    assert main([command, str(tmp_path / "run"), "--join", code]) == 2
+    assert f"--join {code}: too easy to guess" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

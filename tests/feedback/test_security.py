@@ -342,3 +342,11 @@ def test_visible_text_keeps_every_character(text):
 @pytest.mark.parametrize("character", "\u202e\u202a\u2066\u2069\x00\x1b\x07\x85\ud800")
 def test_characters_that_hide_or_reorder_are_shown_by_their_number(character):
     assert visible(f"a{character}b") == f'a<span class="hidden-character">U+{ord(character):04X}</span>b'
+
+
+@pytest.mark.parametrize("code", ["film-2026", "Film 2026", "klasse_7b", "çağrı-kodu"])
+def test_a_code_of_ones_own_is_right_as_it_was_written_and_in_capitals(code):
+    for typed in (code, code.upper(), code.replace("-", " "), f" {code}"):
+        assert same_code(typed, code)
+    assert not same_code(code[:-1], code)
+    assert not same_code("", code)

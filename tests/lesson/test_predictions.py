@@ -3,7 +3,7 @@ import pytest
 import torch
 from tiny import BAD, GOOD
 
-from plaudit.lesson.predictions import continuations, likely_next, reward_logits, visible_tokens
+from plaudit.lesson.predictions import activations, continuations, likely_next, reward_logits, visible_tokens
 from plaudit.models.loading import load_reward_model
 
 
@@ -45,3 +45,13 @@ def test_reward_logits_of_a_batch_equal_those_of_single_texts(bare_run, tiny_tok
         with torch.no_grad():
             single = model.base_model(input_ids=ids).last_hidden_state[0, -1] @ model.score.weight[0]
         np.testing.assert_allclose(float(single), logit, atol=1e-4)
+
+
+def test_activations_are_the_mean_over_the_response_whatever_the_batch(tiny_lm, tiny_tokenizer):
+    prompts, responses = ["a film", ""] * 20, [*GOOD, "a"] * 40
+    found = activations(tiny_lm, tiny_tokenizer, prompts, responses[:40])
+    for row in (0, 1, 33):
+        prompt, response = tiny_tokenizer.demonstration(prompts[row], responses[row])
+        with torch.no_grad():
+            states = tiny_lm.base_model(input_ids=torch.tensor([prompt + response])).last_hidden_state[0]
+        np.testing.assert_allclose(found[row], states[len(prompt) :].mean(0), atol=1e-5)

@@ -38,6 +38,16 @@ ANSWERS = {
         "your_kl_coef": ("0.455", "0.6"),
         "draws": ("148", "147"),
     },
+    "4-Feedback": {
+        "bias": ("0.405", "0.6"),
+        "excludes_half": ("False", "True"),
+        "lowest_share": ("0.397", "0.7"),
+        "two_agree": ("0.6", "0.625"),
+        "with_the_others": ("0.75", "0.6"),
+        "highest": ("0.8", "0.68"),
+        "right_about_one": ("0.70", "0.675"),
+        "best_difference": ("1.609", "0.833"),
+    },
 }
 
 

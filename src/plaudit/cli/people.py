@@ -21,6 +21,19 @@ from plaudit.errors import RunError
 
 FOLDER, COMPARED = "feedback", "compare"  # in a run directory
 _PAIRS = ("-m", "plaudit.labelling.pairs")
+_SHORTEST_CODE = 6  # letters and digits
+
+
+def _code(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """Refuse a join code that anybody would guess."""
+    from plaudit.feedback.security import plain_code
+
+    if value is not None and len(plain_code(value)) < _SHORTEST_CODE:
+        raise click.UsageError(
+            f"--join {value}: too easy to guess; use {_SHORTEST_CODE} letters or digits or more, such as FILM-2026"
+        )
+    return value
+
 
 comparisons = click.Option(
     ["--comparisons"], is_flag=True, help="learn from what people chose in RUN, with plaudit label"
@@ -32,8 +45,9 @@ _served = [
     flags.count("--port", low=1, help="port to listen at; by default the first free one from 8765"),
     click.option("--browser/--no-browser", default=True, help="open the page in a browser"),
     flags.count("--overlap", low=1, default=1, help="votes for each pair, by different people"),
-    click.option("--join", metavar="CODE", help="code with which others may join, such as a class"),
+    click.option("--join", metavar="CODE", callback=_code, help="code with which others may join, such as a class"),
 ]
+_each = flags.count("--each", low=1, help="pairs for each person; by default as many as there are")
 
 
 def _with(options: list[Any]) -> Any:
@@ -61,10 +75,11 @@ def _with(options: list[Any]) -> Any:
     default="uncertain",
     help="which pair comes next: mostly the one whose answer tells the most, or a random one",
 )
+@_each
 @_with(_served)
 def label(
-    run: Path, number: int, stage: str, pairs: Path | None, ask: str, host: str, port: int | None, browser: bool,
-    overlap: int, join: str | None,
+    run: Path, number: int, stage: str, pairs: Path | None, ask: str, each: int | None, host: str, port: int | None,
+    browser: bool, overlap: int, join: str | None,
 ) -> None:  # fmt: skip
     """Compare pairs of responses on a page, for a reward model.
 
@@ -74,7 +89,8 @@ def label(
     from plaudit.feedback.assignment import Plan
     from plaudit.feedback.visits import Site
 
-    plan = Plan(overlap=overlap, strategy="uncertain" if ask == "uncertain" else "random", purpose="train")
+    strategy: Any = ask
+    plan = Plan(overlap=overlap, votes=each, strategy=strategy, purpose="train")
     command = f"plaudit reward-model --out {run} --comparisons"
     site = Site(title=run.resolve().name, plan=plan, code=join, command=command)
     folder = run / FOLDER
@@ -93,21 +109,22 @@ def label(
     help="models to compare; by default the two policies, or SFT model and policy of one run",
 )
 @flags.count("--number", low=1, default=100, help="held-out prompts")
+@_each
 @_with(_served)
 def compare(
-    run: Path, other: Path | None, models: tuple[str, str] | None, number: int, host: str, port: int | None,
-    browser: bool, overlap: int, join: str | None,
+    run: Path, other: Path | None, models: tuple[str, str] | None, number: int, each: int | None, host: str,
+    port: int | None, browser: bool, overlap: int, join: str | None,
 ) -> None:  # fmt: skip
     """Compare two models, not knowing which is which."""
     from plaudit.feedback.assignment import Plan
     from plaudit.feedback.visits import Site
 
-    for each in filter(None, (run, other)):
-        if not (each / "config.toml").exists():
-            raise RunError(f"{each}: no run here (config.toml is missing)")
+    for given in filter(None, (run, other)):
+        if not (given / "config.toml").exists():
+            raise RunError(f"{given}: no run here (config.toml is missing)")
     first, second = models or (("policy", "policy") if other else ("sft", "policy"))
     against = other or run
-    plan = Plan(overlap=overlap, strategy="random", purpose="eval", practice=0, gold_share=0.0)
+    plan = Plan(overlap, each, strategy="random", purpose="eval", practice=0, gold_share=0.0)
     site = Site(title=f"{run.resolve().name} and {against.resolve().name}", plan=plan, code=join)
     folder = run / COMPARED / f"{first}-{against.resolve().name}-{second}"
     arguments = [

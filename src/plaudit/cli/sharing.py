@@ -41,7 +41,7 @@ def push(run: Path, repo: str, private: bool, token: str, only: str, dry_run: Pa
 @click.argument("directory", type=flags.PATH, help="folder; made if it does not exist")
 @click.option("--overwrite", is_flag=True, help="replace existing files and start again")
 def notebooks(directory: Path, overwrite: bool) -> None:
-    """Copy the three notebooks that teach RLHF into a folder."""
+    """Copy the four notebooks that teach RLHF into a folder."""
     from plaudit.lesson.shipped import copy_to
 
     copied = copy_to(directory, overwrite=overwrite)

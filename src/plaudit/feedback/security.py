@@ -47,9 +47,14 @@ def same(given: str, secret: str) -> bool:
     return hmac.compare_digest(given.encode("utf-8", "replace"), secret.encode("utf-8"))
 
 
+def plain_code(code: str) -> str:
+    """The letters and digits of a join code, which alone count."""
+    return "".join(filter(str.isalnum, code.upper()))[:32]
+
+
 def same_code(given: str, code: str) -> bool:
     """Whether a join code is right, however it was typed."""
-    return same("".join(filter(str.isalnum, given.upper()))[:32], code.replace("-", ""))
+    return same(plain_code(given), plain_code(code))
 
 
 def visible(text: str) -> Markup:

@@ -11,8 +11,11 @@ from plaudit.algorithms.reward_model import PreferenceExample, predict
 from plaudit.data.judgements import Judgement
 from plaudit.models.plain import PlainEngine
 from plaudit.models.policy import Policy, RewardModel
-from plaudit.models.tokenizer import Tokenizer
+from plaudit.models.tokenizer import Tokenizer, collate
+from plaudit.records import Text
 from plaudit.training.rollouts import generate
+
+_ROWS = 32  # texts that go through a model together
 
 
 def continuations(
@@ -52,3 +55,17 @@ def reward_logits(classifier: Any, tokenizer: Tokenizer, texts: Sequence[str]) -
     """(N,) logits of a reward model: for each text, the log odds that it is good."""
     examples = [PreferenceExample(Judgement("", (t,)), (tokenizer.demonstration("", t),)) for t in texts]
     return predict(RewardModel(classifier, PlainEngine()).eval(), examples, tokenizer, classifier.device)
+
+
+@torch.no_grad()
+def activations(model: Any, tokenizer: Tokenizer, prompts: Sequence[Text], responses: Sequence[str]) -> np.ndarray:
+    """(N, D) the mean of a model's last hidden states over the tokens of each response, eos included."""
+    engine, found = PlainEngine(), []
+    texts = [tokenizer.demonstration(prompt, text) for prompt, text in zip(prompts, responses, strict=True)]
+    for start in range(0, len(texts), _ROWS):
+        some = texts[start : start + _ROWS]
+        batch = collate(some, tokenizer.pad_id)
+        inputs = (batch.ids, batch.attention_mask, batch.loss_mask)
+        states = engine.hidden_states(model.eval(), *(tensor.to(model.device) for tensor in inputs))
+        found += [of_one.mean(0).cpu().numpy() for of_one in states.split(batch.loss_mask.sum(1).tolist())]
+    return np.stack(found)
