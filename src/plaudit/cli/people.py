@@ -57,9 +57,11 @@ def _with(options: list[Any]) -> Any:
 @click.option("--pairs", type=flags.PATH, help="file of pairs from elsewhere, instead of making some")
 @click.option(
     "--ask",
-    type=click.Choice(["uncertain", "random"]),
-    default="uncertain",
-    help="which pair comes next: mostly the one whose answer tells the most, or a random one",
+    type=click.Choice(["random", "uncertain"]),
+    default="random",
+    show_default=True,
+    help="which pair comes next: a random one, or mostly the one whose answer tells the live model most; that does not "
+    "help below about 300 votes",
 )
 @_with(_served)
 def label(
