@@ -133,7 +133,7 @@ def steps(store, function):
 def test_what_a_pair_costs_does_not_depend_on_how_many_votes_others_gave(opened, quota):
     """A page of somebody with ten votes, and the vote, after 30 votes and after 6,000 votes of 30 others."""
     store = opened(project, 240, people_of(31))
-    plan, costs = Plan(overlap=1000, practice=0, votes=quota), []
+    plan, costs = Plan(overlap=1000, practice=0, votes=quota, repeat_share=0.0), []
     add_votes(store, [240])
     for _ in range(10):
         vote(store, 31, plan, 2.0)
