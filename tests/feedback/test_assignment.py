@@ -21,6 +21,13 @@ def votes_by_pair(store):
     return Counter(label.item for label in labels)
 
 
+def counted(store):
+    """Votes that each pair has or expects, counted from all assignments."""
+    query = """SELECT item.id, count(assignment.id) FROM item LEFT JOIN assignment ON item_id = item.id AND repeat = 0
+        AND (outcome <> 'skip' OR outcome IS NULL AND released IS NULL) GROUP BY item.id"""
+    return dict(rows(store, query))
+
+
 def shown(store):
     """(left, repeat, item) of everything that each annotator was shown, in order."""
     found = defaultdict(list)
@@ -64,10 +71,12 @@ def test_no_pair_gets_too_many_votes_and_none_is_left_that_somebody_present_coul
                 assignment.next(store, person, plan, now)
             elif act in ("choose", "tie", "skip"):
                 vote(store, person, plan, now, act, priority=lambda item: item % 3)
+        assert dict(rows(store, "SELECT * FROM tally")) == counted(store)
         present = data.draw(st.sets(st.integers(1, people), min_size=1))
         now += 601
         while sum(bool(vote(store, person, plan, now)) for person in present):
             now += 1
+        assert dict(rows(store, "SELECT * FROM tally")) == counted(store)
         counts = votes_by_pair(store)
         assert max(counts.values(), default=0) <= overlap
         skipped = {(label.annotator, label.item) for label in store.labels() if label.outcome == "skip"}

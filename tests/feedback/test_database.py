@@ -16,7 +16,7 @@ import pytest
 from feedback.projects import people_of, project, rows, vote
 
 from plaudit.errors import FeedbackError
-from plaudit.feedback import database
+from plaudit.feedback import assignment, database
 from plaudit.feedback.assignment import Plan
 from plaudit.feedback.store import FILE, Store
 
@@ -70,8 +70,6 @@ def _votes_of(folder, person):
 
 
 def vote_once(store, person, count):
-    from plaudit.feedback import assignment
-
     asked = assignment.next(store, person, PLAN)
     if asked:
         for _ in range(2):  # every request is sent twice
@@ -104,10 +102,10 @@ def test_threads_and_processes_at_once_lose_and_double_nothing(opened):
     assert rows(store, "SELECT count(*) FROM event") == [(pairs * people,)]
 
 
-def test_a_vote_is_written_in_much_less_than_a_tenth_of_a_second(opened):
-    """Time on the processor, which a busy machine does not change: with 6,000 votes of 30 people already there."""
-    store = opened(project, 240, people_of(31))
-    asked = [(person, item, number) for number, (person, item) in enumerate(product(range(1, 31), range(1, 201)), 1)]
+def add_votes(store, items):
+    """A vote of each of 30 people on each of these pairs."""
+    begin = 1000 * items[0]
+    asked = [(person, item, number) for number, (person, item) in enumerate(product(range(1, 31), items), begin)]
     with store.transaction() as connection:
         assignments = (
             "INSERT INTO assignment (annotator_id, item_id, id, repeat, \"left\", given) VALUES (?, ?, ?, 0, 'a', 0)"
@@ -118,6 +116,43 @@ def test_a_vote_is_written_in_much_less_than_a_tenth_of_a_second(opened):
         )
         connection.executemany(assignments, asked)
         connection.executemany(events, [(f"old-{number}", number) for *_, number in asked])
+
+
+def steps(store, function):
+    """How many steps of SQLite's virtual machine a function takes: a measure that a busy machine does not change."""
+    count = []
+    with store.transaction() as connection:
+        connection.set_progress_handler(lambda: count.append(1), 10)
+    function()
+    with store.transaction() as connection:
+        connection.set_progress_handler(None, 10)
+    return 10 * len(count)
+
+
+@pytest.mark.parametrize("quota", [None, 200])
+def test_what_a_pair_costs_does_not_depend_on_how_many_votes_others_gave(opened, quota):
+    """A page of somebody with ten votes, and the vote, after 30 votes and after 6,000 votes of 30 others."""
+    store = opened(project, 240, people_of(31))
+    plan, costs = Plan(overlap=1000, practice=0, votes=quota, repeat_share=0.0), []
+    add_votes(store, [240])
+    for _ in range(10):
+        vote(store, 31, plan, 2.0)
+
+    def page_and_vote():
+        vote(store, 31, plan, 2.0)
+        assignment.standing(store, 31, plan)
+        store.labels(annotator=31, last=1)
+
+    costs.append(steps(store, page_and_vote))
+    add_votes(store, range(1, 200))
+    costs.append(steps(store, page_and_vote))
+    assert costs[1] < 1.25 * costs[0]
+
+
+def test_a_vote_is_written_in_much_less_than_a_tenth_of_a_second(opened):
+    """Time on the processor, which a busy machine does not change: with 6,000 votes of 30 people already there."""
+    store = opened(project, 240, people_of(31))
+    add_votes(store, range(1, 201))
     plan, times = Plan(overlap=1000, practice=0, votes=240), []
     for person in [31] * 30 + [1] * 30:
         start = time.thread_time()
@@ -167,10 +202,42 @@ def old_database(folder):
     connection.close()
 
 
+def only_migration(monkeypatch, script):
+    """Let this SQL bring version 0 to the current one."""
+    monkeypatch.setattr(database, "VERSION", 1)
+    monkeypatch.setattr(database, "MIGRATIONS", {0: script})
+    monkeypatch.setattr(database, "_script", lambda name: name)
+
+
+def as_version_1(folder):
+    """Take from a project what version 2 has added."""
+    connection = sqlite3.connect(folder / FILE)
+    connection.executescript("""DROP TRIGGER item_is_tallied; DROP TRIGGER assignment_is_tallied;
+        DROP TRIGGER answer_is_tallied; DROP TABLE tally; PRAGMA user_version = 1;""")
+    connection.close()
+
+
+def test_version_1_with_votes_becomes_what_a_new_project_with_them_would_be(tmp_path):
+    store = project(tmp_path, 6, people_of(3))
+    for person, kind in product((1, 2, 3), ("choose", "skip", "tie")):
+        vote(store, person, PLAN, 1.0, kind)
+    asked = assignment.next(store, 1, PLAN, 2.0)
+    query = "SELECT type, name, tbl_name FROM sqlite_master ORDER BY name"
+    before = [rows(store, query), rows(store, "SELECT * FROM tally"), store.labels()]
+    assert sum(votes for _, votes in before[1]) == 7  # six votes and one that is expected
+    store.close()
+    as_version_1(tmp_path)
+    store = Store.open(tmp_path)
+    assert [rows(store, query), rows(store, "SELECT * FROM tally"), store.labels()] == before
+    assert len(list((tmp_path / "backups").iterdir())) == 1
+    store.record("late", asked.id, 1, "skip", now=3.0)
+    assert sum(votes for _, votes in rows(store, "SELECT * FROM tally")) == 6
+    store.close()
+
+
 def test_an_older_version_is_migrated_after_a_backup(tmp_path, monkeypatch):
     old_database(tmp_path)
-    script = "ALTER TABLE vote ADD COLUMN strength INTEGER NOT NULL DEFAULT 1;"
-    monkeypatch.setattr(database, "MIGRATIONS", {0: script})
+    only_migration(monkeypatch, "ALTER TABLE vote ADD COLUMN strength INTEGER NOT NULL DEFAULT 1;")
     store = Store.open(tmp_path)
     assert rows(store, "SELECT * FROM vote") == [(1, "a", 1), (2, "b", 1)]
     assert rows(store, "PRAGMA user_version") == [(database.VERSION,)]
@@ -184,7 +251,7 @@ def test_an_older_version_is_migrated_after_a_backup(tmp_path, monkeypatch):
 
 def test_a_migration_that_fails_changes_nothing(tmp_path, monkeypatch):
     old_database(tmp_path)
-    monkeypatch.setattr(database, "MIGRATIONS", {0: "DELETE FROM vote; ALTER TABLE nothing ADD COLUMN x;"})
+    only_migration(monkeypatch, "DELETE FROM vote; ALTER TABLE nothing ADD COLUMN x;")
     with pytest.raises(FeedbackError, match="nothing"):
         Store.open(tmp_path)
     connection = sqlite3.connect(tmp_path / FILE)

@@ -71,9 +71,11 @@ def _with(options: list[Any]) -> Any:
 @click.option("--pairs", type=flags.PATH, help="file of pairs from elsewhere, instead of making some")
 @click.option(
     "--ask",
-    type=click.Choice(["uncertain", "random"]),
-    default="uncertain",
-    help="which pair comes next: mostly the one whose answer tells the most, or a random one",
+    type=click.Choice(["random", "uncertain"]),
+    default="random",
+    show_default=True,
+    help="which pair comes next: a random one, or mostly the one whose answer tells the live model most; that does not "
+    "help below about 300 votes",
 )
 @_each
 @_with(_served)
@@ -149,18 +151,17 @@ def _serve(
 ) -> None:
     """Serve the page, with the process that makes the pairs beside it."""
     from plaudit.feedback.server import announce, serve
+    from plaudit.feedback.store import Store
 
-    if pairs is not None:
-        from plaudit.feedback.importing import load
-        from plaudit.feedback.store import Store
+    with contextlib.closing(Store.open(folder)) as store:
+        # Whoever is quick must not read that all is done while the process beside the page is still starting.
+        store.set_progress("loop" if "plaudit.labelling.rounds" in arguments else "pairs", 0, 1, "starting")
+        if pairs is not None:
+            from plaudit.feedback.importing import load
 
-        store = Store.open(folder)
-        try:
             found = load(store, pairs)
             left_out = "".join(f"; {count} {reason}" for reason, count in found.left_out.items())
             print(f"{pairs}: {found.pairs} new pairs, {found.votes} votes{left_out}", file=sys.stderr)
-        finally:
-            store.close()
 
     def ready(site: Any) -> None:
         announce(site)

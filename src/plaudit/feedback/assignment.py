@@ -10,7 +10,7 @@ import sqlite3
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
@@ -57,6 +57,7 @@ class Standing:
 
     answered: int  # pairs with a vote, without practice, gold and repetitions
     left: int  # pairs that can be asked now
+    answers: int = field(default=0, compare=False)  # of all kinds, practice, repetitions and skips included
 
 
 class _Desk:
@@ -66,8 +67,10 @@ class _Desk:
         self.connection, self.annotator, self.plan = connection, annotator, plan
         self.items: dict[str, list[int]] = {"practice": [], "gold": [], plan.purpose: []}
         self.rounds: dict[int, int] = {}
-        for item, purpose, round_ in connection.execute("SELECT id, purpose, round FROM item ORDER BY id"):
-            self.rounds[item] = round_
+        self.votes = Counter[int]()  # by item, given or expected
+        query = "SELECT id, purpose, round, votes FROM item JOIN tally ON item_id = id ORDER BY id"
+        for item, purpose, round_, votes in connection.execute(query):
+            self.rounds[item], self.votes[item] = round_, votes
             if purpose in self.items and (plan.round in (None, round_) or purpose != plan.purpose):
                 self.items[purpose].append(item)
         self.purposes = {item: purpose for purpose, items in self.items.items() for item in items}
@@ -77,11 +80,6 @@ class _Desk:
         self.mains = [
             row for row in self.asked if not row["repeat"] and self.purposes.get(row["item_id"]) == plan.purpose
         ]
-        counts = connection.execute(
-            "SELECT item_id, count(*) FROM assignment WHERE repeat = 0"
-            " AND (outcome <> 'skip' OR outcome IS NULL AND released IS NULL) GROUP BY item_id"
-        )
-        self.votes = Counter(dict(counts.fetchall()))  # by item, given or expected
 
     def is_needed(self, item: int) -> bool:
         """Whether a pair still lacks votes."""
@@ -184,7 +182,8 @@ def standing(store: Store, annotator_id: int, plan: Plan) -> Standing:
         row["outcome"] is None and (row["released"] is None or desk.is_needed(row["item_id"])) for row in desk.mains
     )
     left = unanswered + len(desk.candidates())
-    return Standing(answered, left if plan.votes is None else min(left, max(0, plan.votes - answered)))
+    answers = sum(row["outcome"] is not None for row in desk.asked)
+    return Standing(answered, left if plan.votes is None else min(left, max(0, plan.votes - answered)), answers)
 
 
 def _unanswered(desk: _Desk, beside: Collection[int]) -> int | None:

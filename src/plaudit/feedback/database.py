@@ -20,8 +20,8 @@ from filelock import FileLock
 from plaudit.errors import FeedbackError
 from plaudit.files import partial_of, sync
 
-VERSION = 1  # of schema.sql
-MIGRATIONS: Mapping[int, str] = {}  # SQL that brings a database of this version to the next one
+VERSION = 2  # of schema.sql
+MIGRATIONS: Mapping[int, str] = {1: "migration-1.sql"}  # bring a database of this version to the next one
 _PATIENCE = 30.0  # seconds that a process waits for another one's transaction
 
 
@@ -60,8 +60,7 @@ class Database:
             connection.execute("PRAGMA journal_mode = WAL")
             version = connection.execute("PRAGMA user_version").fetchone()[0]
             if not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-                schema = resources.files("plaudit.feedback").joinpath("schema.sql").read_text(encoding="utf-8")
-                return _upgrade(connection, schema, VERSION)
+                return _upgrade(connection, _script("schema.sql"), VERSION)
             if version > VERSION:
                 raise FeedbackError(f"{self.path}: made by a newer version of plaudit: upgrade with pip")
             if version < VERSION and any(older not in MIGRATIONS for older in range(version, VERSION)):
@@ -70,7 +69,7 @@ class Database:
             self.backup()
             with self._connected() as connection:
                 for older in range(version, VERSION):
-                    _upgrade(connection, MIGRATIONS[older], older + 1)
+                    _upgrade(connection, _script(MIGRATIONS[older]), older + 1)
 
     @contextmanager
     def _connected(self) -> Iterator[sqlite3.Connection]:
@@ -154,6 +153,10 @@ class Database:
         """Close the connections; no thread may use the database any more."""
         while self._idle:
             self._idle.pop().close()
+
+
+def _script(name: str) -> str:
+    return resources.files("plaudit.feedback").joinpath(name).read_text(encoding="utf-8")
 
 
 def _upgrade(connection: sqlite3.Connection, script: str, version: int) -> None:

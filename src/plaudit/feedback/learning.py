@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -33,6 +34,18 @@ class Learned:
     outlook: Outlook  # on all pairs
     information: Mapping[int, float]  # bits that a vote on each item is expected to tell
     seconds: float  # that the last update took
+
+    @cached_property
+    def choices(self) -> Mapping[int | None, tuple[list[Label], list[float]]]:
+        """By annotator: the choices between two responses, and what was predicted about each. None: of everybody."""
+        found: dict[int | None, tuple[list[Label], list[float]]] = {None: ([], [])}
+        for label, chance in zip(self.labels, self.predicted.tolist(), strict=True):
+            if label.outcome in ("a", "b") and not label.repeat:
+                for of in (None, label.annotator):
+                    labels, predicted = found.setdefault(of, ([], []))
+                    labels.append(label)
+                    predicted.append(chance)
+        return found
 
 
 class Learning:
@@ -84,9 +97,11 @@ class Learning:
     def learn(self) -> None:
         """Learn now from all votes, and replace `learned`."""
         start = time.perf_counter()
-        learner = self._current()
+        if (learner := self._current()) is None:
+            self.learned = None
+            return
         votes = (x for x in self._store.labels() if x.purpose in ("train", "eval") and x.outcome != "skip")
-        if learner is None or not (labels := tuple(votes)):
+        if not (labels := tuple(votes)):
             self.learned = None
             return
         learner.follow(labels)

@@ -1,4 +1,4 @@
--- The database of one labelling project, version 1.
+-- The database of one labelling project, version 2.
 -- Times are seconds since 1970 (UTC); durations are milliseconds. Rows are never deleted.
 
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -71,6 +71,11 @@ CREATE INDEX assignment_open ON assignment (given) WHERE outcome IS NULL AND rel
 CREATE INDEX assignment_by_annotator ON assignment (annotator_id);
 CREATE INDEX assignment_by_event ON assignment (annotator_id, event_id);
 
+CREATE TABLE tally (  -- votes on a pair, given or expected, without repetitions and skips: kept by triggers
+    item_id INTEGER PRIMARY KEY REFERENCES item (id),
+    votes INTEGER NOT NULL
+);
+
 CREATE TABLE event (  -- append-only
     id INTEGER PRIMARY KEY,
     uuid TEXT NOT NULL UNIQUE,  -- from the client: a request that is sent again counts once
@@ -112,6 +117,19 @@ CREATE TRIGGER event_is_valid AFTER INSERT ON event WHEN NEW.kind <> 'reveal' BE
     UPDATE assignment
     SET event_id = CASE NEW.kind WHEN 'undo' THEN NULL ELSE NEW.id END, outcome = NEW.outcome
     WHERE id = NEW.assignment_id;
+END;
+
+CREATE TRIGGER item_is_tallied AFTER INSERT ON item BEGIN INSERT INTO tally VALUES (NEW.id, 0); END;
+CREATE TRIGGER assignment_is_tallied AFTER INSERT ON assignment WHEN NEW.repeat = 0 BEGIN
+    UPDATE tally SET votes = votes
+        + CASE WHEN NEW.outcome IS NULL THEN NEW.released IS NULL ELSE NEW.outcome <> 'skip' END
+    WHERE item_id = NEW.item_id;
+END;
+CREATE TRIGGER answer_is_tallied AFTER UPDATE OF outcome, released ON assignment WHEN NEW.repeat = 0 BEGIN
+    UPDATE tally SET votes = votes
+        + CASE WHEN NEW.outcome IS NULL THEN NEW.released IS NULL ELSE NEW.outcome <> 'skip' END
+        - CASE WHEN OLD.outcome IS NULL THEN OLD.released IS NULL ELSE OLD.outcome <> 'skip' END
+    WHERE item_id = NEW.item_id;
 END;
 
 -- What a vote is about never changes. Only the features of a response may be added later.

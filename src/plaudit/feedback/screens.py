@@ -9,7 +9,7 @@ import numpy as np
 
 from plaudit.feedback import assignment, statistics
 from plaudit.feedback.assignment import Plan
-from plaudit.feedback.learning import Learned, Learning
+from plaudit.feedback.learning import Learning
 from plaudit.feedback.store import Annotator, Assignment, Label, Progress, Store
 from plaudit.maths.intervals import wilson
 from plaudit.records import Text
@@ -67,7 +67,7 @@ def start(store: Store, person: Annotator, plan: Plan) -> dict[str, Any]:
     """Where somebody begins, or goes on."""
     standing = assignment.standing(store, person.id, plan)
     return {
-        "begun": bool(store.labels(annotator=person.id)),
+        "begun": standing.answers > 0,
         "answered": standing.answered,
         "total": standing.answered + standing.left,
     }
@@ -77,7 +77,7 @@ def pair(
     store: Store, person: Annotator, plan: Plan, pair: Assignment, learning: Learning, beside: Sequence[int]
 ) -> dict[str, Any]:
     """Two responses to compare, after those of the assignments `beside`, which are on the page already."""
-    own = store.labels(annotator=person.id)
+    own = store.labels(annotator=person.id, last=1)
     ahead = [one for one in (store.assignment(other, person.id) for other in beside) if one.answer is None]
     standing = assignment.standing(store, person.id, plan)
     main = sum(one.purpose == plan.purpose and not one.repeat for one in ahead)
@@ -90,7 +90,7 @@ def pair(
         "practice": practice,
         "answered": standing.answered + main,
         "total": standing.answered + standing.left,
-        "answers": len(own) + len(ahead),
+        "answers": standing.answers + len(ahead),
         "note": note,
         "can_undo": bool(ahead) or (bool(own) and store.revealed(own[-1].assignment, person.id) is None),
         "predicted": None if practice else _predicted(learning, person),
@@ -109,22 +109,11 @@ def _predicted(learning: Learning, person: Annotator) -> dict[str, str] | None:
     """How often the model was right about the person's last choices."""
     if (learned := learning.learned) is None:
         return None
-    labels, predicted = _choices(learned, person)
+    labels, predicted = learned.choices.get(person.id, ([], []))
     if len(labels) < _FIRST:
         return None
     share = statistics.next_choice(labels[-_WINDOW:], predicted[-_WINDOW:])
     return {"right": f"{share.hits:g}", "of": f"{share.of}"}
-
-
-def _choices(learned: Learned, person: Annotator | None) -> tuple[list[Label], list[float]]:
-    """The choices between two responses of a person, or of everybody, and what was predicted about each."""
-    found = [
-        (label, float(chance))
-        for label, chance in zip(learned.labels, learned.predicted, strict=True)
-        if person is None or label.annotator == person.id
-        if label.outcome in ("a", "b") and not label.repeat
-    ]
-    return [label for label, _ in found], [chance for _, chance in found]
 
 
 def unfinished(store: Store, now: float) -> list[tuple[Progress, float]]:
@@ -185,10 +174,10 @@ def model(store: Store, learning: Learning, person: Annotator) -> dict[str, Any]
     """
     if (learned := learning.learned) is None:
         return {"learned": None, "problem": learning.problem}
-    labels, predicted = _choices(learned, person)
+    labels, predicted = learned.choices.get(person.id, ([], []))
     everybody = person.role == "owner" and not labels
     if everybody:
-        labels, predicted = _choices(learned, None)
+        labels, predicted = learned.choices[None]
     texts = store.completions({one for label in labels for one in (label.a, label.b)})
     return {
         "learned": learned,

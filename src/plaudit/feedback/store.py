@@ -283,13 +283,13 @@ class Store:
         first, second = known.get(row[0]), known.get(row[1])
         return (first, second) if row["left"] == "a" else (second, first)
 
-    def labels(self, purpose: Purpose | None = None, annotator: int | None = None) -> list[Label]:
-        """The valid answers, skips included, by event: of one purpose, of one annotator, or all."""
-        query = (
-            "SELECT * FROM label WHERE (?1 IS NULL OR purpose = ?1) AND (?2 IS NULL OR annotator = ?2) ORDER BY event"
-        )
+    def labels(self, purpose: Purpose | None = None, annotator: int | None = None, last: int = -1) -> list[Label]:
+        """The valid answers, skips included, by event: of one purpose, of one annotator, or all; the last ones only."""
+        given = {name: value for name, value in (("purpose", purpose), ("annotator", annotator)) if value is not None}
+        where = "".join(f" AND {name} = :{name}" for name in given)  # a term that is always there would use no index
+        query = f"SELECT * FROM label WHERE true{where} ORDER BY event DESC LIMIT :last"
         with self.database.reading() as connection:
-            return [label_of(row) for row in connection.execute(query, (purpose, annotator))]
+            return [label_of(row) for row in connection.execute(query, given | {"last": last})][::-1]
 
     # Notes
 

@@ -56,7 +56,9 @@ class Desk:
     learning: Learning
     attempts: Attempts = field(default_factory=Attempts)
     # When many people ask at once, pages wait for each other, so that a vote waits for no more than one of them. Those
-    # of the owner have a place of their own: they take longer.
+    # of the owner have a place of their own: they take longer. Votes wait in the order in which they came; a lock that
+    # threads wait for has no order, and some would wait for long.
+    votes: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(1))
     pages: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(1))
     owner_pages: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(1))
 
@@ -109,7 +111,7 @@ def signed_in(desk: Desk, page: Callable[[Visit], Response], owner: bool) -> End
 
     async def endpoint(request: Request) -> Response:
         if request.method == "POST":
-            return await run_in_threadpool(visit, request, await _form(request))
+            return await run_sync(visit, request, await _form(request), limiter=desk.votes)
         return await run_sync(visit, request, {}, limiter=desk.owner_pages if owner else desk.pages)
 
     def visit(request: Request, form: Mapping[str, str]) -> Response:

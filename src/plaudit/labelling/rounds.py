@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -66,9 +67,10 @@ def loop(
     """
     for _ in steps(run, ("sft",)):
         pass
-    backbone, finished = Author(run, "sft"), list[dict[str, Any]]()
+    backbone, finished = Author(run, "sft"), rounds_of(run)
     authors = [backbone]  # of each policy so far
-    for number in range(1, rounds + 1):
+    authors += [Author(Run.existing(run.path / FOLDER / str(row["number"])), algorithm) for row in finished[-2:]]
+    for number in range(len(finished) + 1, rounds + 1):
         say(store, number - 1, rounds, f"round {number}: writing pairs")
         ask(store, authors, backbone, number, votes)
         answered: list[Label] = []
@@ -84,6 +86,12 @@ def loop(
         write_json(run.path / FILE, strict({"rounds": finished}))
         yield found
     say(store, rounds, rounds, "the rounds are done")
+
+
+def rounds_of(run: Run) -> list[dict[str, Any]]:
+    """The figures of the rounds that have finished."""
+    file = run.path / FILE
+    return json.loads(file.read_text(encoding="utf-8"))["rounds"] if file.exists() else []
 
 
 def say(store: Store, done: int, total: int, message: str) -> None:
@@ -107,8 +115,9 @@ def votes_of(store: Store, number: int) -> list[Label]:
 
 def train(run: Run, store: Store, number: int, algorithm: str) -> Run:
     """A run directory for a round, with a reward model from all votes so far and a policy."""
-    folder = run.path / FOLDER / str(number)
-    votes = write_comparisons(store.folder, run.path / FOLDER / f"{number}.jsonl")
+    folder, votes = run.path / FOLDER / str(number), run.path / FOLDER / f"{number}.jsonl"
+    if not votes.exists():  # a loop that was stopped goes on with the votes that the round had, not with later ones
+        write_comparisons(store.folder, votes)
     settings = dataclasses.replace(run.config.reward_model, judgements=str(votes))
     config = dataclasses.replace(run.config, reward_model=settings)
     child = run.branch(folder, config, ("sft",))
@@ -120,7 +129,7 @@ def train(run: Run, store: Store, number: int, algorithm: str) -> Run:
 def outcome(child: Run, store: Store, number: int, answered: list[Label], authors: list[Author]) -> Round:
     """The figures of a round."""
     summary = child.summary("reward_model")
-    labels = [label for label in store.labels("train") if label.outcome != "skip"]
+    labels = [label for label in store.labels("train") if label.outcome != "skip" and label.round <= number]
     rate = None
     if len(authors) > 1:
         texts = store.completions({one for label in answered for one in (label.a, label.b)})
