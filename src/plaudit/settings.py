@@ -161,6 +161,19 @@ class RolloutConfig:
         unit="score/nat",
         low=0,
     )
+    kl_estimator: str = setting(
+        "k1",
+        "estimate of KL in the penalty: k1, k2 and k3 of the sampled token, full is the sum over the vocabulary",
+        choices=("k1", "k2", "k3", "full"),
+    )
+    kl_in: str = setting(
+        "reward",
+        "reward subtracts the penalty from the reward; loss adds it to the loss and differentiates the estimate",
+        choices=("reward", "loss"),
+    )
+    entropy_coef: float = setting(
+        0.0, "bonus in the loss for each nat of entropy of the next token; raise it if responses become alike", low=0
+    )
     kl_control: str = setting(
         "fixed",
         "fixed keeps kl_coef; adaptive changes it so that KL approaches kl_target",

@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import plaudit
-from plaudit.algorithms.reinforce import leave_one_out, reinforce
+from plaudit.algorithms.reinforce import reinforce_advantages, reinforce
 from plaudit.batches import Responses, Rollout
 from plaudit.config import build
 from plaudit.training.run import Run
@@ -44,9 +44,9 @@ def test_the_baseline_of_a_response_is_the_mean_reward_of_the_others():
     logprobs = torch.tensor([[-1.0, -2.0], [-1.0, 0.0], [-3.0, -1.0]])
     ref_logprobs = torch.tensor([[-2.0, -2.0], [-4.0, 0.0], [-3.0, -1.0]])
     zero, scores = torch.zeros(3, 2), torch.tensor([1.0, 2.0, 6.0])
-    rollout = Rollout(responses, logprobs, ref_logprobs, zero, zero, scores, scores)
+    rollout = Rollout(responses, logprobs, ref_logprobs, zero, zero, logprobs - ref_logprobs, scores, scores)
     # KL of the responses 1, 3 and 0; rewards 0.5, 0.5 and 6; means of the others 3.25, 3.25 and 0.5.
-    assert leave_one_out(rollout, 0.5).tolist() == [-2.75, -2.75, 5.5]
+    assert reinforce_advantages(rollout, 0.5).tolist() == [-2.75, -2.75, 5.5]
 
 
 @pytest.mark.parametrize("engine", ["plain", "fast"])

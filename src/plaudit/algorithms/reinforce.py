@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from plaudit.batches import Rollout, number_of_rows
+from plaudit.maths.advantages import leave_one_out
 from plaudit.maths.losses import Loss
 from plaudit.maths.masked import masked_sum
 from plaudit.rewards import AnyReward
@@ -63,11 +64,10 @@ def reinforce(run: Run, reward: AnyReward = None, models: Models | None = None) 
     loop.finish()
 
 
-def leave_one_out(rollout: Rollout, kl_coef: float) -> Float[Tensor, "B"]:
+def reinforce_advantages(rollout: Rollout, kl_coef: float) -> Float[Tensor, "B"]:
     """(B,) reward of each response, KL penalty included, minus the mean reward of all other responses."""
-    kl = (rollout.logprobs - rollout.ref_logprobs).sum(1)
-    rewards = rollout.scores - kl_coef * kl
-    return rewards - (rewards.sum() - rewards) / (len(rewards) - 1)
+    rewards = rollout.scores - kl_coef * rollout.penalised_kl.sum(1)
+    return leave_one_out(rewards, len(rewards))
 
 
 def reinforce_loss(policy: Any, batch: ReinforceBatch, temperature: float) -> tuple[Loss, dict[str, Tensor]]:
@@ -80,7 +80,9 @@ def reinforce_loss(policy: Any, batch: ReinforceBatch, temperature: float) -> tu
 
 
 OBJECTIVE = Objective(
-    batch=lambda policy, rollout, states, kl_coef, settings: ReinforceBatch(rollout, leave_one_out(rollout, kl_coef)),
+    batch=lambda policy, rollout, states, kl_coef, settings: ReinforceBatch(
+        rollout, reinforce_advantages(rollout, kl_coef)
+    ),
     loss=lambda policy, batch, settings: reinforce_loss(policy, batch, settings.temperature),
-    count=number_of_rows,
+    count=lambda batch, settings: number_of_rows(batch),
 )

@@ -1,6 +1,6 @@
-"""KL(policy || reference) in nats, on tokens sampled from the policy: estimators k1 and k3, and the exact sum.
+"""KL(policy || reference) in nats, on tokens sampled from the policy: estimators k1, k2 and k3, and the exact sum.
 
-Sources: J. Schulman, "Approximating KL divergence" (2020) for k1 and k3; arXiv 2504.10637 for the exact sum.
+Sources: J. Schulman, "Approximating KL divergence" (2020) for k1, k2 and k3; arXiv 2504.10637 for the exact sum.
 """
 
 import torch
@@ -13,10 +13,18 @@ def kl_k1(logprobs: Float[Tensor, "B R"], ref_logprobs: Float[Tensor, "B R"]) ->
     return logprobs - ref_logprobs
 
 
+def kl_k2(logprobs: Float[Tensor, "B R"], ref_logprobs: Float[Tensor, "B R"]) -> Float[Tensor, "B R"]:
+    """Half the square of k1: biased, of low variance and never negative. Its gradient is, on average, that of KL."""
+    return (logprobs - ref_logprobs) ** 2 / 2
+
+
 def kl_k3(logprobs: Float[Tensor, "B R"], ref_logprobs: Float[Tensor, "B R"]) -> Float[Tensor, "B R"]:
     """(q/p - 1) - log(q/p) of the sampled token, p policy and q reference: unbiased and never negative."""
     log_ratio = ref_logprobs - logprobs
     return torch.expm1(log_ratio) - log_ratio
+
+
+SAMPLED = {"k1": kl_k1, "k2": kl_k2, "k3": kl_k3}  # estimators that need the sampled token alone
 
 
 def kl_full(logits: Float[Tensor, "*N V"], ref_logits: Float[Tensor, "*N V"]) -> Float[Tensor, "*N"]:

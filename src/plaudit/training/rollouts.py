@@ -75,9 +75,18 @@ def generate(
 
 
 def score_rollout(
-    policy: Policy, reference: Any, responses: Responses, raw: Float[Tensor, "B"], scale: ScoreScale, temperature: float
+    policy: Policy,
+    reference: Any,
+    responses: Responses,
+    raw: Float[Tensor, "B"],
+    scale: ScoreScale,
+    temperature: float,
+    kl_estimator: str = "k1",
 ) -> tuple[Rollout, Float[Tensor, "N D"]]:
     """What policy and reference say about the responses, in one pass each and without gradients.
+
+    Args:
+        kl_estimator: of `penalised_kl`, as in `RolloutConfig`.
 
     Returns:
         the rollout; (N, D) the policy's hidden states that predict the response tokens.
@@ -90,6 +99,7 @@ def score_rollout(
         ref_logprobs=unflatten(found.ref_logprobs, mask),
         kl=unflatten(found.kl, mask),
         entropy=unflatten(found.entropy, mask),
+        penalised_kl=unflatten(found.estimate(kl_estimator), mask),
         raw_scores=raw,
         scores=scale.scores(raw, responses.ended),
     )
@@ -141,7 +151,7 @@ class Objective:
 
     batch: Callable[[Any, Rollout, Any, float, Any], Any]  # of policy, rollout, states (N, D), kl_coef and settings
     loss: Callable[[Any, Any, Any], tuple[Loss, dict[str, Tensor]]]  # of policy, batch and settings
-    count: Callable[[Any], int]  # of a batch: what its loss is divided by
+    count: Callable[[Any, Any], int]  # of a batch and settings: what the loss is divided by
     value_head: bool = False  # whether the policy has one
 
 
@@ -201,7 +211,9 @@ class RolloutLoop:
 
     def _begin(self, number: int) -> Iteration:
         began, settings, models = time.perf_counter(), self._settings, self._models
-        prompts = prompts_of(number, self._prompts, settings.batch_size, self._run.config.seed)
+        group = getattr(settings, "group_size", 1)
+        some = prompts_of(number, self._prompts, settings.batch_size // group, self._run.config.seed)
+        prompts = [prompt for prompt in some for _ in range(group)]
         try:
             responses, measured = self._sample(prompts, number, "responses")
         except RewardError:  # nothing has changed since the last iteration
@@ -210,7 +222,13 @@ class RolloutLoop:
             raise
         raw = self._reward.total(measured)
         rollout, states = score_rollout(
-            models.policy, models.reference, responses, raw, self._scale, settings.temperature
+            models.policy,
+            models.reference,
+            responses,
+            raw,
+            self._scale,
+            settings.temperature,
+            settings.kl_estimator,
         )
         lr = settings.lr * warmup_then_linear(number, settings.iterations, settings.warmup)
         set_lr(self._optimizer, lr)
@@ -226,7 +244,8 @@ class RolloutLoop:
 
         The orders of the rows follow from seed, stage and iteration.
         """
-        policy, kl_coef = self._models.policy, iteration.kl_coef
+        policy, in_reward = self._models.policy, self._settings.kl_in == "reward"
+        kl_coef = iteration.kl_coef if in_reward else 0.0
         batch = objective.batch(policy, iteration.rollout, iteration.states, kl_coef, self._settings)
         settings, number, seed = self._settings, iteration.number, self._run.config.seed
         epochs = range(number * settings.epochs, (number + 1) * settings.epochs)
@@ -236,14 +255,27 @@ class RolloutLoop:
             policy,
             self._optimizer,
             batch,
-            lambda minibatch: objective.loss(policy, minibatch, settings),
-            objective.count,
+            lambda minibatch: self._loss(objective, minibatch, 0.0 if in_reward else iteration.kl_coef),
+            lambda minibatch: objective.count(minibatch, settings),
             settings,
             orders,
             where,
             stop,
         )
         return batch, figures
+
+    def _loss(self, objective: Objective, minibatch: Any, kl_coef: float) -> tuple[Loss, dict[str, Tensor]]:
+        """An objective's loss, with what the settings add to it: KL from the reference, less an entropy bonus."""
+        policy, settings = self._models.policy, self._settings
+        (total, count), figures = objective.loss(policy, minibatch, settings)
+        if kl_coef or settings.entropy_coef:
+            found = policy.engine.compare(
+                policy.lm, self._models.reference, minibatch.rollout.responses, settings.temperature, gradient=True
+            )
+            kl, entropy = found.estimate(settings.kl_estimator).sum(), found.entropy.sum()
+            total = total + kl_coef * kl - settings.entropy_coef * entropy
+            figures = figures | {"kl_loss": kl.detach(), "entropy_loss": entropy.detach()}
+        return (total, count), figures
 
     def finish_iteration(self, iteration: Iteration, figures: dict[str, float]) -> StepReport:
         """Log an iteration, with `figures` of its update, and save a checkpoint where one is due."""
