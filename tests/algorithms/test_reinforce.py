@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import plaudit
-from plaudit.algorithms.reinforce import reinforce_advantages, reinforce
+from plaudit.algorithms.reinforce import reinforce, reinforce_advantages
 from plaudit.batches import Responses, Rollout
 from plaudit.config import build
 from plaudit.training.run import Run

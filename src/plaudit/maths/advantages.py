@@ -29,7 +29,9 @@ def group_advantages(rewards: Float[Tensor, "B"], group_size: int, *, scale: boo
     """Reward less the mean of its group; the rows of a group are neighbours.
 
     With `scale`, also divided by the standard deviation (n - 1) of the group. A group whose rewards are equal up to
-    rounding teaches nothing: its advantages are 0, not rounding errors made large. Source: Shao et al. 2024, equation 4.
+    rounding teaches nothing: its advantages are 0, not rounding errors made large.
+
+    Source: Shao et al. 2024, equation 4.
     """
     groups = rewards.double().view(-1, group_size)
     centred = groups - groups.mean(1, keepdim=True)
@@ -43,7 +45,7 @@ def group_advantages(rewards: Float[Tensor, "B"], group_size: int, *, scale: boo
 def leave_one_out(rewards: Float[Tensor, "B"], group_size: int) -> Float[Tensor, "B"]:
     """Reward less the mean reward of the others in its group; the rows of a group are neighbours.
 
-    The baseline does not depend on the response itself, so the policy gradient stays unbiased. Source: Kool et al. 2019.
+    The baseline does not depend on the response itself, so the policy gradient is unbiased. Source: Kool et al. 2019.
     """
     groups = rewards.view(-1, group_size)
     others = (groups.sum(1, keepdim=True) - groups) / (group_size - 1)

@@ -8,17 +8,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 
-def kl_k1(logprobs: Float[Tensor, "B R"], ref_logprobs: Float[Tensor, "B R"]) -> Float[Tensor, "B R"]:
+def kl_k1(logprobs: Float[Tensor, "*shape"], ref_logprobs: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """logprob - ref_logprob of the sampled token: unbiased, high variance, negative for some tokens."""
     return logprobs - ref_logprobs
 
 
-def kl_k2(logprobs: Float[Tensor, "B R"], ref_logprobs: Float[Tensor, "B R"]) -> Float[Tensor, "B R"]:
+def kl_k2(logprobs: Float[Tensor, "*shape"], ref_logprobs: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """Half the square of k1: biased, of low variance and never negative. Its gradient is, on average, that of KL."""
     return (logprobs - ref_logprobs) ** 2 / 2
 
 
-def kl_k3(logprobs: Float[Tensor, "B R"], ref_logprobs: Float[Tensor, "B R"]) -> Float[Tensor, "B R"]:
+def kl_k3(logprobs: Float[Tensor, "*shape"], ref_logprobs: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """(q/p - 1) - log(q/p) of the sampled token, p policy and q reference: unbiased and never negative."""
     log_ratio = ref_logprobs - logprobs
     return torch.expm1(log_ratio) - log_ratio
