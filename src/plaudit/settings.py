@@ -198,3 +198,17 @@ class RolloutConfig:
         low=0,
     )
     save_every: int = setting(10, "iterations between checkpoints", unit="iterations", low=1)
+
+
+@dataclass(frozen=True)
+class OneStepConfig(RolloutConfig):
+    """Settings of every algorithm that takes one optimizer step an iteration, on the responses of the policy itself."""
+
+    epochs: int = setting(1, "passes over the responses; more than 1 makes the gradient biased", low=1)
+    minibatch_size: int = setting(
+        128, "responses in one optimizer step; less than batch_size makes the gradient biased", unit="responses", low=1
+    )
+    iterations: int = setting(
+        72, "rounds of sampling responses and updating the policy; raise it to train longer", unit="iterations", low=1
+    )
+    lr: float = setting(1e-3, "peak learning rate of Adam; lower it if KL jumps", low=0, high=1)

@@ -12,7 +12,7 @@ from plaudit.maths.advantages import leave_one_out
 from plaudit.maths.losses import Loss
 from plaudit.maths.masked import masked_sum
 from plaudit.rewards import AnyReward
-from plaudit.settings import RolloutConfig, setting
+from plaudit.settings import OneStepConfig
 from plaudit.training.metrics import StepReport
 from plaudit.training.models import Models
 from plaudit.training.rewards import needs_reward_model
@@ -23,17 +23,8 @@ NEEDS = ("sft", "reward_model")
 
 
 @dataclass(frozen=True)
-class Config(RolloutConfig):
+class Config(OneStepConfig):
     """REINFORCE: raise the score by the plain policy gradient, with a KL penalty against the SFT model."""
-
-    epochs: int = setting(1, "passes over the responses; more than 1 makes the gradient biased", low=1)
-    minibatch_size: int = setting(
-        128, "responses in one optimizer step; less than batch_size makes the gradient biased", unit="responses", low=1
-    )
-    iterations: int = setting(
-        72, "rounds of sampling responses and updating the policy; raise it to train longer", unit="iterations", low=1
-    )
-    lr: float = setting(1e-3, "peak learning rate of Adam; lower it if KL jumps", low=0, high=1)
 
 
 @dataclass(frozen=True)
@@ -77,6 +68,11 @@ def reinforce_loss(policy: Any, batch: ReinforceBatch, temperature: float) -> tu
     logprobs, _ = policy(responses.ids, responses.attention_mask, mask, temperature)
     loss = -masked_sum(batch.advantages[:, None] * logprobs, mask)
     return (loss, mask.any(1).sum()), {"policy_loss": loss.detach()}
+
+
+def reinforce_batch(rollout: Rollout, kl_coef: float) -> ReinforceBatch:
+    """What REINFORCE learns from a rollout."""
+    return ReinforceBatch(rollout, reinforce_advantages(rollout, kl_coef))
 
 
 OBJECTIVE = Objective(

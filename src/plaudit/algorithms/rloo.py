@@ -3,12 +3,11 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from plaudit.algorithms.reinforce import Config as ReinforceConfig
 from plaudit.algorithms.reinforce import ReinforceBatch, reinforce_loss
 from plaudit.batches import Rollout, number_of_rows
 from plaudit.maths.advantages import leave_one_out
 from plaudit.rewards import AnyReward
-from plaudit.settings import setting
+from plaudit.settings import OneStepConfig, setting
 from plaudit.training.metrics import StepReport
 from plaudit.training.models import Models
 from plaudit.training.rewards import needs_reward_model
@@ -19,7 +18,7 @@ NEEDS = ("sft", "reward_model")
 
 
 @dataclass(frozen=True)
-class Config(ReinforceConfig):
+class Config(OneStepConfig):
     """REINFORCE leave-one-out: raise the score above that of the other responses to the same prompt."""
 
     group_size: int = setting(4, "responses to each prompt; batch_size is a multiple of it", unit="responses", low=2)
