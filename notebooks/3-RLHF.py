@@ -454,8 +454,7 @@ print(f"policy loss before the first step: {abs(total / count):.5f}")
 
 # %%
 from plaudit.algorithms.ppo import number_of_tokens, ppo_loss
-from plaudit.training.optimizer import adamw
-from plaudit.training.rollouts import update
+from plaudit.training.optimizer import adamw, update
 
 stats = update(
     models.policy,

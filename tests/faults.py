@@ -325,7 +325,7 @@ fault(9, "no schedule in PPO, though one is logged", SCHEDULES, "training.rollou
 fault(9, "no schedule in supervised training, though one is logged", RATES, "training.supervised.set_lr")(
     lambda set_lr: lambda optimizer, lr: None
 )
-fault(9, "no KL stop", "training/test_rollouts.py", "training.rollouts.update")(arguments(stop=lambda stop: None))
+fault(9, "no KL stop", "training/test_rollouts.py", "training.optimizer.update")(arguments(stop=lambda stop: None))
 
 
 @fault(9, "a loss that is not finite counts as zero", "training/test_optimizer.py", "training.optimizer.accumulate")
@@ -458,7 +458,7 @@ fault(12, "top-k in sampling", "models/test_sampling.py", "models.sampling.sampl
 # 13. No dropout.
 fault(13, "dropout in rollouts", FIRST_OF_PPO, LOAD_MODELS)(effect(lambda models: models.policy.train()))
 fault(13, "dropout in the reference", FIRST_OF_PPO, LOAD_MODELS)(effect(lambda models: models.reference.train()))
-fault(13, "dropout between old and new logprobs", FIRST, "training.rollouts.update")(
+fault(13, "dropout between old and new logprobs", FIRST, "training.optimizer.update")(
     arguments(policy=lambda policy: policy.train())
 )
 

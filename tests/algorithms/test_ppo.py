@@ -22,9 +22,9 @@ from plaudit.models.loading import load_tokenizer
 from plaudit.models.plain import PlainEngine
 from plaudit.models.policy import Policy
 from plaudit.training import rollouts
-from plaudit.training.optimizer import adamw, step
+from plaudit.training.optimizer import adamw, step, update
 from plaudit.training.prompts import prompts_of, tokenised_prompts
-from plaudit.training.rollouts import ScoreScale, generate, score_rollout, update
+from plaudit.training.rollouts import ScoreScale, generate, score_rollout
 from plaudit.training.run import Run
 
 SETTINGS = PPOConfig(batch_size=10, minibatch_size=4, epochs=3, kl_stop=1e9, temperature=1.0)

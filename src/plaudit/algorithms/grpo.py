@@ -79,7 +79,7 @@ def grpo_batch(rollout: Rollout, kl_coef: float, settings: Config) -> GRPOBatch:
     rewards = rollout.scores - kl_coef * rollout.penalised_kl.sum(1)
     advantages = group_advantages(rewards, settings.group_size, scale=settings.scale_by == "std")
     mask = rollout.responses.response_mask
-    lengths = {"token": 1.0, "sequence": mask.sum(1, keepdim=True), "constant": settings.max_new_tokens}
+    lengths: dict[str, Any] = {"token": 1.0, "sequence": mask.sum(1, keepdim=True), "constant": settings.max_new_tokens}
     return GRPOBatch(rollout, advantages[:, None] / lengths[settings.normalise] * mask)
 
 

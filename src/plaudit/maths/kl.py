@@ -24,6 +24,21 @@ def kl_k3(logprobs: Float[Tensor, "*shape"], ref_logprobs: Float[Tensor, "*shape
     return torch.expm1(log_ratio) - log_ratio
 
 
+def bias(estimator: str, place: str) -> str:
+    """What is wrong with the gradient of this estimator as a penalty in the reward or in the loss; "" if nothing is.
+
+    Source: arXiv 2506.09477; tests/proofs/test_groups.py computes each by enumeration.
+    """
+    if place == "reward":
+        return "" if estimator == "k1" else "is not that of KL: only k1 is unbiased in the reward"
+    return {
+        "k1": "is 0 on average: use k2 or full, or kl_in = reward",
+        "k2": "is that of KL at each token, without its effect on the tokens that follow",
+        "k3": "is that of KL(reference || policy), not of KL(policy || reference)",
+        "full": "is that of KL at each token, without its effect on the tokens that follow",
+    }[estimator]
+
+
 SAMPLED = {"k1": kl_k1, "k2": kl_k2, "k3": kl_k3}  # estimators that need the sampled token alone
 
 
