@@ -407,8 +407,8 @@ def _untempered(field):
     """A comparison of which one figure is at temperature 1."""
 
     def build(compare):
-        def replacement(self, lm, reference, responses, temperature=1.0):
-            found, raw = (compare(self, lm, reference, responses, t) for t in (temperature, 1.0))
+        def replacement(self, lm, reference, responses, temperature=1.0, *, gradient=False):
+            found, raw = (compare(self, lm, reference, responses, t, gradient=gradient) for t in (temperature, 1.0))
             return found._replace(**{field: getattr(raw, field)})
 
         return replacement
