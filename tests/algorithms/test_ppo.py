@@ -21,7 +21,7 @@ from plaudit.maths.masked import masked_mean
 from plaudit.models.loading import load_tokenizer
 from plaudit.models.plain import PlainEngine
 from plaudit.models.policy import Policy
-from plaudit.training import optimizer, rollouts
+from plaudit.training import optimizer
 from plaudit.training.optimizer import adamw, step, update
 from plaudit.training.prompts import prompts_of, tokenised_prompts
 from plaudit.training.rollouts import ScoreScale, generate, score_rollout
