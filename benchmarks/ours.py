@@ -16,8 +16,8 @@ from plaudit.config import build
 from plaudit.models.tokenizer import Tokenizer
 from plaudit.rewards import ModelReward
 from plaudit.training.models import Models
-from plaudit.training.optimizer import adamw
-from plaudit.training.rollouts import ScoreScale, generate, score_rollout, update
+from plaudit.training.optimizer import adamw, update
+from plaudit.training.rollouts import ScoreScale, generate, score_rollout
 from plaudit.training.run import Run
 
 

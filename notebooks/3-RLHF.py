@@ -327,7 +327,7 @@ by_hand = torch.tensor(
         [-beta * 0.0, -beta * 0.4 - 0.8, 0.0, 0.0],
     ]
 )
-rewards = token_rewards(score, logp, ref_logp, mask, beta)
+rewards = token_rewards(score, logp - ref_logp, mask, beta)
 assert_close(rewards, by_hand)
 positions = {f"token {t + 1}": rewards[:, t] for t in range(4)}
 table({"reward": ["first response", "second response"], **positions}, coloured=list(positions), digits=3)
@@ -454,8 +454,7 @@ print(f"policy loss before the first step: {abs(total / count):.5f}")
 
 # %%
 from plaudit.algorithms.ppo import number_of_tokens, ppo_loss
-from plaudit.training.optimizer import adamw
-from plaudit.training.rollouts import update
+from plaudit.training.optimizer import adamw, update
 
 stats = update(
     models.policy,

@@ -287,7 +287,7 @@ fault(8, "KL is not logged", LATER, "training.rollouts.StepReport")(
 fault(8, "the penalty is left out of the reward", "maths/test_advantages.py", "maths.advantages.token_rewards")(
     arguments(kl_coef=lambda kl_coef: 0.0)
 )
-fault(8, "the penalty is left out of REINFORCE", REINFORCE_GRADIENT, "algorithms.reinforce.leave_one_out")(
+fault(8, "the penalty is left out of REINFORCE", REINFORCE_GRADIENT, "algorithms.reinforce.reinforce_advantages")(
     arguments(kl_coef=lambda kl_coef: 0.0)
 )
 fault(8, "the adaptive coefficient stays fixed", SCHEDULES, "training.rollouts.adapt_kl_coef")(
@@ -325,7 +325,7 @@ fault(9, "no schedule in PPO, though one is logged", SCHEDULES, "training.rollou
 fault(9, "no schedule in supervised training, though one is logged", RATES, "training.supervised.set_lr")(
     lambda set_lr: lambda optimizer, lr: None
 )
-fault(9, "no KL stop", "training/test_rollouts.py", "training.rollouts.update")(arguments(stop=lambda stop: None))
+fault(9, "no KL stop", "training/test_rollouts.py", "training.optimizer.update")(arguments(stop=lambda stop: None))
 
 
 @fault(9, "a loss that is not finite counts as zero", "training/test_optimizer.py", "training.optimizer.accumulate")
@@ -407,8 +407,8 @@ def _untempered(field):
     """A comparison of which one figure is at temperature 1."""
 
     def build(compare):
-        def replacement(self, lm, reference, responses, temperature=1.0):
-            found, raw = (compare(self, lm, reference, responses, t) for t in (temperature, 1.0))
+        def replacement(self, lm, reference, responses, temperature=1.0, *, gradient=False):
+            found, raw = (compare(self, lm, reference, responses, t, gradient=gradient) for t in (temperature, 1.0))
             return found._replace(**{field: getattr(raw, field)})
 
         return replacement
@@ -458,7 +458,7 @@ fault(12, "top-k in sampling", "models/test_sampling.py", "models.sampling.sampl
 # 13. No dropout.
 fault(13, "dropout in rollouts", FIRST_OF_PPO, LOAD_MODELS)(effect(lambda models: models.policy.train()))
 fault(13, "dropout in the reference", FIRST_OF_PPO, LOAD_MODELS)(effect(lambda models: models.reference.train()))
-fault(13, "dropout between old and new logprobs", FIRST, "training.rollouts.update")(
+fault(13, "dropout between old and new logprobs", FIRST, "training.optimizer.update")(
     arguments(policy=lambda policy: policy.train())
 )
 
@@ -492,8 +492,8 @@ fault(14, "the reward model reads all padding", "models/test_policy.py", "models
 
 @fault(14, "the score lands one past an early end token", "maths/test_advantages.py", "maths.advantages.token_rewards")
 def _(token_rewards):
-    def replacement(scores, logprobs, ref_logprobs, response_mask, kl_coef):
-        rewards = token_rewards(torch.zeros_like(scores), logprobs, ref_logprobs, response_mask, kl_coef)
+    def replacement(scores, kl, response_mask, kl_coef):
+        rewards = token_rewards(torch.zeros_like(scores), kl, response_mask, kl_coef)
         place = response_mask.sum(1, keepdim=True).clamp(max=response_mask.shape[1] - 1)
         return rewards.scatter_add(1, place, scores[:, None])
 
@@ -662,7 +662,7 @@ fault(16, "KL(reference || policy) in the evaluation", ANSWERS, "models.plain.kl
 fault(16, "the penalty rewards distance", PPO_GRADIENT, "maths.advantages.token_rewards")(
     arguments(kl_coef=lambda kl_coef: -kl_coef)
 )
-fault(16, "the penalty of REINFORCE rewards distance", REINFORCE_GRADIENT, "algorithms.reinforce.leave_one_out")(
+fault(16, "the penalty of REINFORCE rewards distance", REINFORCE_GRADIENT, "algorithms.reinforce.reinforce_advantages")(
     arguments(kl_coef=lambda kl_coef: -kl_coef)
 )
 fault(16, "the logged k1 with its sign reversed", SCHEDULES, "training.rollouts.StepReport")(
@@ -769,22 +769,22 @@ def _(arguments_of):
 
 
 # 25. A baseline that includes the response itself: r - mean(r), which is (n - 1) / n of what it should be.
-fault(25, "the baseline of a response includes itself", REINFORCE_GRADIENT, "algorithms.reinforce.leave_one_out")(
-    result(lambda advantages, *_: advantages * (len(advantages) - 1) / len(advantages))
-)
+fault(
+    25, "the baseline of a response includes itself", REINFORCE_GRADIENT, "algorithms.reinforce.reinforce_advantages"
+)(result(lambda advantages, *_: advantages * (len(advantages) - 1) / len(advantages)))
 
 
 # 27. The gradient of an estimate of KL is not an estimate of the gradient of KL.
 @fault(
-    27, "k3 in the loss in place of KL in the reward", SAMPLED_GRADIENT, "algorithms.reinforce.leave_one_out",
+    27, "k3 in the loss in place of KL in the reward", SAMPLED_GRADIENT, "algorithms.reinforce.reinforce_advantages",
     "algorithms.reinforce.reinforce_loss"
 )  # fmt: skip
-def _(leave_one_out, reinforce_loss):
+def _(reinforce_advantages, reinforce_loss):
     coefs = []
 
     def without_kl(rollout, kl_coef):
         coefs.append(kl_coef)
-        return leave_one_out(rollout, 0.0)
+        return reinforce_advantages(rollout, 0.0)
 
     def with_k3(policy, batch, temperature):
         (loss, count), stats = reinforce_loss(policy, batch, temperature)

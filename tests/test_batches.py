@@ -18,7 +18,7 @@ def some_batch(rows=10, r=3):
     row = torch.arange(rows)
     column = row.float()[:, None].expand(rows, r)
     responses = Responses(row[:, None].expand(rows, 5), torch.ones(rows, 5) > 0, torch.ones(rows, r) > 0, row > 3)
-    rollout = Rollout(responses, column, column, column, column, row.float(), row.float())
+    rollout = Rollout(responses, column, column, column, column, column, row.float(), row.float())
     return PPOBatch(rollout, column, column, column, column)
 
 

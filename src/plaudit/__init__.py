@@ -8,9 +8,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from plaudit.algorithms.grpo import grpo
     from plaudit.algorithms.ppo import ppo
     from plaudit.algorithms.reinforce import reinforce
     from plaudit.algorithms.reward_model import reward_model
+    from plaudit.algorithms.rloo import rloo
     from plaudit.algorithms.sft import sft
     from plaudit.data.corpus import load
     from plaudit.errors import PlauditError
@@ -35,21 +37,25 @@ __all__ = [
     "StepReport",
     "doctor",
     "evaluate",
+    "grpo",
     "load",
     "open_run",
     "ppo",
     "push",
     "reinforce",
     "reward_model",
+    "rloo",
     "sample",
     "sft",
     "steps",
 ]
 
 _MODULES = {
+    "algorithms.grpo": ["grpo"],
     "algorithms.ppo": ["ppo"],
     "algorithms.reinforce": ["reinforce"],
     "algorithms.reward_model": ["reward_model"],
+    "algorithms.rloo": ["rloo"],
     "algorithms.sft": ["sft"],
     "data.corpus": ["load"],
     "errors": ["PlauditError"],

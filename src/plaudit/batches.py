@@ -81,6 +81,7 @@ class Rollout:
     ref_logprobs: Float[Tensor, "B R"]  # under the reference
     kl: Float[Tensor, "B R"]  # KL of policy from reference at each state, summed over the vocabulary
     entropy: Float[Tensor, "B R"]  # of the policy's next-token distribution
+    penalised_kl: Float[Tensor, "B R"]  # the estimate of KL whose multiple is subtracted from the reward: k1 by default
     raw_scores: Float[Tensor, "B"]  # what the reward gives each whole response
     scores: Float[Tensor, "B"]  # as training uses them: normalised, with the penalty for a missing end token
 

@@ -35,6 +35,8 @@ ALGORITHMS = {
     "reward_model": "Train the reward model; needs plaudit sft.",
     "ppo": "Optimise the policy for the reward model, or for --reward.",
     "reinforce": "REINFORCE: the same without a critic.",
+    "rloo": "RLOO: REINFORCE with several responses to a prompt.",
+    "grpo": "GRPO: responses to a prompt compared with one another.",
 }
 POLICIES = tuple(name for name in ALGORITHMS if name not in ("sft", "reward_model"))  # algorithms that train a policy
 SECTIONS = ("data", *ALGORITHMS, "evaluation")
@@ -195,6 +197,10 @@ def resolve(*layers: dict[str, Any]) -> dict[str, Any]:
     for small, large in (("prompt_min", "prompt_max"), *within):
         if small in settings and settings[small] > settings[large]:
             raise ConfigError(f"{small} = {settings[small]} is above {large} = {settings[large]}")
+    for section in SECTIONS:
+        batch, group = (settings.get(f"{section}.{name}", 1) for name in ("batch_size", "group_size"))
+        if batch % group:
+            raise ConfigError(f"{section}.batch_size = {batch} is not a multiple of {section}.group_size = {group}")
     for name in (f"{s}.lower_bound" for s in SECTIONS):
         if settings.get(name) and settings["reward_model.members"] < 2:
             raise ConfigError(f"{name} = {settings[name]}: one reward model has no spread; raise reward_model.members")

@@ -18,6 +18,7 @@ from plaudit.evaluation.doctor import check_memory, with_preflight_checks
 from plaudit.evaluation.evaluate import evaluate, policy_stage, prompts_for
 from plaudit.evaluation.hacking import detect_reward_hacking
 from plaudit.evaluation.judge import open_judge
+from plaudit.maths.kl import bias
 from plaudit.models.chat import without_refused
 from plaudit.models.layers import number_of_frozen_layers
 from plaudit.models.loading import check_classifier, model_without_weights, window
@@ -129,6 +130,9 @@ def check(config: Config, path: Path, stages: tuple[str, ...], reward: AnyReward
     prompts, skipped = counted_prompts(run, tokenizer) if policies else ([], {})
     lines.append(warn_of_skipped(run, skipped))
     for stage in policies:
+        estimator, place = getattr(config, stage).kl_estimator, getattr(config, stage).kl_in
+        if getattr(config, stage).kl_coef and (wrong := bias(estimator, place)):
+            lines.append(f"{stage}: the gradient of the penalty {estimator} in the {place} {wrong}")
         most = getattr(config, stage).max_new_tokens
         lines.append(rows_that_fit(prompts, most, limit, f"prompts of {stage}")[1])
     if ("evaluation" in stages or policies) and config.evaluation.judge not in ("auto", "film", "none"):

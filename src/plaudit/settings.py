@@ -161,6 +161,19 @@ class RolloutConfig:
         unit="score/nat",
         low=0,
     )
+    kl_estimator: str = setting(
+        "k1",
+        "estimate of KL in the penalty: k1, k2 and k3 of the sampled token, full is the sum over the vocabulary",
+        choices=("k1", "k2", "k3", "full"),
+    )
+    kl_in: str = setting(
+        "reward",
+        "reward subtracts the penalty from the reward; loss adds it to the loss and differentiates the estimate",
+        choices=("reward", "loss"),
+    )
+    entropy_coef: float = setting(
+        0.0, "bonus in the loss for each nat of entropy of the next token; raise it if responses become alike", low=0
+    )
     kl_control: str = setting(
         "fixed",
         "fixed keeps kl_coef; adaptive changes it so that KL approaches kl_target",
@@ -185,3 +198,17 @@ class RolloutConfig:
         low=0,
     )
     save_every: int = setting(10, "iterations between checkpoints", unit="iterations", low=1)
+
+
+@dataclass(frozen=True)
+class OneStepConfig(RolloutConfig):
+    """Settings of every algorithm that takes one optimizer step an iteration, on the responses of the policy itself."""
+
+    epochs: int = setting(1, "passes over the responses; more than 1 makes the gradient biased", low=1)
+    minibatch_size: int = setting(
+        128, "responses in one optimizer step; less than batch_size makes the gradient biased", unit="responses", low=1
+    )
+    iterations: int = setting(
+        72, "rounds of sampling responses and updating the policy; raise it to train longer", unit="iterations", low=1
+    )
+    lr: float = setting(1e-3, "peak learning rate of Adam; lower it if KL jumps", low=0, high=1)

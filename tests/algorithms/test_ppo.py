@@ -30,10 +30,10 @@ from plaudit.maths.masked import masked_mean
 from plaudit.models.loading import load_tokenizer
 from plaudit.models.plain import PlainEngine
 from plaudit.models.policy import Policy
-from plaudit.training import rollouts
-from plaudit.training.optimizer import adamw, step
+from plaudit.training import optimizer
+from plaudit.training.optimizer import adamw, step, update
 from plaudit.training.prompts import prompts_of, tokenised_prompts
-from plaudit.training.rollouts import ScoreScale, generate, score_rollout, update
+from plaudit.training.rollouts import ScoreScale, generate, score_rollout
 from plaudit.training.run import Run
 
 SETTINGS = PPOConfig(batch_size=10, minibatch_size=4, epochs=3, kl_stop=1e9, temperature=1.0)
@@ -287,7 +287,7 @@ def test_the_kl_controller_and_the_learning_rate_schedule_change_what_they_shoul
         used.append({group["lr"] for group in optimizer.param_groups})
         return step(optimizer, *rest)
 
-    monkeypatch.setattr(rollouts, "step", recorded)
+    monkeypatch.setattr(optimizer, "step", recorded)
     metrics = [report.metrics for report in ppo(run)]
     assert used == [{1e-2 * share} for share in (1.0, 0.75, 0.5, 0.25) for _ in range(4)]  # 2 epochs of 2 minibatches
     # 16 responses of a horizon of 160, and an error clipped to 20%: below target at first, above it afterwards.

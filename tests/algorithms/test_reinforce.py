@@ -1,22 +1,16 @@
-import ast
 import dataclasses
 import itertools
 import json
-import re
 import shutil
-from pathlib import Path
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-import plaudit
-from plaudit.algorithms.reinforce import leave_one_out, reinforce
+from plaudit.algorithms.reinforce import reinforce, reinforce_advantages
 from plaudit.batches import Responses, Rollout
 from plaudit.config import build
 from plaudit.training.run import Run
-
-SOURCE = Path(plaudit.__file__).parent
 
 
 @pytest.fixture
@@ -44,9 +38,9 @@ def test_the_baseline_of_a_response_is_the_mean_reward_of_the_others():
     logprobs = torch.tensor([[-1.0, -2.0], [-1.0, 0.0], [-3.0, -1.0]])
     ref_logprobs = torch.tensor([[-2.0, -2.0], [-4.0, 0.0], [-3.0, -1.0]])
     zero, scores = torch.zeros(3, 2), torch.tensor([1.0, 2.0, 6.0])
-    rollout = Rollout(responses, logprobs, ref_logprobs, zero, zero, scores, scores)
+    rollout = Rollout(responses, logprobs, ref_logprobs, zero, zero, logprobs - ref_logprobs, scores, scores)
     # KL of the responses 1, 3 and 0; rewards 0.5, 0.5 and 6; means of the others 3.25, 3.25 and 0.5.
-    assert leave_one_out(rollout, 0.5).tolist() == [-2.75, -2.75, 5.5]
+    assert reinforce_advantages(rollout, 0.5).tolist() == [-2.75, -2.75, 5.5]
 
 
 @pytest.mark.parametrize("engine", ["plain", "fast"])
@@ -93,24 +87,3 @@ def test_resumed_it_equals_an_uninterrupted_run_byte_for_byte(make, engine, min_
 
 def test_its_settings_are_settings_like_any_other():
     assert build({"reinforce.lr": 1e-3}).reinforce.lr == 1e-3
-
-
-def test_an_algorithm_is_one_file_and_one_line_of_the_list():
-    """Adding an algorithm touches nothing else, except to make its name public."""
-    mentions = {
-        str(path.relative_to(SOURCE)): [
-            line for line in text.splitlines() if re.search("reinforce", line, re.IGNORECASE)
-        ]
-        for path in SOURCE.rglob("*.py")
-        if "reinforce" in (text := path.read_text(encoding="utf-8")).lower()
-    }
-    assert mentions.keys() == {"algorithms/reinforce.py", "config.py", "__init__.py"}
-    assert len(mentions["config.py"]) == 1
-    file = (SOURCE / "algorithms" / "reinforce.py").read_text(encoding="utf-8")
-    assert len(file.splitlines()) <= 100
-    generators = [
-        node.name
-        for node in ast.parse(file).body
-        if isinstance(node, ast.FunctionDef) and any(isinstance(n, ast.Yield) for n in ast.walk(node))
-    ]
-    assert generators == ["reinforce"]

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from plaudit.maths.advantages import gae, token_rewards
+from plaudit.maths.kl import kl_k1
 
 MASK = torch.tensor([[True, True, True], [True, True, False]])
 
@@ -11,7 +12,7 @@ MASK = torch.tensor([[True, True, True], [True, True, False]])
 def test_the_last_response_token_gets_the_score_and_every_token_the_kl_penalty():
     logprobs = torch.tensor([[-1.0, -2.0, -3.0], [-1.0, -1.0, 77.0]])
     ref = torch.tensor([[-2.0, -2.0, -1.0], [-3.0, -0.5, -99.0]])
-    rewards = token_rewards(torch.tensor([10.0, 20.0]), logprobs, ref, MASK, kl_coef=0.5)
+    rewards = token_rewards(torch.tensor([10.0, 20.0]), kl_k1(logprobs, ref), MASK, kl_coef=0.5)
     assert rewards.tolist() == [[-0.5, 0.0, 11.0], [-1.0, 20.25, 0.0]]
 
 

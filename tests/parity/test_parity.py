@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from plaudit.maths.advantages import gae, token_rewards
+from plaudit.maths.kl import kl_k1
 from plaudit.maths.logprobs import token_logprobs
 from plaudit.maths.losses import policy_loss, value_loss
 from plaudit.maths.masked import whiten
@@ -47,7 +48,7 @@ def load(name: str) -> SimpleNamespace:
 def ours(case: SimpleNamespace, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Rewards, raw advantages and returns of plaudit."""
     s = case.settings
-    rewards = token_rewards(case.scores, case.logprobs, case.ref_logprobs, mask, s.kl_coef)
+    rewards = token_rewards(case.scores, kl_k1(case.logprobs, case.ref_logprobs), mask, s.kl_coef)
     return rewards, *gae(rewards, case.values, mask, s.gamma, s.lam)
 
 

@@ -4,13 +4,13 @@ from types import SimpleNamespace
 
 import torch
 import torch.nn.functional as F
-from proofs.enumerable import CAP, EOS, PENALTY, STATES, VOCABULARY, state_of
+from proofs.enumerable import CAP, EOS, PENALTY, RESPONSES, STATES, VOCABULARY, state_of
 from torch import nn
 
 from plaudit import rng
 from plaudit.models.plain import PlainEngine
 from plaudit.models.policy import Policy, RewardModel
-from plaudit.models.tokenizer import Tokenizer
+from plaudit.models.tokenizer import Tokenizer, collate
 from plaudit.rewards import ModelReward
 from plaudit.training.rollouts import ScoreScale, generate
 
@@ -93,3 +93,10 @@ def sampled(policy, reward, rows, *purpose):
     noise = rng.uniforms(range(rows), CAP, 0, "proof", 0, "/".join(map(str, purpose)))
     responses = generate(policy, [PROMPT] * rows, noise, TOKENIZER, 1.0)
     return responses, reward(responses)
+
+
+def scored_responses(policy):
+    """(40,) log-probability of every response, with its gradient."""
+    batch = collate([(PROMPT, list(y)) for y in RESPONSES], TOKENIZER.pad_id)
+    logprobs, _ = policy(batch.ids, batch.attention_mask, batch.loss_mask[:, -CAP:])
+    return logprobs.sum(1)

@@ -8,7 +8,7 @@ from tiny import GOOD, make_lm
 from plaudit import rng
 from plaudit.algorithms.ppo import Config as PPOConfig
 from plaudit.algorithms.ppo import compute_advantages, number_of_tokens, ppo_loss, rollout_values
-from plaudit.algorithms.reinforce import ReinforceBatch, leave_one_out, reinforce_loss
+from plaudit.algorithms.reinforce import ReinforceBatch, reinforce_advantages, reinforce_loss
 from plaudit.algorithms.reward_model import PreferenceExample, collate_examples, preference_loss
 from plaudit.algorithms.sft import number_of_targets, sft_loss
 from plaudit.batches import number_of_rows, split_rows
@@ -141,7 +141,7 @@ def test_microbatches_of_ppo_equal_the_batch(policy, rollout):
 
 
 def test_microbatches_of_reinforce_equal_the_batch(policy, rollout):
-    batch = ReinforceBatch(rollout[0], leave_one_out(rollout[0], 0.1))
+    batch = ReinforceBatch(rollout[0], reinforce_advantages(rollout[0], 0.1))
     assert_microbatches_equal_the_batch(policy, batch, lambda b: reinforce_loss(policy, b, 1.0), number_of_rows)
 
 

@@ -15,9 +15,9 @@ from plaudit.algorithms.ppo import compute_advantages, number_of_tokens, ppo, pp
 from plaudit.models.loading import load_causal_lm
 from plaudit.models.plain import PlainEngine
 from plaudit.models.policy import Policy
-from plaudit.training.optimizer import adamw
+from plaudit.training.optimizer import adamw, update
 from plaudit.training.prompts import prompts_of, tokenised_prompts
-from plaudit.training.rollouts import ScoreScale, generate, score_rollout, update
+from plaudit.training.rollouts import ScoreScale, generate, score_rollout
 from plaudit.training.run import Run
 
 PROMPTS = [[0, 5, 6, 7], [0, 9], [0, 21, 22]] * 4  # of different lengths: padded on the left

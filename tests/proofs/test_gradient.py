@@ -9,7 +9,7 @@ from proofs.enumerable import CAP, EOS, RESPONSES, gradient, objective, probabil
 from proofs.table_lm import PROMPT, SCALE, TOKENIZER, TableLM, policy_of, reward_of, sampled
 
 from plaudit.algorithms.ppo import rollout_values
-from plaudit.algorithms.reinforce import ReinforceBatch, leave_one_out, reinforce_loss
+from plaudit.algorithms.reinforce import ReinforceBatch, reinforce_advantages, reinforce_loss
 from plaudit.batches import Responses, select_rows
 from plaudit.maths.advantages import gae, token_rewards
 from plaudit.maths.losses import policy_loss
@@ -36,7 +36,7 @@ def _sampled_gradient(policy, reference, reward, beta, rows, part):
     responses, raw = sampled(policy, reward, rows, "gradient", part)
     rollout, states = score_rollout(policy, reference, responses, raw, SCALE, 1.0)
     mask = responses.response_mask
-    rewards = token_rewards(rollout.scores, rollout.logprobs, rollout.ref_logprobs, mask, beta)
+    rewards = token_rewards(rollout.scores, rollout.penalised_kl, mask, beta)
     advantages, _ = gae(rewards, rollout_values(policy, states, rollout), mask, gamma=1.0, lam=1.0)
     logprobs, _ = policy(responses.ids, responses.attention_mask, mask)
     (loss, _), _ = policy_loss(logprobs, rollout.logprobs, advantages, mask, clip_range=0.2)
@@ -116,7 +116,7 @@ def slopes():
 
 
 def test_the_expected_gradient_of_reinforce_is_the_exact_one(slopes):
-    expected = _expected_gradient(leave_one_out, *tables(), 0.7)
+    expected = _expected_gradient(reinforce_advantages, *tables(), 0.7)
     assert expected == pytest.approx(slopes, abs=1e-6)
     assert abs(slopes).max() > 0.05
 
@@ -134,7 +134,7 @@ def test_the_mean_sampled_gradient_of_reinforce_is_the_exact_one(beta, scored, b
     table, reference, logits = tables()
     logits = {y: scored * x for y, x in logits.items()}
     policy, frozen, reward = policy_of(table, value_head=False), TableLM(reference), reward_of(logits)
-    baseline = _baseline_with_the_response_itself if biased else leave_one_out
+    baseline = _baseline_with_the_response_itself if biased else reinforce_advantages
     parts = []
     for part in range(25):
         responses, raw = sampled(policy, reward, 400, "reinforce", part)

@@ -7,8 +7,8 @@ from proofs.table_lm import SCALE, TableLM, policy_of, reward_of, sampled
 from plaudit import rng
 from plaudit.algorithms.ppo import Config as PPOConfig
 from plaudit.algorithms.ppo import compute_advantages, number_of_tokens, ppo_loss, rollout_values
-from plaudit.training.optimizer import adamw, set_lr
-from plaudit.training.rollouts import score_rollout, update
+from plaudit.training.optimizer import adamw, set_lr, update
+from plaudit.training.rollouts import score_rollout
 
 ITERATIONS, ROWS = 80, 512
 SETTINGS = PPOConfig(

@@ -149,7 +149,9 @@ def rollout():
     noise = [0.2 * torch.randn(mask.shape, generator=generator).masked_fill(~mask, 0.0) for _ in range(5)]
     logprobs, ref_logprobs = exact.detach() + noise[0], exact.detach() + noise[1]
     raw = torch.randn(ROWS, generator=generator)
-    return Rollout(responses, logprobs, ref_logprobs, noise[2].abs(), noise[3].abs(), raw, raw), noise
+    return Rollout(
+        responses, logprobs, ref_logprobs, noise[2].abs(), noise[3].abs(), logprobs - ref_logprobs, raw, raw
+    ), noise
 
 
 def ppo_batch():

@@ -13,8 +13,9 @@ from plaudit.errors import ModelError
 from plaudit.models.fast.engine import FastEngine
 from plaudit.models.plain import PlainEngine
 from plaudit.models.policy import Policy
+from plaudit.training.optimizer import update
 from plaudit.training.prompts import check_window, prompts_of
-from plaudit.training.rollouts import ScoreScale, generate, score_rollout, update
+from plaudit.training.rollouts import ScoreScale, generate, score_rollout
 
 SCALE = ScoreScale(mean=0.5, std=2.0, missing_eos_penalty=1.5)
 

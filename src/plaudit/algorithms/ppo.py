@@ -135,7 +135,7 @@ def compute_advantages(
 ) -> PPOBatch:
     """Rewards, advantages and returns. Returns come from raw advantages; only then are these whitened."""
     mask = rollout.responses.response_mask
-    rewards = token_rewards(rollout.scores, rollout.logprobs, rollout.ref_logprobs, mask, kl_coef)
+    rewards = token_rewards(rollout.scores, rollout.penalised_kl, mask, kl_coef)
     advantages, returns = gae(rewards, values, mask, gamma, lam)
     return PPOBatch(rollout, values, rewards, whiten(advantages, mask), returns)
 
@@ -163,4 +163,4 @@ def ppo_batch(
     return compute_advantages(rollout, rollout_values(policy, states, rollout), kl_coef, settings.gamma, settings.lam)
 
 
-OBJECTIVE = Objective(ppo_batch, ppo_loss, number_of_tokens, value_head=True)
+OBJECTIVE = Objective(ppo_batch, ppo_loss, lambda batch, settings: number_of_tokens(batch), value_head=True)

@@ -8,11 +8,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from plaudit.batches import Rollout, number_of_rows
+from plaudit.maths.advantages import leave_one_out
 from plaudit.maths.kl import measured_kl_coef
 from plaudit.maths.losses import Loss
 from plaudit.maths.masked import masked_sum
 from plaudit.rewards import AnyReward
-from plaudit.settings import RolloutConfig, setting
+from plaudit.settings import OneStepConfig
 from plaudit.training.metrics import StepReport
 from plaudit.training.models import Models
 from plaudit.training.rewards import needs_reward_model
@@ -23,17 +24,8 @@ NEEDS = ("sft", "reward_model")
 
 
 @dataclass(frozen=True)
-class Config(RolloutConfig):
+class Config(OneStepConfig):
     """REINFORCE: raise the score by the plain policy gradient, with a KL penalty against the SFT model."""
-
-    epochs: int = setting(1, "passes over the responses; more than 1 makes the gradient biased", low=1)
-    minibatch_size: int = setting(
-        128, "responses in one optimizer step; less than batch_size makes the gradient biased", unit="responses", low=1
-    )
-    iterations: int = setting(
-        72, "rounds of sampling responses and updating the policy; raise it to train longer", unit="iterations", low=1
-    )
-    lr: float = setting(1e-3, "peak learning rate of Adam; lower it if KL jumps", low=0, high=1)
 
 
 @dataclass(frozen=True)
@@ -68,11 +60,10 @@ def reinforce(run: Run, reward: AnyReward = None, models: Models | None = None) 
     loop.finish()
 
 
-def leave_one_out(rollout: Rollout, kl_coef: float) -> Float[Tensor, "B"]:
+def reinforce_advantages(rollout: Rollout, kl_coef: float) -> Float[Tensor, "B"]:
     """(B,) reward of each response, KL penalty included, minus the mean reward of all other responses."""
-    kl = (rollout.logprobs - rollout.ref_logprobs).sum(1)
-    rewards = rollout.scores - kl_coef * kl
-    return rewards - (rewards.sum() - rewards) / (len(rewards) - 1)
+    rewards = rollout.scores - kl_coef * rollout.penalised_kl.sum(1)
+    return leave_one_out(rewards, len(rewards))
 
 
 def reinforce_loss(policy: Any, batch: ReinforceBatch, temperature: float) -> tuple[Loss, dict[str, Tensor]]:
@@ -84,8 +75,15 @@ def reinforce_loss(policy: Any, batch: ReinforceBatch, temperature: float) -> tu
     return (loss, mask.any(1).sum()), {"policy_loss": loss.detach()}
 
 
+def reinforce_batch(rollout: Rollout, kl_coef: float) -> ReinforceBatch:
+    """What REINFORCE learns from a rollout."""
+    return ReinforceBatch(rollout, reinforce_advantages(rollout, kl_coef))
+
+
 OBJECTIVE = Objective(
-    batch=lambda policy, rollout, states, kl_coef, settings: ReinforceBatch(rollout, leave_one_out(rollout, kl_coef)),
+    batch=lambda policy, rollout, states, kl_coef, settings: ReinforceBatch(
+        rollout, reinforce_advantages(rollout, kl_coef)
+    ),
     loss=lambda policy, batch, settings: reinforce_loss(policy, batch, settings.temperature),
-    count=number_of_rows,
+    count=lambda batch, settings: number_of_rows(batch),
 )

@@ -147,6 +147,7 @@ def training_of_policy(run: Run, stage: str, models: Models, prompts: list[list[
     policy.engine = choose_engine(run, stage, policy.lm)
     policy.engine.prepare(policy.lm)
     rows = min(len(prompts), settings.minibatch_size)
+    rows -= rows % getattr(settings, "group_size", 1)
     responses = generate(policy, prompts[:rows], noise[:rows], models.tokenizer, settings.temperature)
     raw = torch.linspace(-1, 1, rows, device=run.device)
     scale = ScoreScale(0.0, 1.0, settings.missing_eos_penalty)
@@ -157,7 +158,7 @@ def training_of_policy(run: Run, stage: str, models: Models, prompts: list[list[
         policy,
         batch,
         lambda part: objective.loss(policy, part, settings),
-        objective.count(batch),
+        objective.count(batch, settings),
         lambda: policy(*inputs, settings.temperature)[0][mask],
     )
 

@@ -4,22 +4,52 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+_EQUAL = 1e-5  # standard deviation of rewards that differ by rounding alone, as a part of the largest
+
 
 def token_rewards(
     scores: Float[Tensor, "B"],
-    logprobs: Float[Tensor, "B R"],
-    ref_logprobs: Float[Tensor, "B R"],
+    kl: Float[Tensor, "B R"],
     response_mask: Bool[Tensor, "B R"],
     kl_coef: float,
 ) -> Float[Tensor, "B R"]:
-    """-kl_coef (logprob - ref_logprob) for each token, plus the score at the last one; 0 outside the response.
+    """-kl_coef KL for each token, plus the score at the last one; 0 outside the response.
+
+    `kl` is an estimate for each token, such as k1 = logprob - ref_logprob.
 
     Responses start at column 0, so the last token of a row is at its length minus one, with or without an end token.
     Source: Ziegler et al. 2019, equation 2.
     """
-    rewards = (-kl_coef * (logprobs - ref_logprobs)).masked_fill(~response_mask, 0.0)
+    rewards = (-kl_coef * kl).masked_fill(~response_mask, 0.0)
     last = response_mask.sum(1, keepdim=True) - 1
     return rewards.scatter_add(1, last, scores[:, None])
+
+
+def group_advantages(rewards: Float[Tensor, "B"], group_size: int, *, scale: bool) -> Float[Tensor, "B"]:
+    """Reward less the mean of its group; the rows of a group are neighbours.
+
+    With `scale`, also divided by the standard deviation (n - 1) of the group. A group whose rewards are equal up to
+    rounding teaches nothing: its advantages are 0, not rounding errors made large.
+
+    Source: Shao et al. 2024, equation 4.
+    """
+    groups = rewards.double().view(-1, group_size)
+    centred = groups - groups.mean(1, keepdim=True)
+    if scale:
+        deviation = groups.std(1, keepdim=True)
+        largest = groups.abs().amax(1, keepdim=True).clamp(min=1.0)
+        centred = torch.where(deviation > _EQUAL * largest, centred / deviation.clamp(min=1e-12), 0.0)
+    return centred.flatten().to(rewards.dtype)
+
+
+def leave_one_out(rewards: Float[Tensor, "B"], group_size: int) -> Float[Tensor, "B"]:
+    """Reward less the mean reward of the others in its group; the rows of a group are neighbours.
+
+    The baseline does not depend on the response itself, so the policy gradient is unbiased. Source: Kool et al. 2019.
+    """
+    groups = rewards.view(-1, group_size)
+    others = (groups.sum(1, keepdim=True) - groups) / (group_size - 1)
+    return (groups - others).flatten()
 
 
 def gae(

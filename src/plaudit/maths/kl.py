@@ -1,6 +1,6 @@
-"""KL(policy || reference) in nats, on tokens sampled from the policy: estimators k1 and k3, and the exact sum.
+"""KL(policy || reference) in nats, on tokens sampled from the policy: estimators k1, k2 and k3, and the exact sum.
 
-Sources: J. Schulman, "Approximating KL divergence" (2020) for k1 and k3; arXiv 2504.10637 for the exact sum.
+Sources: J. Schulman, "Approximating KL divergence" (2020) for k1, k2 and k3; arXiv 2504.10637 for the exact sum.
 """
 
 import torch
@@ -8,15 +8,38 @@ from jaxtyping import Float
 from torch import Tensor
 
 
-def kl_k1(logprobs: Float[Tensor, "B R"], ref_logprobs: Float[Tensor, "B R"]) -> Float[Tensor, "B R"]:
+def kl_k1(logprobs: Float[Tensor, "*shape"], ref_logprobs: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """logprob - ref_logprob of the sampled token: unbiased, high variance, negative for some tokens."""
     return logprobs - ref_logprobs
 
 
-def kl_k3(logprobs: Float[Tensor, "B R"], ref_logprobs: Float[Tensor, "B R"]) -> Float[Tensor, "B R"]:
+def kl_k2(logprobs: Float[Tensor, "*shape"], ref_logprobs: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Half the square of k1: biased, of low variance and never negative. Its gradient is, on average, that of KL."""
+    return (logprobs - ref_logprobs) ** 2 / 2
+
+
+def kl_k3(logprobs: Float[Tensor, "*shape"], ref_logprobs: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """(q/p - 1) - log(q/p) of the sampled token, p policy and q reference: unbiased and never negative."""
     log_ratio = ref_logprobs - logprobs
     return torch.expm1(log_ratio) - log_ratio
+
+
+def bias(estimator: str, place: str) -> str:
+    """What is wrong with the gradient of this estimator as a penalty in the reward or in the loss; "" if nothing is.
+
+    Source: arXiv 2506.09477; tests/proofs/test_groups.py computes each by enumeration.
+    """
+    if place == "reward":
+        return "" if estimator == "k1" else "is not that of KL: only k1 is unbiased in the reward"
+    return {
+        "k1": "is 0 on average: use k2 or full, or kl_in = reward",
+        "k2": "is that of KL at each token, without its effect on the tokens that follow",
+        "k3": "is that of KL(reference || policy), not of KL(policy || reference)",
+        "full": "is that of KL at each token, without its effect on the tokens that follow",
+    }[estimator]
+
+
+SAMPLED = {"k1": kl_k1, "k2": kl_k2, "k3": kl_k3}  # estimators that need the sampled token alone
 
 
 def kl_full(logits: Float[Tensor, "*N V"], ref_logits: Float[Tensor, "*N V"]) -> Float[Tensor, "*N"]:

@@ -57,6 +57,42 @@ def label_loss(logits: Float[Tensor, "B"], labels: Float[Tensor, "B"]) -> Loss:
     return total, torch.tensor(len(logits), device=logits.device)
 
 
+def dpo_loss(
+    margins: Float[Tensor, "B"], weight: Float[Tensor, "B"], beta: float, label_smoothing: float = 0.0
+) -> Loss:
+    """Direct preference optimisation: (sum in nats, number of pairs).
+
+    Args:
+        margins: log(pi / pi_ref) of the first response less that of the second, each summed over its tokens.
+        weight: share of people who prefer the first.
+        label_smoothing: share of the votes that are taken to be mistakes.
+
+    Source: Rafailov et al. 2023, equation 7; for label_smoothing Mitchell 2023 (conservative DPO).
+    """
+    return label_loss(beta * margins, weight * (1 - label_smoothing) + (1 - weight) * label_smoothing)
+
+
+def ipo_loss(margins: Float[Tensor, "B"], weight: Float[Tensor, "B"], beta: float) -> Loss:
+    """Identity preference optimisation: (sum, number of pairs). Source: Azar et al. 2023, equation 17."""
+    target = 1 / (2 * beta)
+    losses = weight * (margins - target) ** 2 + (1 - weight) * (margins + target) ** 2
+    return losses.sum(), torch.tensor(len(margins), device=margins.device)
+
+
+def simpo_loss(margins: Float[Tensor, "B"], weight: Float[Tensor, "B"], beta: float, gamma: float) -> Loss:
+    """SimPO, which has no reference: (sum in nats, number of pairs).
+
+    Args:
+        margins: mean log-probability of a token of the first response less that of the second.
+        gamma: by how much beta times the margin should be larger.
+
+    Source: Meng et al. 2024, equation 6.
+    """
+    gap = beta * margins
+    losses = -weight * F.logsigmoid(gap - gamma) - (1 - weight) * F.logsigmoid(-gap - gamma)
+    return losses.sum(), torch.tensor(len(margins), device=margins.device)
+
+
 def policy_loss(
     logprobs: Float[Tensor, "B R"],
     old_logprobs: Float[Tensor, "B R"],

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor, nn
 
 from plaudit.batches import Responses
-from plaudit.maths.kl import kl_of_logprobs
+from plaudit.maths.kl import SAMPLED, kl_of_logprobs
 from plaudit.maths.logprobs import entropy_of_logprobs, token_logprobs
 from plaudit.models.sampling import sample_tokens
 
@@ -30,6 +30,10 @@ class Comparison(NamedTuple):
     kl: Tensor  # (N,) of the model from the reference, a sum over the vocabulary
     entropy: Tensor  # (N,) of the model's distribution
     states: Tensor  # (N, D) the model's last hidden states, which predict the tokens
+
+    def estimate(self, name: str) -> Float[Tensor, "N"]:
+        """(N,) KL at each token by the estimator of this name: k1, k2, k3 or full."""
+        return self.kl if name == "full" else SAMPLED[name](self.logprobs, self.ref_logprobs)
 
 
 class PlainEngine:
@@ -84,14 +88,20 @@ class PlainEngine:
         tokens = ids[:, -response_mask.shape[1] :][response_mask]
         return token_logprobs(logits, tokens), states
 
-    @torch.no_grad()
-    def compare(self, lm: Any, reference: Any, responses: Responses, temperature: float = 1.0) -> Comparison:
-        """What `lm` and `reference` say about the N response tokens."""
+    def compare(
+        self, lm: Any, reference: Any, responses: Responses, temperature: float = 1.0, *, gradient: bool = False
+    ) -> Comparison:
+        """What `lm` and `reference` say about the N response tokens; `gradient` keeps the graph of what `lm` says."""
+        with nullcontext() if gradient else torch.no_grad():
+            return self._compare(lm, reference, responses, temperature)
+
+    def _compare(self, lm: Any, reference: Any, responses: Responses, temperature: float) -> Comparison:
         parts = []
         batch = (responses.ids, responses.attention_mask, responses.response_mask)
         for ids, attention_mask, mask in zip(*(tensor.split(_ROWS) for tensor in batch), strict=True):
             logits, states = self.response_logits(lm, ids, attention_mask, mask, temperature)
-            ref_logits, _ = self.response_logits(reference, ids, attention_mask, mask, temperature)
+            with torch.no_grad():
+                ref_logits, _ = self.response_logits(reference, ids, attention_mask, mask, temperature)
             parts.append((*compare_logits(logits, ref_logits, ids[:, -mask.shape[1] :][mask]), states))
         return Comparison(*(torch.cat(column) for column in zip(*parts, strict=True)))
 

@@ -87,6 +87,45 @@ def accumulate(
         )
 
 
+def update(
+    policy: Policy,
+    optimizer: torch.optim.Optimizer,
+    batch: Any,
+    loss: BatchLoss,
+    count: Callable[[Any], int],
+    settings: Any,
+    orders: list[np.ndarray],
+    where: str,
+    stop: tuple[str, float] | None = None,
+) -> dict[str, float]:
+    """Optimizer steps on minibatches of a batch.
+
+    Args:
+        loss, count, where: as in `accumulate`.
+        settings: with `minibatch_size`, `microbatch_size` and `max_grad_norm`.
+        orders: for each epoch, the order of the batch's rows.
+        stop: a figure and its bound; the update ends before the step at which the figure exceeds it. The first step is
+            always taken.
+
+    Returns:
+        means of the figures over the optimizer steps (maxima where their name ends in `_max`), and `optimizer_steps`;
+        with `stop` also NAME_max, the figure's maximum, that of a step which was not taken included.
+    """
+    name, bound = stop or ("loss", math.inf)
+    history: list[dict[str, float]] = []
+    watched: list[float] = []
+    for minibatch in (part for order in orders for part in split_rows(batch, order, settings.minibatch_size)):
+        figures = accumulate(minibatch, settings.microbatch_size, loss, count(minibatch), where, policy)
+        watched.append(figures[name])
+        if history and not figures[name] <= bound:  # also where it is not a number
+            optimizer.zero_grad(set_to_none=True)
+            break
+        history.append(figures | {"grad_norm": step(optimizer, policy, settings.max_grad_norm, where)})
+    columns = {name: [figures[name] for figures in history] for name in history[0]}
+    means = {name: max(v) if name.endswith("_max") else float(np.mean(v)) for name, v in columns.items()}
+    return means | {"optimizer_steps": len(history)} | ({f"{name}_max": max(watched)} if stop else {})
+
+
 def take_notes(model: Any) -> tuple[str, ...]:
     """What `accumulate` has to say about this model since the last call."""
     return tuple(_notes.pop(model, ()))

@@ -2,20 +2,17 @@
 
 import dataclasses
 import itertools
-import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import torch
 from jaxtyping import Bool, Float
 from safetensors.torch import save_file
 from torch import Tensor
 
 from plaudit import rng
-from plaudit.batches import Responses, Rollout, cut, split_rows
+from plaudit.batches import Responses, Rollout, cut
 from plaudit.data.text import distinct
 from plaudit.errors import RewardError
 from plaudit.maths.kl import adapt_kl_coef
@@ -28,7 +25,7 @@ from plaudit.rewards import AnyReward
 from plaudit.training import stopping
 from plaudit.training.metrics import PART, StepReport
 from plaudit.training.models import VALUE_HEAD, Models
-from plaudit.training.optimizer import BatchLoss, accumulate, adamw, set_lr, step, take_notes, warmup_then_linear
+from plaudit.training.optimizer import adamw, set_lr, take_notes, update, warmup_then_linear
 from plaudit.training.prompts import counted_prompts, prompts_of, rows_that_fit
 from plaudit.training.rewards import REFERENCE_SAMPLES, as_reward, run_sources
 from plaudit.training.run import Run
@@ -75,9 +72,18 @@ def generate(
 
 
 def score_rollout(
-    policy: Policy, reference: Any, responses: Responses, raw: Float[Tensor, "B"], scale: ScoreScale, temperature: float
+    policy: Policy,
+    reference: Any,
+    responses: Responses,
+    raw: Float[Tensor, "B"],
+    scale: ScoreScale,
+    temperature: float,
+    kl_estimator: str = "k1",
 ) -> tuple[Rollout, Float[Tensor, "N D"]]:
     """What policy and reference say about the responses, in one pass each and without gradients.
+
+    Args:
+        kl_estimator: of `penalised_kl`, as in `RolloutConfig`.
 
     Returns:
         the rollout; (N, D) the policy's hidden states that predict the response tokens.
@@ -90,49 +96,11 @@ def score_rollout(
         ref_logprobs=unflatten(found.ref_logprobs, mask),
         kl=unflatten(found.kl, mask),
         entropy=unflatten(found.entropy, mask),
+        penalised_kl=unflatten(found.estimate(kl_estimator), mask),
         raw_scores=raw,
         scores=scale.scores(raw, responses.ended),
     )
     return rollout, found.states
-
-
-def update(
-    policy: Policy,
-    optimizer: torch.optim.Optimizer,
-    batch: Any,
-    loss: BatchLoss,
-    count: Callable[[Any], int],
-    settings: Any,
-    orders: list[np.ndarray],
-    where: str,
-    stop: tuple[str, float] | None = None,
-) -> dict[str, float]:
-    """Optimizer steps on minibatches of a batch.
-
-    Args:
-        loss, count, where: as in `optimizer.accumulate`.
-        settings: with `minibatch_size`, `microbatch_size` and `max_grad_norm`.
-        orders: for each epoch, the order of the batch's rows.
-        stop: a figure and its bound; the update ends before the step at which the figure exceeds it. The first step is
-            always taken.
-
-    Returns:
-        means of the figures over the optimizer steps (maxima where their name ends in `_max`), and `optimizer_steps`;
-        with `stop` also NAME_max, the figure's maximum, that of a step which was not taken included.
-    """
-    name, bound = stop or ("loss", math.inf)
-    history: list[dict[str, float]] = []
-    watched: list[float] = []
-    for minibatch in (part for order in orders for part in split_rows(batch, order, settings.minibatch_size)):
-        figures = accumulate(minibatch, settings.microbatch_size, loss, count(minibatch), where, policy)
-        watched.append(figures[name])
-        if history and not figures[name] <= bound:  # also where it is not a number
-            optimizer.zero_grad(set_to_none=True)
-            break
-        history.append(figures | {"grad_norm": step(optimizer, policy, settings.max_grad_norm, where)})
-    columns = {name: [figures[name] for figures in history] for name in history[0]}
-    means = {name: max(v) if name.endswith("_max") else float(np.mean(v)) for name, v in columns.items()}
-    return means | {"optimizer_steps": len(history)} | ({f"{name}_max": max(watched)} if stop else {})
 
 
 @dataclass(frozen=True)
@@ -141,7 +109,7 @@ class Objective:
 
     batch: Callable[[Any, Rollout, Any, float, Any], Any]  # of policy, rollout, states (N, D), kl_coef and settings
     loss: Callable[[Any, Any, Any], tuple[Loss, dict[str, Tensor]]]  # of policy, batch and settings
-    count: Callable[[Any], int]  # of a batch: what its loss is divided by
+    count: Callable[[Any, Any], int]  # of a batch and settings: what the loss is divided by
     value_head: bool = False  # whether the policy has one
 
 
@@ -201,7 +169,9 @@ class RolloutLoop:
 
     def _begin(self, number: int) -> Iteration:
         began, settings, models = time.perf_counter(), self._settings, self._models
-        prompts = prompts_of(number, self._prompts, settings.batch_size, self._run.config.seed)
+        group = getattr(settings, "group_size", 1)
+        some = prompts_of(number, self._prompts, settings.batch_size // group, self._run.config.seed)
+        prompts = [prompt for prompt in some for _ in range(group)]
         try:
             responses, measured = self._sample(prompts, number, "responses")
         except RewardError:  # nothing has changed since the last iteration
@@ -210,7 +180,13 @@ class RolloutLoop:
             raise
         raw = self._reward.total(measured)
         rollout, states = score_rollout(
-            models.policy, models.reference, responses, raw, self._scale, settings.temperature
+            models.policy,
+            models.reference,
+            responses,
+            raw,
+            self._scale,
+            settings.temperature,
+            settings.kl_estimator,
         )
         lr = settings.lr * warmup_then_linear(number, settings.iterations, settings.warmup)
         set_lr(self._optimizer, lr)
@@ -226,7 +202,8 @@ class RolloutLoop:
 
         The orders of the rows follow from seed, stage and iteration.
         """
-        policy, kl_coef = self._models.policy, iteration.kl_coef
+        policy, in_reward = self._models.policy, self._settings.kl_in == "reward"
+        kl_coef = iteration.kl_coef if in_reward else 0.0
         batch = objective.batch(policy, iteration.rollout, iteration.states, kl_coef, self._settings)
         settings, number, seed = self._settings, iteration.number, self._run.config.seed
         epochs = range(number * settings.epochs, (number + 1) * settings.epochs)
@@ -236,14 +213,27 @@ class RolloutLoop:
             policy,
             self._optimizer,
             batch,
-            lambda minibatch: objective.loss(policy, minibatch, settings),
-            objective.count,
+            lambda minibatch: self._loss(objective, minibatch, 0.0 if in_reward else iteration.kl_coef),
+            lambda minibatch: objective.count(minibatch, settings),
             settings,
             orders,
             where,
             stop,
         )
         return batch, figures
+
+    def _loss(self, objective: Objective, minibatch: Any, kl_coef: float) -> tuple[Loss, dict[str, Tensor]]:
+        """An objective's loss, with what the settings add to it: KL from the reference, less an entropy bonus."""
+        policy, settings = self._models.policy, self._settings
+        (total, count), figures = objective.loss(policy, minibatch, settings)
+        if kl_coef or settings.entropy_coef:
+            found = policy.engine.compare(
+                policy.lm, self._models.reference, minibatch.rollout.responses, settings.temperature, gradient=True
+            )
+            kl, entropy = found.estimate(settings.kl_estimator).sum(), found.entropy.sum()
+            total = total + kl_coef * kl - settings.entropy_coef * entropy
+            figures = figures | {"kl_loss": kl.detach(), "entropy_loss": entropy.detach()}
+        return (total, count), figures
 
     def finish_iteration(self, iteration: Iteration, figures: dict[str, float]) -> StepReport:
         """Log an iteration, with `figures` of its update, and save a checkpoint where one is due."""

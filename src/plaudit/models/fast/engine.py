@@ -1,6 +1,7 @@
 """The fast engine: the same methods as `PlainEngine`, for families whose layers it knows."""
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -108,20 +109,24 @@ class FastEngine:
         tokens = ids[:, -response_mask.shape[1] :][response_mask]
         return head.logprobs(states, tokens, temperature, weight), states
 
-    @torch.no_grad()
-    def compare(self, lm: Any, reference: Any, responses: Responses, temperature: float = 1.0) -> Comparison:
-        """What `lm` and `reference` say about the N response tokens."""
+    def compare(
+        self, lm: Any, reference: Any, responses: Responses, temperature: float = 1.0, *, gradient: bool = False
+    ) -> Comparison:
+        """What `lm` and `reference` say about the N response tokens; `gradient` keeps the graph of what `lm` says."""
         ids, attention_mask, mask = responses.ids, responses.attention_mask, responses.response_mask
-        wanted = predicting(mask, ids.shape[1])
-        states, ref_states = (self.hidden_states(m, ids, attention_mask, wanted) for m in (lm, reference))
-        head, ref_head = self._head(lm), self._head(reference)
-        size = chunk_size(len(head.weight), ids.device, gradient=False)
-        parts = [
-            compare_logits(head.logits(some, temperature), ref_head.logits(others, temperature), tokens)
-            for some, others, tokens in zip(
-                states.split(size), ref_states.split(size), responses.response_ids[mask].split(size), strict=True
-            )
-        ]
+        wanted, head, ref_head = predicting(mask, ids.shape[1]), self._head(lm), self._head(reference)
+        logits_of = head.differentiable_logits if gradient else head.logits
+        size = chunk_size(len(head.weight), ids.device, gradient=gradient)
+        with torch.no_grad():
+            ref_states = self.hidden_states(reference, ids, attention_mask, wanted)
+        with nullcontext() if gradient else torch.no_grad():
+            states = self.hidden_states(lm, ids, attention_mask, wanted)
+            parts = [
+                compare_logits(logits_of(some, temperature), ref_head.logits(others, temperature), tokens)
+                for some, others, tokens in zip(
+                    states.split(size), ref_states.split(size), responses.response_ids[mask].split(size), strict=True
+                )
+            ]
         logprobs, ref_logprobs, kl, entropy = (torch.cat(column) for column in zip(*parts, strict=True))
         return Comparison(logprobs, ref_logprobs, kl, entropy, states)
 

@@ -63,6 +63,12 @@ class Head:
                     logits[:, start : start + size] = x @ room[: len(part)].copy_(part).T
         return logits if bias is None else logits + bias / temperature
 
+    def differentiable_logits(self, states: Float[Tensor, "N D"], temperature: float) -> Float[Tensor, "N V"]:
+        """`logits` by operations of torch alone, with gradients for states, weight and bias."""
+        with torch.autocast(states.device.type, enabled=False):
+            bias = self._module.bias
+            return F.linear(states.float(), self.weight.float(), None if bias is None else bias.float()) / temperature
+
     def logprobs(
         self,
         states: Float[Tensor, "N D"],
