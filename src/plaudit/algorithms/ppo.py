@@ -10,9 +10,10 @@ from torch import Tensor
 
 from plaudit.batches import Responses, Rollout
 from plaudit.maths.advantages import gae, token_rewards
+from plaudit.maths.kl import measured_kl_coef
 from plaudit.maths.logprobs import predicting
 from plaudit.maths.losses import Loss, policy_loss, value_loss
-from plaudit.maths.masked import explained_variance, unflatten, whiten
+from plaudit.maths.masked import explained_variance, masked_correlation, unflatten, whiten
 from plaudit.models.policy import Policy, fit_value_head
 from plaudit.rewards import AnyReward
 from plaudit.settings import RolloutConfig, setting
@@ -80,7 +81,10 @@ def ppo(run: Run, reward: AnyReward = None, models: Models | None = None) -> Ite
     for iteration in loop:
         batch, stats = loop.update(iteration, OBJECTIVE, stop=("approx_kl", settings.kl_stop))
         mask = iteration.rollout.responses.response_mask
+        rollout, kl = batch.rollout, (batch.rollout.logprobs - batch.rollout.ref_logprobs).sum(1)
+        stats["kl_coef_measured"] = measured_kl_coef(rollout.scores - batch.rewards.sum(1), kl).item()
         stats["reward"] = batch.rewards.sum(1).mean().item()
+        stats["value_correlation"] = masked_correlation(batch.values, batch.returns, mask).item()
         stats["explained_variance"] = explained_variance(batch.values, batch.returns, mask).item()
         yield loop.finish_iteration(iteration, stats)
 

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from plaudit.batches import Rollout, number_of_rows
+from plaudit.maths.kl import measured_kl_coef
 from plaudit.maths.losses import Loss
 from plaudit.maths.masked import masked_sum
 from plaudit.rewards import AnyReward
@@ -57,7 +58,11 @@ def reinforce(run: Run, reward: AnyReward = None, models: Models | None = None) 
     loop = RolloutLoop(run, "reinforce", models, reward)
 
     for iteration in loop:
-        _, stats = loop.update(iteration, OBJECTIVE)
+        batch, stats = loop.update(iteration, OBJECTIVE)
+        rollout, n = batch.rollout, len(batch.advantages)
+        learned = batch.advantages * ((n - 1) / n)  # the reward less its mean
+        kl = (rollout.logprobs - rollout.ref_logprobs).sum(1)
+        stats["kl_coef_measured"] = measured_kl_coef(rollout.scores - learned, kl).item()
         yield loop.finish_iteration(iteration, stats)
 
     loop.finish()

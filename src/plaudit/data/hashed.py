@@ -22,7 +22,7 @@ class Hashed:
 
     def __init__(self, record: Record) -> None:
         self.record = record
-        self.texts = tuple(map(content_digest, _texts(record)))
+        self.texts = tuple(map(content_digest, texts_of(record)))
         self.prompt = content_digest(record.prompt) if record.prompt else b""
 
     @property
@@ -66,7 +66,7 @@ class Hashed:
         if prompt := self.record.prompt:
             opening = _opening(prompt)
             return [self.prompt if opening == prompt else content_digest(opening)]
-        texts = _texts(self.record)
+        texts = texts_of(self.record)
         openings = [_opening(text) for text in texts if not isinstance(text, str) or REPLY in text]
         if isinstance(self.record, Comparison):
             one, other = map(_words, texts)
@@ -74,7 +74,7 @@ class Hashed:
         return [content_digest(text) for text in openings if text.strip()]
 
 
-def _texts(record: Record) -> tuple[Text, ...]:
+def texts_of(record: Record) -> tuple[Text, ...]:
     """The texts of a record, without its prompt."""
     if isinstance(record, Prompt):
         return ()

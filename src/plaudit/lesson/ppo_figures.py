@@ -8,9 +8,9 @@ from jaxtyping import Float
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, MultipleLocator
 from torch import Tensor
 
-from plaudit.evaluation.hacking import Window
 from plaudit.evaluation.report.figures import columns, kl_scale, measured
 from plaudit.evaluation.report.words import written
+from plaudit.evaluation.windows import Window
 from plaudit.lesson.style import AFTER, BEFORE, COMPARED, GREY, INK, MUTED, PALETTE, NotebookFigure, new_figure
 
 

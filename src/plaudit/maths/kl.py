@@ -45,3 +45,18 @@ def adapt_kl_coef(kl_coef: float, kl: float, target: float, n: int, horizon: int
     """
     error = min(max(kl / target - 1, -0.2), 0.2)
     return kl_coef * (1 + error * n / horizon)
+
+
+def measured_kl_coef(penalties: Float[Tensor, "B"], kl: Float[Tensor, "B"]) -> Float[Tensor, ""]:
+    """What a nat of KL costs a response in what is learned from: the slope of the penalties over the responses.
+
+    It is kl_coef, unless the penalty gets lost between the setting and the loss. NaN where the KL does not vary, as in
+    the first iteration.
+
+    Args:
+        penalties: score less reward of each response, up to a constant.
+        kl: log-ratio of each response to the reference, in nats.
+    """
+    centred = kl - kl.mean()
+    variance = (centred**2).mean()
+    return (centred * penalties).mean() / variance.masked_fill(variance < 1e-8, torch.nan)

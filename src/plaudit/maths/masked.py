@@ -47,3 +47,12 @@ def explained_variance(
 ) -> Float[Tensor, ""]:
     """1 - Var(returns - values) / Var(returns): 1 for perfect values, 0 for values no better than a constant."""
     return 1 - masked_variance(returns - values, mask) / masked_variance(returns, mask)
+
+
+def masked_correlation(
+    x: Float[Tensor, "*shape"], y: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"]
+) -> Float[Tensor, ""]:
+    """Pearson's correlation of x and y over the True positions; 0 where one of them is constant."""
+    variances = masked_variance(x, mask) * masked_variance(y, mask)
+    covariance = masked_mean((x - masked_mean(x, mask)) * (y - masked_mean(y, mask)), mask)
+    return covariance / variances.clamp(min=1e-16).sqrt()

@@ -1,0 +1,373 @@
+"""What is wrong with a training run, named in plain language from what stands in its run directory.
+
+It reads figures only and works while the run is in progress. A setting is no fault: it is mentioned where the figures
+show what it does. Nothing here imports torch, so that the live page's server can use it. docs/training-faults.md has
+each rule, and how often it is right.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from plaudit.config import POLICIES, read_toml
+from plaudit.errors import PlauditError
+from plaudit.evaluation.health import SUPERVISED_WINDOW, WINDOW
+from plaudit.evaluation.report.words import number, title
+from plaudit.evaluation.windows import hacking_warnings, windows_of
+
+FAULTS = {
+    "learning_rate": "learning rate too high",
+    "critic": "broken critic",
+    "entropy": "entropy collapse",
+    "hacking": "deceived reward",
+    "kl_penalty": "KL penalty off",
+    "cut_off": "responses cut off",
+    "leak": "data leak",
+    "nothing_learned": "nothing learned",
+}
+FIRST = 8  # iterations before which nothing is said of a policy
+SHARE = 1 / 3  # of the planned iterations before which a flat score is no fault
+
+CLIPPED = 0.3  # share of the tokens whose ratio leaves the clip range, mean of an iteration
+STEPS_LEFT = 0.5  # share of the optimizer steps that are taken before approximate KL exceeds kl_stop
+KL_AT_ONCE = 8.0  # nats by which the KL changes from one iteration to the next
+CORRELATION, EXPLAINED = 0.15, 0.05  # of values and returns: below both, the critic knows nothing
+ENTROPY_LEFT = 0.5  # of the entropy at the start
+KL_COEF, KL_FREE = 1e-3, 0.5  # standard deviations of the score a nat, and nats above which a missing penalty shows
+ENDED = 0.7  # share of the responses
+LEAKED, FEW_LEAKED = 0.02, 3  # share of the held-out texts, and their number
+Z = 2.0  # standard errors by which the score must have risen
+STILL = 0.01  # nats of KL: less is rounding
+LOSS_RISE, LOSS_FALL = 1.1, 0.99  # of a supervised stage's loss, last against first steps
+REFERENCE_SAMPLES = 256  # responses of the reference on which scores are normalised
+
+Rule: TypeAlias = "Callable[[Metrics], Iterator[Finding]]"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A fault that the figures of a stage show.
+
+    Attributes:
+        fault: a key of FAULTS.
+        stage: the stage that shows it.
+        text: one or two sentences: what is to be seen, and what to do.
+        figures: the evidence.
+        since: the step from which on it shows; None where it is no matter of time.
+    """
+
+    fault: str
+    stage: str
+    text: str
+    figures: Mapping[str, float] = field(default_factory=dict)
+    since: int | None = None
+
+    @property
+    def line(self) -> str:
+        """The finding in one line, for the command line."""
+        since = f" since step {self.since}" if self.since is not None else ""
+        return f"{title(self.stage)}, {FAULTS[self.fault]}{since}: {self.text}"
+
+
+def diagnose(folder: Path) -> list[Finding]:
+    """The faults that a run directory shows so far; an empty list if there are none, or too few figures to tell.
+
+    Files that are missing, or half written, are read as far as they go.
+    """
+    found: list[Finding] = []
+    for stage in ("sft", "reward_model", *POLICIES):
+        metrics = Metrics.of(folder, stage)
+        rules = _POLICY_RULES if stage in POLICIES else _SUPERVISED_RULES
+        some = [finding for rule in rules for finding in rule(metrics)]
+        # A policy that another fault has spoiled has learned nothing either: the cause is named, and not the effect.
+        found += [f for f in some if f.fault != "nothing_learned" or len(some) == 1]
+    return found
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """What a stage has logged so far.
+
+    Attributes:
+        columns: values by name, NaN where there is none; all have the same length.
+    """
+
+    stage: str
+    folder: Path
+    settings: Mapping[str, Any]
+    columns: Mapping[str, np.ndarray]
+
+    @staticmethod
+    def of(run: Path, stage: str) -> Metrics:
+        """Those of a stage of a run directory, as far as they can be read."""
+        lines = [line for line in _lines(run / stage / "metrics.jsonl") if number(line, "step") is not None]
+        names = dict.fromkeys(name for line in lines for name in line)
+        columns = {name: np.array([_float(line, name) for line in lines]) for name in names}
+        try:
+            settings = read_toml(run / "config.toml")
+        except (PlauditError, OSError, ValueError):
+            settings = {}
+        own = {name.removeprefix(f"{stage}."): value for name, value in settings.items() if name.startswith(stage)}
+        return Metrics(stage, run / stage, own, columns)
+
+    def __len__(self) -> int:
+        return len(self.columns.get("step", ()))
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        """The values of a figure."""
+        return self.columns.get(name, np.full(len(self), math.nan))
+
+    def recent(self, name: str) -> np.ndarray:
+        """For each step the mean of a figure over it and the three steps before; NaN where there is none."""
+        values = self[name]
+        padded = np.concatenate([np.full(WINDOW - 1, math.nan), values])
+        windows = np.lib.stride_tricks.sliding_window_view(padded, WINDOW)
+        known = np.isfinite(windows)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.where(known, windows, 0.0).sum(1) / known.sum(1)
+
+    def since(self, shows: np.ndarray) -> int | None:
+        """The step from which on `shows` is True up to the last step; None if it is not at the last."""
+        if not len(shows) or not shows[-1]:
+            return None
+        hidden = np.flatnonzero(~shows)
+        return int(self["step"][hidden[-1] + 1 if len(hidden) else 0])
+
+    def any_since(self, shows: np.ndarray) -> int | None:
+        """The first step at which `shows` is True; None if there is none."""
+        places = np.flatnonzero(shows)
+        return int(self["step"][places[0]]) if len(places) else None
+
+    def now(self, name: str) -> float:
+        """The latest mean of a figure over four steps; NaN where there is none."""
+        return float(self.recent(name)[-1]) if len(self) else math.nan
+
+    def start(self, name: str, steps: int = 2) -> float:
+        """The mean of a figure over the first steps."""
+        known = self[name][:steps][np.isfinite(self[name][:steps])]
+        return float(known.mean()) if len(known) else math.nan
+
+    def setting(self, name: str, default: float = 0.0) -> float:
+        """A setting of the stage that is a number."""
+        found = number(self.settings, name)
+        return default if found is None else found
+
+
+def _too_high(m: Metrics) -> Iterator[Finding]:
+    """Each iteration moves the policy too far."""
+    minibatches = math.ceil(m.setting("batch_size", 1) / max(1.0, m.setting("minibatch_size", 1)))
+    planned = max(1.0, m.setting("epochs", 1)) * minibatches
+    steps, clipped = m.recent("optimizer_steps") / planned, m.recent("clip_fraction")
+    whole = np.arange(len(m)) >= WINDOW - 1  # a single update that was too large is no fault
+    jumps = np.abs(np.diff(m["kl"], prepend=m["kl"][:1]))
+    stopped = whole & (steps < STEPS_LEFT) & np.isfinite(m.recent("approx_kl_max"))  # by kl_stop
+    shows = stopped | (whole & (clipped > CLIPPED)) | (jumps > KL_AT_ONCE)
+    if (since := m.any_since(shows)) is None:
+        return
+    signs = []
+    if stopped.any():
+        signs.append(f"only {np.nanmin(steps[whole]):.0%} of the optimizer steps are taken before kl_stop ends them")
+    if (whole & (clipped > CLIPPED)).any():
+        signs.append(f"up to {np.nanmax(clipped[whole]):.0%} of the ratios leave the clip range")
+    if (jumps > KL_AT_ONCE).any():
+        signs.append(f"the KL changes by up to {np.nanmax(jumps):.1f} nats in one iteration")
+    figures = {"steps_taken": np.nanmin(steps), "clip_fraction": _largest(clipped), "kl_jump": _largest(jumps)}
+    text = f"Each update moves the policy too far: {', and '.join(signs)}. Lower lr by a factor of 3 to 10."
+    yield _finding("learning_rate", m, text, figures, since)
+
+
+def _broken_critic(m: Metrics) -> Iterator[Finding]:
+    """The values have nothing to do with the returns."""
+    correlation, explained = m.recent("value_correlation"), m.recent("explained_variance")
+    since = m.since((correlation < CORRELATION) & (explained < EXPLAINED))
+    if since is None:
+        return
+    text = (
+        f"The values of the critic say nothing about the returns: their correlation is {correlation[-1]:.2f}, and the "
+        f"explained variance {explained[-1]:.2f}, no better than a constant. Advantages are as noisy as without a "
+        "critic, or worse. Check the sign of the value loss, value_coef, and which response each value belongs to."
+    )
+    figures = {name: m.now(name) for name in ("value_correlation", "explained_variance", "value_loss")}
+    yield _finding("critic", m, text, figures, since)
+
+
+def _entropy_collapse(m: Metrics) -> Iterator[Finding]:
+    """The policy hardly chooses any more."""
+    before, recent = m.start("entropy"), m.recent("entropy")
+    since = m.since(recent < ENTROPY_LEFT * before)
+    if since is not None:
+        text = (
+            f"The entropy has fallen from {before:.2f} to {recent[-1]:.2f} nats a token: the policy hardly chooses any "
+            "more, and the responses become alike. Check the sign of an entropy bonus, lower lr, or raise kl_coef."
+        )
+        figures = {"entropy_start": before, "entropy": recent[-1], "distinct_2": m.now("distinct_2")}
+        yield _finding("entropy", m, text, figures, since)
+
+
+def _deceived_reward(m: Metrics) -> Iterator[Finding]:
+    """The score rises, and what it stands for falls."""
+    try:
+        warnings = hacking_warnings(windows_of(m.folder))
+    except (PlauditError, OSError, TypeError, ValueError, AttributeError):  # half written
+        return
+    for warning in warnings[:1]:
+        pairs = {"score": (warning.before.score, warning.now.score)}
+        figures = {
+            f"{k}_{when}": v for k, both in pairs.items() for when, v in zip(("before", "now"), both, strict=True)
+        }
+        yield _finding("hacking", m, warning.text, figures, warning.now.step)
+
+
+def _no_penalty(m: Metrics) -> Iterator[Finding]:
+    """The KL grows, and costs nothing."""
+    kl, cost = m.recent("kl"), m.recent("kl_coef_measured")
+    since = m.since((kl > KL_FREE) & (cost < KL_COEF))
+    if since is None:
+        return
+    text = (
+        f"The KL has grown to {kl[-1]:.1f} nats a response without a counterweight: a nat costs {cost[-1]:.3f} of the "
+        "score. "
+    )
+    if m.setting("kl_coef", math.nan) == 0:
+        text += "kl_coef is 0; if that is not on purpose, give it a value such as 0.15."
+    else:
+        text += (
+            f"kl_coef is {m.now('kl_coef'):g}, so the penalty gets lost on its way into the reward: check that code."
+        )
+    yield _finding("kl_penalty", m, text, {"kl": kl[-1], "kl_coef_measured": cost[-1]}, since)
+
+
+def _cut_off(m: Metrics) -> Iterator[Finding]:
+    """The length limit ends the responses."""
+    ended = m.recent("eos_rate")
+    since = m.since(ended < ENDED)
+    if since is None or m.setting("min_new_tokens"):  # with drawn limits, cutting is the plan
+        return
+    text = (
+        f"Only {ended[-1]:.0%} of the responses end by themselves; the others are cut off at max_new_tokens = "
+        f"{m.setting('max_new_tokens', math.nan):g}, and their score is that of a fragment. Raise max_new_tokens; if the "
+        "SFT model does not end its texts, train it longer."
+    )
+    figures = {"eos_rate": ended[-1], "response_length": m.now("response_length")}
+    yield _finding("cut_off", m, text, figures, since)
+
+
+def _flat(m: Metrics) -> Iterator[Finding]:
+    """The score is what it was before training."""
+    planned = m.setting("iterations", len(m))
+    if len(m) < SHARE * planned:
+        return
+    half = slice(len(m) // 2, None)
+    # Normalised scores have mean 0 and standard deviation 1 on the reference's responses, before the penalty for those
+    # that do not end.
+    scores = m["score_normalised"][half] + m.setting("missing_eos_penalty") * (1 - m["eos_rate"][half])
+    known = scores[np.isfinite(scores)]
+    if not len(known):
+        return
+    responses = max(1.0, m.setting("batch_size", 1)) * len(known)
+    gain, error = float(known.mean()), math.sqrt(1 / REFERENCE_SAMPLES + 1 / responses)
+    moved, spread = m.now("kl"), m.now("score_std")
+    still = moved < STILL
+    if gain > Z * error and not still:
+        return
+    why = "The policy has not moved at all: check lr, and that its weights are trained."
+    if not still:
+        why = "The policy moves and the score does not follow: check that the reward depends on the response."
+        if spread == 0:
+            why = "The reward gives every response the same score, so there is nothing to learn: check it."
+    text = (
+        f"The score of the last {len(known)} iterations is {gain:+.2f} standard deviations from that of the SFT model, "
+        f"where noise alone reaches {Z * error:.2f}, at a KL of {moved:.2f} nats. {why}"
+    )
+    yield _finding("nothing_learned", m, text, {"gain": gain, "standard_error": error, "kl": moved})
+
+
+def _leak(m: Metrics) -> Iterator[Finding]:
+    """Held-out texts are nearly copies of texts in training."""
+    found = _object(m.folder / "summary.json").get("leaks")
+    count, texts = number(found, "count") or 0, number(found, "texts") or 0
+    if not isinstance(found, Mapping) or count < max(FEW_LEAKED, LEAKED * texts):
+        return
+    example = found.get("example")
+    shown = _shortened(example.get("held_out")) if isinstance(example, Mapping) else ""
+    text = (
+        f"{count:.0f} of {texts:.0f} held-out texts stand nearly word for word in the training texts"
+        f"{f', such as {shown!r}' if shown else ''}. Held-out figures are too good: remove these texts from one side."
+    )
+    yield _finding("leak", m, text, {"count": count, "texts": texts})
+
+
+def _supervised(m: Metrics) -> Iterator[Finding]:
+    """The loss rises, or stays."""
+    loss, n = m["loss"], SUPERVISED_WINDOW
+    if len(m) < 3 * n:
+        return
+    first, last = (float(np.nanmean(some)) if np.isfinite(some).any() else math.nan for some in (loss[:n], loss[-n:]))
+    figures = {"loss_first": first, "loss_last": last}
+    change = f"The mean loss of {n} steps went from {first:.2f} to {last:.2f}"
+    if last > LOSS_RISE * first:
+        yield _finding("learning_rate", m, f"{change}: training makes the model worse. Lower lr.", figures)
+    elif last > LOSS_FALL * first:
+        text = f"{change}: nothing is learned. Check lr, the data, and that weights are trained."
+        yield _finding("nothing_learned", m, text, figures)
+
+
+def _after_first(rule: Rule) -> Rule:
+    """The rule, from the eighth iteration on."""
+    return lambda m: rule(m) if len(m) >= FIRST else iter(())
+
+
+_POLICY_RULES = tuple(
+    map(_after_first, (_too_high, _broken_critic, _entropy_collapse, _deceived_reward, _no_penalty, _cut_off, _flat))
+)
+_SUPERVISED_RULES = (_leak, _supervised)
+
+
+def _finding(fault: str, m: Metrics, text: str, figures: Mapping[str, Any], since: int | None = None) -> Finding:
+    plain = {name: float(value) for name, value in figures.items() if value is not None and math.isfinite(value)}
+    return Finding(fault, m.stage, text, plain, since)
+
+
+def _largest(values: np.ndarray) -> float:
+    known = values[np.isfinite(values)]
+    return float(known.max()) if len(known) else math.nan
+
+
+def _shortened(text: Any, most: int = 80) -> str:
+    return text if isinstance(text, str) and len(text) <= most else f"{text[:most]}..." if isinstance(text, str) else ""
+
+
+def _float(line: Mapping[str, Any], name: str) -> float:
+    value = number(line, name)
+    return math.nan if value is None else value
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a jsonl file that can be read; the last line may be half written."""
+    try:
+        texts = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+    return [line for line in map(_parsed, texts) if isinstance(line, dict)]
+
+
+def _object(path: Path) -> dict[str, Any]:
+    try:
+        found = _parsed(path.read_text(encoding="utf-8", errors="replace"))
+    except OSError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
