@@ -18,9 +18,10 @@ import random
 import shutil
 import string
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 from unittest import mock
 
@@ -30,7 +31,7 @@ from plaudit import open_run, rng, steps
 from plaudit.algorithms import ppo
 from plaudit.algorithms.reinforce import reinforce
 from plaudit.batches import Rollout
-from plaudit.config import build, flatten, preset
+from plaudit.config import build, flatten
 from plaudit.data.corpus import load
 from plaudit.evaluation.diagnosis import FAULTS, Finding, diagnose
 from plaudit.evaluation.hacking import detect_reward_hacking
@@ -58,8 +59,8 @@ class Case(NamedTuple):
 class Variant(NamedTuple):
     """One way in which a fault happens in life."""
 
-    settings: dict[str, Any] = {}
-    patches: dict[str, Patch] = {}  # by the name of a function in plaudit.algorithms.ppo
+    settings: Mapping[str, Any] = MappingProxyType({})
+    patches: Mapping[str, Patch] = MappingProxyType({})  # by the name of a function in plaudit.algorithms.ppo
     reward: AnyReward = None
     stage: str = "ppo"
     leak: str = ""  # "" for a run of PPO, otherwise how the held-out texts differ from those in training
@@ -182,7 +183,7 @@ def main(folder: Path, seeds: Sequence[int], names: Sequence[str] = ()) -> None:
             began = time.perf_counter()
             findings = run_case(base, folder / "run", case, seed)
             line = {"case": case.name, "fault": case.fault, "seed": seed, "found": [f.fault for f in findings]}
-            line |= {"seconds": round(time.perf_counter() - began, 1), "text": [f.text for f in findings]}
+            line |= {"seconds": round(time.perf_counter() - began, 1), "text": [f.sentence for f in findings]}
             with record.open("a") as file:
                 file.write(json.dumps(line) + "\n")
             print(
@@ -208,7 +209,7 @@ def run_case(base: Run, folder: Path, case: Case, seed: int, small: dict[str, An
     if variant.leak:
         return _leaking(base, folder, variant.leak, seed)
     stage = variant.stage
-    settings = {f"{stage}.{name}": value for name, value in (small | variant.settings).items()}
+    settings = {f"{stage}.{name}": value for name, value in {**small, **variant.settings}.items()}
     config = build(flatten(dataclasses.asdict(base.config)) | settings | {"seed": seed})
     run = base.branch(folder, config, SHARED)
     with ExitStack() as stack:

@@ -15,6 +15,7 @@ from rich.text import Text
 from plaudit.cli.progress import brief, new_console, one_line
 from plaudit.config import POLICIES, default_settings
 from plaudit.errors import RunError
+from plaudit.evaluation.diagnosis import diagnose
 from plaudit.evaluation.report.words import (
     FRONTIER_HEADS,
     REWARD_MODEL,
@@ -221,12 +222,13 @@ def result(directory: Path, stage: str) -> str:
 
 
 def details(directory: Path, stage: str) -> list[Text]:
-    """Lines below a stage's result: what trivial rules and people reach beside a reward model, and warnings."""
+    """Lines below a stage's result: what trivial rules and people reach beside a reward model, warnings, and faults."""
     figures = read(directory / stage / "summary.json")
     rows = beside_accuracy(figures)
+    faults = [finding.sentence for finding in diagnose(directory) if finding.stage == stage]
     return [
         *(Text(f"  {name:<44}{brief('accuracy', share)}") for name, share, _ in rows),
-        *(Text(f"WARNING: {warning}", "bold red") for warning in warnings_of(figures)),
+        *(Text(f"WARNING: {warning}", "bold red") for warning in (*warnings_of(figures), *faults)),
     ]
 
 

@@ -7,7 +7,6 @@ each rule, and how often it is right.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -16,10 +15,11 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from plaudit.config import POLICIES, read_toml
+from plaudit.config import POLICIES
 from plaudit.errors import PlauditError
 from plaudit.evaluation.health import SUPERVISED_WINDOW, WINDOW
-from plaudit.evaluation.report.words import number, title
+from plaudit.evaluation.logged import Metrics, read_object
+from plaudit.evaluation.report.words import number
 from plaudit.evaluation.windows import hacking_warnings, windows_of
 
 FAULTS = {
@@ -38,7 +38,7 @@ SHARE = 1 / 3  # of the planned iterations before which a flat score is no fault
 CLIPPED = 0.3  # share of the tokens whose ratio leaves the clip range, mean of an iteration
 STEPS_LEFT = 0.5  # share of the optimizer steps that are taken before approximate KL exceeds kl_stop
 KL_AT_ONCE = 8.0  # nats by which the KL changes from one iteration to the next
-CORRELATION, EXPLAINED = 0.15, 0.05  # of values and returns: below both, the critic knows nothing
+CORRELATION, EXPLAINED = 0.25, 0.05  # of values and returns: below both, the critic knows nothing
 ENTROPY_LEFT = 0.5  # of the entropy at the start
 KL_COEF, KL_FREE = 1e-3, 0.5  # standard deviations of the score a nat, and nats above which a missing penalty shows
 ENDED = 0.7  # share of the responses
@@ -48,7 +48,7 @@ STILL = 0.01  # nats of KL: less is rounding
 LOSS_RISE, LOSS_FALL = 1.1, 0.99  # of a supervised stage's loss, last against first steps
 REFERENCE_SAMPLES = 256  # responses of the reference on which scores are normalised
 
-Rule: TypeAlias = "Callable[[Metrics], Iterator[Finding]]"
+Rule: TypeAlias = Callable[[Metrics], "Iterator[Finding]"]
 
 
 @dataclass(frozen=True)
@@ -58,22 +58,16 @@ class Finding:
     Attributes:
         fault: a key of FAULTS.
         stage: the stage that shows it.
-        text: one or two sentences: what is to be seen, and what to do.
+        sentence: one or two sentences: the fault's name, what is to be seen, and what to do.
         figures: the evidence.
         since: the step from which on it shows; None where it is no matter of time.
     """
 
     fault: str
     stage: str
-    text: str
+    sentence: str
     figures: Mapping[str, float] = field(default_factory=dict)
     since: int | None = None
-
-    @property
-    def line(self) -> str:
-        """The finding in one line, for the command line."""
-        since = f" since step {self.since}" if self.since is not None else ""
-        return f"{title(self.stage)}, {FAULTS[self.fault]}{since}: {self.text}"
 
 
 def diagnose(folder: Path) -> list[Finding]:
@@ -89,75 +83,6 @@ def diagnose(folder: Path) -> list[Finding]:
         # A policy that another fault has spoiled has learned nothing either: the cause is named, and not the effect.
         found += [f for f in some if f.fault != "nothing_learned" or len(some) == 1]
     return found
-
-
-@dataclass(frozen=True)
-class Metrics:
-    """What a stage has logged so far.
-
-    Attributes:
-        columns: values by name, NaN where there is none; all have the same length.
-    """
-
-    stage: str
-    folder: Path
-    settings: Mapping[str, Any]
-    columns: Mapping[str, np.ndarray]
-
-    @staticmethod
-    def of(run: Path, stage: str) -> Metrics:
-        """Those of a stage of a run directory, as far as they can be read."""
-        lines = [line for line in _lines(run / stage / "metrics.jsonl") if number(line, "step") is not None]
-        names = dict.fromkeys(name for line in lines for name in line)
-        columns = {name: np.array([_float(line, name) for line in lines]) for name in names}
-        try:
-            settings = read_toml(run / "config.toml")
-        except (PlauditError, OSError, ValueError):
-            settings = {}
-        own = {name.removeprefix(f"{stage}."): value for name, value in settings.items() if name.startswith(stage)}
-        return Metrics(stage, run / stage, own, columns)
-
-    def __len__(self) -> int:
-        return len(self.columns.get("step", ()))
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        """The values of a figure."""
-        return self.columns.get(name, np.full(len(self), math.nan))
-
-    def recent(self, name: str) -> np.ndarray:
-        """For each step the mean of a figure over it and the three steps before; NaN where there is none."""
-        values = self[name]
-        padded = np.concatenate([np.full(WINDOW - 1, math.nan), values])
-        windows = np.lib.stride_tricks.sliding_window_view(padded, WINDOW)
-        known = np.isfinite(windows)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return np.where(known, windows, 0.0).sum(1) / known.sum(1)
-
-    def since(self, shows: np.ndarray) -> int | None:
-        """The step from which on `shows` is True up to the last step; None if it is not at the last."""
-        if not len(shows) or not shows[-1]:
-            return None
-        hidden = np.flatnonzero(~shows)
-        return int(self["step"][hidden[-1] + 1 if len(hidden) else 0])
-
-    def any_since(self, shows: np.ndarray) -> int | None:
-        """The first step at which `shows` is True; None if there is none."""
-        places = np.flatnonzero(shows)
-        return int(self["step"][places[0]]) if len(places) else None
-
-    def now(self, name: str) -> float:
-        """The latest mean of a figure over four steps; NaN where there is none."""
-        return float(self.recent(name)[-1]) if len(self) else math.nan
-
-    def start(self, name: str, steps: int = 2) -> float:
-        """The mean of a figure over the first steps."""
-        known = self[name][:steps][np.isfinite(self[name][:steps])]
-        return float(known.mean()) if len(known) else math.nan
-
-    def setting(self, name: str, default: float = 0.0) -> float:
-        """A setting of the stage that is a number."""
-        found = number(self.settings, name)
-        return default if found is None else found
 
 
 def _too_high(m: Metrics) -> Iterator[Finding]:
@@ -185,17 +110,17 @@ def _too_high(m: Metrics) -> Iterator[Finding]:
 
 def _broken_critic(m: Metrics) -> Iterator[Finding]:
     """The values have nothing to do with the returns."""
-    correlation, explained = m.recent("value_correlation"), m.recent("explained_variance")
-    since = m.since((correlation < CORRELATION) & (explained < EXPLAINED))
-    if since is None:
+    correlation, explained = m.half("value_correlation"), m.half("explained_variance")
+    if not (correlation < CORRELATION and explained < EXPLAINED):
         return
     text = (
-        f"The values of the critic say nothing about the returns: their correlation is {correlation[-1]:.2f}, and the "
-        f"explained variance {explained[-1]:.2f}, no better than a constant. Advantages are as noisy as without a "
+        f"The values of the critic say next to nothing about the returns: their correlation is {correlation:.2f}, and "
+        f"the explained variance {explained:.2f}, no better than a constant. Advantages are as noisy as without a "
         "critic, or worse. Check the sign of the value loss, value_coef, and which response each value belongs to."
     )
-    figures = {name: m.now(name) for name in ("value_correlation", "explained_variance", "value_loss")}
-    yield _finding("critic", m, text, figures, since)
+    figures = {"value_correlation": correlation, "explained_variance": explained, "value_loss": m.half("value_loss")}
+    lasting = (m.recent("value_correlation") < CORRELATION) & (m.recent("explained_variance") < EXPLAINED)
+    yield _finding("critic", m, text, figures, m.since(lasting) or int(m["step"][len(m) // 2]))
 
 
 def _entropy_collapse(m: Metrics) -> Iterator[Finding]:
@@ -217,12 +142,9 @@ def _deceived_reward(m: Metrics) -> Iterator[Finding]:
         warnings = hacking_warnings(windows_of(m.folder))
     except (PlauditError, OSError, TypeError, ValueError, AttributeError):  # half written
         return
-    for warning in warnings[:1]:
-        pairs = {"score": (warning.before.score, warning.now.score)}
-        figures = {
-            f"{k}_{when}": v for k, both in pairs.items() for when, v in zip(("before", "now"), both, strict=True)
-        }
-        yield _finding("hacking", m, warning.text, figures, warning.now.step)
+    for warning in warnings:
+        figures = {"score_before": warning.before.score, "score_now": warning.now.score}
+        yield Finding("hacking", m.stage, warning.text, _plain(figures), warning.now.step)
 
 
 def _no_penalty(m: Metrics) -> Iterator[Finding]:
@@ -252,8 +174,8 @@ def _cut_off(m: Metrics) -> Iterator[Finding]:
         return
     text = (
         f"Only {ended[-1]:.0%} of the responses end by themselves; the others are cut off at max_new_tokens = "
-        f"{m.setting('max_new_tokens', math.nan):g}, and their score is that of a fragment. Raise max_new_tokens; if the "
-        "SFT model does not end its texts, train it longer."
+        f"{m.setting('max_new_tokens', math.nan):g}, and their score is that of a fragment. Raise max_new_tokens; if "
+        "the SFT model does not end its texts, train it longer."
     )
     figures = {"eos_rate": ended[-1], "response_length": m.now("response_length")}
     yield _finding("cut_off", m, text, figures, since)
@@ -291,7 +213,7 @@ def _flat(m: Metrics) -> Iterator[Finding]:
 
 def _leak(m: Metrics) -> Iterator[Finding]:
     """Held-out texts are nearly copies of texts in training."""
-    found = _object(m.folder / "summary.json").get("leaks")
+    found = read_object(m.folder / "summary.json").get("leaks")
     count, texts = number(found, "count") or 0, number(found, "texts") or 0
     if not isinstance(found, Mapping) or count < max(FEW_LEAKED, LEAKED * texts):
         return
@@ -331,8 +253,12 @@ _SUPERVISED_RULES = (_leak, _supervised)
 
 
 def _finding(fault: str, m: Metrics, text: str, figures: Mapping[str, Any], since: int | None = None) -> Finding:
-    plain = {name: float(value) for name, value in figures.items() if value is not None and math.isfinite(value)}
-    return Finding(fault, m.stage, text, plain, since)
+    name = f"{FAULTS[fault][0].upper()}{FAULTS[fault][1:]}" + (f", since iteration {since}" if since else "")
+    return Finding(fault, m.stage, f"{name}: {text}", _plain(figures), since)
+
+
+def _plain(figures: Mapping[str, Any]) -> dict[str, float]:
+    return {name: float(value) for name, value in figures.items() if value is not None and math.isfinite(value)}
 
 
 def _largest(values: np.ndarray) -> float:
@@ -342,32 +268,3 @@ def _largest(values: np.ndarray) -> float:
 
 def _shortened(text: Any, most: int = 80) -> str:
     return text if isinstance(text, str) and len(text) <= most else f"{text[:most]}..." if isinstance(text, str) else ""
-
-
-def _float(line: Mapping[str, Any], name: str) -> float:
-    value = number(line, name)
-    return math.nan if value is None else value
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a jsonl file that can be read; the last line may be half written."""
-    try:
-        texts = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return []
-    return [line for line in map(_parsed, texts) if isinstance(line, dict)]
-
-
-def _object(path: Path) -> dict[str, Any]:
-    try:
-        found = _parsed(path.read_text(encoding="utf-8", errors="replace"))
-    except OSError:
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _parsed(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return None

@@ -17,10 +17,10 @@ from plaudit.config import ALGORITHMS, POLICIES
 from plaudit.data.corpus import BUILT_IN
 from plaudit.errors import DataError, RunError
 from plaudit.evaluation.answers import Answers, figures, joined, side_by_side
+from plaudit.evaluation.diagnosis import diagnose
 from plaudit.evaluation.judge import Judge, judge_for
 from plaudit.evaluation.metrics import bootstrap_ci95, strict
 from plaudit.evaluation.report import write_report
-from plaudit.evaluation.windows import hacking_warnings, windows_of
 from plaudit.files import write_atomic, write_json
 from plaudit.maths.masked import unflatten
 from plaudit.models.chat import without_refused
@@ -230,7 +230,7 @@ def evaluate(run: Run, reward: AnyReward = None) -> Iterator[StepReport]:
         "judge_difference_ci95": difference,
         "wall_seconds": {s: run.log(s).seconds() for s in ALGORITHMS if run.complete(s)}
         | {"evaluation": seconds + took},
-        "warnings": [warning.text for warning in hacking_warnings(windows_of(run.folder(measurement.stage)))],
+        "warnings": [finding.sentence for finding in diagnose(run.path)],
     }
     content = {"sft": sft_figures, measurement.stage: policy_figures, "policy": policy_figures, "meta": meta}
     write_json(run.path / "evaluation.json", strict(content))

@@ -149,7 +149,7 @@ BANDS: dict[str, Band] = {
         "Largest approximate KL of an update",
         "nats/token",
         "No step of an iteration moves the policy too far.",
-        "A step moved the policy too far, and the rest of the iteration's update was left out. Lower lr if it is often.",
+        "A step moved the policy too far, and the rest of the iteration's update was left out. Lower lr if often.",
         high=0.3,
     ),
     "optimizer_steps": Band(

@@ -48,7 +48,10 @@ def write_report(directory: Path) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    page = environment.get_template("report.html.jinja").render(_content(RunFiles(directory))).strip() + "\n"
+    page = (
+        environment.get_template("report.html.jinja").render(_content(RunFiles(directory), _faults(directory))).strip()
+        + "\n"
+    )
     path = directory / "report.html"
     try:
         write_atomic(path, page)
@@ -143,7 +146,14 @@ def _printable(value: Any) -> Any:
     return _UNPRINTABLE.sub("\ufffd", text[:LONGEST_TEXT] + " …" if len(text) > LONGEST_TEXT else text)
 
 
-def _content(run: RunFiles) -> dict[str, Any]:
+def _faults(directory: Path) -> list[str]:
+    """What the figures show to be wrong, a sentence each."""
+    from plaudit.evaluation.diagnosis import diagnose  # which uses the words of this package
+
+    return [finding.sentence for finding in diagnose(directory)]
+
+
+def _content(run: RunFiles, faults: list[str]) -> dict[str, Any]:
     """Data for the template, and functions that read a number from a table and format it."""
     scale = run.bounds or _range_of_scores(run)
     sft, policy = (run.table("evaluation.json", entry) for entry in ("sft", "policy"))
@@ -157,6 +167,7 @@ def _content(run: RunFiles) -> dict[str, Any]:
 
     return {
         "run": run,
+        "notices": [*dict.fromkeys([*faults, *words.warnings(run.table("evaluation.json"))])],
         "sft": sft,
         "policy": policy,
         "measures": [m for m in words.measures(run.reward, run.bounds) if m.key in sft or m.key in policy],
