@@ -13,8 +13,8 @@ from plaudit.maths.advantages import gae, token_rewards
 from plaudit.maths.kl import measured_kl_coef
 from plaudit.maths.logprobs import predicting
 from plaudit.maths.losses import Loss, policy_loss, value_loss
-from plaudit.maths.masked import explained_variance, masked_correlation, unflatten, whiten
-from plaudit.models.policy import Policy, fit_value_head
+from plaudit.maths.masked import explained_variance, float64, masked_correlation, unflatten, whiten
+from plaudit.models.policy import Policy, fit_value_head, ridge_regression
 from plaudit.rewards import AnyReward
 from plaudit.settings import RolloutConfig, setting
 from plaudit.training.metrics import StepReport
@@ -84,7 +84,7 @@ def ppo(run: Run, reward: AnyReward = None, models: Models | None = None) -> Ite
         rollout, kl = batch.rollout, (batch.rollout.logprobs - batch.rollout.ref_logprobs).sum(1)
         stats["kl_coef_measured"] = measured_kl_coef(rollout.scores - batch.rewards.sum(1), kl).item()
         stats["reward"] = batch.rewards.sum(1).mean().item()
-        stats["value_correlation"] = masked_correlation(batch.values, batch.returns, mask).item()
+        stats |= critic_figures(batch, iteration.states, settings.gamma)
         stats["explained_variance"] = explained_variance(batch.values, batch.returns, mask).item()
         yield loop.finish_iteration(iteration, stats)
 
@@ -103,6 +103,25 @@ def fit_critic(policy: Policy, responses: Responses, scores: Float[Tensor, "B"],
     wanted = predicting(mask, responses.ids.shape[1])
     states = policy.engine.hidden_states(policy.lm, responses.ids, responses.attention_mask, wanted)
     fit_value_head(policy, states, returns[mask])
+
+
+@torch.no_grad()
+def critic_figures(batch: PPOBatch, states: Float[Tensor, "N D"], gamma: float) -> dict[str, float]:
+    """How the values correlate with the rewards that followed, and how those of a new linear fit would.
+
+    The fit learns from every other response and is measured on the rest. Where it is clearly better than the critic,
+    the critic is broken; where it is as bad, the rewards cannot be foreseen.
+    """
+    mask = batch.rollout.responses.response_mask
+    _, followed = gae(batch.rewards, torch.zeros_like(batch.values), mask, gamma, 1.0)
+    learned = torch.zeros_like(mask)
+    learned[::2] = mask[::2]
+    weight, bias = ridge_regression(states[learned[mask]], followed[learned])
+    fitted = unflatten((float64(states) @ weight + bias).to(followed.dtype), mask)
+    return {
+        "value_correlation": masked_correlation(batch.values, followed, mask).item(),
+        "fit_correlation": masked_correlation(fitted, followed, mask & ~learned).item(),
+    }
 
 
 @torch.no_grad()

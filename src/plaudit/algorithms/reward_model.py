@@ -18,7 +18,7 @@ from plaudit.algorithms.sft import check_dropped
 from plaudit.batches import JudgedBatch, number_of_rows, to_device
 from plaudit.data.agreement import model_and_person, person_and_others, two_people
 from plaudit.data.judgements import Judgement, judgements_of, votes_of_people
-from plaudit.data.leaks import leaks
+from plaudit.data.near_copies import near_copies_in
 from plaudit.data.splits import Part, Splits
 from plaudit.data.trivial_rules import trivial_rules
 from plaudit.errors import DataError
@@ -113,7 +113,7 @@ def reward_model(run: Run) -> Iterator[StepReport]:
         "margins": {"records": len(margins), "mean": float(np.mean(margins or [0.0])), "weight": settings.margin},
     }
     if data is not run.data:  # which SFT has compared
-        summary["leaks"] = leaks(data)
+        summary["near_copies"] = near_copies_in(data)
     if settings.members > 1:
         each = [statistics(train, held_out, s)["accuracy"] for s in scores]
         spread = float(np.std(scores, axis=0).mean())

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from plaudit.batches import Sequences, to_device
-from plaudit.data.leaks import leaks
+from plaudit.data.near_copies import near_copies_in
 from plaudit.data.splits import check_left_out
 from plaudit.errors import DataError, TrainingError
 from plaudit.maths.losses import Loss, causal_lm_loss
@@ -87,7 +87,7 @@ def sft(run: Run, lm: Any = None) -> Iterator[StepReport]:
     engine.restore(lm, optimizer, lambda: load_causal_lm(run.config.model))
     save(lm, tokenizer, run.folder("sft"), run.config.ppo)  # sampled as PPO does
     counts = {"texts": len(train), "held_out_texts": len(held_out), "dropped": data.dropped | dropped}
-    summary = counts | {"chat": tokenizer.chats, "leaks": leaks(data)}
+    summary = counts | {"chat": tokenizer.chats, "near_copies": near_copies_in(data)}
     measured = {"perplexity_before": before, "perplexity": after}
     run.finish("sft", summary | {name: value if math.isfinite(value) else None for name, value in measured.items()})
 

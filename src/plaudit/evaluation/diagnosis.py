@@ -38,7 +38,8 @@ SHARE = 1 / 3  # of the planned iterations before which a flat score is no fault
 CLIPPED = 0.3  # share of the tokens whose ratio leaves the clip range, mean of an iteration
 STEPS_LEFT = 0.5  # share of the optimizer steps that are taken before approximate KL exceeds kl_stop
 KL_AT_ONCE = 8.0  # nats by which the KL changes from one iteration to the next
-CORRELATION, EXPLAINED = 0.25, 0.05  # of values and returns: below both, the critic knows nothing
+FIT, CRITIC_LEFT = 0.15, 0.6  # correlation of a fit with the rewards that follow; share of it that the critic reaches
+EXPLAINED = 0.05  # explained variance: less is no better than a constant
 ENTROPY_LEFT = 0.5  # of the entropy at the start
 KL_COEF, KL_FREE = 1e-3, 0.5  # standard deviations of the score a nat, and nats above which a missing penalty shows
 ENDED = 0.7  # share of the responses
@@ -109,17 +110,18 @@ def _too_high(m: Metrics) -> Iterator[Finding]:
 
 
 def _broken_critic(m: Metrics) -> Iterator[Finding]:
-    """The values have nothing to do with the returns."""
-    correlation, explained = m.half("value_correlation"), m.half("explained_variance")
-    if not (correlation < CORRELATION and explained < EXPLAINED):
+    """The values say less about the rewards that follow than a fit of a moment would."""
+    known, fit, explained = (m.half(name) for name in ("value_correlation", "fit_correlation", "explained_variance"))
+    if not (fit > FIT and known < CRITIC_LEFT * fit and explained < EXPLAINED):
         return
     text = (
-        f"The values of the critic say next to nothing about the returns: their correlation is {correlation:.2f}, and "
-        f"the explained variance {explained:.2f}, no better than a constant. Advantages are as noisy as without a "
-        "critic, or worse. Check the sign of the value loss, value_coef, and which response each value belongs to."
+        f"The values of the critic correlate with the rewards that follow at {known:.2f}, where a linear fit on half "
+        f"of an iteration's responses reaches {fit:.2f} on the other half; the explained variance is {explained:.2f}, "
+        "no better than a constant. Check the sign of the value loss, value_coef, and which response a value belongs "
+        "to."
     )
-    figures = {"value_correlation": correlation, "explained_variance": explained, "value_loss": m.half("value_loss")}
-    lasting = (m.recent("value_correlation") < CORRELATION) & (m.recent("explained_variance") < EXPLAINED)
+    figures = {"value_correlation": known, "fit_correlation": fit, "explained_variance": explained}
+    lasting = m.recent("value_correlation") < CRITIC_LEFT * m.recent("fit_correlation")
     yield _finding("critic", m, text, figures, m.since(lasting) or int(m["step"][len(m) // 2]))
 
 
@@ -213,7 +215,7 @@ def _flat(m: Metrics) -> Iterator[Finding]:
 
 def _leak(m: Metrics) -> Iterator[Finding]:
     """Held-out texts are nearly copies of texts in training."""
-    found = read_object(m.folder / "summary.json").get("leaks")
+    found = read_object(m.folder / "summary.json").get("near_copies")
     count, texts = number(found, "count") or 0, number(found, "texts") or 0
     if not isinstance(found, Mapping) or count < max(FEW_LEAKED, LEAKED * texts):
         return

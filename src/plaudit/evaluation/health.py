@@ -46,7 +46,7 @@ class Band:
     high: float | None = None
     of_start: bool = False
 
-    def ends(self, values: Sequence[float | None], window: int = WINDOW) -> tuple[float | None, float | None]:
+    def ends(self, values: Sequence[Any], window: int = WINDOW) -> tuple[float | None, float | None]:
         """The band in the figure's own unit, for plots; (None, None) before the start is known."""
         if not self.of_start:
             return self.low, self.high
@@ -180,15 +180,27 @@ BANDS: dict[str, Band] = {
         "",
         "The critic is worse than a constant. Its advantages are noisy: train value head or critic longer, lower lr.",
         low=-0.2,
-        high=1.0,
     ),
     "value_correlation": Band(
-        "Correlation of values and returns",
+        "Correlation of values and rewards",
         "",
         "The critic knows which responses will do better than others.",
         "",
-        "The critic's values have no relation to the returns. Check how values are stored and trained.",
+        "The critic hardly knows which responses will do better. Compare with the correlation of a fit: if that is "
+        "clearly higher, check how values are stored and trained.",
         low=0.1,
+    ),
+    "fit_correlation": Band(
+        "Correlation of a fit and rewards",
+        "",
+        "What a linear fit on half of an iteration's responses would know of the other half: the critic should know "
+        "about as much.",
+    ),
+    "kl_coef_measured": Band(
+        "KL coefficient, measured",
+        "score/nat",
+        "What a nat of KL costs in the rewards that are learned from. It equals the KL coefficient, unless the penalty "
+        "gets lost on its way.",
     ),
     "grad_norm": Band(
         "Gradient norm",
@@ -297,9 +309,9 @@ def reading(key: str, values: Sequence[Any], stage: str = "ppo") -> Reading:
     if now is None or few or (low is None and high is None):
         return Reading("unknown", "There are too few values for a reading.")
     if high is not None and now > high:
-        return Reading("high", band.above or band.inside)
+        return Reading("high", band.above)
     if low is not None and now < low:
-        return Reading("low", band.below or band.inside)
+        return Reading("low", band.below)
     return Reading("healthy", band.inside)
 
 

@@ -88,13 +88,19 @@ def fit_value_head(policy: Policy, states: Float[Tensor, "N D"], returns: Float[
     score, even if the prompt alone explains most of it.
     """
     assert policy.value_head is not None
-    x, y = float64(states), float64(returns)
+    weight, bias = ridge_regression(states, returns)
+    policy.value_head.weight.copy_(weight[None])
+    policy.value_head.bias.copy_(bias)
+
+
+def ridge_regression(x: Float[Tensor, "N D"], y: Float[Tensor, "N"]) -> tuple[Float[Tensor, "D"], Float[Tensor, ""]]:
+    """Weight and bias, as float64, of the linear prediction of y from x."""
+    x, y = float64(x), float64(y)
     centred = x - x.mean(0)
     gram = centred.T @ centred
     ridge = _RIDGE * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
     weight = torch.linalg.solve(gram + ridge, centred.T @ (y - y.mean()))
-    policy.value_head.weight.copy_(weight[None])
-    policy.value_head.bias.copy_(y.mean() - x.mean(0) @ weight)
+    return weight, y.mean() - x.mean(0) @ weight
 
 
 @torch.no_grad()

@@ -23,7 +23,7 @@ _COMMON = 0.02  # of the held-out texts: a gram in more of them belongs to a tem
 _WORD = re.compile(r"\w+")
 
 
-def leaks(data: Splits) -> dict[str, Any]:
+def near_copies_in(data: Splits) -> dict[str, Any]:
     """How many held-out texts are nearly in a text of another part, of how many that are long enough, and an example.
 
     A text includes its prompt. The messages of a system, which many dialogues share, do not count.
@@ -33,7 +33,7 @@ def leaks(data: Splits) -> dict[str, Any]:
 
 
 def near_copies(train: Iterable[str], held_out: Sequence[str]) -> dict[str, Any]:
-    """As `leaks`, of texts. It takes seconds for 60,000 training texts of 20 words."""
+    """As `near_copies_in`, of texts. It takes seconds for 60,000 training texts of 20 words."""
     grams = [_grams(text) for text in held_out]
     owners: defaultdict[int, list[int]] = defaultdict(list)
     for row, some in enumerate(grams):
