@@ -3,9 +3,9 @@
     python recipes/faults.py runs/faults --seeds 0-19
 
 SFT and the reward model of `movie-gpt2` are trained once. From them, each run is a short PPO (or, for the data leak, a
-short SFT) on one thread. A line of RUNS/faults.jsonl for each run records what `diagnose` found; a second call skips
-the runs on record. The thresholds of plaudit.evaluation.diagnosis were chosen on seeds 100 to 104. The table is in
-docs/training-faults.md.
+short SFT) on one thread. What `diagnose` reads of a run stays in RUNS/SEED/NAME, and a line of RUNS/faults.jsonl says
+that it is there: a second call makes only the runs that are missing, and names the faults of all of them anew. The
+thresholds of plaudit.evaluation.diagnosis were chosen on seeds 100 to 104. The table is in docs/training-faults.md.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from plaudit.algorithms.reinforce import reinforce
 from plaudit.batches import Rollout
 from plaudit.config import build, flatten
 from plaudit.data.corpus import load
-from plaudit.evaluation.diagnosis import FAULTS, Finding, diagnose
+from plaudit.evaluation.diagnosis import FAULTS, diagnose
 from plaudit.evaluation.hacking import detect_reward_hacking
 from plaudit.maths.masked import whiten
 from plaudit.rewards import AnyReward
@@ -43,6 +43,8 @@ from plaudit.training.run import Run
 # Of 8 optimizer steps an iteration, as by default, with a quarter of the responses.
 SMALL = {"iterations": 12, "batch_size": 32, "minibatch_size": 8, "max_new_tokens": 40}
 SHARED = ("sft", "reward_model")
+OTHERS = 5  # seeds of the healthy runs with other settings
+KEPT = ("config.toml", "metrics.jsonl", "watch.jsonl", "summary.json")  # what diagnose reads
 TEXTS, HELD_OUT, LEAKED = 400, 100, 20  # of a run for the data leak
 
 Patch = Callable[[Any], Any]  # from a function of plaudit to its replacement
@@ -172,26 +174,28 @@ CASES = (
 
 
 def main(folder: Path, seeds: Sequence[int], names: Sequence[str] = ()) -> None:
-    """Make the runs that are not on record, and print the table."""
+    """Make the runs that are missing, and print the table."""
     record = folder / "faults.jsonl"
     base = shared(folder / "shared")
     known = {(line["case"], line["seed"]) for line in read_jsonl(record)}
     for seed in seeds:
         for case in CASES:
-            if (case.name, seed) in known or (names and not any(name in case.name for name in names)):
+            wanted = case.fault or case is CASES[0] or seed % 100 < OTHERS
+            if not wanted or (case.name, seed) in known or (names and not any(name in case.name for name in names)):
                 continue
             began = time.perf_counter()
-            findings = run_case(base, folder / "run", case, seed)
-            line = {"case": case.name, "fault": case.fault, "seed": seed, "found": [f.fault for f in findings]}
-            line |= {"seconds": round(time.perf_counter() - began, 1), "text": [f.sentence for f in findings]}
+            make_run(base, place(folder, case, seed), case, seed)
+            line = {"case": case.name, "seed": seed, "seconds": round(time.perf_counter() - began, 1)}
+            line["named"] = [finding.fault for finding in diagnose(place(folder, case, seed))]
             with record.open("a") as file:
                 file.write(json.dumps(line) + "\n")
-            print(
-                f"{line['seconds']:5.1f} s  seed {seed}  {case.name}: {', '.join(line['found']) or 'nothing'}",
-                flush=True,
-            )
-    lines = [line for line in read_jsonl(record) if line["seed"] in set(seeds)]
-    print("\n".join(table(lines)))
+            print(f"{line['seconds']:5.1f} s  seed {seed}  {case.name}: {line['named']}", flush=True)
+    print("\n".join(table(folder, seeds)))
+
+
+def place(folder: Path, case: Case, seed: int) -> Path:
+    """The folder of a run."""
+    return folder / str(seed) / case.name.replace(" ", "-").replace(",", "").replace("/", "over")
 
 
 def shared(folder: Path, settings: dict[str, Any] | None = None) -> Run:
@@ -202,12 +206,20 @@ def shared(folder: Path, settings: dict[str, Any] | None = None) -> Run:
     return run
 
 
-def run_case(base: Run, folder: Path, case: Case, seed: int, small: dict[str, Any] = SMALL) -> list[Finding]:
-    """What is found in a run of a case; its folder is removed afterwards."""
+def make_run(base: Run, folder: Path, case: Case, seed: int, small: Mapping[str, Any] = SMALL) -> None:
+    """Make a run of a case, of which the models and the responses are removed afterwards."""
     variant = case.variants[seed % len(case.variants)]
     shutil.rmtree(folder, ignore_errors=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
     if variant.leak:
-        return _leaking(base, folder, variant.leak, seed)
+        _train_on_leaking_files(base, folder, variant.leak, seed)
+    else:
+        _train_policy(base, folder, variant, seed, small)
+    for path in [path for path in folder.rglob("*") if path.is_file() and path.name not in KEPT]:
+        path.unlink()
+
+
+def _train_policy(base: Run, folder: Path, variant: Variant, seed: int, small: Mapping[str, Any]) -> None:
     stage = variant.stage
     settings = {f"{stage}.{name}": value for name, value in {**small, **variant.settings}.items()}
     config = build(flatten(dataclasses.asdict(base.config)) | settings | {"seed": seed})
@@ -218,10 +230,9 @@ def run_case(base: Run, folder: Path, case: Case, seed: int, small: dict[str, An
         algorithm = {"ppo": ppo.ppo, "reinforce": reinforce}[stage]
         for _ in detect_reward_hacking(run, stage, algorithm(run, variant.reward), variant.reward):
             pass
-    return diagnose(folder)
 
 
-def _leaking(base: Run, folder: Path, how: str, seed: int) -> list[Finding]:
+def _train_on_leaking_files(base: Run, folder: Path, how: str, seed: int) -> None:
     """A short SFT on two files of the user's, of which the second has texts of the first, changed a little."""
     random_ = random.Random(seed)
     texts = [t for t in load(base.config.data).train.labelled if 8 <= len(t.text.split()) <= 30]
@@ -229,7 +240,6 @@ def _leaking(base: Run, folder: Path, how: str, seed: int) -> list[Finding]:
     train, held_out = chosen[:TEXTS], chosen[TEXTS:]
     if how != "none":
         held_out[:LEAKED] = [dataclasses.replace(t, text=_changed(t.text, how, random_)) for t in train[:LEAKED]]
-    folder.mkdir(parents=True)
     files = folder.parent / "train.csv", folder.parent / "held_out.csv"
     for file, some in zip(files, (train, held_out), strict=True):
         with file.open("w", newline="") as out:
@@ -238,7 +248,6 @@ def _leaking(base: Run, folder: Path, how: str, seed: int) -> list[Finding]:
     run = open_run(folder, str(files[0]), settings, preset="movie-gpt2")
     for _ in steps(run, ("sft",)):
         pass
-    return diagnose(folder)
 
 
 def _changed(text: str, how: str, random_: random.Random) -> str:
@@ -251,17 +260,21 @@ def _changed(text: str, how: str, random_: random.Random) -> str:
     return " ".join(words[: max(8, 2 * len(words) // 3)])
 
 
-def table(lines: Sequence[dict[str, Any]]) -> Iterator[str]:
-    """The table of the docs."""
-    yield "| run | runs | named | something else named besides | what |"
+def table(folder: Path, seeds: Sequence[int]) -> Iterator[str]:
+    """The table of the docs, of the runs that are there."""
+    known = {(line["case"], line["seed"]) for line in read_jsonl(folder / "faults.jsonl")}
+    yield "| run | runs | named | something else named besides | what else |"
     yield "|---|---|---|---|---|"
     for case in CASES:
-        some = [line for line in lines if line["case"] == case.name]
-        others = [[f for f in line["found"] if f != case.fault] for line in some]
-        named = sum(case.fault in line["found"] for line in some)
-        counts = {fault: sum(fault in found for found in others) for fault in FAULTS}
-        what = ", ".join(f"{FAULTS[fault]} {count}" for fault, count in counts.items() if count)
-        yield f"| {case.name} | {len(some)} | {named if case.fault else ''} | {sum(map(bool, others))} | {what} |"
+        some = [seed for seed in seeds if (case.name, seed) in known]
+        found = [{finding.fault for finding in diagnose(place(folder, case, seed))} for seed in some]
+        named = sum(case.fault in faults for faults in found) if case.fault else ""
+        besides = sum(bool(faults - {case.fault}) for faults in found)
+        counts = {
+            name: sum(fault in faults for faults in found) for fault, name in FAULTS.items() if fault != case.fault
+        }
+        what = ", ".join(f"{name} {count}" for name, count in counts.items() if count)
+        yield f"| {case.name} | {len(some)} | {named} | {besides} | {what} |"
 
 
 def numbers(text: str) -> list[int]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -47,6 +47,7 @@ LEAKED, FEW_LEAKED = 0.02, 3  # share of the held-out texts, and their number
 Z = 2.0  # standard errors by which the score must have risen
 STILL = 0.01  # nats of KL: less is rounding
 LOSS_RISE, LOSS_FALL = 1.1, 0.99  # of a supervised stage's loss, last against first steps
+_CAUSES = ("learning_rate", "critic")
 REFERENCE_SAMPLES = 256  # responses of the reference on which scores are normalised
 
 Rule: TypeAlias = Callable[[Metrics], "Iterator[Finding]"]
@@ -80,10 +81,24 @@ def diagnose(folder: Path) -> list[Finding]:
     for stage in ("sft", "reward_model", *POLICIES):
         metrics = Metrics.of(folder, stage)
         rules = _POLICY_RULES if stage in POLICIES else _SUPERVISED_RULES
-        some = [finding for rule in rules for finding in rule(metrics)]
-        # A policy that another fault has spoiled has learned nothing either: the cause is named, and not the effect.
-        found += [f for f in some if f.fault != "nothing_learned" or len(some) == 1]
+        found += _causes([finding for rule in rules for finding in rule(metrics)])
     return found
+
+
+def _causes(found: list[Finding]) -> list[Finding]:
+    """The findings of a stage without those that an earlier one explains, which names them in its sentence.
+
+    Updates that are too large and a critic that misleads spoil everything that comes later. Nothing can be learned in a
+    run with any other fault.
+    """
+    others = [finding for finding in found if finding.fault != "nothing_learned"]
+    cause = min((f for f in others if f.fault in _CAUSES), key=lambda f: f.since or 0, default=None)
+    if cause is None:
+        return others or found
+    effects = [f for f in others if f is not cause and (f.since or 0) > (cause.since or 0)]
+    follows = ", ".join(f"{FAULTS[f.fault]} (since iteration {f.since})" for f in effects)
+    named = replace(cause, sentence=f"{cause.sentence} It explains what shows later: {follows}.") if follows else cause
+    return [named if f is cause else f for f in others if f not in effects]
 
 
 def _too_high(m: Metrics) -> Iterator[Finding]:
@@ -110,19 +125,25 @@ def _too_high(m: Metrics) -> Iterator[Finding]:
 
 
 def _broken_critic(m: Metrics) -> Iterator[Finding]:
-    """The values say less about the rewards that follow than a fit of a moment would."""
+    """The values say less about the rewards that follow than a fit of a moment would, or move away from them."""
     known, fit, explained = (m.half(name) for name in ("value_correlation", "fit_correlation", "explained_variance"))
-    if not (fit > FIT and known < CRITIC_LEFT * fit and explained < EXPLAINED):
-        return
-    text = (
-        f"The values of the critic correlate with the rewards that follow at {known:.2f}, where a linear fit on half "
-        f"of an iteration's responses reaches {fit:.2f} on the other half; the explained variance is {explained:.2f}, "
-        "no better than a constant. Check the sign of the value loss, value_coef, and which response a value belongs "
-        "to."
-    )
     figures = {"value_correlation": known, "fit_correlation": fit, "explained_variance": explained}
-    lasting = m.recent("value_correlation") < CRITIC_LEFT * m.recent("fit_correlation")
-    yield _finding("critic", m, text, figures, m.since(lasting) or int(m["step"][len(m) // 2]))
+    negative = m.since(m.recent("value_loss") < 0)
+    if negative is not None:
+        text = (
+            f"The value loss is {m.now('value_loss'):.2f}, and a squared error is never below 0: the critic is trained "
+            "away from the returns. Check the sign of the value loss."
+        )
+        yield _finding("critic", m, text, figures | {"value_loss": m.now("value_loss")}, negative)
+    elif fit > FIT and known < CRITIC_LEFT * fit and explained < EXPLAINED:
+        text = (
+            f"The values of the critic correlate with the rewards that follow at {known:.2f}, where a linear fit on "
+            f"half of an iteration's responses reaches {fit:.2f} on the other half; the explained variance is "
+            f"{explained:.2f}, no better than a constant. Check the sign of the value loss, value_coef, and which "
+            "response a value belongs to."
+        )
+        lasting = m.recent("value_correlation") < CRITIC_LEFT * m.recent("fit_correlation")
+        yield _finding("critic", m, text, figures, m.since(lasting) or int(m["step"][len(m) // 2]))
 
 
 def _entropy_collapse(m: Metrics) -> Iterator[Finding]:
