@@ -42,6 +42,7 @@ from plaudit.training.run import Run
 
 # Of 8 optimizer steps an iteration, as by default, with a quarter of the responses.
 SMALL = {"iterations": 12, "batch_size": 32, "minibatch_size": 8, "max_new_tokens": 40}
+LONGER = {"iterations": 24, "lr": 6e-4}  # until the score is a success
 SHARED = ("sft", "reward_model")
 OTHERS = 5  # seeds of the healthy runs with other settings
 KEPT = ("config.toml", "metrics.jsonl", "watch.jsonl", "summary.json")  # what diagnose reads
@@ -109,11 +110,6 @@ def _without_penalty(token_rewards: Any) -> Any:
     )
 
 
-def commas(prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
-    """A stand-in for detail that can be gamed."""
-    return [float(response.count(",")) for response in responses]
-
-
 def wrong_words(prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
     """Words of strong feeling, of which most are bad: a stand-in for engagement."""
     words = ("bad", "too", "dull", "worst", "boring", "no", "not", "never", "only", "nothing", "mess", "tedious")
@@ -149,8 +145,8 @@ CASES = (
         "deceived reward",
         "hacking",
         (
-            Variant({"iterations": 20, "lr": 6e-4}, reward=wrong_words),
-            Variant({"iterations": 20, "lr": 1e-3, "kl_coef": 0.02}, reward=commas),
+            Variant(LONGER, reward=wrong_words),
+            Variant(LONGER, reward={"model": -1.0}),
         ),
     ),
     Case(
@@ -235,7 +231,8 @@ def _train_policy(base: Run, folder: Path, variant: Variant, seed: int, small: M
 def _train_on_leaking_files(base: Run, folder: Path, how: str, seed: int) -> None:
     """A short SFT on two files of the user's, of which the second has texts of the first, changed a little."""
     random_ = random.Random(seed)
-    texts = [t for t in load(base.config.data).train.labelled if 8 <= len(t.text.split()) <= 30]
+    parts = load(base.config.data).parts.values()
+    texts = [t for part in parts for t in part.labelled if 8 <= len(t.text.split()) <= 30]
     chosen = random_.sample(texts, TEXTS + HELD_OUT)
     train, held_out = chosen[:TEXTS], chosen[TEXTS:]
     if how != "none":

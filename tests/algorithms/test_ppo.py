@@ -14,9 +14,18 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from plaudit import rng
 from plaudit.algorithms import ppo as module
 from plaudit.algorithms.ppo import Config as PPOConfig
-from plaudit.algorithms.ppo import compute_advantages, fit_critic, number_of_tokens, ppo, ppo_loss, rollout_values
+from plaudit.algorithms.ppo import (
+    compute_advantages,
+    critic_figures,
+    fit_critic,
+    number_of_tokens,
+    ppo,
+    ppo_loss,
+    rollout_values,
+)
 from plaudit.batches import Responses
 from plaudit.data.prompts import cut_prompts
+from plaudit.maths.advantages import gae
 from plaudit.maths.masked import masked_mean
 from plaudit.models.loading import load_tokenizer
 from plaudit.models.plain import PlainEngine
@@ -311,8 +320,29 @@ def test_every_figure_of_an_iteration_is_logged(finished_run):
     wanted = {"step", "score", "score_normalised", "reward", "kl", "kl_k1", "entropy", "ratio_mean", "ratio_max",
               "clip_fraction", "approx_kl", "explained_variance", "policy_loss", "value_loss", "grad_norm",
               "response_length", "eos_rate", "distinct_2", "perplexity_ref", "lr", "kl_coef",
-              "optimizer_steps"}  # fmt: skip
+              "optimizer_steps", "value_correlation", "fit_correlation", "kl_coef_measured"}  # fmt: skip
     assert all(wanted <= line.keys() for line in lines)
     assert lines[0]["kl"] == pytest.approx(0, abs=1e-5)  # the policy starts as the reference
     timing = json.loads((finished_run / "ppo" / "timing.jsonl").read_text().splitlines()[0])
     assert timing["tokens_per_second"] > 0
+
+
+def test_the_kl_coef_that_is_logged_is_that_of_the_rewards(finished_run):
+    lines = [json.loads(line) for line in (finished_run / "ppo" / "metrics.jsonl").read_text().splitlines()]
+    for line in lines[1:]:
+        assert line["kl_coef_measured"] == pytest.approx(line["kl_coef"], rel=1e-3)
+
+
+def test_values_are_compared_with_a_fit_on_other_responses(policy, tiny_tokenizer):
+    """States from which the rewards follow exactly: the fit knows them, and the critic as much as its values do."""
+    batch = make_batch(policy, policy.lm, tiny_tokenizer)
+    mask = batch.rollout.responses.response_mask
+    _, followed = gae(batch.rewards, torch.zeros_like(batch.values), mask, 1.0, 1.0)
+    noise = torch.randn(int(mask.sum()), 3, generator=torch.Generator().manual_seed(0))
+    states = torch.cat([followed[mask][:, None], noise], 1)
+    known = critic_figures(dataclasses.replace(batch, values=2 * followed + 1), states, 1.0)
+    assert known["value_correlation"] == pytest.approx(1, abs=1e-4)
+    assert known["fit_correlation"] > 0.95
+    wrong = critic_figures(dataclasses.replace(batch, values=-followed), noise, 1.0)
+    assert wrong["value_correlation"] == pytest.approx(-1, abs=1e-4)
+    assert abs(wrong["fit_correlation"]) < 0.6

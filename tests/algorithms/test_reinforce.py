@@ -68,6 +68,7 @@ def test_it_leaves_a_plain_folder_and_logs_every_iteration(make):
     assert all({"score", "kl", "policy_loss", "grad_norm", "lr"} <= line.keys() for line in lines)
     assert lines[0]["kl"] == pytest.approx(0, abs=1e-5)
     assert lines[-1]["kl"] > 1e-4
+    assert all(line["kl_coef_measured"] == pytest.approx(line["kl_coef"], rel=1e-3) for line in lines[1:])
     assert run.complete("reinforce")
     assert run.summary("reinforce")["reward"] == "reward model"
 

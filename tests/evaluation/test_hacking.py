@@ -8,7 +8,7 @@ import pytest
 
 from plaudit.cli import console
 from plaudit.evaluation import hacking
-from plaudit.evaluation.hacking import Part, Window, hacking_warnings, windows_of
+from plaudit.evaluation.windows import Part, Window, hacking_warnings, windows_of
 from plaudit.pipeline import steps
 from plaudit.training.metrics import read_jsonl
 from plaudit.training.run import Run
@@ -191,7 +191,7 @@ def test_the_windows_are_means_of_the_logged_iterations(tmp_path, finished_run, 
     metrics, rollouts = (read_jsonl(run.folder("ppo") / name) for name in ("metrics.jsonl", "rollouts.jsonl"))
     assert len(rollouts) == 64
     assert small_windows.asked == [16] * 4
-    for window, line in zip(windows_of(run, "ppo"), metrics, strict=True):
+    for window, line in zip(windows_of(run.folder("ppo")), metrics, strict=True):
         assert (window.step, window.responses, window.judge_positive) == (line["step"], 16, 0.5)
         assert (window.score, window.distinct_2) == (line["score"], line["distinct_2"])
         assert window.score_std == pytest.approx(line["score_std"])
@@ -223,7 +223,7 @@ def test_windows_that_a_crash_lost_are_computed_again(tmp_path, finished_run, ti
     path.write_text(lines[0])
     list(steps(resumed(run), ("ppo",)))
     assert path.read_text().splitlines(keepends=True)[:3] == lines
-    assert len(windows_of(run, "ppo")) == 4
+    assert len(windows_of(run.folder("ppo"))) == 4
 
 
 def test_iterations_that_do_not_fill_a_window_are_left_out(tmp_path, finished_run, tiny_config, monkeypatch):
@@ -231,7 +231,7 @@ def test_iterations_that_do_not_fill_a_window_are_left_out(tmp_path, finished_ru
     monkeypatch.setattr(hacking, "WINDOW", 40)  # three iterations of 16 responses are the fewest that reach 40
     run = without_ppo(tmp_path / "run", finished_run, tiny_config)
     list(steps(run, ("ppo",)))
-    assert [(w.step, w.responses) for w in windows_of(run, "ppo")] == [(3, 48)]
+    assert [(w.step, w.responses) for w in windows_of(run.folder("ppo"))] == [(3, 48)]
 
 
 def test_the_warning_is_in_evaluation_report_and_summary(tmp_path, finished_run, capsys):
@@ -268,7 +268,7 @@ def test_a_figure_that_is_null_is_left_out_of_the_windows(
         lines[row][name] = None
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     windows = hacking._Watch(run, "ppo", {}).windows(len(lines))
-    assert windows == windows_of(run, "ppo")
+    assert windows == windows_of(run.folder("ppo"))
     size = len(lines) // len(windows)
     for i, window in enumerate(windows):
         known = [line[name] for line in lines[i * size : (i + 1) * size] if line[name] is not None]
@@ -293,7 +293,7 @@ def test_the_parts_of_a_reward_are_in_the_windows(tmp_path, finished_run, tiny_c
     run = without_ppo(tmp_path / "run", finished_run, tiny_config)
     list(steps(run, ("ppo",), {length: -0.5, "model": 2}))
     rollouts = read_jsonl(run.folder("ppo") / "rollouts.jsonl")
-    windows = windows_of(run, "ppo")
+    windows = windows_of(run.folder("ppo"))
     assert len(windows) == 4
     for window in windows:
         values = [line["score.length"] for line in rollouts if line["iteration"] == window.step]

@@ -11,7 +11,7 @@ from plaudit.cli import console, main
 from plaudit.data.splits import Part, Splits
 from plaudit.errors import ModelError, RewardError
 from plaudit.evaluation.evaluate import SHOWN_PROMPTS
-from plaudit.evaluation.hacking import Window, hacking_warnings
+from plaudit.evaluation.windows import Window, hacking_warnings
 from plaudit.evaluation.judge import judge_for
 from plaudit.evaluation.report.words import judge_sentence, verdict
 from plaudit.pipeline import check

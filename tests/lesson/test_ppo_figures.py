@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from plaudit.evaluation.hacking import Window
+from plaudit.evaluation.windows import Window
 from plaudit.lesson import ppo_figures
 
 

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from plaudit.maths.kl import adapt_kl_coef, kl_full, kl_k1, kl_k3
+from plaudit.maths.kl import adapt_kl_coef, kl_full, kl_k1, kl_k3, measured_kl_coef
 
 P, Q = (0.5, 0.3, 0.2), (0.2, 0.2, 0.6)
 EXACT = 0.5 * math.log(0.5 / 0.2) + 0.3 * math.log(0.3 / 0.2) + 0.2 * math.log(0.2 / 0.6)  # 0.36004
@@ -37,3 +37,10 @@ def test_kl_coef_follows_the_published_rule():
     assert adapt_kl_coef(0.1, 600.0, 6.0, n=10_000, horizon=10_000) == pytest.approx(0.12)  # clipped
     assert adapt_kl_coef(0.1, 5.4, 6.0, n=5_000, horizon=10_000) == pytest.approx(0.095)
     assert adapt_kl_coef(0.1, 6.0, 6.0, n=64, horizon=10_000) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("kl_coef", [0.15, 0.0, -0.3])
+def test_the_measured_kl_coef_is_the_slope_of_the_penalty(kl_coef):
+    kl = torch.tensor([0.0, 1.0, -0.5, 4.0])
+    assert measured_kl_coef(kl_coef * kl + 7.0, kl).item() == pytest.approx(kl_coef, abs=1e-6)
+    assert measured_kl_coef(kl, torch.full((4,), 2.0)).isnan()

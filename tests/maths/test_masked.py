@@ -3,7 +3,15 @@ import math
 import pytest
 import torch
 
-from plaudit.maths.masked import explained_variance, masked_mean, masked_sum, masked_variance, unflatten, whiten
+from plaudit.maths.masked import (
+    explained_variance,
+    masked_correlation,
+    masked_mean,
+    masked_sum,
+    masked_variance,
+    unflatten,
+    whiten,
+)
 
 MASK = torch.tensor([[True, True, False], [True, False, False]])
 X = torch.tensor([[1.0, 2.0, math.nan], [6.0, math.inf, 100.0]])  # 1, 2, 6 under the mask
@@ -35,3 +43,13 @@ def test_explained_variance_of_perfect_and_of_constant_values():
     returns = torch.tensor([[1.0, 2.0, 9.0], [6.0, 9.0, 9.0]])
     assert explained_variance(returns, returns, MASK).item() == 1.0
     assert explained_variance(torch.full_like(returns, 5.0), returns, MASK).item() == 0.0
+
+
+def test_correlation_is_that_of_the_values_under_the_mask_whatever_their_scale():
+    draw = torch.Generator().manual_seed(0)
+    x, noise = torch.randn(2, 5, 7, generator=draw)
+    y, mask = 0.5 * x + noise, torch.rand(5, 7, generator=draw) < 0.6
+    expected = torch.corrcoef(torch.stack([x[mask], y[mask]]))[0, 1].item()
+    assert masked_correlation(3 * x - 1, 1e-2 * y + 4, mask).item() == pytest.approx(expected, abs=1e-4)
+    assert masked_correlation(x, -x, mask).item() == pytest.approx(-1, abs=1e-5)
+    assert masked_correlation(torch.zeros(5, 7), y, mask).item() == 0

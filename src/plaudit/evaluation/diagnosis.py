@@ -37,7 +37,8 @@ SHARE = 1 / 3  # of the planned iterations before which a flat score is no fault
 
 CLIPPED = 0.3  # share of the tokens whose ratio leaves the clip range, mean of an iteration
 STEPS_LEFT = 0.5  # share of the optimizer steps that are taken before approximate KL exceeds kl_stop
-KL_AT_ONCE = 8.0  # nats by which the KL changes from one iteration to the next
+KL_AT_ONCE = 8.0  # nats by which the KL changes from one iteration to the next ...
+EARNED = 1.0  # ... while the score rises by less than this many standard deviations
 FIT, CRITIC_LEFT = 0.15, 0.6  # correlation of a fit with the rewards that follow; share of it that the critic reaches
 EXPLAINED = 0.05  # explained variance: less is no better than a constant
 ENTROPY_LEFT = 0.5  # of the entropy at the start
@@ -107,19 +108,21 @@ def _too_high(m: Metrics) -> Iterator[Finding]:
     planned = max(1.0, m.setting("epochs", 1)) * minibatches
     steps, clipped = m.recent("optimizer_steps") / planned, m.recent("clip_fraction")
     whole = np.arange(len(m)) >= WINDOW - 1  # a single update that was too large is no fault
-    jumps = np.abs(np.diff(m["kl"], prepend=m["kl"][:1]))
+    # A policy may go far at once after a reward that is easily earned; here it goes far and earns nothing.
+    earned = np.diff(m["score_normalised"], prepend=m["score_normalised"][:1])
+    jumps = np.where(earned < EARNED, np.abs(np.diff(m["kl"], prepend=m["kl"][:1])), 0.0)
     stopped = whole & (steps < STEPS_LEFT) & np.isfinite(m.recent("approx_kl_max"))  # by kl_stop
     shows = stopped | (whole & (clipped > CLIPPED)) | (jumps > KL_AT_ONCE)
     if (since := m.any_since(shows)) is None:
         return
     signs = []
     if stopped.any():
-        signs.append(f"only {np.nanmin(steps[whole]):.0%} of the optimizer steps are taken before kl_stop ends them")
+        signs.append(f"only {-_largest(-steps[whole]):.0%} of the optimizer steps are taken before kl_stop ends them")
     if (whole & (clipped > CLIPPED)).any():
-        signs.append(f"up to {np.nanmax(clipped[whole]):.0%} of the ratios leave the clip range")
+        signs.append(f"up to {_largest(clipped[whole]):.0%} of the ratios leave the clip range")
     if (jumps > KL_AT_ONCE).any():
-        signs.append(f"the KL changes by up to {np.nanmax(jumps):.1f} nats in one iteration")
-    figures = {"steps_taken": np.nanmin(steps), "clip_fraction": _largest(clipped), "kl_jump": _largest(jumps)}
+        signs.append(f"the KL changes by up to {_largest(jumps):.1f} nats in one iteration")
+    figures = {"steps_taken": -_largest(-steps), "clip_fraction": _largest(clipped), "kl_jump": _largest(jumps)}
     text = f"Each update moves the policy too far: {', and '.join(signs)}. Lower lr by a factor of 3 to 10."
     yield _finding("learning_rate", m, text, figures, since)
 

@@ -161,7 +161,7 @@ BANDS: dict[str, Band] = {
         low=0.5,
         of_start=True,
     ),
-    "loss": Band("Loss", "", "The loss of PPO or REINFORCE has no meaning of its own; look at score and KL."),
+    "loss": Band("Loss", "", "The loss of a policy has no meaning of its own; look at score and KL."),
     "policy_loss": Band(
         "Policy loss", "", "Near 0, because advantages are centred. It has no trend that means progress."
     ),
@@ -297,7 +297,7 @@ def reading(key: str, values: Sequence[Any], stage: str = "ppo") -> Reading:
     Args:
         key: the figure's name in metrics.jsonl.
         values: one for each step so far, in order; None where there is none.
-        stage: the stage that logged it: sft, reward_model, ppo or reinforce.
+        stage: the stage that logged it.
     """
     band, window = band_of(key, stage), SUPERVISED_WINDOW if stage in _SUPERVISED else WINDOW
     if band is None:
