@@ -122,7 +122,7 @@ def test_a_function_that_fails_during_training_loses_nothing_and_a_repaired_one_
     ]
     assert [report.step for report in ppo(again)] == [4]
     assert again.differences(("ppo",)) == []
-    for name in ("model.safetensors", "metrics.jsonl", "rollouts.jsonl"):
+    for name in ("model.safetensors", "metrics.jsonl", "rollouts.jsonl", "tokens.jsonl"):
         assert (again.folder("ppo") / name).read_bytes() == (whole.folder("ppo") / name).read_bytes(), name
 
 
