@@ -48,6 +48,11 @@ class Watched:
     indices: dict[Path, Rollouts] = field(default_factory=dict)
 
     @property
+    def runs(self) -> list[Path]:
+        """One or two run directories."""
+        return [path for path in (self.run, self.other) if path is not None]
+
+    @property
     def title(self) -> str:
         """Their names."""
         own = self.run.resolve().name
@@ -71,8 +76,8 @@ def make_app(run: Path, other: Path | None = None) -> Starlette:
 
 async def _answer(watched: Watched, page: Callable[[Watched, Request], Response], request: Request) -> Response:
     """A page, or 304 where nothing has changed since the browser got it."""
-    runs = [watched.run] + ([watched.other] if watched.other else [])
-    tag = f'"{"-".join(await run_in_threadpool(lambda: [reading.version(one) for one in runs]))}"'
+    versions = await run_in_threadpool(lambda: [reading.version(run) for run in watched.runs])
+    tag = f'"{"-".join(versions)}"'
     if request.headers.get("if-none-match") == tag:
         return Response(status_code=304, headers={"etag": tag})
     response = await run_in_threadpool(page, watched, request)
@@ -87,8 +92,8 @@ def _problem(watched: Watched, request: Request, error: Exception) -> Response:
 
 
 def _page(watched: Watched, request: Request, template: str, **values: Any) -> Response:
-    ended = all(stage.word in ("finished", "none") for stage in ()) or not reading.in_use(watched.run)
-    refresh = 5 * REFRESH if ended else REFRESH  # a run that has ended may be continued
+    # A run that has ended may be continued, so its page still looks now and then.
+    refresh = REFRESH if any(map(reading.in_use, watched.runs)) else 5 * REFRESH
     return PAGES.page(template, request, title=watched.title, refresh=refresh, watched=watched, **values)
 
 
@@ -132,8 +137,11 @@ def _count(request: Request, name: str) -> int | None:
 
 def overview(watched: Watched, request: Request) -> Response:
     """The stages, what is wrong, and the preflight checks."""
-    runs = [(path.resolve().name, reading.overview(path, _settings(path)))
-            for path in (watched.run, watched.other) if path is not None]  # fmt: skip
+    runs = [
+        (path.resolve().name, reading.overview(path, _settings(path)))
+        for path in (watched.run, watched.other)
+        if path is not None
+    ]
     return _page(watched, request, "overview", runs=runs, faults=FAULTS)
 
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from plaudit.evaluation.health import SUPERVISED_WINDOW, WINDOW, band_of, reading
+from plaudit.monitor.reading import number
+from plaudit.web.security import named
 
 WIDTH, HEIGHT = 520, 170
 _MOST = 400  # points of a line; more than a screen can show
@@ -99,7 +101,7 @@ def _curve(key: str, lines: Sequence[Line], others: Sequence[Line], kind: str) -
     ticks = [(y_of(low + room + f * (high - low - 2 * room)), figure(low + room + f * (high - low - 2 * room)))
              for f in (0, 0.5, 1)]  # fmt: skip
     return Curve(
-        key, band.name, band.unit, said.state, _WORDS[said.state], said.text,
+        key, named(band.name), band.unit, said.state, _WORDS[said.state], said.text,
         "no number" if values and values[-1] is None else figure(latest) if latest is not None else "–",
         other, difference, common,
         _pieces(own, x_of, y_of), _pieces(beside, x_of, y_of), shaded, _between(ends), ticks, int(first), int(last),
@@ -122,13 +124,6 @@ def figure(value: float) -> str:
     size = abs(value)
     text = f"{value:,.0f}" if size >= 1000 else f"{value:.3g}" if size == 0 or size >= 0.001 else f"{value:.1e}"
     return text.replace("-", "−")
-
-
-def number(value: Any) -> float | None:
-    """A finite number; None for anything that is none, such as null."""
-    return (
-        float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e300 else None
-    )
 
 
 def _points(lines: Sequence[Line], key: str) -> list[tuple[int, float | None]]:

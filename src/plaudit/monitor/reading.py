@@ -99,6 +99,13 @@ def table(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def number(value: Any) -> float | None:
+    """A finite number; None for anything that is none, such as null."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < 1e300:
+        return None
+    return float(value)
+
+
 def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
@@ -151,9 +158,8 @@ def state(stage: Stage, owned: bool, total: int | None, now: float) -> State:
         return State(_STATES["finished"], done, done, None, quiet)
     if not lines and not (stage.folder / "inputs.json").exists():
         return State(_STATES["none"], 0, total, None, None)
-    recent = [
-        s for line in rows(stage.folder / "timing.jsonl")[-20:] if isinstance(s := line.get("seconds"), (int, float))
-    ]
+    times = [number(line.get("seconds")) for line in rows(stage.folder / "timing.jsonl")[-20:]]
+    recent = [seconds for seconds in times if seconds is not None]
     left = sum(recent) / len(recent) * (total - done) if recent and total else None
     running = owned and (quiet is None or quiet < max(_QUIET, 10 * max(recent, default=0)))
     return State(_STATES["running" if running else "stopped"], done, total, left if running else None, quiet)
@@ -181,7 +187,7 @@ def overview(run: Path, settings: Mapping[str, Any]) -> Overview:
             state(
                 stage,
                 owned or (stage.run != run and in_use(stage.run)),
-                settings.get(f"{stage.kind}.iterations"),
+                total if _is_count(total := settings.get(f"{stage.kind}.iterations")) else None,
                 now,
             ),
         )

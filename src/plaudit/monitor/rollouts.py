@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from plaudit.monitor.curves import number
-from plaudit.monitor.reading import parsed
+from plaudit.monitor.reading import number, parsed
 
 PAGE = 50
 SORTS = {"": "in order", "score": "score", "kl": "KL", "length": "length"}

@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from plaudit.monitor.curves import figure, number
-from plaudit.monitor.reading import Stage, rows
+from plaudit.monitor.curves import figure
+from plaudit.monitor.reading import Stage, number, rows
 
 COLOURS = {"advantages": "Advantage", "probability": "Probability", "kl": "KL", "rewards": "Reward", "values": "Value"}
 ABOUT = {

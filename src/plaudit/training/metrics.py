@@ -43,8 +43,8 @@ class MetricsLog:
     """The log files of one stage, with one JSON object per step.
 
     They are `metrics.jsonl`, `timing.jsonl` and, if the stage samples responses, `rollouts.jsonl`, with one object per
-    response, and `tokens.jsonl`, with the tokens of a few of them. Times have their own file, so that `metrics.jsonl` of a resumed run is byte for byte equal to that of an
-    uninterrupted run.
+    response, and `tokens.jsonl`, with the tokens of a few of them. Times have their own file, so that `metrics.jsonl`
+    of a resumed run is byte for byte equal to that of an uninterrupted run.
     """
 
     def __init__(self, folder: Path) -> None:

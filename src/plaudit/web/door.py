@@ -8,8 +8,6 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from plaudit.web.rendering import Pages
 from plaudit.web.security import same, signed_in
 
-_OPEN = ("/style.css", "/icon.svg")  # what a closed door needs
-
 
 def behind_door(app: ASGIApp, pages: Pages, title: str, token: str, cookie: str) -> ASGIApp:
     """`app` for those who have followed the link with `token`, which is kept in the cookie of that name."""
@@ -23,7 +21,7 @@ def behind_door(app: ASGIApp, pages: Pages, title: str, token: str, cookie: str)
             if same(given, token):
                 return await signed_in(request, cookie, token)(scope, receive, send)
             problem = "This link is of an earlier start. Open the link that plaudit printed last."
-        elif request.url.path in _OPEN or same(request.cookies.get(cookie, ""), token):
+        elif request.url.path in pages.paths or same(request.cookies.get(cookie, ""), token):
             return await app(scope, receive, send)
         elif request.headers.get("sec-fetch-site") == "cross-site":
             # A link on another site was followed, and a strict cookie is not sent then: load the page once more.

@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from plaudit.web.security import visible
+from plaudit.web.security import named, visible
 
 _TYPES = {"css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
 _OURS = "plaudit.web"
@@ -64,7 +64,7 @@ class Pages:
             lstrip_blocks=True,
             auto_reload=False,
         )
-        for function in (visible, percent, interval, ago, path, *filters):
+        for function in (visible, named, percent, interval, ago, path, *filters):
             self._environment.filters[function.__name__] = function
         self._environment.globals |= {"version": self.version, "new_uuid": lambda: str(uuid.uuid4())}
 
@@ -74,6 +74,11 @@ class Pages:
         here = request.url.path
         text = self._environment.get_template(f"{template}.html.jinja").render(root=root, here=here, **values)
         return Response(text, status, media_type="text/html")
+
+    @property
+    def paths(self) -> set[str]:
+        """Where the static files are."""
+        return {f"/{name}" for name in self._content}
 
     def routes(self) -> list[BaseRoute]:
         """The routes of the static files."""

@@ -73,6 +73,11 @@ def signed_in(request: Request, cookie: str, secret: str) -> Response:
     return response
 
 
+def named(text: str) -> str:
+    """`text` with hidden control characters by their numbers, for attributes and titles."""
+    return _HIDDEN.sub(lambda found: f"U+{ord(found.group()):04X}", text)
+
+
 class Attempts:
     """Limits failed attempts: `most` within `seconds` for one address, and ten times as many for all together."""
 

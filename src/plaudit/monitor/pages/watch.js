@@ -34,7 +34,9 @@
 
   async function watch() {
     for (;;) {
-      await new Promise((done) => setTimeout(done, 1000 * (Number(find("main").dataset.refresh) || 5)));
+      const seconds = Number(find("main").dataset.refresh);
+      if (!seconds) return; // the page of a problem
+      await new Promise((done) => setTimeout(done, 1000 * seconds));
       if (!document.hidden) await look();
     }
   }
