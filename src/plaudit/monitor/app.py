@@ -182,7 +182,7 @@ def browse(watched: Watched, request: Request) -> Response:
     rising = request.query_params.get("order") == "rising"
     iteration, page = _count(request, "iteration"), _count(request, "page") or 1
     index = watched.rollouts(stage) if stage else None
-    found = index.find(iteration, sort, not rising, text, page) if index else Found([], 0, 1, 1, None)
+    found = index.find(iteration, sort, not rising, text, page) if index is not None else Found([], 0, 1, 1, None)
     parts = list(dict.fromkeys(name for row in found.rows for name in row if name.startswith(PART)))
     return _page(
         watched, request, "rollouts", stages=able, stage=stage, found=found, sorts=SORTS, sort=sort, rising=rising,
