@@ -15,7 +15,6 @@ from typing import Any
 from plaudit.config import ALGORITHMS
 from plaudit.evaluation.diagnosis import Finding, diagnose
 
-NAMES = {"sft": "SFT", "reward_model": "Reward model", "ppo": "PPO", "reinforce": "REINFORCE"}
 _ROUNDS, _QUIET = "rounds", 120.0  # seconds without a new step after which a stage that nobody owns has stopped
 _STATES = {"none": "not begun", "running": "running", "finished": "finished", "stopped": "stopped"}
 
@@ -56,7 +55,7 @@ def stages(run: Path) -> list[Stage]:
                 continue
             if not prefix and kind not in ("sft", "reward_model", "ppo") and not (folder / kind).is_dir():
                 continue
-            name = NAMES.get(kind, kind)
+            name = "Reward model" if kind == "reward_model" else kind.upper()
             found.append(Stage(f"{prefix}{kind}", f"{where}{name}", kind, folder / kind, folder))
             for path in sorted((folder / kind).glob("members/*/metrics.jsonl"))[:20]:
                 key = f"{prefix}{kind}/members/{path.parent.name}"
@@ -117,7 +116,7 @@ def in_use(run: Path) -> bool:
     """
     owner = table(run / ".owner.json")
     process = owner.get("process")
-    if not _is_count(process) or process <= 0:
+    if not isinstance(process, int) or process <= 0:
         return False
     if owner.get("host") != platform.node() or os.name == "nt":  # it cannot be asked; `state` looks at the times
         return True
@@ -201,9 +200,9 @@ def overview(run: Path, settings: Mapping[str, Any]) -> Overview:
             notes.append(f"{stage.title}: the last line of metrics.jsonl is not complete yet.")
     try:
         findings = [finding for folder in dict.fromkeys(s.run for s in found) for finding in diagnose(folder)]
-    except (OSError, ValueError) as error:  # files that vanish while they are read
+    except (OSError, ValueError) as problem:  # files that vanish while they are read
         findings = []
-        notes.append(f"The diagnosis is not possible now: {error}")
+        notes.append(f"The diagnosis is not possible now: {problem}")
     checks = [
         (name, check)
         for name, many in table(run / "doctor.json").items()
