@@ -33,8 +33,8 @@ else:
 ALGORITHMS = {
     "sft": "Supervised fine-tuning on the training texts.",
     "reward_model": "Train the reward model; needs plaudit sft.",
-    "ppo": "Optimise the policy; needs plaudit reward-model.",
-    "reinforce": "REINFORCE, without a critic; needs plaudit reward-model.",
+    "ppo": "Optimise the policy for the reward model, or for --reward.",
+    "reinforce": "REINFORCE: the same without a critic.",
 }
 POLICIES = tuple(name for name in ALGORITHMS if name not in ("sft", "reward_model"))  # algorithms that train a policy
 SECTIONS = ("data", *ALGORITHMS, "evaluation")

@@ -17,6 +17,8 @@ from plaudit.config import build
 from plaudit.errors import ConfigError, RunError
 from plaudit.evaluation.frontier import frontier
 from plaudit.evaluation.memory import memory_needed
+from plaudit.models.classifier import Classifier
+from plaudit.models.ensemble import member_folders
 from plaudit.pipeline import steps
 from plaudit.rewards import EnsembleReward, ModelReward
 from plaudit.training.models import Models
@@ -204,3 +206,16 @@ def test_best_of_n_ranks_by_the_score_of_the_ensemble(trained, tmp_path):
     assert one < two
     (again,) = other.path.glob("frontier/kl_coef-*")
     assert (again / "reward_model" / "members" / "2" / "model.safetensors").exists()
+
+
+def test_the_folder_of_an_ensemble_as_a_reward_is_the_mean_of_its_members(trained, tmp_path):
+    run, _ = trained
+    folder = tmp_path / "ensemble"
+    shutil.copytree(run.folder("reward_model"), folder)
+    prompts, responses = ["the film is"] * 3, [" a delight", " a bore", " long"]
+    members = [Classifier(str(member)) for member in member_folders(folder)]
+    expected = np.mean([member(prompts, responses) for member in members], axis=0)
+    (part,) = as_reward(run, str(folder), Models.load(run, "ppo", reward_model=False)).parts
+    assert len(members) == MEMBERS
+    assert part.measure.function(prompts, responses) == pytest.approx(expected.tolist())
+    assert members[0](prompts, responses) != pytest.approx(expected.tolist())

@@ -27,6 +27,7 @@ from plaudit.maths.losses import Loss, bradley_terry_loss, label_loss, plackett_
 from plaudit.maths.masked import unflatten
 from plaudit.maths.preferences import differences, exceeds, preference_statistics, rightness, too_few
 from plaudit.models.chat import without_refused
+from plaudit.models.ensemble import member_folder
 from plaudit.models.loading import load_reward_model, model_without_weights, save, window
 from plaudit.models.policy import RewardModel, initialise_score_head
 from plaudit.models.tokenizer import Runs, Tokenizer, collate
@@ -36,7 +37,7 @@ from plaudit.training.engine import prepare_to_learn
 from plaudit.training.metrics import StepReport
 from plaudit.training.optimizer import adamw
 from plaudit.training.run import Run
-from plaudit.training.supervised import member_folder, member_name, train_supervised
+from plaudit.training.supervised import member_name, train_supervised
 from plaudit.training.tokenizer import tokenizer_to_save
 
 NEEDS = ("sft",)

@@ -28,8 +28,8 @@ from plaudit.evaluation.report.words import (
     warnings,
     written,
 )
+from plaudit.models.ensemble import member_folders
 from plaudit.training.run import Run
-from plaudit.training.supervised import member_folders
 
 # Built-in models that are on the hub: id there, and license.
 _ON_HUB = {"smollm2": ("HuggingFaceTB/SmolLM2-135M-Instruct", "apache-2.0")}

@@ -15,10 +15,10 @@ from huggingface_hub.utils import validate_repo_id
 from plaudit.config import ALGORITHMS, POLICIES
 from plaudit.errors import HubError, RunError
 from plaudit.evaluation.evaluate import policy_stage
+from plaudit.models.ensemble import member_folders
 from plaudit.models.lora import FOLDER as ADAPTER
 from plaudit.publishing.card import base_of, card
 from plaudit.training.run import Run
-from plaudit.training.supervised import member_folders
 
 _SUFFIXES = {".safetensors", ".json", ".jinja", ".model", ".txt", ".csv"}
 _KEPT_BACK = {"inputs.json", "manifest.json", "tracking.json"}  # they are about this run directory

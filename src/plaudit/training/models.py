@@ -8,6 +8,7 @@ from typing import Any
 
 from safetensors.torch import load_file
 
+from plaudit.models.ensemble import member_folders
 from plaudit.models.layers import share_weights
 from plaudit.models.loading import load_causal_lm, load_reward_model
 from plaudit.models.lora import FOLDER, load_adapters
@@ -15,7 +16,6 @@ from plaudit.models.policy import Policy, RewardModel
 from plaudit.models.tokenizer import Tokenizer
 from plaudit.training.engine import Engine, choose_engine, prepare_to_learn
 from plaudit.training.run import Run
-from plaudit.training.supervised import member_folders
 from plaudit.training.tokenizer import open_tokenizer
 
 VALUE_HEAD = "value_head.safetensors"  # in the same folder as the model files of a policy

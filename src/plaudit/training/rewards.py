@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import functools
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
+import numpy as np
 import torch
 
 from plaudit.batches import Responses
@@ -15,6 +17,7 @@ from plaudit.config import Config
 from plaudit.data.prompts import prompt_of, some_texts
 from plaudit.models.chat import without_refused
 from plaudit.models.classifier import Classifier
+from plaudit.models.ensemble import members_of
 from plaudit.models.tokenizer import Tokenizer, collate, pad_left
 from plaudit.records import Text
 from plaudit.rewards import (
@@ -26,6 +29,7 @@ from plaudit.rewards import (
     Part,
     Reward,
     Source,
+    TextReward,
     described,
     sources_of,
     uses_model,
@@ -82,7 +86,16 @@ def _measure(run: Run, source: Source, tokenizer: Tokenizer) -> FunctionReward:
     function = source.open()
     if function is not None:
         return FunctionReward(function, tokenizer, source.title, run.config.reward_timeout)
-    return FunctionReward(Classifier(*source.classifier, device=run.device), tokenizer, source.title)
+    name, label = source.classifier
+    members = [Classifier(member, label, device=run.device) for member in members_of(name)]
+    return FunctionReward(members[0] if len(members) == 1 else _mean(members), tokenizer, source.title)
+
+
+def _mean(members: list[Classifier]) -> TextReward:
+    def mean(prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
+        return np.mean([member(prompts, responses) for member in members], axis=0).tolist()
+
+    return mean
 
 
 def number_of_scored(config: Config, stage: str) -> tuple[int, int]:

@@ -20,6 +20,7 @@ from plaudit.data.splits import Splits
 from plaudit.errors import RunError
 from plaudit.files import json_text, partial_of, remove_folder, sha256, sweep, write_atomic, write_json
 from plaudit.models import loading
+from plaudit.models.ensemble import members_of
 from plaudit.rewards import Source, described, sources_of, uses_model
 from plaudit.training import lock, manifest, trackers
 from plaudit.training.checkpoint import Checkpoints
@@ -301,7 +302,7 @@ def _files_of(sources: tuple[Source, ...]) -> dict[str, str]:
         if source.file is not None:
             found[source.title] = sha256(source.file)
         elif source.function is None and not source.is_model:
-            found[source.title] = loading.fingerprint(source.classifier[0])
+            found[source.title] = " ".join(map(loading.fingerprint, members_of(source.classifier[0])))
     return found
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from torch import nn
 
 from plaudit import rng
 from plaudit.batches import to_device
+from plaudit.models.ensemble import member_folder
 from plaudit.training import stopping
 from plaudit.training.checkpoint import Checkpoints
 from plaudit.training.metrics import MetricsLog, StepReport
@@ -87,17 +87,6 @@ def train_supervised(
 def member_name(stage: str, member: int) -> str:
     """The name by which random numbers are drawn for one of several models of a stage."""
     return stage if member == 1 else f"{stage} {member}"
-
-
-def member_folder(folder: Path, member: int) -> Path:
-    """The folder of one of several models of a stage, or of its checkpoints: the first is in `folder` itself."""
-    return folder if member == 1 else folder / "members" / str(member)
-
-
-def member_folders(folder: Path) -> list[Path]:
-    """The folders of all models of a finished stage, in order."""
-    others = sorted((int(f.name), f) for f in (folder / "members").glob("[0-9]*"))
-    return [folder, *(f for _, f in others)]
 
 
 def steps_per_epoch(n: int, batch_size: int) -> int:
