@@ -174,11 +174,10 @@ def main(folder: Path, seeds: Sequence[int], names: Sequence[str] = ()) -> None:
     record = folder / "faults.jsonl"
     base = shared(folder / "shared")
     known = {(line["case"], line["seed"]) for line in read_jsonl(record)}
-    for seed in seeds:
-        for case in CASES:
-            wanted = case.fault or case is CASES[0] or seed % 100 < OTHERS
-            if not wanted or (case.name, seed) in known or (names and not any(name in case.name for name in names)):
-                continue
+    plan = [(seed, case) for seed in seeds for case in CASES if case.fault or case is CASES[0]]
+    plan += [(seed, case) for seed in seeds for case in CASES if (seed, case) not in plan and seed < OTHERS]
+    for seed, case in plan:
+        if (case.name, seed) not in known and (not names or any(name in case.name for name in names)):
             began = time.perf_counter()
             make_run(base, place(folder, case, seed), case, seed)
             line = {"case": case.name, "seed": seed, "seconds": round(time.perf_counter() - began, 1)}
@@ -232,15 +231,16 @@ def _train_on_leaking_files(base: Run, folder: Path, how: str, seed: int) -> Non
     """A short SFT on two files of the user's, of which the second has texts of the first, changed a little."""
     random_ = random.Random(seed)
     parts = load(base.config.data).parts.values()
-    texts = [t for part in parts for t in part.labelled if 8 <= len(t.text.split()) <= 30]
+    texts = [(str(t.text), int(t.label)) for part in parts for t in part.labelled]
+    texts = [(text, label) for text, label in texts if 8 <= len(text.split()) <= 30]
     chosen = random_.sample(texts, TEXTS + HELD_OUT)
     train, held_out = chosen[:TEXTS], chosen[TEXTS:]
     if how != "none":
-        held_out[:LEAKED] = [dataclasses.replace(t, text=_changed(t.text, how, random_)) for t in train[:LEAKED]]
+        held_out[:LEAKED] = [(_changed(text, how, random_), label) for text, label in train[:LEAKED]]
     files = folder.parent / "train.csv", folder.parent / "held_out.csv"
     for file, some in zip(files, (train, held_out), strict=True):
         with file.open("w", newline="") as out:
-            csv.writer(out).writerows([("text", "label"), *((t.text, int(t.label)) for t in some)])
+            csv.writer(out).writerows([("text", "label"), *some])
     settings = {"data.evaluation": str(files[1]), "sft.epochs": 1, "seed": seed}
     run = open_run(folder, str(files[0]), settings, preset="movie-gpt2")
     for _ in steps(run, ("sft",)):

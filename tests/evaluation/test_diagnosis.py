@@ -1,6 +1,7 @@
 """The rules on made-up figures; tests/recipes/test_faults.py has real runs."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -223,3 +224,16 @@ def test_no_figures_raise(tmp_path_factory, rows, data):
         )
     for finding in diagnose(folder):
         assert finding.fault in FAULTS
+
+
+@pytest.mark.parametrize("cause", ["learning_rate", "critic"])
+def test_what_begins_after_a_cause_is_named_in_its_sentence(run, cause):
+    cut = np.array([0.98] * 12 + [0.2] * (N - 12))
+    (finding,) = diagnose(run(HEALTHY | FAULTY[cause] | {"eos_rate": cut}))
+    assert finding.fault == cause
+    assert "It explains what shows later: responses cut off" in finding.sentence
+
+
+def test_the_page_of_the_docs_has_every_fault():
+    page = (Path(__file__).parents[2] / "docs" / "training-faults.md").read_text(encoding="utf-8")
+    assert all(f"| {name} |" in page for name in FAULTS.values())

@@ -8,6 +8,7 @@ import pytest
 
 from plaudit.cli import console
 from plaudit.evaluation import hacking
+from plaudit.evaluation import windows as window_module
 from plaudit.evaluation.windows import Part, Window, hacking_warnings, windows_of
 from plaudit.pipeline import steps
 from plaudit.training.metrics import read_jsonl
@@ -168,9 +169,9 @@ def small_windows(monkeypatch):
     judge = Judge()
     monkeypatch.setattr(hacking, "judge_for", lambda *data: (judge, ""))
     monkeypatch.setattr(hacking, "WINDOW", 16)
-    monkeypatch.setattr(hacking, "_rose", lambda before, now: now.step > before.step)
-    monkeypatch.setattr(hacking, "_fell", lambda before, now, measure: measure == "distinct_2")
-    monkeypatch.setattr(hacking, "IN_A_ROW", 1)
+    monkeypatch.setattr(window_module, "_rose", lambda before, now: now.step > before.step)
+    monkeypatch.setattr(window_module, "_fell", lambda before, now, measure: measure == "distinct_2")
+    monkeypatch.setattr(window_module, "IN_A_ROW", 1)
     return judge
 
 
@@ -314,7 +315,7 @@ def test_a_line_of_a_log_is_read_once(tmp_path, finished_run, tiny_config, small
     watch = hacking._Watch(run, "ppo", {})
     shutil.copytree(finished_run / "ppo", run.folder("ppo"), dirs_exist_ok=True)
     (run.folder("ppo") / "watch.jsonl").unlink(missing_ok=True)
-    monkeypatch.setattr(hacking, "windows_of", lambda run, stage: [])
+    monkeypatch.setattr(hacking, "windows_of", lambda folder: [])
     for done in range(5):
         watch.windows(done)
     lines = 4 + 4 * 16

@@ -11,9 +11,9 @@ from plaudit.cli import console, main
 from plaudit.data.splits import Part, Splits
 from plaudit.errors import ModelError, RewardError
 from plaudit.evaluation.evaluate import SHOWN_PROMPTS
-from plaudit.evaluation.windows import Window, hacking_warnings
 from plaudit.evaluation.judge import judge_for
 from plaudit.evaluation.report.words import judge_sentence, verdict
+from plaudit.evaluation.windows import Window, hacking_warnings
 from plaudit.pipeline import check
 from plaudit.records import Comparison, LabelledText
 from plaudit.training.run import STAGES

@@ -28,7 +28,6 @@ def base(finished_run):
     [
         ("learning rate x 30", 0),
         ("broken critic", 0),
-        ("entropy bonus with the wrong sign", 0),
         ("KL penalty off", 0),
         ("KL penalty off", 1),
         ("nothing learned", 0),
@@ -38,7 +37,7 @@ def base(finished_run):
 def test_a_fault_in_a_tiny_run_is_named(base, tmp_path, name, seed):
     found = named(base, tmp_path, name, seed)
     assert CASES[name].fault in found
-    assert not [path for path in (tmp_path / "run").rglob("*.safetensors")]
+    assert not list((tmp_path / "run").rglob("*.safetensors"))
 
 
 def test_a_tiny_run_without_a_fault(base, tmp_path):
@@ -51,12 +50,10 @@ def test_responses_that_are_cut_off(base, tmp_path):
     assert "cut_off" in [finding.fault for finding in diagnose(tmp_path / "run")]
 
 
-@pytest.mark.parametrize(("seed", "how"), [(0, "punctuation"), (0, "none")])
-def test_a_leak_between_two_files_is_named(tmp_path, seed, how):
+def test_a_leak_between_two_files_is_named(tmp_path):
     base = Run(tmp_path, build(preset("movie-gpt2")))
-    case = faults.Case("leak", "leak", (faults.Variant(leak=how),))
-    faults.make_run(base, tmp_path / "run", case, seed)
-    assert [finding.fault for finding in diagnose(tmp_path / "run")] == ["leak"] * (how != "none")
+    faults.make_run(base, tmp_path / "run", CASES["data leak"], 0)
+    assert [finding.fault for finding in diagnose(tmp_path / "run")] == ["leak"]
 
 
 def test_every_fault_has_a_run_and_every_function_that_is_replaced_exists():

@@ -96,7 +96,8 @@ def _causes(found: list[Finding]) -> list[Finding]:
     cause = min((f for f in others if f.fault in _CAUSES), key=lambda f: f.since or 0, default=None)
     if cause is None:
         return others or found
-    effects = [f for f in others if f is not cause and (f.since or 0) > (cause.since or 0)]
+    kept = (cause.fault, "hacking")  # a warning that has been given stays
+    effects = [f for f in others if f.fault not in kept and (f.since or 0) > (cause.since or 0)]
     follows = ", ".join(f"{FAULTS[f.fault]} (since iteration {f.since})" for f in effects)
     named = replace(cause, sentence=f"{cause.sentence} It explains what shows later: {follows}.") if follows else cause
     return [named if f is cause else f for f in others if f not in effects]
@@ -272,8 +273,9 @@ def _after_first(rule: Rule) -> Rule:
     return lambda m: rule(m) if len(m) >= FIRST else iter(())
 
 
-_POLICY_RULES = tuple(
-    map(_after_first, (_too_high, _broken_critic, _entropy_collapse, _deceived_reward, _no_penalty, _cut_off, _flat))
+_POLICY_RULES = (
+    *map(_after_first, (_too_high, _broken_critic, _entropy_collapse, _no_penalty, _cut_off, _flat)),
+    _deceived_reward,  # whose windows have a length of their own
 )
 _SUPERVISED_RULES = (_leak, _supervised)
 
