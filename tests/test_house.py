@@ -18,7 +18,8 @@ FLOORS = [
     {"training"},
     {"algorithms"},
     {"evaluation"},
-    {"feedback"},
+    {"web"},
+    {"feedback", "monitor"},
     {"cli", "labelling", "lesson", "pipeline", "publishing", "__main__"},
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

@@ -79,6 +79,7 @@ def test_resumed_it_equals_an_uninterrupted_run_byte_for_byte(make, engine, min_
         "model.safetensors",
         "metrics.jsonl",
         "rollouts.jsonl",
+        "tokens.jsonl",
         "checkpoints/step-00000004/tensors.safetensors",
     ):
         pair = [(run.folder("reinforce") / name).read_bytes() for run in (whole, stopped)]

@@ -9,8 +9,8 @@ from starlette.testclient import TestClient
 
 from plaudit.feedback.app import make_app
 from plaudit.feedback.assignment import Plan
-from plaudit.feedback.security import guard
 from plaudit.feedback.visits import Site
+from plaudit.web.security import guard
 
 ADDRESS = "http://127.0.0.1:8765"
 TOKEN, CODE = "the-token-of-the-owner", "KQ7M-3XTP"

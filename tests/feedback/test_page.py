@@ -18,7 +18,7 @@ import uvicorn  # noqa: E402
 from playwright.sync_api import expect, sync_playwright  # noqa: E402
 
 from plaudit.feedback.app import make_app  # noqa: E402
-from plaudit.feedback.security import guard  # noqa: E402
+from plaudit.web.security import guard  # noqa: E402
 
 SHORT = 30_000  # milliseconds that a slow machine may take
 expect.set_options(timeout=SHORT)

@@ -11,8 +11,8 @@ from starlette.responses import PlainTextResponse
 from starlette.testclient import TestClient
 
 from plaudit.feedback.app import make_app
-from plaudit.feedback.security import LARGEST, Attempts, guard, new_code, new_token, same, same_code, visible
 from plaudit.feedback.visits import Site
+from plaudit.web.security import LARGEST, Attempts, guard, new_code, new_token, same, same_code, visible
 
 GETS = ["/compare", "/history", "/history/1", "/done", "/model", "/results", "/health", "/class", "/export/csv"]
 POSTS = ["/vote", "/undo", "/revise", "/reveal", "/backup"]

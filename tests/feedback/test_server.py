@@ -16,8 +16,8 @@ import pytest
 from feedback.projects import project
 
 from plaudit.errors import FeedbackError
-from plaudit.feedback import server
 from plaudit.feedback.store import Store
+from plaudit.web import server
 from recipes.labelling_load import TOKEN, Browser, Served, load
 
 

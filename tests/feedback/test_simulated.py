@@ -15,12 +15,12 @@ from plaudit.feedback.app import make_app
 from plaudit.feedback.assignment import Plan
 from plaudit.feedback.biases import effects
 from plaudit.feedback.people import Person, rated
-from plaudit.feedback.security import guard
 from plaudit.feedback.simulated import answer_all, read
 from plaudit.feedback.statistics import pace
 from plaudit.feedback.store import Store
 from plaudit.feedback.visits import Site
 from plaudit.records import Message
+from plaudit.web.security import guard
 
 CODE = "KQ7M-3XTP"
 PLAN = Plan(overlap=9, practice=2, repeat_share=0.0)

@@ -38,7 +38,15 @@ from plaudit.training.versions import versions
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 
 REPOS = {"sft": "me/film-sft", "reward_model": "me/film-reward-model", "ppo": "me/film"}
-PRIVATE = {"inputs.json", "manifest.json", "metrics.jsonl", "timing.jsonl", "rollouts.jsonl", "watch.jsonl"}
+PRIVATE = {
+    "inputs.json",
+    "manifest.json",
+    "metrics.jsonl",
+    "timing.jsonl",
+    "rollouts.jsonl",
+    "tokens.jsonl",
+    "watch.jsonl",
+}
 
 
 @pytest.fixture

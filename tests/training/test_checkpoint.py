@@ -132,23 +132,25 @@ def test_logs_are_cut_back_to_the_checkpoint(tmp_path):
     for number in (1, 2, 3):
         log.append(StepReport("ppo", number, 3, {"loss": 0.5}, {"seconds": 1.0}))
         log.log_responses(number, response=["a", "b"])
+        log.log_tokens(number, ids=[[1, 2], [3]])
         if number == 2:
             checkpoints.save(2, model, optimizer)
-            kept = [path.read_bytes() for path in (log.metrics_path, log.rollouts_path)]
+            kept = [path.read_bytes() for path in (log.metrics_path, log.rollouts_path, log.tokens_path)]
     with log.metrics_path.open("ab") as file:
         file.write(b'{"step": 4, "lo')  # killed while writing
     assert checkpoints.restore(model, optimizer) == {"step": 2}
-    assert [path.read_bytes() for path in (log.metrics_path, log.rollouts_path)] == kept
+    assert [path.read_bytes() for path in (log.metrics_path, log.rollouts_path, log.tokens_path)] == kept
     assert len(read_jsonl(log.timing_path)) == 2
 
 
-@pytest.mark.parametrize("name", ["metrics.jsonl", "rollouts.jsonl"])
+@pytest.mark.parametrize("name", ["metrics.jsonl", "rollouts.jsonl", "tokens.jsonl"])
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_log_that_has_changed_before_the_checkpoint_is_refused_by_name(tmp_path, name, damage):
     model, log = make_network(), MetricsLog(tmp_path / "log")
     optimizer, checkpoints = adamw(model, 0.1), Checkpoints(tmp_path / "checkpoints", "f", log)
     log.append(StepReport("ppo", 1, 3, {"loss": 0.5}, {"seconds": 1.0}))
     log.log_responses(1, response=["a", "b"])
+    log.log_tokens(1, ids=[[1, 2], [3]])
     checkpoints.save(1, model, optimizer)
     DAMAGES[damage](tmp_path / "log" / name)
     with pytest.raises(RunError, match=rf"{name}: damaged: its lines up to step 1 have changed; put the file back"):

@@ -68,8 +68,8 @@ def grpo(run: Run, reward: AnyReward = None, models: Models | None = None) -> It
     loop = RolloutLoop(run, "grpo", models, reward)
 
     for iteration in loop:
-        _, stats = loop.update(iteration, OBJECTIVE)
-        yield loop.finish_iteration(iteration, stats)
+        batch, stats = loop.update(iteration, OBJECTIVE)
+        yield loop.finish_iteration(iteration, batch, stats)
 
     loop.finish()
 

@@ -86,7 +86,7 @@ def ppo(run: Run, reward: AnyReward = None, models: Models | None = None) -> Ite
         stats["reward"] = batch.rewards.sum(1).mean().item()
         stats |= critic_figures(batch, iteration.states, settings.gamma)
         stats["explained_variance"] = explained_variance(batch.values, batch.returns, mask).item()
-        yield loop.finish_iteration(iteration, stats)
+        yield loop.finish_iteration(iteration, batch, stats)
 
     loop.finish()
 

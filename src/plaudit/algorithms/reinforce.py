@@ -55,7 +55,7 @@ def reinforce(run: Run, reward: AnyReward = None, models: Models | None = None) 
         learned = batch.advantages * ((n - 1) / n)  # the reward less its mean
         kl = (rollout.logprobs - rollout.ref_logprobs).sum(1)
         stats["kl_coef_measured"] = measured_kl_coef(rollout.scores - learned, kl).item()
-        yield loop.finish_iteration(iteration, stats)
+        yield loop.finish_iteration(iteration, batch, stats)
 
     loop.finish()
 

@@ -40,8 +40,8 @@ def rloo(run: Run, reward: AnyReward = None, models: Models | None = None) -> It
     loop = RolloutLoop(run, "rloo", models, reward)
 
     for iteration in loop:
-        _, stats = loop.update(iteration, OBJECTIVE)
-        yield loop.finish_iteration(iteration, stats)
+        batch, stats = loop.update(iteration, OBJECTIVE)
+        yield loop.finish_iteration(iteration, batch, stats)
 
     loop.finish()
 

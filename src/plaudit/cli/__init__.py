@@ -324,6 +324,7 @@ def _seeds(n: int, out: Path, resume: bool, overwrite: bool, **given: Any) -> No
 commands.add_command(people.label)
 commands.add_command(people.compare)
 commands.add_command(people.loop)
+commands.add_command(people.watch)
 commands.add_command(sharing.merge)
 commands.add_command(sharing.push)
 commands.add_command(sharing.notebooks)

@@ -1,4 +1,4 @@
-"""The commands with which people compare responses: `plaudit label` and `plaudit compare`.
+"""The commands that serve pages: `plaudit label`, `compare` and `loop` for people who compare, and `plaudit watch`.
 
 The server of the page never imports torch: a process of its own opens the models and makes the pairs.
 """
@@ -26,7 +26,7 @@ _SHORTEST_CODE = 6  # letters and digits
 
 def _code(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
     """Refuse a join code that anybody would guess."""
-    from plaudit.feedback.security import plain_code
+    from plaudit.web.security import plain_code
 
     if value is not None and len(plain_code(value)) < _SHORTEST_CODE:
         raise click.UsageError(
@@ -38,12 +38,15 @@ def _code(ctx: click.Context, param: click.Parameter, value: str | None) -> str 
 comparisons = click.Option(
     ["--comparisons"], is_flag=True, help="learn from what people chose in RUN, with plaudit label"
 )
-_served = [
+_listening = [
     click.option(
         "--host", default="127.0.0.1", help="address to listen at; 0.0.0.0 lets other machines reach the page"
     ),
     flags.count("--port", low=1, help="port to listen at; by default the first free one from 8765"),
     click.option("--browser/--no-browser", default=True, help="open the page in a browser"),
+]
+_served = [
+    *_listening,
     flags.count("--overlap", low=1, default=1, help="votes for each pair, by different people"),
     click.option("--join", metavar="CODE", callback=_code, help="code with which others may join, such as a class"),
 ]
@@ -94,7 +97,7 @@ def label(
     strategy: Any = ask
     plan = Plan(overlap=overlap, votes=each, strategy=strategy, purpose="train")
     command = f"plaudit reward-model --out {run} --comparisons"
-    site = Site(title=run.resolve().name, plan=plan, code=join, command=command)
+    site = Site(title=run.resolve().name, plan=plan, code=join, command=command, training=_live_page(run))
     folder = run / FOLDER
     arguments = [*_PAIRS, str(folder), "--first", str(run), stage, "--number", str(0 if pairs else number)]
     _serve(folder, site, arguments, pairs, host, port, browser)
@@ -144,6 +147,32 @@ def compare(
         "eval",
     ]
     _serve(folder, site, arguments, None, host, port, browser)
+
+
+def _live_page(run: Path) -> Any:
+    from plaudit.monitor.app import make_app
+
+    return make_app(run)
+
+
+@click.command("watch", cls=flags.Command)
+@click.argument("run", type=flags.PATH)
+@click.argument("other", type=flags.PATH, required=False)
+@_with(_listening)
+def watch(run: Path, other: Path | None, host: str, port: int | None, browser: bool) -> None:
+    """Watch a training run in the browser, beside another one.
+
+    The page shows how far each stage is, what is wrong, the curves with their healthy bands, responses token by token,
+    and all rollouts. It may be opened before, during or after the training, and changes nothing.
+    """
+    from plaudit.monitor.server import watch as serve
+
+    def ready(link: str) -> None:
+        print(f"Open {link}", flush=True)
+        if browser:
+            webbrowser.open(link)
+
+    serve(run, other, host, port, ready)
 
 
 def _serve(
@@ -205,6 +234,6 @@ def loop(
     from plaudit.feedback.visits import Site
 
     plan = Plan(overlap=overlap, newest=True)
-    site = Site(title=run.resolve().name, plan=plan, code=join)
+    site = Site(title=run.resolve().name, plan=plan, code=join, training=_live_page(run))
     words = ["--rounds", str(rounds), "--votes", str(votes), "--algorithm", algorithm]
     _serve(run / FOLDER, site, ["-m", "plaudit.labelling.rounds", str(run), *words], None, host, port, browser)

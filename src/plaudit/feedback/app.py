@@ -12,21 +12,22 @@ from typing import Any, get_args
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, RedirectResponse, Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Mount, Route
 
 from plaudit.errors import FeedbackError
-from plaudit.feedback import assignment, exchange, overview, rendering, screens
+from plaudit.feedback import assignment, exchange, overview, screens
 from plaudit.feedback.entries import Answer
 from plaudit.feedback.learning import Learning
-from plaudit.feedback.security import new_token
+from plaudit.feedback.rendering import PAGES
 from plaudit.feedback.store import Store
-from plaudit.feedback.visits import Desk, Site, Visit, entrance, joining, on_error, signed_in
+from plaudit.feedback.visits import Desk, Site, Visit, entrance, joining, on_error, owned, signed_in
+from plaudit.web.security import new_token
 
 _DAY = 24 * 3600 * 1000  # milliseconds: no duration that a client sends counts for more
 
 
 def make_app(store: Store, site: Site, clock: Callable[[], float] = time.time) -> Starlette:
-    """The pages. `plaudit.feedback.security.guard` belongs around them.
+    """The pages. `plaudit.web.security.guard` belongs around them.
 
     Args:
         store: the project.
@@ -48,8 +49,8 @@ def make_app(store: Store, site: Site, clock: Callable[[], float] = time.time) -
         yield
         learning.stop()
 
-    routes = [Route("/", entrance(desk)), Route("/join", joining(desk), methods=["GET", "POST"])]
-    routes += [Route(f"/{name}", partial(rendering.file, name)) for name in rendering.FILES]
+    routes: list[BaseRoute] = [Route("/", entrance(desk)), Route("/join", joining(desk), methods=["GET", "POST"])]
+    routes += PAGES.routes()
     for method, owner_only, pages in (
         ("GET", False, {"/compare": compare, "/history": history, "/history/{id:int}": answered, "/done": done}),
         ("GET", False, {"/model": model, "/results": results}),
@@ -58,6 +59,8 @@ def make_app(store: Store, site: Site, clock: Callable[[], float] = time.time) -
         ("POST", True, {"/backup": backup}),
     ):
         routes += [Route(path, signed_in(desk, page, owner_only), methods=[method]) for path, page in pages.items()]
+    if site.training is not None:
+        routes.append(Mount("/training", owned(desk, site.training)))
     handlers: Any = {HTTPException: partial(on_error, desk), FeedbackError: partial(on_error, desk)}
     return Starlette(routes=routes, exception_handlers=handlers, lifespan=lifespan)
 

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import socket
-import sys
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from dataclasses import replace
-from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from plaudit.errors import FeedbackError
+from plaudit.web import server
 
 if TYPE_CHECKING:
-    from plaudit.feedback.visits import Site
+    from starlette.types import ASGIApp
 
-PORT = 8765  # where a free port is looked for first
-_TRIES = 20
+    from plaudit.feedback.visits import Site
 
 
 def serve(
@@ -36,62 +29,26 @@ def serve(
     Args:
         folder: of the project, such as RUN/feedback; made where there is none.
         site: what the pages say and ask. Its address is set here.
-        host: the address to listen at. Any other than 127.0.0.1 lets other machines reach the server; each person still
-            needs the link or the join code.
-        port: to listen at; by default 8765, or the next one that is free.
-        names: host names by which people open the page, such as that of this machine.
+        host, port, names: as in `plaudit.web.server.serve`. Each person still needs the link or the join code.
         ready: called once people can open the page; by default it prints the links.
 
     Raises:
         FeedbackError: the address cannot be used, or the project cannot be opened.
     """
-    with _listen(host, port) as listening:
-        # These imports take a few tenths of a second, in which a browser can already wait at the socket.
-        import uvicorn
 
+    @contextmanager
+    def opened(address: str) -> Iterator[ASGIApp]:
+        # These imports take a few tenths of a second, in which a browser can already wait at the socket.
         from plaudit.feedback.app import make_app
-        from plaudit.feedback.security import guard
         from plaudit.feedback.store import Store
 
         with closing(Store.open(folder)) as store:
-            site = replace(site, address=_address(host, listening.getsockname()[1]))
-            app = guard(make_app(store, site), names, anywhere=not _is_loopback(host))
-            (ready or announce)(site)
-            config = uvicorn.Config(
-                app,
-                log_level="warning",
-                access_log=False,  # it would write tokens into the terminal
-                proxy_headers=False,  # anybody can send them
-                server_header=False,
-                timeout_graceful_shutdown=5,
-                lifespan="on",
-            )
-            with suppress(KeyboardInterrupt), _terminated_as_interrupted(), _switching_often():
-                uvicorn.Server(config).run(sockets=[listening])
+            here = replace(site, address=address)
+            app = make_app(store, here)
+            (ready or announce)(here)
+            yield app
 
-
-@contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
-    """Uvicorn raises the signal that ended it once more: SIGTERM would then kill this process."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # no signals come here
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-@contextmanager
-def _switching_often() -> Iterator[None]:
-    """Let threads take turns after half a millisecond: by default a vote waits ten times as long for each of them."""
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(0.0005)
-    try:
-        yield
-    finally:
-        sys.setswitchinterval(before)
+    server.serve(opened, host, port, names)
 
 
 def announce(site: Site) -> None:
@@ -99,40 +56,3 @@ def announce(site: Site) -> None:
     print(f"Open {site.link}", flush=True)
     if site.code is not None:
         print(f"Others join at {site.address}/join with the code {site.code}", flush=True)
-
-
-def _listen(host: str, port: int | None) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    problem = ""
-    for candidate in range(PORT, PORT + _TRIES) if port is None else [port]:
-        listening = socket.socket(family, socket.SOCK_STREAM)
-        if os.name != "nt":  # there it would let two servers have one port
-            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listening.bind((host, candidate))
-            listening.listen(1024)
-            return listening
-        except (OSError, OverflowError) as error:
-            listening.close()
-            problem = getattr(error, "strerror", None) or str(error)
-    where = f"{host}:{port}" if port is not None else f"{host}:{PORT} to {PORT + _TRIES - 1}"
-    raise FeedbackError(f"{where}: {problem}; choose another with --port or --host")
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def _address(host: str, port: int) -> str:
-    """Where people open the page: for "every address of this machine", the one that others reach."""
-    if host in ("0.0.0.0", "::", ""):
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            try:
-                probe.connect(("192.0.2.1", 9))  # sends nothing: it asks which address a packet would leave from
-                host = probe.getsockname()[0]
-            except OSError:
-                host = socket.gethostname()
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

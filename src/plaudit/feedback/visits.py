@@ -12,16 +12,18 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from plaudit.errors import FeedbackError
-from plaudit.feedback import rendering, screens
+from plaudit.feedback import screens
 from plaudit.feedback.assignment import Plan
 from plaudit.feedback.learning import Learning
-from plaudit.feedback.security import Attempts, new_token, same, same_code
+from plaudit.feedback.rendering import PAGES
 from plaudit.feedback.store import Annotator, Store
+from plaudit.web import security
+from plaudit.web.security import Attempts, new_token, same, same_code
 
 Endpoint = Callable[[Request], Awaitable[Response]]
-_MONTH = 30 * 24 * 3600  # seconds that a browser keeps a cookie
 _LONGEST_NAME = 40
 
 
@@ -36,6 +38,7 @@ class Site:
     owner: str = "owner"  # the name of the one who runs the project
     guidelines: str = screens.GUIDELINES
     command: str = ""  # that trains a reward model from the answers
+    training: ASGIApp | None = None  # the live page of the run, for the one who runs the project, at /training
     address: str = ""  # where the pages are, such as http://127.0.0.1:8765; `serve` sets it
 
     @property
@@ -74,7 +77,8 @@ class Desk:
 
     def page(self, template: str, request: Request, status: int = 200, person: Any = None, **values: Any) -> Response:
         """A template as a response."""
-        return rendering.page(template, request, status, site=self.site, person=person, **values)
+        values |= {"title": self.site.title, "site": self.site, "person": person}
+        return PAGES.page(template, request, status, **values)
 
 
 @dataclass(frozen=True)
@@ -124,6 +128,21 @@ def signed_in(desk: Desk, page: Callable[[Visit], Response], owner: bool) -> End
     return endpoint
 
 
+def owned(desk: Desk, app: ASGIApp) -> ASGIApp:
+    """Another app, for the one who runs the project only."""
+
+    async def checked(scope: Scope, receive: Receive, send: Send) -> None:
+        person = await run_in_threadpool(desk.visitor, request := Request(scope))
+        if person is None:
+            return await RedirectResponse("/", 303)(scope, receive, send)
+        if person.role != "owner":
+            problem = HTTPException(403, "Only the one who runs the project can open this page.")
+            return await on_error(desk, request, problem)(scope, receive, send)
+        await app(scope, receive, send)
+
+    return checked
+
+
 def entrance(desk: Desk) -> Callable[[Request], Response]:
     """Where the link leads: to the start, without the token in the address."""
 
@@ -131,7 +150,7 @@ def entrance(desk: Desk) -> Callable[[Request], Response]:
         if (token := request.query_params.get("token")) is not None:
             if desk.person(token) is None:
                 raise HTTPException(403, "This link is of an earlier start. Open the link that plaudit printed last.")
-            return _signed(desk, request, token)
+            return security.signed_in(request, desk.cookie, token)
         if (person := desk.visitor(request)) is not None:
             return desk.page("start", request, person=person, **screens.start(desk.store, person, desk.site.plan))
         if request.headers.get("sec-fetch-site") == "cross-site":
@@ -162,7 +181,7 @@ def joining(desk: Desk) -> Endpoint:
             desk.store.add_annotator(name, "simulated" if "simulated" in form else "person", secret, now)
         except FeedbackError as error:
             return _sign_in(desk, request, 409, str(error), name, code)
-        return _signed(desk, request, secret)
+        return security.signed_in(request, desk.cookie, secret)
 
     return join
 
@@ -170,20 +189,13 @@ def joining(desk: Desk) -> Endpoint:
 def on_error(desk: Desk, request: Request, error: Exception) -> Response:
     """What is wrong, in one line, and the way back."""
     status, words = (error.status_code, error.detail) if isinstance(error, HTTPException) else (409, str(error))
-    return desk.page("problem", request, status, desk.visitor(request), problem=words)
+    return desk.page("problem", request, status, desk.visitor(request), problem=words, back="/compare")
 
 
 def _sign_in(
     desk: Desk, request: Request, status: int = 200, problem: str = "", name: str = "", code: str = ""
 ) -> Response:
     return desk.page("sign-in", request, status, problem=problem, given={"name": name, "code": code})
-
-
-def _signed(desk: Desk, request: Request, secret: str) -> Response:
-    response = RedirectResponse("/", 303)
-    secure = request.url.scheme == "https"
-    response.set_cookie(desk.cookie, secret, max_age=_MONTH, httponly=True, samesite="strict", secure=secure)
-    return response
 
 
 async def _form(request: Request) -> dict[str, str]:

@@ -12,6 +12,7 @@ from plaudit.errors import RunError
 from plaudit.files import sha256, sync, write_atomic
 
 PART = "score."  # before the name of a part of the reward, in metrics.jsonl and rollouts.jsonl
+TOKENS_FILE = "tokens.jsonl"
 _REMEDY = "put the file back, or start the stage again with --overwrite"
 
 
@@ -42,14 +43,15 @@ class MetricsLog:
     """The log files of one stage, with one JSON object per step.
 
     They are `metrics.jsonl`, `timing.jsonl` and, if the stage samples responses, `rollouts.jsonl`, with one object per
-    response. Times have their own file, so that `metrics.jsonl` of a resumed run is byte for byte equal to that of an
-    uninterrupted run.
+    response, and `tokens.jsonl`, with the tokens of a few of them. Times have their own file, so that `metrics.jsonl`
+    of a resumed run is byte for byte equal to that of an uninterrupted run.
     """
 
     def __init__(self, folder: Path) -> None:
         self.metrics_path = folder / "metrics.jsonl"
         self.timing_path = folder / "timing.jsonl"
         self.rollouts_path = folder / "rollouts.jsonl"
+        self.tokens_path = folder / TOKENS_FILE
         folder.mkdir(parents=True, exist_ok=True)
 
     def append(self, report: StepReport) -> None:
@@ -59,13 +61,22 @@ class MetricsLog:
 
     def log_responses(self, iteration: int, **columns: list[Any]) -> None:
         """Append a line for each response of an iteration to `rollouts.jsonl`; the columns have one value for each."""
-        rows = zip(*columns.values(), strict=True)
-        _append(self.rollouts_path, [{"iteration": iteration, **dict(zip(columns, row, strict=True))} for row in rows])
+        _append(self.rollouts_path, _rows(iteration, columns))
+
+    def log_tokens(self, iteration: int, **columns: list[Any]) -> None:
+        """Append a line for each of the first responses of an iteration to `tokens.jsonl`.
+
+        A line has `iteration`; `row`, the number of the response within the iteration, from 0; `prompt`, a text;
+        `score`, normalised; and lists with one entry for each token of the response: `tokens` (texts), `ids`,
+        `logprobs` and `ref_logprobs` (nats, of the policy that sampled and of the reference), `rewards`, `advantages`
+        (whitened, as in the loss), and `values` where the policy has a value head. Figures are rounded to 5 digits.
+        """
+        _append(self.tokens_path, _rows(iteration, columns))
 
     def position(self) -> dict[str, dict[str, Any]]:
-        """Number and hash of the bytes in `metrics.jsonl` and `rollouts.jsonl`, once they are on the disk."""
+        """Number and hash of the bytes in each log but `timing.jsonl`, once they are on the disk."""
         found = {}
-        for path in (self.metrics_path, self.rollouts_path):
+        for path in (self.metrics_path, self.rollouts_path, self.tokens_path):
             if path.exists():
                 sync(path)
                 found[path.name] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
@@ -80,7 +91,7 @@ class MetricsLog:
         Raises:
             RunError: the lines up to `step` are not those that were written.
         """
-        for path in (self.metrics_path, self.rollouts_path):
+        for path in (self.metrics_path, self.rollouts_path, self.tokens_path):
             end = position.get(path.name)
             if end is None:
                 path.unlink(missing_ok=True)
@@ -111,6 +122,11 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
         return [dict(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
     except (ValueError, TypeError) as error:
         raise RunError(f"{path}: damaged: {error}; {_REMEDY}") from None
+
+
+def _rows(iteration: int, columns: dict[str, list[Any]]) -> list[dict[str, Any]]:
+    rows = zip(*columns.values(), strict=True)
+    return [{"iteration": iteration, **dict(zip(columns, row, strict=True))} for row in rows]
 
 
 def _append(path: Path, lines: list[dict[str, Any]]) -> None:

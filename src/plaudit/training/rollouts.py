@@ -29,6 +29,7 @@ from plaudit.training.optimizer import adamw, set_lr, take_notes, update, warmup
 from plaudit.training.prompts import counted_prompts, prompts_of, rows_that_fit
 from plaudit.training.rewards import REFERENCE_SAMPLES, as_reward, run_sources
 from plaudit.training.run import Run
+from plaudit.training.token_log import token_columns
 from plaudit.training.trackers import tracking
 
 _ADAM_EPS = 1e-5
@@ -235,8 +236,8 @@ class RolloutLoop:
             figures = figures | {"kl_loss": kl.detach(), "entropy_loss": entropy.detach()}
         return (total, count), figures
 
-    def finish_iteration(self, iteration: Iteration, figures: dict[str, float]) -> StepReport:
-        """Log an iteration, with `figures` of its update, and save a checkpoint where one is due."""
+    def finish_iteration(self, iteration: Iteration, batch: Any, figures: dict[str, float]) -> StepReport:
+        """Log an iteration, with its batch and `figures` of its update, and save a checkpoint where one is due."""
         settings, rollout, responses = self._settings, iteration.rollout, iteration.rollout.responses
         mask, mean_kl = responses.response_mask, rollout.kl.sum(1).mean().item()
         shown, tokens = self._reward.shown(rollout.raw_scores), responses.tokens()
@@ -279,6 +280,8 @@ class RolloutLoop:
             length=[len(t) for t in tokens],
             ended=responses.ended.tolist(),
         )
+        in_reward = iteration.kl_coef if settings.kl_in == "reward" else 0.0
+        self._log.log_tokens(number, **token_columns(tokenizer, batch, rollout, in_reward))
         self._asked = stopping.requested()
         if number % settings.save_every == 0 or number == settings.iterations or self._asked:
             self._save(number)

@@ -1,4 +1,4 @@
-"""What keeps other pages, other people and hostile text away from a labelling project."""
+"""What keeps other pages, other people and hostile text away from a page that this machine serves."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from collections.abc import Callable, Collection
 
 from markupsafe import Markup, escape
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.responses import PlainTextResponse
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+_MONTH = 30 * 24 * 3600  # seconds that a browser keeps a cookie
 LARGEST = 16_384  # bytes of a request's body; the largest form has a few hundred
 _HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[\w.-]+)(:\d{1,5})?")
 _ALPHABET = "23456789ABCDEFGHJKMNPQRSTUVWXYZ"  # without 0, 1, I, L, O, which look alike
@@ -66,6 +68,19 @@ def visible(text: str) -> Markup:
         parts += [escape(text[end : found.start()]), Markup('<span class="hidden-character">{}</span>').format(number)]
         end = found.end()
     return Markup("").join([*parts, escape(text[end:])])
+
+
+def signed_in(request: Request, cookie: str, secret: str) -> Response:
+    """A response that keeps a secret in a cookie and leads to an address without it."""
+    response = RedirectResponse("/", 303)
+    secure = request.url.scheme == "https"
+    response.set_cookie(cookie, secret, max_age=_MONTH, httponly=True, samesite="strict", secure=secure)
+    return response
+
+
+def named(text: str) -> str:
+    """`text` with hidden control characters by their numbers, for attributes and titles."""
+    return _HIDDEN.sub(lambda found: f"U+{ord(found.group()):04X}", text)
 
 
 class Attempts:

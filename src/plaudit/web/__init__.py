@@ -1,0 +1,1 @@
+"""Pages in the browser, served on this machine: the server, what keeps others away, and the frame of every page."""
