@@ -124,7 +124,7 @@ def test_underscores_in_values_stay():
         ("reward_model --zzzzzzzzz", "unknown flag '--zzzzzzzzz'; see plaudit reward-model --help"),
         ("run here", "got unexpected extra argument (here); see plaudit run --help"),
         ("run --re", "unknown flag '--re'"),  # a shortened --resume could become --reward one day
-        ("run --ppo.kl 1", "unknown flag '--ppo.kl' (did you mean '--ppo.kl-coef', '--ppo.kl-control', "),
+        ("run --ppo.kl 1", "unknown flag '--ppo.kl' (did you mean '--ppo.kl-coef', '--ppo.kl-estimator', "),
         ("ppo --value 1", "unknown flag '--value' (did you mean '--value-clip' or '--value-coef'?); see plaudit ppo"),
         ("run --kl 1", "unknown flag '--kl' (did you mean '--ppo.kl-coef', "),
         ("run --reinforce.kl 1", "unknown flag '--reinforce.kl' (did you mean '--reinforce.kl-coef', "),

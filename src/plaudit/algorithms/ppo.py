@@ -82,7 +82,8 @@ def ppo(run: Run, reward: AnyReward = None, models: Models | None = None) -> Ite
         batch, stats = loop.update(iteration, OBJECTIVE, stop=("approx_kl", settings.kl_stop))
         mask = iteration.rollout.responses.response_mask
         rollout, kl = batch.rollout, (batch.rollout.logprobs - batch.rollout.ref_logprobs).sum(1)
-        stats["kl_coef_measured"] = measured_kl_coef(rollout.scores - batch.rewards.sum(1), kl).item()
+        if settings.kl_in == "reward":
+            stats |= measured_kl_coef(rollout.scores - batch.rewards.sum(1), kl)
         stats["reward"] = batch.rewards.sum(1).mean().item()
         stats |= critic_figures(batch, iteration.states, settings.gamma)
         stats["explained_variance"] = explained_variance(batch.values, batch.returns, mask).item()

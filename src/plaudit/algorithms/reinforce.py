@@ -54,7 +54,8 @@ def reinforce(run: Run, reward: AnyReward = None, models: Models | None = None) 
         rollout, n = batch.rollout, len(batch.advantages)
         learned = batch.advantages * ((n - 1) / n)  # the reward less its mean
         kl = (rollout.logprobs - rollout.ref_logprobs).sum(1)
-        stats["kl_coef_measured"] = measured_kl_coef(rollout.scores - learned, kl).item()
+        if run.config.reinforce.kl_in == "reward":
+            stats |= measured_kl_coef(rollout.scores - learned, kl)
         yield loop.finish_iteration(iteration, batch, stats)
 
     loop.finish()

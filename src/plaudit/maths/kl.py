@@ -70,11 +70,11 @@ def adapt_kl_coef(kl_coef: float, kl: float, target: float, n: int, horizon: int
     return kl_coef * (1 + error * n / horizon)
 
 
-def measured_kl_coef(penalties: Float[Tensor, "B"], kl: Float[Tensor, "B"]) -> Float[Tensor, ""]:
+def measured_kl_coef(penalties: Float[Tensor, "B"], kl: Float[Tensor, "B"]) -> dict[str, float]:
     """What a nat of KL costs a response in what is learned from: the slope of the penalties over the responses.
 
-    It is kl_coef, unless the penalty gets lost between the setting and the loss. NaN where the KL does not vary, as in
-    the first iteration.
+    It is kl_coef, unless the penalty gets lost between the setting and the loss. Without an entry where the KL
+    does not vary, as in the first iteration.
 
     Args:
         penalties: score less reward of each response, up to a constant.
@@ -82,4 +82,4 @@ def measured_kl_coef(penalties: Float[Tensor, "B"], kl: Float[Tensor, "B"]) -> F
     """
     centred = kl - kl.mean()
     variance = (centred**2).mean()
-    return (centred * penalties).mean() / variance.masked_fill(variance < 1e-8, torch.nan)
+    return {"kl_coef_measured": ((centred * penalties).mean() / variance).item()} if variance > 1e-8 else {}
