@@ -105,9 +105,7 @@ def _towards_certainty(compute_advantages: Any) -> Any:
 
 
 def _without_penalty(token_rewards: Any) -> Any:
-    return lambda scores, logprobs, ref_logprobs, mask, kl_coef: token_rewards(
-        scores, logprobs, logprobs, mask, kl_coef
-    )
+    return lambda scores, kl, mask, kl_coef: token_rewards(scores, 0 * kl, mask, kl_coef)
 
 
 def wrong_words(prompts: Sequence[str], responses: Sequence[str]) -> list[float]:

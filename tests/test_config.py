@@ -84,8 +84,15 @@ def test_a_range_includes_its_ends(name, value):
         ("ppo.kl_coeff", "ppo.kl_coef"),
         ("kl_coeff", "ppo.kl_coef"),
         ("sede", "seed"),
-        ("missing_eos", "ppo.missing_eos_penalty' or 'reinforce.missing_eos_penalty"),
-        ("ppo.kl", "ppo.kl_coef', 'ppo.kl_control', 'ppo.kl_target', 'ppo.kl_horizon' or 'ppo.kl_stop"),
+        (
+            "missing_eos",
+            "ppo.missing_eos_penalty', 'reinforce.missing_eos_penalty', 'rloo.missing_eos_penalty' or "
+            "'grpo.missing_eos_penalty",
+        ),
+        (
+            "ppo.kl",
+            "ppo.kl_coef', 'ppo.kl_estimator', 'ppo.kl_in', 'ppo.kl_control', 'ppo.kl_target' or 'ppo.kl_horizon",
+        ),
         ("ppo.size", "ppo.batch_size', 'ppo.minibatch_size' or 'ppo.microbatch_size"),
         ("ppo.clip", "ppo.clip_range' or 'ppo.value_clip"),
         ("promt_min", "prompt_min"),
