@@ -10,7 +10,7 @@ from pathlib import Path
 from tests.crashes.bench import Bench
 from tests.crashes.trials import Problem, Trial
 
-LOGS = ("metrics.jsonl", "rollouts.jsonl", "timing.jsonl")  # one line an iteration
+LOGS = ("metrics.jsonl", "rollouts.jsonl", "tokens.jsonl", "timing.jsonl")  # some lines an iteration
 EVERY = 0.2  # seconds between two measurements
 MOST_GROWTH = {
     "memory": 3 << 20,
