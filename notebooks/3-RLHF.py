@@ -612,12 +612,12 @@ for n in (2, 4, 32):
 
 # %%
 from plaudit.evaluation.frontier import frontier
-from plaudit.evaluation.hacking import windows_of
+from plaudit.evaluation.windows import windows_of
 
 for _ in frontier(run, kl_coefs=[], draws=32):
     pass
 content = json.loads((RUN / "frontier.json").read_text())
-figures.frontier_figure(content, read_jsonl(run.folder("ppo") / "metrics.jsonl"), windows_of(run, "ppo"))
+figures.frontier_figure(content, read_jsonl(run.folder("ppo") / "metrics.jsonl"), windows_of(run.folder("ppo")))
 
 # %%
 end, last = content["ppo"][-1], content["best_of_n"][-1]
@@ -661,14 +661,14 @@ for report in reports:
         print(warning)
 
 # %%
-from plaudit.evaluation.hacking import hacking_warnings
+from plaudit.evaluation.windows import hacking_warnings
 
 figures.training_comparison(
     {
         f"kl_coef {settings.kl_coef:g}": read_jsonl(run.folder("ppo") / "metrics.jsonl"),
         "kl_coef 0": read_jsonl(free_run.folder("ppo") / "metrics.jsonl"),
     },
-    {f"warning: {warning.name}": warning.now.step for warning in hacking_warnings(windows_of(free_run, "ppo"))},
+    {f"warning: {warning.name}": warning.now.step for warning in hacking_warnings(windows_of(free_run.folder("ppo")))},
 )
 
 # %%
