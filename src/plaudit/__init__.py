@@ -8,7 +8,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from plaudit.algorithms.best_of_n import best_of_n
+    from plaudit.algorithms.dpo import dpo
     from plaudit.algorithms.grpo import grpo
+    from plaudit.algorithms.kto import kto
     from plaudit.algorithms.ppo import ppo
     from plaudit.algorithms.reinforce import reinforce
     from plaudit.algorithms.reward_model import reward_model
@@ -35,9 +38,12 @@ __all__ = [
     "Ranking",
     "Run",
     "StepReport",
+    "best_of_n",
     "doctor",
+    "dpo",
     "evaluate",
     "grpo",
+    "kto",
     "load",
     "open_run",
     "ppo",
@@ -51,7 +57,10 @@ __all__ = [
 ]
 
 _MODULES = {
+    "algorithms.best_of_n": ["best_of_n"],
+    "algorithms.dpo": ["dpo"],
     "algorithms.grpo": ["grpo"],
+    "algorithms.kto": ["kto"],
     "algorithms.ppo": ["ppo"],
     "algorithms.reinforce": ["reinforce"],
     "algorithms.reward_model": ["reward_model"],

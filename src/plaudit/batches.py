@@ -42,6 +42,27 @@ class JudgedBatch:
 
 
 @dataclass(frozen=True)
+class PairBatch:
+    """Pairs of responses, each to one prompt, of which people or a reward prefer one."""
+
+    ids: Int[Tensor, "B 2 T"]
+    attention_mask: Bool[Tensor, "B 2 T"]  # True for tokens, False for padding
+    loss_mask: Bool[Tensor, "B 2 T"]  # True for the tokens of the response
+    reference: Float[Tensor, "B 2"]  # log-probability of each response under the reference, in nats
+    weight: Float[Tensor, "B"]  # share of people who prefer the first
+
+
+@dataclass(frozen=True)
+class MarkedBatch:
+    """Responses, each with a mark, and the KL from the reference that they are compared with."""
+
+    sequences: Sequences
+    reference: Float[Tensor, "B"]  # log-probability of each response under the reference, in nats
+    mark: Float[Tensor, "B"]  # share of people who call it good
+    kl: Float[Tensor, "B"]  # the same number in each row, in nats
+
+
+@dataclass(frozen=True)
 class Responses:
     """Prompts and the responses that a model sampled."""
 

@@ -37,11 +37,25 @@ ALGORITHMS = {
     "reinforce": "REINFORCE: the same without a critic.",
     "rloo": "RLOO: REINFORCE with several responses to a prompt.",
     "grpo": "GRPO: responses to a prompt compared with one another.",
+    "dpo": "DPO: learn from pairs of responses, without sampling during training.",
+    "kto": "KTO: learn from responses that are marked as good or bad.",
+    "best_of_n": "Best-of-n: imitate the best of n responses of the SFT model.",
 }
 POLICIES = tuple(name for name in ALGORITHMS if name not in ("sft", "reward_model"))  # algorithms that train a policy
 SECTIONS = ("data", *ALGORITHMS, "evaluation")
 _MOST_NAMES = 6  # of a suggestion
 PRESETS = Path(__file__).parent / "presets"
+
+
+def in_words(stage: str) -> str:
+    """A stage's name as running text has it."""
+    return "reward model" if stage == "reward_model" else stage.replace("_", "-")
+
+
+def heading(stage: str) -> str:
+    """A stage's name as a heading has it: Reward model, Best-of-n, PPO."""
+    words = in_words(stage)
+    return words.upper() if stage in ALGORITHMS and words == stage else words.capitalize()
 
 
 def _module(section: str) -> str:
@@ -198,9 +212,9 @@ def resolve(*layers: dict[str, Any]) -> dict[str, Any]:
         if small in settings and settings[small] > settings[large]:
             raise ConfigError(f"{small} = {settings[small]} is above {large} = {settings[large]}")
     for section in SECTIONS:
-        batch, group = (settings.get(f"{section}.{name}", 1) for name in ("batch_size", "group_size"))
-        if batch % group:
-            raise ConfigError(f"{section}.batch_size = {batch} is not a multiple of {section}.group_size = {group}")
+        name = f"{section}.responses" if f"{section}.responses" in settings else f"{section}.batch_size"
+        if settings.get(name, 1) % (group := settings.get(f"{section}.group_size", 1)):
+            raise ConfigError(f"{name} = {settings[name]} is not a multiple of {section}.group_size = {group}")
     for name in (f"{s}.lower_bound" for s in SECTIONS):
         if settings.get(name) and settings["reward_model.members"] < 2:
             raise ConfigError(f"{name} = {settings[name]}: one reward model has no spread; raise reward_model.members")

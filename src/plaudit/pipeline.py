@@ -30,7 +30,7 @@ from plaudit.training import stopping
 from plaudit.training.metrics import StepReport
 from plaudit.training.prompts import counted_prompts, rows_that_fit, training_prompts, warn_of_skipped
 from plaudit.training.rewards import try_reward
-from plaudit.training.run import STAGES, Run, needs_of
+from plaudit.training.run import STAGES, Run
 from plaudit.training.tokenizer import open_tokenizer
 
 
@@ -97,14 +97,13 @@ def check(config: Config, path: Path, stages: tuple[str, ...], reward: AnyReward
     """
     run = Run(path, config)
     sources = sources_of(reward, config.reward)
-    needs = {need for stage in stages for need in needs_of(stage)} - set(stages)
+    needs = {need for stage in stages for need in run.needs(stage, sources)} - set(stages)
     if "evaluation" in stages:
         needs -= set(POLICIES)
         if not set(POLICIES) & set(stages):
             policy_stage(run)
     for need in needs:
-        if need != "reward_model" or uses_model(sources):
-            run.model(need)
+        run.model(need)
     adapted = (run.folder("reward_model") / FOLDER).exists() and "reward_model" not in stages
     policies = [stage for stage in stages if stage in POLICIES]
     if (adapted and policies) or any(getattr(getattr(config, s), "lora_rank", 0) for s in stages):
@@ -130,18 +129,19 @@ def check(config: Config, path: Path, stages: tuple[str, ...], reward: AnyReward
     prompts, skipped = counted_prompts(run, tokenizer) if policies else ([], {})
     lines.append(warn_of_skipped(run, skipped))
     for stage in policies:
-        estimator, place = getattr(config, stage).kl_estimator, getattr(config, stage).kl_in
-        if getattr(config, stage).kl_coef and (wrong := bias(estimator, place)):
-            lines.append(f"{stage}: the gradient of the penalty {estimator} in the {place} {wrong}")
-        most = getattr(config, stage).max_new_tokens
-        lines.append(rows_that_fit(prompts, most, limit, f"prompts of {stage}")[1])
+        settings = getattr(config, stage)
+        if getattr(settings, "kl_coef", 0) and (wrong := bias(settings.kl_estimator, settings.kl_in)):
+            lines.append(
+                f"{stage}: the gradient of the penalty {settings.kl_estimator} in the {settings.kl_in} {wrong}"
+            )
+        lines.append(rows_that_fit(prompts, settings.max_new_tokens, limit, f"prompts of {stage}")[1])
     if ("evaluation" in stages or policies) and config.evaluation.judge not in ("auto", "film", "none"):
         judge = open_judge(config.evaluation.judge, config.reward_timeout)
         judge.positive(["a response", "another one"], ["a prompt", "a prompt"])
     if "evaluation" in stages:
         stage = policies[0] if policies else policy_stage(run)
         lines.append(prompts_for(run, tokenizer, getattr(config, stage).max_new_tokens, limit)[2])
-    scored = "reward_model" in needs and uses_model(sources)
+    scored = "reward_model" in needs
     classifier = name if "reward_model" in stages else run.model("reward_model") if scored else None
     lines += try_reward(run, stages, name, reward).warnings
     samples = [f"{transcript(p)} {transcript(r)}".strip() for p, r in some_texts(data.train, TEXTS)]
@@ -224,4 +224,5 @@ def _reports(run: Run, stage: str, reward: AnyReward) -> Iterator[StepReport]:
     if stage not in POLICIES:
         return with_preflight_checks(run, stage, lambda models: algorithm(run))
     reports = with_preflight_checks(run, stage, lambda models: algorithm(run, reward, models), reward)
-    return detect_reward_hacking(run, stage, reports, reward)
+    samples = hasattr(getattr(run.config, stage), "iterations")
+    return detect_reward_hacking(run, stage, reports, reward) if samples else reports

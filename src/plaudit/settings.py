@@ -115,16 +115,9 @@ class SupervisedConfig:
 
 
 @dataclass(frozen=True)
-class RolloutConfig:
-    """Settings of every algorithm that samples responses and scores them."""
+class SamplingConfig:
+    """How the responses of a policy are sampled and scored, in training and evaluation."""
 
-    iterations: int = setting(36, "rounds of sampling responses and updating the policy", unit="iterations", low=1)
-    batch_size: int = setting(
-        128, "responses sampled in one iteration; raise it if the score is noisy", unit="responses", low=2
-    )
-    minibatch_size: int = setting(32, "responses in one optimizer step", unit="responses", low=1)
-    microbatch_size: int = setting(0, MICROBATCH_SIZE, unit="responses", low=0)
-    epochs: int = setting(2, "passes over the responses of one iteration", low=1)
     max_new_tokens: int = setting(
         48, "longest response, end token included; raise it if many are cut off", unit="tokens", low=1
     )
@@ -142,6 +135,32 @@ class RolloutConfig:
         low=0.05,
         high=10,
     )
+    missing_eos_penalty: float = setting(
+        1.0,
+        "subtracted from the normalised score of a response cut off at max_new_tokens; raise it if too few end",
+        unit="standard deviations",
+        low=0,
+    )
+    lower_bound: float = setting(
+        0.0,
+        "train for the mean of the reward model's members less this many times their spread; raise it to avoid "
+        "responses about which they disagree; needs reward_model.members",
+        unit="standard deviations",
+        low=0,
+    )
+
+
+@dataclass(frozen=True)
+class RolloutConfig(SamplingConfig):
+    """Settings of every algorithm that samples responses and scores them."""
+
+    iterations: int = setting(36, "rounds of sampling responses and updating the policy", unit="iterations", low=1)
+    batch_size: int = setting(
+        128, "responses sampled in one iteration; raise it if the score is noisy", unit="responses", low=2
+    )
+    minibatch_size: int = setting(32, "responses in one optimizer step", unit="responses", low=1)
+    microbatch_size: int = setting(0, MICROBATCH_SIZE, unit="responses", low=0)
+    epochs: int = setting(2, "passes over the responses of one iteration", low=1)
     train_layers: int = setting(
         2,
         "train only this many layers of the policy, counted from the output; the others keep the SFT model's weights: "
@@ -184,19 +203,6 @@ class RolloutConfig:
         10_000, "time constant of kl_control = adaptive; raise it for slower changes", unit="responses", low=1
     )
     max_grad_norm: float = setting(1.0, "largest norm of the gradient; a larger one is scaled down to it", low=1e-6)
-    missing_eos_penalty: float = setting(
-        1.0,
-        "subtracted from the normalised score of a response cut off at max_new_tokens; raise it if too few end",
-        unit="standard deviations",
-        low=0,
-    )
-    lower_bound: float = setting(
-        0.0,
-        "train for the mean of the reward model's members less this many times their spread; raise it to avoid "
-        "responses about which they disagree; needs reward_model.members",
-        unit="standard deviations",
-        low=0,
-    )
     save_every: int = setting(10, "iterations between checkpoints", unit="iterations", low=1)
 
 
@@ -212,3 +218,29 @@ class OneStepConfig(RolloutConfig):
         72, "rounds of sampling responses and updating the policy; raise it to train longer", unit="iterations", low=1
     )
     lr: float = setting(1e-3, "peak learning rate of Adam; lower it if KL jumps", low=0, high=1)
+
+
+@dataclass(frozen=True)
+class DrawnConfig(SamplingConfig, SupervisedConfig):
+    """Settings of every algorithm that learns from responses of the SFT model, drawn and scored before training."""
+
+    responses: int = setting(
+        4608, "responses to draw from the SFT model; a multiple of group_size", unit="responses", low=2
+    )
+    group_size: int = setting(8, "responses to each prompt", unit="responses", low=2)
+    train_layers: int = setting(
+        2,
+        "train only this many layers of the policy, counted from the output; the others keep the SFT model's weights: "
+        "faster, with less memory; 0: train all",
+        unit="layers",
+        low=0,
+    )
+    lr: float = setting(3e-4, "peak learning rate of AdamW; lower it if KL is too high", low=0, high=1)
+    max_tokens: int = setting(
+        64, "longest text of the data to train on; longer ones are left out and counted", unit="tokens", low=4
+    )
+
+    @property
+    def minibatch_size(self) -> int:
+        """Records in one optimizer step, by the name that it has where responses are sampled during training."""
+        return self.batch_size

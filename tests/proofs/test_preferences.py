@@ -1,12 +1,25 @@
-"""DPO and IPO on infinite data: their optimum is known in closed form."""
+"""DPO, IPO, KTO and best-of-n on infinite data: optima that are known in closed form, and exact gradients."""
+
+import math
 
 import numpy as np
 import pytest
 import torch
-from proofs.enumerable import divergence, optimum, probabilities, scores_of, tables
-from proofs.table_lm import policy_of, scored_responses
+from proofs.enumerable import RESPONSES, divergence, optimum, probabilities, scores_of, state_of, tables
+from proofs.table_lm import PROMPT, TOKENIZER, policy_of, scored_responses
 
-from plaudit.maths.losses import dpo_loss, ipo_loss
+from plaudit.algorithms.best_of_n import Config as BestOfNConfig
+from plaudit.algorithms.best_of_n import imitation_loss, kept
+from plaudit.algorithms.dpo import Config as DPOConfig
+from plaudit.algorithms.dpo import Pair, collate_pairs, pair_loss
+from plaudit.algorithms.kto import Config as KTOConfig
+from plaudit.algorithms.kto import marked_loss
+from plaudit.batches import MarkedBatch
+from plaudit.evaluation.best_of_n import kl_measured
+from plaudit.maths.losses import dpo_loss, ipo_loss, kto_loss
+from plaudit.models.tokenizer import collate
+from plaudit.training.drawn import Drawn
+from plaudit.training.offline import nats_of
 
 _, REFERENCE, LOGITS = tables()
 SCORES, Q = scores_of(LOGITS), probabilities(REFERENCE)
@@ -65,3 +78,97 @@ def test_ipo_reaches_margins_of_half_the_expected_preference():
 
     wins = torch.sigmoid(gaps).view(40, 40).mean(1).numpy()
     assert divergence(trained(loss), optimum(REFERENCE, wins, beta)) < 1e-4
+
+
+TEXTS = [(PROMPT, list(y)) for y in RESPONSES]
+POLICY, _, _ = tables(1)
+
+
+def per_response(table, weights):
+    """(STATES, VOCABULARY) sum over all responses of a weight (40,) times the gradient of their log-probability."""
+    out = np.zeros_like(table)
+    for y, weight in zip(RESPONSES, weights, strict=True):
+        for t in range(len(y)):
+            row = table[state_of(y[:t])]
+            p = np.exp(row - row.max())
+            out[state_of(y[:t])] -= weight * p / p.sum()
+            out[state_of(y[:t]), y[t]] += weight
+    return out
+
+
+def gradient_of(policy, loss):
+    policy.zero_grad()
+    loss.backward()
+    return policy.lm.head.weight.grad.double().numpy().T
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def test_the_whole_of_dpo_has_the_exact_gradient_of_its_objective():
+    """From token ids to the gradient, with the reference measured as in training; the pairs have every weight."""
+    policy, reference = policy_of(POLICY, value_head=False), policy_of(REFERENCE, value_head=False)
+    nats = nats_of(reference, TEXTS, TOKENIZER.pad_id, torch.device("cpu"), 1.0)
+    assert nats == pytest.approx(np.log(Q), abs=1e-5)
+    draw = np.random.default_rng(0)
+    rows = draw.permuted(np.tile(np.arange(40), (2, 5)), axis=1)
+    shares = draw.choice([0.0, 0.25, 0.5, 1.0], 200)
+    pairs = [Pair((TEXTS[a], TEXTS[b]), w, (nats[a], nats[b])) for a, b, w in zip(*rows, shares, strict=True)]
+    settings = DPOConfig(beta=0.7, temperature=1.0)
+    (loss, count), _ = pair_loss(policy, collate_pairs(pairs, TOKENIZER.pad_id), settings)
+    ratio = np.log(probabilities(POLICY) / Q)
+    of_pair = settings.beta * (sigmoid(settings.beta * (ratio[rows[0]] - ratio[rows[1]])) - shares)
+    weights = np.bincount(rows[0], of_pair, 40) - np.bincount(rows[1], of_pair, 40)
+    assert count == 200
+    assert gradient_of(policy, loss) == pytest.approx(per_response(POLICY, weights), abs=1e-4)
+
+
+@pytest.mark.parametrize("kl", [0.0, 0.4])
+def test_the_whole_of_kto_has_the_exact_gradient_of_its_objective(kl):
+    """The derivative of a sigmoid times that of the log-probability: the KL is a constant."""
+    policy = policy_of(POLICY, value_head=False)
+    marks = (np.arange(40) % 4 / 3).round(4)
+    settings = KTOConfig(beta=0.7, good_weight=1.5, bad_weight=0.8, temperature=1.0)
+    columns = (torch.tensor(x, dtype=torch.float32) for x in (np.log(Q), marks, np.full(40, kl)))
+    (loss, count), _ = marked_loss(policy, MarkedBatch(collate(TEXTS, TOKENIZER.pad_id), *columns), settings)
+    gain = settings.beta * (np.log(probabilities(POLICY) / Q) - kl)
+    slope = settings.beta * sigmoid(gain) * sigmoid(-gain)
+    weights = -slope * settings.good_weight * marks + slope * settings.bad_weight * (1 - marks)
+    assert count == 40
+    assert gradient_of(policy, loss) == pytest.approx(per_response(POLICY, weights), abs=1e-5)
+
+
+def test_kto_values_a_gain_less_the_larger_it_is_already():
+    """The value is that of prospect theory: concave for gains of good responses, convex for losses."""
+    ratios = torch.linspace(0.0, 6.0, 25)
+    each = [kto_loss(r[None], torch.ones(1), torch.zeros(1), 1.0)[0].item() for r in ratios]
+    falls = -np.diff(each)
+    assert (falls > 0).all()
+    assert (np.diff(falls) < 0).all()
+
+
+@pytest.mark.parametrize("n", [2, 4, 8])
+def test_best_of_n_imitates_the_distribution_of_the_best(n):
+    """The texts that it learns from have the distribution of best-of-n, whose KL is that of the frontier."""
+    order = np.argsort(SCORES)
+    below = np.empty(40)
+    below[order] = np.cumsum(Q[order]) - Q[order]
+    winners = (below + Q) ** n - below**n
+    draw = np.random.default_rng(0)
+    groups = [[Drawn(TEXTS[y], SCORES[y]) for y in row] for row in draw.choice(40, (20_000, n), p=Q)]
+    places = {tuple(text[1]): place for place, text in enumerate(TEXTS)}
+    shares = np.bincount([places[tuple(text[1])] for text in kept(groups, "best", 1)], minlength=40) / len(groups)
+    assert np.abs(shares - winners).max() < 5 * math.sqrt(0.25 / len(groups))
+
+    ranking = draw.choice(40, (1, 20_000), p=Q)
+    assert divergence(winners, Q) == pytest.approx(kl_measured(SCORES[ranking], n).item(), abs=0.03)
+
+
+def test_imitation_has_the_gradient_of_the_log_likelihood():
+    """So on infinite data it reaches the distribution of its texts."""
+    policy, times = policy_of(REFERENCE, value_head=False), np.arange(40) % 3
+    texts = [text for text, count in zip(TEXTS, times, strict=True) for _ in range(count)]
+    loss, tokens = imitation_loss(policy, collate(texts, TOKENIZER.pad_id), BestOfNConfig(temperature=1.0))
+    assert tokens == sum(len(text[1]) for text in texts)
+    assert gradient_of(policy, loss) == pytest.approx(per_response(REFERENCE, -times), abs=1e-5)

@@ -13,7 +13,8 @@ from plaudit.models import hub
 from plaudit.rewards import Source
 from plaudit.training import lock, manifest, versions
 from plaudit.training import run as module
-from plaudit.training.run import STAGES, Run, ancestors, needs_of
+from plaudit.training.run import STAGES, Run
+from plaudit.training.stages import ancestors, needs_of
 
 CONFIG = build({"device": "cpu"})
 MADE_FROM = ("sft", "reward_model")  # of ppo

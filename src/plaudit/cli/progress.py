@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
 from rich.text import Text
 
-from plaudit.config import POLICIES
+from plaudit.config import POLICIES, in_words
 from plaudit.models.defaults import millions
 from plaudit.training import stopping
 
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 _SHOWN = {  # figures of a step, the most important first; a narrow terminal shows fewer
     "sft": ("loss",),
     "reward_model": ("loss", "accuracy"),
+    "dpo": ("loss", "accuracy", "margin"),
+    "kto": ("loss", "accuracy", "log_ratio"),
+    "best_of_n": ("loss",),
     "ppo": ("score", "kl", "response_length", "eos_rate"),
     "evaluation": ("sft_score", "policy_score"),
 }
@@ -42,7 +45,7 @@ _BEFORE = {  # what a stage does before its first step, by title
     "reward model": "opening and checking the model; tokenising the judgements",
     "evaluation": "opening the models; answering the first held-out prompts",
     "frontier": "opening the models; answering the held-out prompts",
-} | dict.fromkeys(POLICIES, "opening and checking the models; scoring responses of the SFT model")
+} | dict.fromkeys(map(in_words, POLICIES), "opening and checking the models; scoring responses of the SFT model")
 _BAR = 20
 _QUIET = 60.0  # seconds after which a log gets a line although no tenth is complete
 
@@ -127,7 +130,7 @@ def follow(run: Run, stages: tuple[str, ...], console: Console | None = None) ->
     console = console or new_console(stderr=True)
     to_run, seconds = due(run, stages), {}
     for number, stage in enumerate(stages, start=1):
-        title = _title(stage)
+        title = in_words(stage)
         if stage not in to_run:
             console.print(f"{title}: {result(run.path, stage)} [was complete]", soft_wrap=True)
             continue
@@ -160,8 +163,8 @@ def watch(reports: Iterable[StepReport], title: str, console: Console | None = N
             step, total, metrics = report.step, report.total, report.metrics
             if report.stage != stage:
                 if stage:
-                    bar.reset(task, description=_title(report.stage))
-                stage, title, tenth = report.stage, _title(report.stage), 10 * (step - 1) // total
+                    bar.reset(task, description=in_words(report.stage))
+                stage, title, tenth = report.stage, in_words(report.stage), 10 * (step - 1) // total
                 recent.clear()
             recent.append(report.timing["seconds"])
             left, now = statistics.fmean(recent) * (total - step), time.monotonic()
@@ -203,10 +206,6 @@ class _Figures(ProgressColumn):
                 break
             text += f"  {figure}"
         return Text(text)
-
-
-def _title(stage: str) -> str:
-    return "reward model" if stage == "reward_model" else stage
 
 
 def _animated(console: Console) -> bool:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
+import numpy as np
 import torch
 
 from plaudit.algorithms.reward_model import collate_examples, new_classifier, preference_loss, text_scores, tokenise
@@ -146,13 +147,14 @@ def training_of_policy(run: Run, stage: str, models: Models, prompts: list[list[
     policy = copy.deepcopy(models.policy, {id(x): x for x in (models.engine, *shared)})
     policy.engine = choose_engine(run, stage, policy.lm)
     policy.engine.prepare(policy.lm)
-    rows = min(len(prompts), settings.minibatch_size)
-    rows -= rows % getattr(settings, "group_size", 1)
-    responses = generate(policy, prompts[:rows], noise[:rows], models.tokenizer, settings.temperature)
-    raw = torch.linspace(-1, 1, rows, device=run.device)
+    rows, group = min(len(prompts), settings.minibatch_size), getattr(settings, "group_size", 1)
+    chosen = np.arange(max(group, rows - rows % group)) % len(prompts)
+    prompts, noise = [prompts[row] for row in chosen], noise[chosen]
+    responses = generate(policy, prompts, noise, models.tokenizer, settings.temperature)
+    raw = torch.linspace(-1, 1, len(prompts), device=run.device)
     scale = ScoreScale(0.0, 1.0, settings.missing_eos_penalty)
     rollout, states = score_rollout(policy, models.reference, responses, raw, scale, settings.temperature)
-    batch = objective.batch(policy, rollout, states, settings.kl_coef, settings)
+    batch = objective.batch(policy, rollout, states, getattr(settings, "kl_coef", 0.0), settings)
     inputs, mask = (responses.ids, responses.attention_mask, responses.response_mask), responses.response_mask
     return Training(
         policy,

@@ -40,7 +40,7 @@ from plaudit.training.engine import choose_engine
 from plaudit.training.metrics import StepReport
 from plaudit.training.models import Models
 from plaudit.training.prompts import training_prompts
-from plaudit.training.rewards import as_reward, needs_reward_model, try_reward
+from plaudit.training.rewards import as_reward, needs_reward_model, run_sources, try_reward
 from plaudit.training.rollouts import ScoreScale, generate, score_rollout
 from plaudit.training.run import MEMORY_FILE, Run
 from plaudit.training.tokenizer import open_tokenizer
@@ -66,7 +66,8 @@ def open_models(run: Run, stage: str, reward: AnyReward = None) -> Models:
     """The models that `stage` starts from: "sft" from the base model, others from the run's SFT and reward model."""
     if stage != "sft":
         value_head = objective_of(stage).value_head
-        return Models.load(run, stage, value_head=value_head, reward_model=needs_reward_model(run, reward))
+        scored = "reward_model" in run.needs(stage, run_sources(run, reward))
+        return Models.load(run, stage, value_head=value_head, reward_model=scored)
     lm = load_causal_lm(run.config.model).to(run.device).eval()
     policy = Policy(lm, choose_engine(run, "sft", lm)).to(run.device)
     policy.engine.prepare(lm)
@@ -242,7 +243,7 @@ def _first_iteration(
     yield Check("sampling against scoring", outside < _OUTSIDE[run.dtype], found, advice)
 
     raw = torch.zeros(len(prompts), device=run.device)
-    if trained:
+    if trained and not run.reads_judgements(stage):
         opened = as_reward(run, reward, models, settings.lower_bound)
         raw = opened(responses)
         low, high = raw.min().item(), raw.max().item()

@@ -93,6 +93,29 @@ def simpo_loss(margins: Float[Tensor, "B"], weight: Float[Tensor, "B"], beta: fl
     return losses.sum(), torch.tensor(len(margins), device=margins.device)
 
 
+def kto_loss(
+    log_ratios: Float[Tensor, "B"],
+    mark: Float[Tensor, "B"],
+    kl: Float[Tensor, "B"],
+    beta: float,
+    good_weight: float = 1.0,
+    bad_weight: float = 1.0,
+) -> Loss:
+    """Kahneman-Tversky optimisation: (sum, number of responses).
+
+    Args:
+        log_ratios: log(pi / pi_ref) of each response, summed over its tokens.
+        mark: share of people who call it good.
+        kl: what the log ratio is compared with, an estimate of the KL of policy from reference.
+        good_weight, bad_weight: of the losses of good and bad responses.
+
+    Source: Ethayarajh et al. 2024, equation 8.
+    """
+    gain = beta * (log_ratios - kl)
+    losses = good_weight * mark * (1 - gain.sigmoid()) + bad_weight * (1 - mark) * (1 - (-gain).sigmoid())
+    return losses.sum(), torch.tensor(len(log_ratios), device=log_ratios.device)
+
+
 def policy_loss(
     logprobs: Float[Tensor, "B R"],
     old_logprobs: Float[Tensor, "B R"],

@@ -36,14 +36,16 @@ _MOST_TOKENS, _MOST_NEW_TOKENS = 256, 48
 _LORA_FACTOR, _LORA_MOST = 10, 1e-3  # Schulman et al. 2025: LoRA learns best at ten times the rate of all weights
 _DEFAULTS = {name: {f.name: f.default for f in fields(section_class(name))} for name in ALGORITHMS}
 POLICIES = tuple(name for name, settings in _DEFAULTS.items() if "max_new_tokens" in settings)
+SAMPLING = tuple(name for name in POLICIES if "iterations" in _DEFAULTS[name])  # responses during training
 FITTED = frozenset(
     {f"{s}.{n}" for s in ("sft", "reward_model") for n in ("lr", "train_layers", "microbatch_size", "max_tokens")}
     | {
         f"{policy}.{name}"
         for policy in POLICIES
-        for name in ("lr", "train_layers", "batch_size", "minibatch_size", "microbatch_size", "max_new_tokens")
+        for name in ("lr", "train_layers", "microbatch_size", "max_new_tokens", "temperature")
     }
-    | {f"{policy}.temperature" for policy in POLICIES}
+    | {f"{policy}.{name}" for policy in SAMPLING for name in ("batch_size", "minibatch_size")}
+    | {f"{policy}.max_tokens" for policy in POLICIES if policy not in SAMPLING}
     | {"evaluation.batch_size"}
 )
 
@@ -67,15 +69,22 @@ def settings_for(parameters: int, layers: int, window: int, given: dict[str, Any
         found |= {f"{stage}.lr": lr, f"{stage}.train_layers": top(rule.supervised_share)}
         found |= {f"{stage}.microbatch_size": rule.microbatch, f"{stage}.max_tokens": min(window, _MOST_TOKENS)}
     for policy in POLICIES:
-        batch = given.get(f"{policy}.batch_size", max(rule.responses, given.get(f"{policy}.minibatch_size", 0)))
-        one_step = _DEFAULTS[policy]["minibatch_size"] == _DEFAULTS[policy]["batch_size"]
-        lr = 3 * rule.policy_lr if one_step else rule.policy_lr
-        found |= {f"{policy}.lr": lr, f"{policy}.train_layers": top(rule.policy_share), f"{policy}.temperature": 1.0}
         found |= {
-            f"{policy}.batch_size": batch,
-            f"{policy}.minibatch_size": batch if one_step else batch // 4,
+            f"{policy}.lr": rule.policy_lr,
+            f"{policy}.train_layers": top(rule.policy_share),
+            f"{policy}.temperature": 1.0,
             f"{policy}.microbatch_size": rule.microbatch,
             f"{policy}.max_new_tokens": max(1, min(_MOST_NEW_TOKENS, window // 2)),
+        }
+        if policy not in SAMPLING:
+            found[f"{policy}.max_tokens"] = min(window, _MOST_TOKENS)
+            continue
+        batch = given.get(f"{policy}.batch_size", max(rule.responses, given.get(f"{policy}.minibatch_size", 0)))
+        one_step = _DEFAULTS[policy]["minibatch_size"] == _DEFAULTS[policy]["batch_size"]
+        found |= {
+            f"{policy}.lr": 3 * rule.policy_lr if one_step else rule.policy_lr,
+            f"{policy}.batch_size": batch,
+            f"{policy}.minibatch_size": batch if one_step else batch // 4,
         }
     for stage in ("sft", "reward_model", *POLICIES):
         if given.get(f"{stage}.lora_rank"):

@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from plaudit.config import ALGORITHMS
+from plaudit.config import ALGORITHMS, heading
 from plaudit.evaluation.diagnosis import Finding, diagnose
 
 _ROUNDS, _QUIET = "rounds", 120.0  # seconds without a new step after which a stage that nobody owns has stopped
@@ -55,7 +55,7 @@ def stages(run: Path) -> list[Stage]:
                 continue
             if not prefix and kind not in ("sft", "reward_model", "ppo") and not (folder / kind).is_dir():
                 continue
-            name = "Reward model" if kind == "reward_model" else kind.upper()
+            name = heading(kind)
             found.append(Stage(f"{prefix}{kind}", f"{where}{name}", kind, folder / kind, folder))
             for path in sorted((folder / kind).glob("members/*/metrics.jsonl"))[:20]:
                 key = f"{prefix}{kind}/members/{path.parent.name}"

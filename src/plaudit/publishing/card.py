@@ -155,8 +155,19 @@ def _about(run: Run, stage: str, repos: dict[str, str]) -> str:
     goal = f"the {link('reward_model', 'reward model')}" if reward == "reward model" else f"the reward `{reward}`"
     return (
         f"A language model trained by RLHF: {start} after supervised fine-tuning ({link('sft', 'SFT model')}) and "
-        f"{stage.upper()} for {goal}, with a KL penalty against the SFT model."
+        f"{_learned(run, stage, goal)}."
     )
+
+
+def _learned(run: Run, stage: str, goal: str) -> str:
+    """How the policy was trained, in words."""
+    if run.summary(stage).get("source") == "data":
+        return f"{stage.upper()} on the judgements of the data"
+    if stage == "best_of_n":
+        return f"imitation of the best of {run.config.best_of_n.group_size} of its responses by {goal}"
+    if stage in ("dpo", "kto"):
+        return f"{stage.upper()} on its responses, judged by {goal}"
+    return f"{stage.upper()} for {goal}, with a KL penalty against the SFT model"
 
 
 def _scale(run: Run, stage: str) -> str:

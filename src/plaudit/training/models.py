@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from plaudit.models.ensemble import member_folders
 from plaudit.models.layers import share_weights
-from plaudit.models.loading import load_causal_lm, load_reward_model
+from plaudit.models.loading import load_causal_lm, load_reward_model, save
 from plaudit.models.lora import FOLDER, load_adapters
 from plaudit.models.policy import Policy, RewardModel
 from plaudit.models.tokenizer import Tokenizer
@@ -94,6 +94,14 @@ class Models:
         models = Models(tokenizer, policy.eval(), reference, tuple(reward_models), engine)
         models.share(lm)
         return models
+
+    def save_policy(self, run: Run, stage: str, optimizer: Any) -> None:
+        """Save the policy that was trained as a plain model folder, with its value head beside it."""
+        policy, folder = self.policy, run.folder(stage)
+        policy.engine.restore(policy.lm, optimizer, lambda: load_causal_lm(run.model("sft")))
+        save(policy.lm, self.tokenizer, folder, getattr(run.config, stage))
+        if policy.value_head is not None:
+            save_file(policy.value_head.state_dict(), folder / VALUE_HEAD)
 
     def share(self, lm: Any) -> None:
         """Share equal weights of `lm`, reference and reward models, and prepare the engine for them."""

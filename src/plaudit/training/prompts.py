@@ -74,6 +74,19 @@ def counted_prompts(run: Run, tokenizer: Tokenizer) -> tuple[list[list[int]], di
     return prompts, skipped | refused
 
 
+def prompts_to_answer(
+    run: Run, tokenizer: Tokenizer, max_new_tokens: int, limit: int
+) -> tuple[list[list[int]], dict[str, int]]:
+    """The token ids of the prompts that leave room for a response in a window of `limit`, and how many are left out.
+
+    Raises:
+        DataError, ModelError: as `counted_prompts` and `rows_that_fit`.
+    """
+    prompts, skipped = counted_prompts(run, tokenizer)
+    rows, _ = rows_that_fit(prompts, max_new_tokens, limit, "prompts")
+    return [prompts[i] for i in rows], {"too long": len(prompts) - len(rows)} | skipped
+
+
 def warn_of_skipped(run: Run, skipped: dict[str, int]) -> str:
     """A line if as many prompts are skipped as records may be lost without one; otherwise ""."""
     part = _prompts_part(run)

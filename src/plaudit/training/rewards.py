@@ -103,6 +103,8 @@ def number_of_scored(config: Config, stage: str) -> tuple[int, int]:
     settings = getattr(config, stage)
     if stage == "evaluation":
         return 2 * settings.prompts, settings.batch_size
+    if hasattr(settings, "responses"):
+        return settings.responses, max(REFERENCE_SAMPLES, settings.group_size)
     if not hasattr(settings, "iterations"):
         return 0, 0
     return REFERENCE_SAMPLES + settings.iterations * settings.batch_size, max(REFERENCE_SAMPLES, settings.batch_size)

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from jaxtyping import Bool, Float
-from safetensors.torch import save_file
 from torch import Tensor
 
 from plaudit import rng
@@ -18,15 +17,15 @@ from plaudit.errors import RewardError
 from plaudit.maths.kl import adapt_kl_coef
 from plaudit.maths.losses import Loss
 from plaudit.maths.masked import float64, masked_mean, unflatten
-from plaudit.models.loading import load_causal_lm, save, window
+from plaudit.models.loading import window
 from plaudit.models.policy import Policy
 from plaudit.models.tokenizer import Tokenizer, pad_left
 from plaudit.rewards import AnyReward
 from plaudit.training import stopping
 from plaudit.training.metrics import PART, StepReport
-from plaudit.training.models import VALUE_HEAD, Models
+from plaudit.training.models import Models
 from plaudit.training.optimizer import adamw, set_lr, take_notes, update, warmup_then_linear
-from plaudit.training.prompts import counted_prompts, prompts_of, rows_that_fit
+from plaudit.training.prompts import prompts_of, prompts_to_answer
 from plaudit.training.rewards import REFERENCE_SAMPLES, as_reward, run_sources
 from plaudit.training.run import Run
 from plaudit.training.token_log import token_columns
@@ -46,7 +45,8 @@ class ScoreScale:
     @staticmethod
     def measured(raw: Float[Tensor, "B"], missing_eos_penalty: float) -> "ScoreScale":
         """The scale at which these raw scores of reference responses have mean 0 and standard deviation 1."""
-        return ScoreScale(raw.mean().item(), max(raw.std().item(), 1e-6), missing_eos_penalty)
+        std = raw.std().item() if len(raw) > 1 else 0.0
+        return ScoreScale(raw.mean().item(), max(std, 1e-6), missing_eos_penalty)
 
     def scores(self, raw: Float[Tensor, "B"], ended: Bool[Tensor, "B"]) -> Float[Tensor, "B"]:
         """(B,) normalised scores, less the penalty where the response did not end."""
@@ -140,9 +140,9 @@ class RolloutLoop:
     def __init__(self, run: Run, stage: str, models: Models, reward: AnyReward) -> None:
         self._run, self._stage, self._models, self._settings = run, stage, models, getattr(run.config, stage)
         self._reward = as_reward(run, reward, models, self._settings.lower_bound)
-        prompts, skipped = counted_prompts(run, models.tokenizer)
-        rows, _ = rows_that_fit(prompts, self._settings.max_new_tokens, window(models.policy.lm), "prompts")
-        self._prompts, self._dropped = [prompts[i] for i in rows], {"too long": len(prompts) - len(rows)} | skipped
+        self._prompts, self._dropped = prompts_to_answer(
+            run, models.tokenizer, self._settings.max_new_tokens, window(models.policy.lm)
+        )
         self._optimizer = adamw(models.policy, self._settings.lr, eps=_ADAM_EPS)
         self._checkpoints, self._log = run.checkpoints(stage, run_sources(run, reward)), run.log(stage)
         state = self._checkpoints.restore(models.policy, self._optimizer)
@@ -294,11 +294,7 @@ class RolloutLoop:
 
     def finish(self) -> None:
         """Save the policy as a plain model folder, with its value head beside it, and mark the stage as complete."""
-        policy, folder = self._models.policy, self._run.folder(self._stage)
-        policy.engine.restore(policy.lm, self._optimizer, lambda: load_causal_lm(self._run.model("sft")))
-        save(policy.lm, self._models.tokenizer, folder, self._settings)
-        if policy.value_head is not None:
-            save_file(policy.value_head.state_dict(), folder / VALUE_HEAD)
+        self._models.save_policy(self._run, self._stage, self._optimizer)
         summary = {"iterations": self._settings.iterations, "prompts": len(self._prompts), "dropped": self._dropped}
         summary |= {"reward": self._reward.name, "parts": {part.name: part.weight for part in self._reward.parts}}
         self._run.finish(self._stage, summary | {"scale": dataclasses.asdict(self._scale)})

@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from plaudit.training import lock, manifest, trackers
 from plaudit.training.checkpoint import Checkpoints
 from plaudit.training.device import device_named, multiplies_bfloat16
 from plaudit.training.metrics import MetricsLog
+from plaudit.training.stages import ancestors, can_learn_from, needs_of
 from plaudit.training.versions import made_with, versions
 
 STAGES = ("sft", "reward_model", "ppo", "evaluation")  # of `plaudit run`
@@ -182,6 +182,19 @@ class Run:
         own = self.config.reward_model.judgements
         return load(dataclasses.replace(self.config.data, name=own, evaluation="", split="")) if own else self.data
 
+    def reads_judgements(self, stage: str) -> bool:
+        """Whether a stage learns from the judgements of the data: the reward model does, and others by `source`."""
+        source = getattr(getattr(self.config, stage, None), "source", "data" if stage == "reward_model" else "drawn")
+        return can_learn_from(stage, self.judged.train) if source == "auto" else source == "data"
+
+    def needs(self, stage: str, sources: tuple[Source, ...] = ()) -> tuple[str, ...]:
+        """The folders that a stage is made from; without the reward model where nothing asks it for a score.
+
+        `sources` are the parts of the reward; () for the run's reward model.
+        """
+        scored = stage != "reward_model" and (not sources or uses_model(sources)) and not self.reads_judgements(stage)
+        return tuple(need for need in needs_of(stage) if scored or need != "reward_model")
+
     def inputs(self, stage: str, sources: tuple[Source, ...] = ()) -> dict[str, Any]:
         """Everything that a stage's result depends on, and its fingerprint, without settings that change no result.
 
@@ -191,10 +204,10 @@ class Run:
         general = {k: v for k, v in config.items() if not isinstance(v, dict)}
         settings = general | flatten({stage: config[stage]}) | {"device": self.device.type}
         settings["data.special_tokens"] = self.config.data.special_tokens
-        needs = [need for need in needs_of(stage) if need != "reward_model" or not sources or uses_model(sources)]
+        needs = self.needs(stage, sources)
         content: dict[str, Any] = {
             "settings": {k: v for k, v in settings.items() if k.rpartition(".")[2] not in _NO_RESULT},
-            "data": (self.judged if stage == "reward_model" else self.data).fingerprint,
+            "data": (self.judged if self.reads_judgements(stage) else self.data).fingerprint,
             "inputs": {need: (self.made_from(need) or self.inputs(need))["fingerprint"] for need in needs},
         }
         content |= {} if needs else {"model": loading.fingerprint(self.config.model)}
@@ -240,7 +253,7 @@ class Run:
             if (before := made["settings"].get(name, value)) != value:
                 raise RunError(f"{begins} with {name} = {before!r}, not {value!r}; keep that value, {_REMEDY}")
         if made["data"] != now["data"]:
-            name = self.judged.name if stage == "reward_model" else self.config.data.name
+            name = self.judged.name if self.reads_judgements(stage) else self.config.data.name
             raise RunError(f"{begins} from other data: {name} has changed; {_REMEDY}")
         if made.get("model") != now.get("model"):
             raise RunError(f"{begins} from other weights: {self.config.model} has changed; {_REMEDY}")
@@ -282,17 +295,6 @@ class Run:
         if config.dtype != "auto":
             return config
         return dataclasses.replace(config, dtype=str(self.dtype).removeprefix("torch."))
-
-
-def needs_of(stage: str) -> tuple[str, ...]:
-    """The folders that a stage is made from, as its module declares them."""
-    return import_module(f"plaudit.{'evaluation.evaluate' if stage == 'evaluation' else f'algorithms.{stage}'}").NEEDS
-
-
-def ancestors(stage: str) -> set[str]:
-    """Every stage that `stage` is made from, directly or not."""
-    direct = set(needs_of(stage))
-    return direct.union(*(ancestors(need) for need in direct))
 
 
 def _files_of(sources: tuple[Source, ...]) -> dict[str, str]:

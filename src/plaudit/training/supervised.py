@@ -1,4 +1,4 @@
-"""The supervised loop that SFT and the reward model share: epochs of batches, one optimizer step each.
+"""The loop of every algorithm that learns from records: epochs of batches, one optimizer step each.
 
 The records of a step follow from (seed, stage, epoch), so that there is no data loader state to save.
 """
@@ -17,6 +17,7 @@ from torch import nn
 from plaudit import rng
 from plaudit.batches import to_device
 from plaudit.models.ensemble import member_folder
+from plaudit.rewards import Source
 from plaudit.training import stopping
 from plaudit.training.checkpoint import Checkpoints
 from plaudit.training.metrics import MetricsLog, StepReport
@@ -39,6 +40,7 @@ def train_supervised(
     count: Callable[[Any], int],
     member: int = 1,
     members: int = 1,
+    sources: tuple[Source, ...] = (),
 ) -> Iterator[StepReport]:
     """Train `model`, from its newest checkpoint if there is one; yield one report per step, if there are examples.
 
@@ -48,12 +50,13 @@ def train_supervised(
         loss, count: as in `optimizer.accumulate`.
         member: which one of `members` models of the stage this is, counted from 1. Each has its own order of the
             examples, log and checkpoints; the reports count the steps of all of them.
+        sources: parts of the reward that a policy is trained for; () for the run's reward model.
     """
     if not examples:
         return
     settings, name = getattr(run.config, stage), member_name(stage, member)
     total = steps_per_epoch(len(examples), settings.batch_size) * settings.epochs
-    checkpoints, log = run.checkpoints(stage), run.log(stage)
+    checkpoints, log = run.checkpoints(stage, sources), run.log(stage)
     if member > 1:
         log = MetricsLog(member_folder(run.folder(stage), member))
         checkpoints = Checkpoints(member_folder(checkpoints.folder, member), checkpoints.fingerprint, log)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from plaudit.config import POLICIES
+from plaudit.config import POLICIES, heading
 
 REWARD_MODEL, CUSTOM_REWARD = "reward model", "custom reward"  # the default reward, and one whose name is not known yet
 
@@ -93,9 +93,7 @@ def bracketed(ends: tuple[float, float] | None, form: str = "{:.2f}") -> str:
 
 def title(stage: str) -> str:
     """An algorithm as a heading writes it."""
-    return {"sft": "Supervised fine-tuning", "reward_model": "Reward model", "evaluation": "Evaluation"}.get(
-        stage, stage.upper().replace("_", " ")
-    )
+    return "Supervised fine-tuning" if stage == "sft" else heading(stage)
 
 
 def policy_of(evaluation: Mapping[str, Any]) -> str:
