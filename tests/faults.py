@@ -806,6 +806,77 @@ fault(28, "a mean over the tokens of a response", REINFORCE_GRADIENT, "algorithm
 )
 
 
+# 25, of groups: the same with several responses to one prompt.
+fault(
+    25, "the baseline of a group includes the response itself",
+    "proofs/test_groups.py::test_the_expected_gradient_of_rloo_is_the_exact_one", "maths.advantages.leave_one_out"
+)(result(lambda advantages, rewards, size: advantages * (size - 1) / size))  # fmt: skip
+
+
+# 30. Equal rewards have a standard deviation of rounding errors, which a division makes as large as any difference.
+@fault(
+    30, "advantages of a group with equal rewards", "algorithms/test_groups.py::test_equal_rewards_teach_nothing",
+    "maths.advantages.group_advantages"
+)  # fmt: skip
+def _(group_advantages):
+    def replacement(rewards, group_size, *, scale):
+        groups = rewards.view(-1, group_size)
+        centred = groups - groups.mean(1, keepdim=True)
+        return (centred / (groups.std(1, keepdim=True) + 1e-8) if scale else centred).flatten()
+
+    return replacement
+
+
+# 31. A token of a long response counts less than one of a short response.
+fault(
+    31, "a group's loss is a mean over each response",
+    "proofs/test_groups.py::test_the_expected_gradient_of_grpo_is_the_exact_one_but_for_a_factor",
+    "algorithms.grpo.grpo_batch"
+)(arguments(settings=lambda settings: replace(settings, normalise="sequence")))  # fmt: skip
+
+
+# 32. DPO's pairs the wrong way round, without the reference, or with that of the other response.
+WHOLE_DPO = "proofs/test_preferences.py::test_the_whole_of_dpo_has_the_exact_gradient_of_its_objective"
+for what, change in {
+    "chosen and rejected are swapped": lambda batch: replace(batch, weight=1 - batch.weight),
+    "without the reference": lambda batch: replace(batch, reference=torch.zeros_like(batch.reference)),
+    "the references are swapped": lambda batch: replace(batch, reference=batch.reference.flip(1)),
+}.items():
+    fault(32, f"DPO: {what}", WHOLE_DPO, "algorithms.dpo.pair_loss")(arguments(batch=change))
+
+
+# 33. DPO sums over a response; a mean is another objective.
+fault(33, "DPO compares means", WHOLE_DPO, "algorithms.dpo.response_nats")(
+    result(lambda nats, policy, ids, attention_mask, loss_mask, *_: nats / loss_mask.sum(1))
+)
+
+
+# 34. The gradient of k3 is that of the other KL.
+fault(
+    34, "k3 in the loss is taken for KL", "algorithms/test_groups.py::test_a_biased_gradient_is_named_before_training",
+    "maths.kl.bias"
+)(result(lambda line, estimator, *_: "" if estimator == "k3" else line))  # fmt: skip
+
+
+# 35. KTO compares with the KL of responses to other prompts, which learns nothing from its gradient.
+fault(
+    35, "KTO measures the KL on the responses that it learns from",
+    "algorithms/test_offline.py::test_a_mismatched_response_fits_into_the_window", "algorithms.kto.mismatched"
+)(lambda mismatched: lambda texts, limit: list(texts))  # fmt: skip
+fault(
+    35, "KTO: good and bad are swapped",
+    "proofs/test_preferences.py::test_the_whole_of_kto_has_the_exact_gradient_of_its_objective",
+    "algorithms.kto.marked_loss"
+)(arguments(batch=lambda batch: replace(batch, mark=1 - batch.mark)))  # fmt: skip
+
+
+# 36. The best of a group is that with the highest score.
+fault(
+    36, "best-of-n imitates the first response",
+    "proofs/test_preferences.py::test_best_of_n_imitates_the_distribution_of_the_best", "algorithms.best_of_n.kept"
+)(lambda kept: lambda groups, keep, seed: [group[0].text for group in groups])  # fmt: skip
+
+
 # A reward is a function of (prompts, responses).
 fault(29, "a custom reward gets responses as prompts", "proofs/test_faults.py", "rewards.FunctionReward.__call__")(
     lambda call: (

@@ -37,7 +37,7 @@ ALGORITHMS = {
     "reinforce": "REINFORCE: the same without a critic.",
     "rloo": "RLOO: REINFORCE with several responses to a prompt.",
     "grpo": "GRPO: responses to a prompt compared with one another.",
-    "dpo": "DPO: learn from pairs of responses, without sampling during training.",
+    "dpo": "DPO: learn from pairs of responses.",
     "kto": "KTO: learn from responses that are marked as good or bad.",
     "best_of_n": "Best-of-n: imitate the best of n responses of the SFT model.",
 }

@@ -383,27 +383,27 @@ def test_the_header_is_printed_before_torch_is_imported(tmp_path):
 
 
 @pytest.fixture
-def dpo(monkeypatch, tmp_path):
+def toy(monkeypatch, tmp_path):
     """A package with one more algorithm: a file, and a line of the list."""
-    package = tmp_path / "with dpo" / "plaudit"
+    package = tmp_path / "with toy" / "plaudit"
     shutil.copytree(Path(cli.__file__).parent.parent, package, ignore=shutil.ignore_patterns("__pycache__"))
     text = (package / "config.py").read_text()
     line = '    "sft": "Supervised fine-tuning on the training texts.",\n'
     assert line in text
-    (package / "config.py").write_text(text.replace(line, line + '    "dpo": "Direct preference optimisation.",\n'))
-    (package / "algorithms" / "dpo.py").write_text(
+    (package / "config.py").write_text(text.replace(line, line + '    "toy": "A method of your own.",\n'))
+    (package / "algorithms" / "toy.py").write_text(
         "from dataclasses import dataclass\n\nimport torch\n\nfrom plaudit.settings import setting\n\n\n"
-        '@dataclass(frozen=True)\nclass Config:\n    """Direct preference optimisation."""\n\n'
+        '@dataclass(frozen=True)\nclass Config:\n    """A method of your own."""\n\n'
         '    beta: float = setting(0.1, "strength of the KL penalty", low=0)\n'
     )
     return package.parent
 
 
-def test_an_algorithm_is_one_file_and_one_line(dpo):
-    environment = os.environ | {"PYTHONPATH": str(dpo)}
-    assert "Direct preference optimisation." in python("-m", "plaudit", "--help", env=environment).stdout
-    assert "--beta X" in python("-m", "plaudit", "dpo", "--help", env=environment).stdout
-    script = "from plaudit.config import build; print(build({'dpo.beta': '0.2'}).dpo.beta)"
+def test_an_algorithm_is_one_file_and_one_line(toy):
+    environment = os.environ | {"PYTHONPATH": str(toy)}
+    assert "A method of your own." in python("-m", "plaudit", "--help", env=environment).stdout
+    assert "--beta X" in python("-m", "plaudit", "toy", "--help", env=environment).stdout
+    script = "from plaudit.config import build; print(build({'toy.beta': '0.2'}).toy.beta)"
     assert python("-c", script, env=environment).stdout == "0.2\n"
 
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from plaudit import pipeline
 from plaudit.cli import plan as plans
 from plaudit.cli import progress
-from plaudit.config import ALGORITHMS
+from plaudit.config import ALGORITHMS, in_words
 from plaudit.training import run
 from plaudit.training.metrics import StepReport
 
@@ -145,7 +145,7 @@ def test_time_left_comes_from_recent_steps():
             {"sft_score": 0.1, "policy_score": float("nan")},
             "evaluation: 100%  step 1 of 1  SFT +0.10  policy -",
         ),
-        ("dpo", {"margin": 0.5}, "dpo: 100%  step 1 of 1  margin 0.50"),  # of an algorithm without a list
+        ("toy", {"margin": 0.5}, "toy: 100%  step 1 of 1  margin 0.50"),  # of an algorithm without a list
     ],
 )
 def test_each_stage_shows_its_own_figures(stage, figures, shown):
@@ -242,7 +242,7 @@ def test_on_a_terminal_the_bar_has_20_cells_and_the_line_fits(width, stage, figu
 @pytest.mark.parametrize("stage", [*ALGORITHMS, "evaluation"])
 def test_every_stage_says_what_it_does_before_its_first_step(follow, stage):
     first, *_ = follow({stage: [report(stage, 1, 1)]}, (stage,))
-    assert re.fullmatch(rf"{stage.replace('_', ' ')}: opening .*; .* \(may take minutes\)", first)
+    assert re.fullmatch(rf"{in_words(stage)}: opening .*; .* \(may take minutes\)", first)
 
 
 def test_the_spinner_moves_while_a_model_is_opened():
