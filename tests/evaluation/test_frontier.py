@@ -9,7 +9,8 @@ from safetensors.numpy import load_file
 from plaudit.algorithms.ppo import ppo
 from plaudit.errors import RunError
 from plaudit.evaluation.best_of_n import kl_bound
-from plaudit.evaluation.frontier import above_best_of_n, best_of_n, frontier
+from plaudit.evaluation.frontier import frontier
+from plaudit.evaluation.points import above_best_of_n, best_of_n
 from plaudit.models.loading import load_tokenizer
 from plaudit.pipeline import steps
 from plaudit.training.run import STAGES, Run

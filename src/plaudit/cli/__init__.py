@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 from plaudit import __version__
-from plaudit.cli import data, failures, flags, people, rewards, sharing
+from plaudit.cli import data, experiments, failures, flags, people, rewards, sharing
 from plaudit.cli.layers import fit, layered, saved
 from plaudit.config import ALGORITHMS, SECTIONS, resolve
 from plaudit.errors import ConfigError, PlauditError, RewardError, RunError, TrainingError
@@ -55,8 +55,6 @@ commands = _Commands(
 )
 click.version_option(__version__, message=f"plaudit {__version__}")(commands)
 _opened: list[Path] = []  # run directories of this command, once they are open
-_overwrite = click.option("--overwrite", is_flag=True, help="replace existing files and start again")
-_run = click.argument("run", type=flags.PATH, help="run directory")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -107,12 +105,6 @@ def _way_on(words: list[str]) -> str:
         words = [word for word in words if word not in ("--overwrite", "--resume")]
         words += ["--resume"] if resumes else []
     return f"; continue with: plaudit {shlex.join(words)}"
-
-
-def _must_exist(directory: Path) -> None:
-    if not (directory / "config.toml").exists():
-        make = f"plaudit run --out {shlex.quote(str(directory))}"
-        raise RunError(f"{directory}: no run here (config.toml is missing); make one with {make}")
 
 
 def _open(
@@ -192,15 +184,15 @@ commands.add_command(data.command)
 
 
 @commands.command("eval", params=flags.settings("evaluation", bare=True))
-@_run
+@flags.run
 @click.option("--json", is_flag=True, help="print evaluation.json, and nothing else, on stdout")
-@_overwrite
+@flags.overwrite
 def _evaluate(run: Path, json: bool, overwrite: bool, **given: Any) -> None:
     """Compare SFT model and policy on held-out prompts.
 
     A finished evaluation is only shown. Another setting of it measures again; another --reward is shown beside it.
     """
-    _must_exist(run)
+    failures.must_exist(run)
     before = resolve(saved(run))
     settings, other = rewards.without_other(run, resolve(layered(given, run)), before)
     changed = [name for name in settings if settings[name] != before[name]]
@@ -220,7 +212,7 @@ def _evaluate(run: Path, json: bool, overwrite: bool, **given: Any) -> None:
 
 
 @commands.command("sample")
-@_run
+@flags.run
 @click.argument("prompt", help='beginning of the text, such as "the film is"')
 @flags.count("-n", "--samples", low=1, default=4, help="responses of each model")
 @flags.count("--seed", low=0, default=1, help="random seed; another one gives other responses")
@@ -231,7 +223,7 @@ def _evaluate(run: Path, json: bool, overwrite: bool, **given: Any) -> None:
 )
 def _sample(run: Path, prompt: str, samples: int, seed: int, max_new_tokens: int | None) -> None:
     """Answer a prompt with SFT model and policy, side by side."""
-    _must_exist(run)
+    failures.must_exist(run)
 
     from plaudit.cli import console, progress
 
@@ -247,7 +239,7 @@ def _sample(run: Path, prompt: str, samples: int, seed: int, max_new_tokens: int
 def _doctor(run: Path | None, **given: Any) -> int:
     """Run the preflight checks on a run's models."""
     if run:
-        _must_exist(run)
+        failures.must_exist(run)
     config = fit(layered(given, run))
 
     from plaudit.cli import console, progress
@@ -259,39 +251,6 @@ def _doctor(run: Path | None, **given: Any) -> int:
         checks = preflight(Run(run or Path(os.devnull), config))
     console.checks([(check.mark, check.line) for check in checks])
     return 0 if all(check.ok for check in checks) else 1
-
-
-@commands.command("frontier")
-@_run
-@click.option(
-    "--kl-coefs",
-    metavar="X,X,...",
-    is_flag=False,
-    flag_value="",
-    help="values of kl_coef to train PPO with, separated by commas; --kl-coefs alone: no training "
-    "[score/nat; at least 0; default: the run's kl_coef, and two and four times that]",
-)
-@flags.count("--draws", low=16, default=32, help="responses of the SFT model to each prompt")
-@_overwrite
-def _frontier(run: Path, kl_coefs: str | None, draws: int, overwrite: bool) -> None:
-    """Compare PPO at several kl_coef with best-of-n.
-
-    PPO is trained once for each kl_coef, from the run's SFT and reward model. To continue after a stop, repeat the
-    command.
-    """
-    words = kl_coefs.split(",") if kl_coefs else []
-    numbers = [resolve({"ppo.kl_coef": word})["ppo.kl_coef"] for word in words]
-    _must_exist(run)
-
-    from plaudit.cli import console, progress
-
-    with progress.waiting("starting"):
-        from plaudit.evaluation.frontier import frontier
-        from plaudit.training.run import Run
-
-        reports = frontier(Run.existing(run), None if kl_coefs is None else numbers, draws, overwrite=overwrite)
-    progress.watch(reports, "frontier")
-    console.frontier(run)
 
 
 @commands.command("seeds", params=[*flags.directory("runs/seeds"), *flags.settings(*SECTIONS, bare=False)])
@@ -321,6 +280,8 @@ def _seeds(n: int, out: Path, resume: bool, overwrite: bool, **given: Any) -> No
     console.seeds(out, summarise(out, runs, stopped))
 
 
+commands.add_command(experiments.frontier)
+commands.add_command(experiments.methods)
 commands.add_command(people.label)
 commands.add_command(people.compare)
 commands.add_command(people.loop)

@@ -148,6 +148,22 @@ def frontier(directory: Path) -> None:
     _print_files(console, directory)
 
 
+def methods(directory: Path) -> None:
+    """Methods side by side, and how they compare at equal KL."""
+    from plaudit.evaluation.report.methods import AT_KL_HEADS, HEADS, at_kl_cells, cells
+
+    found, console = read(directory / "methods.json"), new_console()
+    what = f"on {found['meta']['budget']:,} responses each, with 95% intervals"
+    console.print(f"Methods side by side, {what}", style="bold")
+    console.print(_table(HEADS, map(cells, found["methods"])))
+    if found["at_kl"]:
+        console.print("At equal KL", style="bold")
+        console.print(_table(AT_KL_HEADS, map(at_kl_cells, found["at_kl"])))
+    for sentence in found["findings"]:
+        console.print(sentence, soft_wrap=True)
+    _print_files(console, directory)
+
+
 def seeds(directory: Path, found: dict[str, Any]) -> None:
     """Every seed, the means with their intervals, and the seeds that diverged, from the contents of seeds.json."""
     console = new_console()

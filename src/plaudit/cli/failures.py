@@ -2,10 +2,12 @@
 
 import errno
 import os
+import shlex
 import tempfile
 import traceback
+from pathlib import Path
 
-from plaudit.errors import PlauditError
+from plaudit.errors import PlauditError, RunError
 
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory")
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -29,3 +31,10 @@ def describe(error: Exception) -> str:
     ) as file:
         file.write("".join(traceback.format_exception(error)))
     return f"unexpected {type(error).__name__}: {text[:200]}; please report it with {os.path.abspath(file.name)}"
+
+
+def must_exist(directory: Path) -> None:
+    """Refuse a folder that is no run directory with a RunError."""
+    if not (directory / "config.toml").exists():
+        make = f"plaudit run --out {shlex.quote(str(directory))}"
+        raise RunError(f"{directory}: no run here (config.toml is missing); make one with {make}")

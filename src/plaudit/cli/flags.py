@@ -21,6 +21,8 @@ CONTEXT = {
     "max_content_width": 80,
 }
 PATH = click.Path(path_type=Path)
+run = click.argument("run", type=PATH, help="run directory")
+overwrite = click.option("--overwrite", is_flag=True, help="replace existing files and start again")
 
 
 class Command(click.Command):

@@ -45,6 +45,7 @@ _BEFORE = {  # what a stage does before its first step, by title
     "reward model": "opening and checking the model; tokenising the judgements",
     "evaluation": "opening the models; answering the first held-out prompts",
     "frontier": "opening the models; answering the held-out prompts",
+    "methods": "opening the models; answering the held-out prompts",
 } | dict.fromkeys(map(in_words, POLICIES), "opening and checking the models; scoring responses of the SFT model")
 _BAR = 20
 _QUIET = 60.0  # seconds after which a log gets a line although no tenth is complete

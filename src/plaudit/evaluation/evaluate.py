@@ -70,13 +70,14 @@ class Measurement:
     """The models, the reward and the held-out prompts by which policies of a run are measured.
 
     Args:
-        stage: the folder of the policy.
+        stage: the algorithm whose settings decide how responses are sampled.
         reward: as in `ppo`.
+        policy: the folder of the policy, if it is not that of the algorithm.
     """
 
-    def __init__(self, run: Run, stage: str, reward: AnyReward = None) -> None:
+    def __init__(self, run: Run, stage: str, reward: AnyReward = None, policy: str = "") -> None:
         self.run, self.stage = run, stage
-        self.models = Models.load(run, stage, stage=stage, reward_model=needs_reward_model(run, reward))
+        self.models = Models.load(run, stage, stage=policy or stage, reward_model=needs_reward_model(run, reward))
         self.settings = getattr(run.config, stage)  # temperature, response length and reward are those of training
         self.reward = as_reward(run, reward, self.models, self.settings.lower_bound)
         self.tokenizer = self.models.tokenizer

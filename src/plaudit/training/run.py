@@ -31,8 +31,9 @@ from plaudit.training.versions import made_with, versions
 STAGES = ("sft", "reward_model", "ppo", "evaluation")  # of `plaudit run`
 MEMORY_FILE = "memory.json"  # bytes: predicted, and measured; they depend on the machine and differ from run to run
 _INPUTS_FILE = "inputs.json"
+_COMPARISON = ("methods", "methods.json", "methods.csv")  # of plaudit methods: made from the SFT and reward model
 _OTHER_FILES = (
-    *(manifest.FILE, "frontier", "config.toml", "doctor.json", MEMORY_FILE, *lock.FILES, trackers.FOLDER),
+    *(manifest.FILE, "frontier", *_COMPARISON, "config.toml", "doctor.json", MEMORY_FILE, *lock.FILES, trackers.FOLDER),
     *("feedback", "compare", "rounds"),  # of plaudit label, plaudit compare and plaudit loop
 )
 _UNSEALED = ("summary.json", "timing.jsonl", "watch.jsonl", manifest.FILE, trackers.FILE)  # written later, or vary
@@ -324,5 +325,8 @@ def _remove(path: Path, stage: str) -> None:
         for name in (*manifest.EVALUATION_FILES, manifest.FILE):
             (path / name).unlink(missing_ok=True)
     else:
-        for folder in (stage, f"{trackers.FOLDER}/{stage}", "frontier"):  # the last was measured with this model
-            remove_folder(path / folder)
+        folder, *files = _COMPARISON if stage in ("sft", "reward_model") else ("frontier",)
+        for each in (stage, f"{trackers.FOLDER}/{stage}", "frontier", folder):  # the others were made with this model
+            remove_folder(path / each)
+        for file in files:
+            (path / file).unlink(missing_ok=True)

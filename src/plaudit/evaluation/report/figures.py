@@ -23,6 +23,8 @@ from plaudit.evaluation.report.words import interval, number, written
 from plaudit.maths.intervals import wilson
 
 # Placeholder -> CSS variable. The style sheet uses the Okabe-Ito palette, which colour-blind readers can tell apart.
+# Of methods, told apart also by their markers: P. Tol's "bright" scheme.
+METHOD_COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#999999")
 INK, MUTED, GRID, BEFORE, AFTER, COST = (f"#0{i}0{i}0{i}" for i in range(1, 7))
 _VARIABLES = {INK: "ink", MUTED: "muted", GRID: "grid", BEFORE: "before", AFTER: "after", COST: "cost"}
 
@@ -130,6 +132,33 @@ def frontier(best: Sequence[dict[str, Any]], policies: Sequence[dict[str, Any]],
             x, y = measured(axes, points, key, colour, "os^DvP"[i % 6])
             _label(axes, x[-1], y[-1], name or f"best of {points[-1]['n']:g}", (6, 4), colour)
         return _svg(figure, f"{title} against KL, of best-of-n and of the PPO policies")
+
+
+def methods(best: Sequence[dict[str, Any]], points: Sequence[dict[str, Any]], key: str, title: str) -> str:
+    """Best-of-n, and the policies of each method during training against their KL: the points of `methods.json`."""
+    best, points = (
+        [p for p in some if columns([p], "kl_mean", key, name).size and interval(p, _ends(key))]
+        for some, name in ((best, "n"), (points, "step"))
+    )
+    if not (best and points):
+        return ""
+    lines: dict[str, list[dict[str, Any]]] = {}
+    for point in points:
+        lines.setdefault(str(point["method"]), []).append(point)
+    xlabel = "KL (nats per response, on a square-root scale)"
+    with _new_figure(f"methods-{key}", [title], xlabel) as (figure, (axes,)):
+        kl_scale(axes, columns([*best, *points], "kl_mean").max())
+        x, y = measured(axes, best, key, INK, "o")
+        _label(axes, x[-1], y[-1], f"best of {best[-1]['n']:g}", (6, 4), INK)
+        for i, (name, some) in enumerate(lines.items()):
+            colour = METHOD_COLOURS[i % len(METHOD_COLOURS)]
+            kl, value = columns(some, "kl_mean", key)
+            axes.scatter(
+                np.clip(kl, 0, None), value, s=22, color=colour, marker="s^DvPXo<>"[i % 9], alpha=0.8, linewidths=0,
+                label=name.replace("_", "-"),
+            )  # fmt: skip
+        axes.legend(frameon=False, fontsize=8, ncols=3, loc="lower right")
+        return _svg(figure, f"{title} against KL, of best-of-n and of the policies of each method")
 
 
 def kl_scale(axes: Any, highest: float) -> None:
