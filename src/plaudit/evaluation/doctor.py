@@ -42,7 +42,8 @@ from plaudit.training.models import Models
 from plaudit.training.prompts import training_prompts
 from plaudit.training.rewards import as_reward, needs_reward_model, run_sources, try_reward
 from plaudit.training.rollouts import ScoreScale, generate, score_rollout
-from plaudit.training.run import MEMORY_FILE, Run
+from plaudit.training.run import Run
+from plaudit.training.stages import MEMORY_FILE
 from plaudit.training.tokenizer import open_tokenizer
 
 # How far the ratio of the same model may be from 1: at the worst of some hundred tokens, and on average. In bfloat16

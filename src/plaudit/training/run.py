@@ -25,17 +25,11 @@ from plaudit.training import lock, manifest, trackers
 from plaudit.training.checkpoint import Checkpoints
 from plaudit.training.device import device_named, multiplies_bfloat16
 from plaudit.training.metrics import MetricsLog
-from plaudit.training.stages import ancestors, can_learn_from, needs_of
+from plaudit.training.stages import OTHER_FILES, ancestors, can_learn_from, needs_of, remove
 from plaudit.training.versions import made_with, versions
 
 STAGES = ("sft", "reward_model", "ppo", "evaluation")  # of `plaudit run`
-MEMORY_FILE = "memory.json"  # bytes: predicted, and measured; they depend on the machine and differ from run to run
 _INPUTS_FILE = "inputs.json"
-_COMPARISON = ("methods", "methods.json", "methods.csv")  # of plaudit methods: made from the SFT and reward model
-_OTHER_FILES = (
-    *(manifest.FILE, "frontier", *_COMPARISON, "config.toml", "doctor.json", MEMORY_FILE, *lock.FILES, trackers.FOLDER),
-    *("feedback", "compare", "rounds"),  # of plaudit label, plaudit compare and plaudit loop
-)
 _UNSEALED = ("summary.json", "timing.jsonl", "watch.jsonl", manifest.FILE, trackers.FILE)  # written later, or vary
 # Settings that change no result; of `reward`, which only the stages that use it depend on, `inputs` has an entry.
 _NO_RESULT = ("engine", "save_every", "keep_checkpoints", "microbatch_size", "reward", "reward_timeout", "track")
@@ -68,7 +62,7 @@ class Run:
         saved = path / "config.toml"
         if path.exists() and not path.is_dir():
             raise RunError(f"{path}: is a file; --out takes a folder")
-        known = (*ALGORITHMS, *manifest.EVALUATION_FILES, *_OTHER_FILES, partial_of(saved).name)
+        known = (*ALGORITHMS, *manifest.EVALUATION_FILES, *OTHER_FILES, partial_of(saved).name)
         unknown = [p.name for p in path.glob("*") if p.name not in known]
         if unknown and not saved.exists():
             raise RunError(f"{path}: not a run directory (it has '{unknown[0]}'); choose an empty or a new folder")
@@ -93,12 +87,12 @@ class Run:
         lock.acquire(path)
         sweep(path)
         for stage in removed:
-            _remove(path, stage)
+            remove(path, stage)
         for stage in kept:  # left if a crash came just before their removal
             if run.complete(stage):
                 run._remove_checkpoints(stage)
         if not (kept and before.config == run.config):  # otherwise the kept stages' versions stay
-            _remove(path, "evaluation")
+            remove(path, "evaluation")
             write_atomic(saved, to_toml(run.config, versions(config.model)))
         return run
 
@@ -318,15 +312,3 @@ def _link(source: str, target: str) -> None:
         os.link(source, target)
     except OSError:  # a file system without links
         shutil.copy2(source, target)
-
-
-def _remove(path: Path, stage: str) -> None:
-    if stage == "evaluation":
-        for name in (*manifest.EVALUATION_FILES, manifest.FILE):
-            (path / name).unlink(missing_ok=True)
-    else:
-        folder, *files = _COMPARISON if stage in ("sft", "reward_model") else ("frontier",)
-        for each in (stage, f"{trackers.FOLDER}/{stage}", "frontier", folder):  # the others were made with this model
-            remove_folder(path / each)
-        for file in files:
-            (path / file).unlink(missing_ok=True)
