@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from plaudit.algorithms.ppo import Config as PPOConfig
-from plaudit.cli import console, progress
+from plaudit.cli import console, progress, tables
 from plaudit.config import Config, resolve, to_toml
 from plaudit.errors import RunError
 from plaudit.training.run import Run
@@ -161,7 +161,7 @@ def test_seeds_are_shown_one_a_row_with_means_and_those_that_diverged(tmp_path, 
                "distinct_2_ratio": 0.8, "length_ratio": 1.1, "duplicate_rate": 0.01}  # fmt: skip
     rows = [{"seed": 1, **figures, "diverged": ""}, {"seed": 2, "diverged": "a figure is not finite"}]
     means = {"score_difference": {"mean": 0.9, "ci95": [0.8, 1.0]}, "kl": {"mean": 4.0, "ci95": None}}
-    console.seeds(tmp_path, {"seeds": rows, "means": means, "diverged": 1})
+    tables.seeds(tmp_path, {"seeds": rows, "means": means, "diverged": 1})
     out = capsys.readouterr().out
     assert max(map(len, out.splitlines()[:8])) <= 80
     assert row(out, "1 ").split() == [

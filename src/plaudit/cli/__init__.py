@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 from plaudit import __version__
-from plaudit.cli import data, experiments, failures, flags, people, rewards, sharing
+from plaudit.cli import data, experiments, failures, flags, people, rewards, sharing, sweep
 from plaudit.cli.layers import fit, layered, saved
 from plaudit.config import ALGORITHMS, SECTIONS, resolve
 from plaudit.errors import ConfigError, PlauditError, RewardError, RunError, TrainingError
@@ -267,7 +267,7 @@ def _seeds(n: int, out: Path, resume: bool, overwrite: bool, **given: Any) -> No
         raise RunError(f"{out}: nothing to resume here; start without --resume")
     runs, stages = _open(known, out, RUN_STAGES, seeds, resume=resume, overwrite=overwrite)
 
-    from plaudit.cli import console, progress
+    from plaudit.cli import progress, tables
     from plaudit.evaluation.seeds import summarise
 
     stopped = {}
@@ -277,11 +277,12 @@ def _seeds(n: int, out: Path, resume: bool, overwrite: bool, **given: Any) -> No
             progress.follow(run, stages)
         except TrainingError as error:
             stopped[run.config.seed] = str(error)
-    console.seeds(out, summarise(out, runs, stopped))
+    tables.seeds(out, summarise(out, runs, stopped))
 
 
 commands.add_command(experiments.frontier)
 commands.add_command(experiments.methods)
+commands.add_command(sweep.sweep)
 commands.add_command(people.label)
 commands.add_command(people.compare)
 commands.add_command(people.loop)

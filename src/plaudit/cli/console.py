@@ -17,16 +17,13 @@ from plaudit.config import POLICIES, default_settings
 from plaudit.errors import RunError
 from plaudit.evaluation.diagnosis import diagnose
 from plaudit.evaluation.report.words import (
-    FRONTIER_HEADS,
     REWARD_MODEL,
     Measure,
     beside_accuracy,
-    bracketed,
     duration,
     interval,
     measures,
     number,
-    point_cells,
     policy_of,
     reward_phrase,
     verdict,
@@ -37,19 +34,6 @@ from plaudit.evaluation.report.words import (
 from plaudit.training.metrics import read_jsonl
 
 _SHOWN_SAMPLES = 5
-_SEEDS = {  # figures in seeds.json: head of the column, and name
-    "reward_accuracy": ("reward", "accuracy of the reward model"),
-    "sft_score": ("SFT", ""),
-    "score": ("score", ""),
-    "score_difference": ("", "score, policy minus SFT"),
-    "sft_judge": ("SFT", ""),
-    "judge": ("judge", ""),
-    "judge_difference": ("", "judge, policy minus SFT"),
-    "kl": ("KL", "KL, nats"),
-    "distinct_2_ratio": ("pairs", "distinct pairs, relative to SFT"),
-    "length_ratio": ("length", "length, relative to SFT"),
-    "duplicate_rate": ("copies", "duplicates"),
-}
 
 
 def summary(directory: Path, settings: dict[str, Any], seconds: dict[str, float]) -> None:
@@ -69,7 +53,7 @@ def summary(directory: Path, settings: dict[str, Any], seconds: dict[str, float]
     if times := known | seconds | known:
         each = ", ".join(f"{stage} {duration(time)}" for stage, time in times.items())
         console.print(f"\nTime: {each}; together {duration(sum(times.values()))}", soft_wrap=True)
-    _print_files(console, directory)
+    print_files(console, directory)
 
     run = "plaudit run"
     if settings != default_settings():
@@ -105,7 +89,7 @@ def headline(directory: Path) -> None:
         if m.key != "distinct_1"
     ]
     rows[1:1] = _parts(figures)  # below the score
-    console.print(_table(("", "SFT", "policy", ""), rows))
+    console.print(new_table(("", "SFT", "policy", ""), rows))
     stage = policy_of(figures) or POLICIES[0]
     console.print(verdict(figures, read_jsonl(directory / stage / "metrics.jsonl"), None, stage))
     for warning in warnings(figures):
@@ -124,7 +108,7 @@ def other_reward(beside: dict[str, Any]) -> None:
         *(_measured(figures[side], measure) for side in ("sft", "policy")),
         Text(measure.about, "dim"),
     )
-    console.print(_table(("", "SFT", "policy", ""), [row, *_parts(figures)]))
+    console.print(new_table(("", "SFT", "policy", ""), [row, *_parts(figures)]))
 
 
 def _parts(figures: dict[str, Any]) -> list[tuple[str | Text, ...]]:
@@ -135,52 +119,6 @@ def _parts(figures: dict[str, Any]) -> list[tuple[str | Text, ...]]:
         (f"  {name}", *(Text(written(number(parts, name), "{:.2f}"), "bold") for parts in sides), about)
         for name in (sides[1] if len(sides[1]) > 1 else ())
     ]
-
-
-def frontier(directory: Path) -> None:
-    """Best-of-n and PPO's policies, and how they compare."""
-    found, console = read(directory / "frontier.json"), new_console()
-    console.print("Best-of-n from SFT, and PPO by kl_coef and iteration, with 95% intervals", style="bold")
-    points = (*found["best_of_n"], *found["ppo"])
-    console.print(_table(FRONTIER_HEADS, (point_cells(point, ("score", "judge")) for point in points)))
-    for sentence in found["findings"]:
-        console.print(sentence, soft_wrap=True)
-    _print_files(console, directory)
-
-
-def methods(directory: Path) -> None:
-    """Methods side by side, and how they compare at equal KL."""
-    from plaudit.evaluation.report.methods import AT_KL_HEADS, HEADS, at_kl_cells, cells
-
-    found, console = read(directory / "methods.json"), new_console()
-    what = f"on {found['meta']['budget']:,} responses each, with 95% intervals"
-    console.print(f"Methods side by side, {what}", style="bold")
-    console.print(_table(HEADS, map(cells, found["methods"])))
-    if found["at_kl"]:
-        console.print("At equal KL", style="bold")
-        console.print(_table(AT_KL_HEADS, map(at_kl_cells, found["at_kl"])))
-    for sentence in found["findings"]:
-        console.print(sentence, soft_wrap=True)
-    _print_files(console, directory)
-
-
-def seeds(directory: Path, found: dict[str, Any]) -> None:
-    """Every seed, the means with their intervals, and the seeds that diverged, from the contents of seeds.json."""
-    console = new_console()
-    console.print("SFT model and policy: score and judge; pairs and length relative to SFT", style="bold")
-    columns = {key: head for key, (head, _) in _SEEDS.items() if head}
-    rows = [["seed", *columns.values(), "diverged"]]
-    for row in found["seeds"]:
-        cells = (written(number(row, key), "{:.2f}") for key in columns)
-        rows.append([str(row["seed"]), *cells, "yes" if row["diverged"] else "no"])
-    console.print(_table(rows[0], rows[1:]))
-    for key, figure in found["means"].items():
-        mean = f"{written(figure['mean'], '{:.2f}')} {bracketed(interval(figure, 'ci95'))}"
-        console.print(f"{_SEEDS[key][1]}: {mean}", soft_wrap=True)
-    for row in found["seeds"]:
-        if row["diverged"]:
-            console.print(f"seed {row['seed']}: {row['diverged']}", style="bold red", soft_wrap=True)
-    console.print(f"{found['diverged']} of {len(found['seeds'])} diverged: {directory / 'seeds.json'}", soft_wrap=True)
 
 
 def samples(prompt: str, rows: list[dict[str, Any]]) -> None:
@@ -248,7 +186,7 @@ def details(directory: Path, stage: str) -> list[Text]:
     ]
 
 
-def _print_files(console: Console, directory: Path) -> None:
+def print_files(console: Console, directory: Path) -> None:
     """The most memory that the run took, where it was measured, and the report."""
     stages = read(directory / "memory.json").values()
     if measured := max((stage["measured"] or 0 for stage in stages), default=0):
@@ -271,7 +209,7 @@ def _print_samples(console: Console, rows: list[dict[str, Any]], *more: str) -> 
     console.print(table)
 
 
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> Table:
+def new_table(heads: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> Table:
     """A table in which only the last column may wrap."""
     table = Table(*heads, box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for column in table.columns[:-1]:

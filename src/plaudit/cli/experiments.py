@@ -30,7 +30,7 @@ def frontier(run: Path, kl_coefs: str | None, draws: int, overwrite: bool) -> No
     numbers = [resolve({"ppo.kl_coef": word})["ppo.kl_coef"] for word in words]
     failures.must_exist(run)
 
-    from plaudit.cli import console, progress
+    from plaudit.cli import progress, tables
 
     with progress.waiting("starting"):
         from plaudit.evaluation import frontier as room
@@ -38,7 +38,7 @@ def frontier(run: Path, kl_coefs: str | None, draws: int, overwrite: bool) -> No
 
         reports = room.frontier(Run.existing(run), None if kl_coefs is None else numbers, draws, overwrite=overwrite)
     progress.watch(reports, "frontier")
-    console.frontier(run)
+    tables.frontier(run)
 
 
 @click.command("methods")
@@ -63,7 +63,7 @@ def methods(run: Path, names: str, seeds: int, budget: int, draws: int, overwrit
     """
     failures.must_exist(run)
 
-    from plaudit.cli import console, progress
+    from plaudit.cli import progress, tables
 
     with progress.waiting("starting"):
         from plaudit.evaluation import methods as room
@@ -71,4 +71,4 @@ def methods(run: Path, names: str, seeds: int, budget: int, draws: int, overwrit
 
         reports = room.methods(Run.existing(run), names.split(","), seeds, budget, draws, overwrite=overwrite)
     progress.watch(reports, "methods")
-    console.methods(run)
+    tables.methods(run)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from plaudit.evaluation.metrics import hierarchical_ci95, strict
-from plaudit.evaluation.report.words import number
+from plaudit.evaluation.report.words import number, policy_of
 from plaudit.files import write_json
 from plaudit.training.metrics import read_jsonl
 from plaudit.training.run import Run
@@ -33,7 +33,7 @@ def summarise(directory: Path, runs: list[Run], stopped: dict[int, str]) -> dict
         if seed in stopped:
             rows.append({"seed": seed, "diverged": stopped[seed]})
             continue
-        rows.append({"seed": seed, **_row(run)})
+        rows.append({"seed": seed, **row_of(run)})
         lines = read_jsonl(run.path / "responses.jsonl")
         pairs = [(number(line, "policy_score"), number(line, "sft_score")) for line in lines]
         differences = [after - before for after, before in pairs if after is not None and before is not None]
@@ -59,9 +59,9 @@ def summarise(directory: Path, runs: list[Run], stopped: dict[int, str]) -> dict
 def diverged(evaluation: dict[str, Any], iterations: list[dict[str, Any]]) -> str:
     """Why a finished run counts as diverged; "" if it does not.
 
-    A run has diverged if a metric of PPO (a line of metrics.jsonl each iteration) is not finite, if the policy is more
-    than 50 nats from SFT or scores lower than SFT, or if the sampled KL (k1) over the last ten iterations is
-    significantly negative: the true KL never is.
+    A run has diverged if a metric of its policy (a line of metrics.jsonl each iteration or step) is not finite, if the
+    policy is more than 50 nats from SFT or scores lower than SFT, or if the sampled KL (k1) over the last ten
+    iterations is significantly negative: the true KL never is.
     """
     kl, after = (number(evaluation["policy"], key) for key in ("kl_mean", "score_mean"))
     before = number(evaluation["sft"], "score_mean")
@@ -69,7 +69,7 @@ def diverged(evaluation: dict[str, Any], iterations: list[dict[str, Any]]) -> st
         return "a metric is not finite"
     if kl > MOST_KL:
         return f"KL of {kl:.0f} nats"
-    k1 = np.array([line["kl_k1"] for line in iterations[-_LAST:]])
+    k1 = np.array([line["kl_k1"] for line in iterations[-_LAST:] if "kl_k1" in line])
     if len(k1) > 1 and k1.mean() + 1.96 * k1.std(ddof=1) / len(k1) ** 0.5 < 0:
         return f"negative KL (k1) of {k1.mean():.2f} nats"
     if after < before:
@@ -77,8 +77,8 @@ def diverged(evaluation: dict[str, Any], iterations: list[dict[str, Any]]) -> st
     return ""
 
 
-def _row(run: Run) -> dict[str, Any]:
-    """The figures of one finished run. The judge's are None where no judge fits the data."""
+def row_of(run: Run) -> dict[str, Any]:
+    """The figures of one evaluated run. The judge's are None where no judge fits the data."""
     evaluation = json.loads((run.path / "evaluation.json").read_text(encoding="utf-8"))
     sft, policy = evaluation["sft"], evaluation["policy"]
 
@@ -97,5 +97,5 @@ def _row(run: Run) -> dict[str, Any]:
         "distinct_2_ratio": ratio("distinct_2"),
         "length_ratio": ratio("length_mean"),
         "duplicate_rate": policy["duplicate_rate"],
-        "diverged": diverged(evaluation, read_jsonl(run.folder("ppo") / "metrics.jsonl")),
+        "diverged": diverged(evaluation, read_jsonl(run.folder(policy_of(evaluation)) / "metrics.jsonl")),
     }

@@ -17,7 +17,7 @@ from plaudit.config import ALGORITHMS, Config, build, flatten, read_saved, to_to
 from plaudit.data.corpus import load
 from plaudit.data.splits import Splits
 from plaudit.errors import RunError
-from plaudit.files import json_text, partial_of, remove_folder, sha256, sweep, write_atomic, write_json
+from plaudit.files import json_text, link_or_copy, partial_of, remove_folder, sha256, sweep, write_atomic, write_json
 from plaudit.models import loading
 from plaudit.models.ensemble import members_of
 from plaudit.rewards import Source, described, sources_of, uses_model
@@ -120,7 +120,7 @@ class Run:
             shutil.rmtree(partial, ignore_errors=True)
             for stage in stages:
                 ignore = shutil.ignore_patterns("checkpoints")
-                shutil.copytree(self.folder(stage), partial / stage, copy_function=_link, ignore=ignore)
+                shutil.copytree(self.folder(stage), partial / stage, copy_function=link_or_copy, ignore=ignore)
             write_atomic(partial / "config.toml", to_toml(config, versions(config.model)))
             partial.rename(path)
         return Run(path, config)
@@ -305,10 +305,3 @@ def _files_of(sources: tuple[Source, ...]) -> dict[str, str]:
 
 def _fingerprint(content: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _link(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # a file system without links
-        shutil.copy2(source, target)
