@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from plaudit.cli import flags
+from plaudit.cli import failures, flags
 
 
 @click.command("merge", cls=flags.Command)
@@ -35,6 +35,43 @@ def push(run: Path, repo: str, private: bool, token: str, only: str, dry_run: Pa
 
     stages = [stage for stage in only.split(",") if stage]
     print("\n".join(upload.push(run, repo, private=private, token=token, only=stages, dry_run=dry_run)))
+
+
+@click.command("receipt", cls=flags.Command)
+@click.argument("run", type=flags.PATH, required=False, help="run directory")
+@click.option("--check", metavar="FILE", type=flags.PATH, help="train and evaluate again what this receipt is about")
+@click.option("--out", metavar="DIR", type=flags.PATH, default="runs/receipt", help="run directory of --check")
+@click.option("--data", metavar="NAME", default="", help="where the data lie here, for --check")
+def receipt(run: Path | None, check: Path | None, out: Path, data: str) -> int:
+    """Write one page with what a run was made from and what came out, or check such a page.
+
+    The page is RUN/receipt.md: versions, hashes, settings, figures, and the statement that a paper needs. --check
+    trains again and says which figures agree; it continues after a stop.
+    """
+    if (run is None) == (check is None):
+        raise click.UsageError("name a run directory, or a receipt with --check")
+    from plaudit.publishing import receipt as room
+
+    if run is not None:
+        failures.must_exist(run)
+        print(room.write_receipt(run))
+        return 0
+    assert check is not None
+    content = room.read_receipt(check)
+    known = room.settings_of(content, data)
+
+    from plaudit.cli import progress, tables
+    from plaudit.config import build
+    from plaudit.training.run import Run
+
+    config = build(known)
+    stages = (*content["stages"], "evaluation")
+    room.check_inputs(content, Run(out, config))
+    progress.header(known, out)
+    here = Run.open(out, config, resume=(out / "config.toml").exists(), overwrite=False, stages=stages)
+    progress.follow(here, stages)
+    figures, weights = room.compared(content, here)
+    return tables.receipt(figures, weights, room.other_versions(content, here))
 
 
 @click.command("notebooks", cls=flags.Command)

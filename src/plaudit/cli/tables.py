@@ -7,6 +7,7 @@ from plaudit.cli.console import new_table, print_files, read
 from plaudit.cli.progress import new_console
 from plaudit.evaluation.report.methods import AT_KL_HEADS, HEADS, at_kl_cells, cells
 from plaudit.evaluation.report.words import FRONTIER_HEADS, bracketed, interval, number, point_cells, written
+from plaudit.publishing.receipt import Figure
 
 _SEEDS = {  # figures in seeds.json: head of the column, and name
     "reward_accuracy": ("reward", "accuracy of the reward model"),
@@ -94,3 +95,28 @@ def sweep(directory: Path, found: dict[str, Any]) -> None:
     if found["warning"]:
         console.print(f"WARNING: {found['warning']}", style="bold red", soft_wrap=True)
     console.print(str(directory / "sweep.csv"), soft_wrap=True)
+
+
+def receipt(figures: list[Figure], weights: dict[str, bool], versions: list[str]) -> int:
+    """A receipt's figures beside those of this machine; returns the exit code, 1 where one does not agree."""
+    console = new_console()
+    words = {True: "agrees", False: "DIFFERS", None: ""}
+    rows = [
+        (
+            figure.name,
+            written(figure.before, "{:.3f}"),
+            written(figure.here, "{:.3f}"),
+            "" if figure.tolerance is None else f"{figure.tolerance:.3f}",
+            words[figure.agrees],
+        )
+        for figure in figures
+    ]
+    console.print(new_table(("", "receipt", "here", "may differ by", ""), rows))
+    equal = [stage for stage, same in weights.items() if same]
+    console.print(f"weights equal to the last bit: {', '.join(equal) or 'none'}", soft_wrap=True)
+    for line in versions:
+        console.print(line, soft_wrap=True)
+    wrong = [figure.name for figure in figures if figure.agrees is False]
+    if wrong:
+        console.print(f"not as in the receipt: {', '.join(wrong)}", style="bold red", soft_wrap=True)
+    return 1 if wrong else 0
