@@ -87,7 +87,7 @@ def test_other_data_are_refused_before_anything_is_trained(run, tmp_path, capsys
 def test_a_setting_of_another_version_is_named(run):
     content = read_receipt(write_receipt(run))
     content["settings"]["ppo.future"] = 1
-    with pytest.raises(RunError, match="the setting 'ppo.future', which this plaudit does not"):
+    with pytest.raises(RunError, match=r"the setting 'ppo\.future', which this plaudit does not"):
         settings_of(content)
 
 
