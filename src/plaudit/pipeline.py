@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from plaudit.algorithms.reward_model import check_judged, judgements
+from plaudit.algorithms.reward_model import tokenise as read_judgements
 from plaudit.algorithms.sft import check_dropped, sft, tokenise, training_texts
 from plaudit.config import ALGORITHMS, POLICIES, Config, build, flatten, given, read_saved, read_toml
 from plaudit.config import preset as settings_of
@@ -134,7 +135,12 @@ def check(config: Config, path: Path, stages: tuple[str, ...], reward: AnyReward
             lines.append(
                 f"{stage}: the gradient of the penalty {settings.kl_estimator} in the {settings.kl_in} {wrong}"
             )
-        lines.append(rows_that_fit(prompts, settings.max_new_tokens, limit, f"prompts of {stage}")[1])
+        if run.reads_judgements(stage):
+            lines.append(run.judged.warning if run.judged is not data else "")
+            read, left_out = read_judgements(run.judged.train, tokenizer, min(settings.max_tokens, limit), stage=stage)
+            lines.append(check_dropped(len(read), left_out, stage))
+        else:
+            lines.append(rows_that_fit(prompts, settings.max_new_tokens, limit, f"prompts of {stage}")[1])
     if ("evaluation" in stages or policies) and config.evaluation.judge not in ("auto", "film", "none"):
         judge = open_judge(config.evaluation.judge, config.reward_timeout)
         judge.positive(["a response", "another one"], ["a prompt", "a prompt"])

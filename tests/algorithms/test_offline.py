@@ -16,10 +16,11 @@ from plaudit.algorithms import best_of_n, dpo, kto
 from plaudit.batches import number_of_rows, select_rows
 from plaudit.config import build, to_toml
 from plaudit.data.splits import Part
-from plaudit.errors import ConfigError, DataError
+from plaudit.errors import ConfigError, DataError, RewardError, RunError
 from plaudit.models.tokenizer import collate
 from plaudit.pipeline import check, steps
 from plaudit.records import Comparison, Demonstration, LabelledText, Ranking
+from plaudit.rewards import sources_of
 from plaudit.training.drawn import Drawn, draw
 from plaudit.training.models import Models
 from plaudit.training.offline import nats_of
@@ -87,7 +88,7 @@ def test_the_score_rises_on_an_easy_reward(make, stage, engine):
     shutil.rmtree(run.folder("best_of_n"), ignore_errors=True) if stage != "best_of_n" else None
     models = Models.load(policy, stage, stage=stage, reward_model=False)
     if stage == "best_of_n":
-        (run.folder(stage) / "drawn.jsonl").unlink()
+        (run.folder(stage) / "drawn.json").unlink()
     found = draw(policy, "best_of_n", models, low_letters)
     assert found.summary["scale"]["mean"] > before + 0.1
 
@@ -226,8 +227,8 @@ def test_which_data_an_algorithm_learns_from_by_itself():
 
 def test_a_mismatched_response_fits_into_the_window():
     texts = [([1, 2], [3, 4, 5]), ([6], [7]), ([8, 9], [10], [11], [12, 13])]
-    assert kto.mismatched(texts, 4) == [([1, 2], [7]), ([6], [12, 13]), ([8, 9], [10], [11], [])]
-    assert kto.mismatched(texts, 9)[2] == ([8, 9], [10], [11], [3, 4, 5])
+    assert kto.mismatched(texts, 4) == [([1, 2], [7]), ([6], [12, 13]), ([8, 9, 10, 11], [])]
+    assert kto.mismatched(texts, 9)[2] == ([8, 9, 10, 11], [3, 4, 5])
 
 
 def test_a_tie_counts_as_half_right_and_teaches_that_both_are_equal(tiny_tokenizer, make):
@@ -253,10 +254,91 @@ def test_simpo_compares_means(tiny_tokenizer, make):
     run = make("dpo")
     models = Models.load(run, "dpo", reward_model=False)
     texts = tuple(tiny_tokenizer.demonstration("the cast", text) for text in ("is good and more than that", "is bad"))
-    settings = dataclasses.replace(run.config.dpo, loss="simpo", beta=2.0, simpo_margin=0.3)
+    settings = dataclasses.replace(run.config.dpo, loss="simpo", simpo_beta=2.0, simpo_margin=0.3)
     batch = dpo.collate_pairs([dpo.Pair(texts, 1.0)], tiny_tokenizer.pad_id)
     nats = nats_of(models.policy, texts, tiny_tokenizer.pad_id, run.device, settings.temperature)
     first, second = (value / len(text[-1]) for value, text in zip(nats, texts, strict=True))
     (loss, _), _ = dpo.pair_loss(models.policy, batch, settings)
     assert loss.item() == pytest.approx(math.log1p(math.exp(-(2 * (first - second) - 0.3))), abs=1e-4)
     assert collate(texts, tiny_tokenizer.pad_id).loss_mask.sum(1).tolist() == [len(text[-1]) for text in texts]
+
+
+def test_what_was_drawn_before_a_stop_is_not_drawn_again(make):
+    """A reward function fails in the second part of the responses; with another one that works, the first stays."""
+    calls = []
+
+    def fails(prompts, responses):
+        calls.append(len(responses))
+        if len(calls) == 2:
+            raise ValueError("no")
+        return low_letters(prompts, responses)
+
+    run, whole = (make("dpo", name, responses=400, group_size=8) for name in ("run", "whole"))
+    with pytest.raises(RewardError):
+        list(dpo.dpo(run, fails))
+    assert len((run.folder("dpo") / "drawn.jsonl").read_text().splitlines()) == 256
+    list(dpo.dpo(run, fails))
+    assert calls.count(256) == 1  # the parts of the second call are those in which the failing text was sought
+    list(dpo.dpo(whole, low_letters))
+    assert drawn(run, "dpo") == drawn(whole, "dpo")
+
+
+def test_half_a_line_is_drawn_again_and_a_damaged_file_is_refused(make):
+    run = make("dpo", responses=400, group_size=8, batch_size=4)
+    reports = dpo.dpo(run, low_letters)
+    next(reports)
+    reports.close()
+    path, record = run.folder("dpo") / "drawn.jsonl", run.folder("dpo") / "drawn.json"
+    before = path.read_bytes()
+    record.write_text(json.dumps({k: v for k, v in json.loads(record.read_text()).items() if k != "sha256"}))
+    path.write_bytes(before[: len(before) * 4 // 5])
+    next(dpo.dpo(run, low_letters))
+    assert path.read_bytes() == before
+    path.write_bytes(before[:-1])
+    with pytest.raises(RunError, match="missing or changed since it was drawn"):
+        next(dpo.dpo(run, low_letters))
+
+
+def test_another_reward_is_scored_anew(make):
+    run = make("dpo")
+    for reward in (low_letters, lambda prompts, responses: [float(len(r)) for r in responses]):
+        reports = dpo.dpo(run, reward)
+        next(reports)
+        reports.close()
+        assert [row["score"] for row in drawn(run, "dpo")] == pytest.approx(
+            reward([], [row["response"] for row in drawn(run, "dpo")])
+        )
+
+
+def test_a_single_response_is_compared_with_no_kl(make):
+    run = make("kto", batch_size=1, responses=8)
+    assert all(report.metrics["kl_mismatched"] == 0 for report in kto.kto(run, low_letters))
+
+
+def test_the_texts_of_one_batch_are_forgotten_after_it(make):
+    """Otherwise the activations of KTO's mismatched texts would grow with every step."""
+    run = make("kto", engine="fast", train_layers=1, responses=128, batch_size=8)
+    models = Models.load(run, "kto")
+    sizes = [len(cache._rollout) for _ in kto.kto(run, low_letters, models) for cache in models.engine._caches.values()]
+    assert sizes
+    assert max(sizes) <= 16
+
+
+def test_what_people_judged_does_not_depend_on_the_reward(tmp_path, tiny_model_folder):
+    settings = {"model": tiny_model_folder, "device": "cpu", "dtype": "float32", "prompt_max": 3}
+    run = open_run(tmp_path / "run", people("comparisons"), settings)
+    other = dataclasses.replace(run, config=dataclasses.replace(run.config, reward=("model=2",)))
+    sources = sources_of(low_letters)
+    assert (
+        run.inputs("dpo")["fingerprint"]
+        == run.inputs("dpo", sources)["fingerprint"]
+        == other.inputs("dpo")["fingerprint"]
+    )
+    assert run.inputs("ppo")["fingerprint"] != run.inputs("ppo", sources)["fingerprint"]
+
+
+def test_texts_that_are_all_too_long_name_the_setting_of_the_method(tmp_path, tiny_model_folder):
+    settings = {"model": tiny_model_folder, "device": "cpu", "dpo.max_tokens": 4, "sft.epochs": 0, "prompt_max": 3}
+    run = open_run(tmp_path / "run", people("comparisons"), settings)
+    with pytest.raises(DataError, match=r"raise dpo\.max_tokens"):
+        check(run.config, run.path, ("sft", "dpo"))

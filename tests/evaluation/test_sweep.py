@@ -14,7 +14,6 @@ from plaudit.config import build
 from plaudit.errors import ConfigError
 from plaudit.evaluation import sweep
 from plaudit.evaluation.sweep import Cell, grid, stages_of, summarise
-from plaudit.files import write_json
 from plaudit.training.run import Run
 
 
@@ -33,6 +32,7 @@ def test_a_grid_is_every_combination():
         (["ppo.kl_coef"], "write a setting and its values"),
         (["ppo.kl_coef=0.1,,0.2"], "write a setting and its values"),
         (["ppo.kl_coef=0.1,0.1"], "twice"),
+        (["ppo.lr=1e-4,0.0001"], "another point under another name"),
         (["ppo.kl_coef=0.1", "ppo.kl_coef=0.2"], "twice"),
         (["seed=1,2"], "use --seeds"),
         (["ppo.kl_coeff=0.1"], r"unknown setting 'ppo.kl_coeff' \(did you mean 'ppo.kl_coef'\?\)"),
@@ -54,13 +54,19 @@ def test_the_policy_is_the_one_whose_settings_vary():
 def finished(folder, scores):
     """A run directory as far as a sweep's summary reads it."""
     folder.mkdir(parents=True)
-    lines = [json.dumps({"policy_score": s, "sft_score": 0.0, "policy_judge": float(s > 0.5)}) for s in scores]
+    lines = [
+        json.dumps({"prompt": f"{len(scores)}", "policy_score": s, "sft_score": 0.0, "policy_judge": float(s > 0.5)})
+        for s in scores
+    ]
     (folder / "responses.jsonl").write_text("\n".join(lines) + "\n")
     return Run(folder, build())
 
 
-def compared(monkeypatch, tmp_path, means, seeds=3, stopped=()):
-    monkeypatch.setattr(sweep, "row_of", lambda run: {"score": 0.0, "diverged": ""})
+def compared(monkeypatch, tmp_path, means, seeds=3, stopped=(), diverged=None):
+    diverged = diverged or {}
+    monkeypatch.setattr(
+        sweep, "row_of", lambda run: {"score": 0.0, "kl": 1.0, "diverged": diverged.get(run.path.name, "")}
+    )
     cells = []
     for number, (point, mean) in enumerate(means.items()):
         for seed in range(seeds):
@@ -89,7 +95,33 @@ def test_a_point_that_stopped_is_not_the_winner(monkeypatch, tmp_path):
     found = compared(monkeypatch, tmp_path, {"lr=1": 0.3, "lr=2": 0.5}, stopped=["lr=2,seed=1"])
     assert found["best"] == "lr=1"
     assert [row["diverged"] for row in found["runs"]] == [""] * 4 + ["the loss is nan", ""]
-    write_json(tmp_path / "again.json", found)
+
+
+def test_a_point_with_a_diverged_run_is_not_the_winner(monkeypatch, tmp_path):
+    found = compared(monkeypatch, tmp_path, {"lr=1": 0.3, "lr=2": 0.5}, diverged={"1-0": "KL of 80 nats"})
+    assert found["best"] == "lr=1"
+
+
+def test_points_with_other_prompts_are_not_paired(tmp_path, monkeypatch):
+    monkeypatch.setattr(sweep, "row_of", lambda run: {"kl": 1.0, "diverged": ""})
+    cells = [(Cell(f"n={n}", {}, 1), finished(tmp_path / str(n), [0.5] * n)) for n in (10, 20)]
+    with pytest.raises(ConfigError, match="different held-out prompts"):
+        summarise(tmp_path, cells, {}, "score")
+
+
+@pytest.mark.parametrize("name", ["sft.lr", "reward_model.epochs", "data.name", "reward"])
+def test_points_with_other_scorers_are_compared_by_the_judge(name):
+    points = {"a": {name: "1"}, "b": {name: "2"}}
+    with pytest.raises(ConfigError, match="compare them with --by judge"):
+        sweep.check_comparable(points, "score")
+    sweep.check_comparable(points, "judge")
+    sweep.check_comparable({"a": {"ppo.lr": 1e-3}}, "score")
+
+
+def test_another_reward_is_another_policy(tmp_path):
+    runs = [Run(tmp_path / name, build({"reward": (f"model={name}",)})) for name in ("1", "2")]
+    assert len(sweep.representatives(runs, "ppo")) == 2
+    assert len(sweep.representatives(runs, "sft")) == 1
 
 
 def test_a_single_seed_is_a_warning(monkeypatch, tmp_path):
@@ -121,6 +153,8 @@ def test_the_command_trains_shared_stages_once_and_continues(tmp_path, tiny_mode
     assert not models[0].samefile(models[1])
     assert "against the best" in printed.out
 
+    assert main([*words, "--sft.epochs", "2"]) == 1
+    assert "was made with sft.epochs = 1, not 2" in capsys.readouterr().err
     before = {cell: (out / cell / "ppo" / "model.safetensors").stat().st_mtime_ns for cell in cells}
     assert main(words) == 0
     assert "ppo 1 of" not in capsys.readouterr().err

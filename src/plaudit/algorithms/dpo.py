@@ -55,8 +55,11 @@ class Config(DrawnConfig):
     label_smoothing: float = setting(
         0.0, "share of the preferences that are taken to be mistakes; for loss = sigmoid", low=0, high=0.5
     )
+    simpo_beta: float = setting(
+        2.0, "weight of the mean log-probabilities, in place of beta; for loss = simpo", low=1e-6
+    )
     simpo_margin: float = setting(
-        0.5, "by how much beta times the margin should be larger; for loss = simpo", unit="nats", low=0
+        1.0, "by how much simpo_beta times the difference of the means should be larger", unit="nats", low=0
     )
 
 
@@ -126,7 +129,7 @@ def pairs_of_data(run: Run, models: Models) -> tuple[list[Pair], dict[str, Any]]
     if not can_learn_from(run.judged.train):
         raise DataError(f"{run.judged.name}: no comparisons and no rankings; use --dpo.source drawn, or other data")
     longest = min(run.config.dpo.max_tokens, window(models.policy.lm))
-    examples, dropped = tokenise(run.judged.train, models.tokenizer, longest)
+    examples, dropped = tokenise(run.judged.train, models.tokenizer, longest, stage="dpo")
     check_dropped(len(examples), dropped, "dpo")
     pairs = [
         Pair((first, second), example.judgement.weight)
@@ -154,7 +157,7 @@ def collate_pairs(pairs: Sequence[Pair], pad_id: int) -> PairBatch:
 
 
 def pair_loss(policy: Any, batch: PairBatch, settings: Config) -> tuple[Loss, dict[str, Tensor]]:
-    """The loss of the settings, by pairs, and figures in which a tie counts as half right."""
+    """The loss of the settings, by pairs, and figures in which a tie, or a margin of 0, counts as half right."""
     mask = batch.loss_mask.flatten(0, 1)
     nats = response_nats(
         policy, batch.ids.flatten(0, 1), batch.attention_mask.flatten(0, 1), mask, settings.temperature
@@ -165,14 +168,14 @@ def pair_loss(policy: Any, batch: PairBatch, settings: Config) -> tuple[Loss, di
     if settings.loss == "simpo":
         means = nats / mask.sum(1).view(-1, 2)
         margins = means[:, 0] - means[:, 1]
-        loss = simpo_loss(margins, weight, settings.beta, settings.simpo_margin)
+        loss = simpo_loss(margins, weight, settings.simpo_beta, settings.simpo_margin)
     elif settings.loss == "ipo":
         loss = ipo_loss(margins, weight, settings.beta)
     else:
         loss = dpo_loss(margins, weight, settings.beta, settings.label_smoothing)
     first = weight[:, None] > 0.5
     better, worse = torch.where(first, ratios, ratios.flip(1)).detach().unbind(1)
-    right = ((margins > 0) == (weight > 0.5)).float().masked_fill(weight == 0.5, 0.5)
+    right = ((margins > 0) == (weight > 0.5)).float().masked_fill((weight == 0.5) | (margins == 0), 0.5)
     figures = {"accuracy": right, "margin": better - worse, "log_ratio_better": better, "log_ratio_worse": worse}
     return loss, {name: values.sum() for name, values in figures.items()}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -113,7 +114,7 @@ def marked_in_data(run: Run, models: Models) -> tuple[list[Marked], dict[str, An
     if not part.labelled:
         raise DataError(f"{run.judged.name}: no labels; use --kto.source drawn, or other data")
     longest = min(run.config.kto.max_tokens, window(models.policy.lm))
-    examples, dropped = tokenise(part, models.tokenizer, longest)
+    examples, dropped = tokenise(part, models.tokenizer, longest, stage="kto")
     check_dropped(len(examples), dropped, "kto")
     marked = [Marked(example.texts[0], example.judgement.weight) for example in examples]
     return marked, {"records": len(marked), "dropped": dict(Counter(run.judged.dropped) + Counter(dropped))}
@@ -121,22 +122,24 @@ def marked_in_data(run: Run, models: Models) -> tuple[list[Marked], dict[str, An
 
 def mismatched(texts: Sequence[Runs], limit: int) -> list[Runs]:
     """Each prompt with the response to the next one, cut where the window of `limit` tokens ends."""
-    others = [*texts[1:], texts[0]]
-    found = [(*own[:-1], other[-1]) for own, other in zip(texts, others, strict=True)]
-    return [(*runs[:-1], runs[-1][: limit - sum(map(len, runs[:-1]))]) for runs in found]
+    prompts = [[*chain(*runs[:-1])] for runs in texts]
+    others = [runs[-1] for runs in (*texts[1:], texts[0])]
+    return [(prompt, other[: limit - len(prompt)]) for prompt, other in zip(prompts, others, strict=True)]
 
 
 def collate_marked(run: Run, models: Models, some: Sequence[Marked]) -> MarkedBatch:
     """Some responses as a batch. The KL of policy from reference is measured on the whole batch, without gradients.
 
-    It is that of responses to other prompts, as published: biased, and never below 0.
+    It is that of responses to other prompts, as published: biased, and never below 0. For a single response it is 0.
     """
     pad_id, temperature = models.tokenizer.pad_id, run.config.kto.temperature
-    texts = mismatched([m.text for m in some], window(models.policy.lm))
-    reference = Policy(models.reference, models.engine, value_head=False)
-    reference = Policy(models.reference, models.engine, value_head=False)
-    now, before = (nats_of(lm, texts, pad_id, run.device, temperature) for lm in (models.policy, reference))
-    kl = max(0.0, float(np.mean(np.subtract(now, before))))
+    kl = 0.0
+    if len(some) > 1:
+        texts = mismatched([m.text for m in some], window(models.policy.lm))
+        reference = Policy(models.reference, models.engine, value_head=False)
+        now, before = (nats_of(lm, texts, pad_id, run.device, temperature) for lm in (models.policy, reference))
+        models.engine.forget()  # texts that no other batch reads
+        kl = max(0.0, float(np.mean(np.subtract(now, before))))
     return MarkedBatch(
         collate([m.text for m in some], pad_id),
         torch.tensor([m.reference for m in some]),
@@ -151,7 +154,7 @@ def marked_loss(policy: Any, batch: MarkedBatch, settings: Config) -> tuple[Loss
     nats = response_nats(policy, texts.ids, texts.attention_mask, texts.loss_mask, settings.temperature)
     ratios = nats - batch.reference
     loss = kto_loss(ratios, batch.mark, batch.kl, settings.beta, settings.good_weight, settings.bad_weight)
-    right = ((ratios > batch.kl) == (batch.mark > 0.5)).float()
+    right = ((ratios > batch.kl) == (batch.mark > 0.5)).float().masked_fill(ratios == batch.kl, 0.5)
     return loss, {"accuracy": right.sum(), "log_ratio": ratios.detach().sum(), "kl_mismatched": batch.kl.sum()}
 
 

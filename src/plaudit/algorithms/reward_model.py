@@ -200,7 +200,7 @@ def judgements(
 
 
 def tokenise(
-    part: Part, tokenizer: Tokenizer, max_tokens: int, ties: str = "half"
+    part: Part, tokenizer: Tokenizer, max_tokens: int, ties: str = "half", stage: str = "reward_model"
 ) -> tuple[list[PreferenceExample], dict[str, int]]:
     """The judgements of a split of at most `max_tokens` tokens a text, and how many are left out by reason.
 
@@ -216,7 +216,7 @@ def tokenise(
     short = [example for example in examples if max(example.lengths) <= max_tokens]
     if examples and not short:
         raise DataError(
-            f"none of {len(examples)} judged texts has at most {max_tokens} tokens; raise reward_model.max_tokens"
+            f"none of {len(examples)} judged texts has at most {max_tokens} tokens; raise {stage}.max_tokens"
         )
     dropped = {"too long": len(examples) - len(short)} | refused
     return short, dropped | ({"tie": len(found) - len(kept)} if ties == "drop" else {})

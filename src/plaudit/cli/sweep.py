@@ -1,6 +1,7 @@
 """`plaudit sweep`: runs for a grid of settings and seeds, as many at once as there are cores for."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ import tomli_w
 from plaudit.cli import flags
 from plaudit.cli.layers import layered
 from plaudit.config import SECTIONS, resolve
+from plaudit.training import stopping
 
 
 @click.command("sweep", params=[flags.directory("runs/sweep")[0], *flags.settings(*SECTIONS, bare=False)])
@@ -36,6 +38,7 @@ def sweep(out: Path, sets: tuple[str, ...], seeds: int, by: str, processes: int 
 
     points = room.grid(sets)
     stages = room.stages_of(points)
+    room.check_comparable(points, by)
     first = resolve(known)["seed"]
     cells = [
         room.Cell(point, known | chosen | {"seed": seed}, seed)
@@ -53,8 +56,11 @@ def sweep(out: Path, sets: tuple[str, ...], seeds: int, by: str, processes: int 
         from plaudit.rewards import sources_of
         from plaudit.training.run import Run
 
-        stages = stages_for(stages, sources_of(None, build(known).reward))
+        # With --by judge, the points may have different rewards: the reward model is trained where one needs it.
+        rewards = {build(cell.settings).reward for cell in cells}
+        stages = max((stages_for(stages, sources_of(None, reward)) for reward in rewards), key=len)
         runs = [Run(out / cell.name, build(cell.settings)) for cell in cells]
+        room.check_begun(runs, stages)
     files = [_settings_file(out, cell.name, cell.settings) for cell in cells]
     cores = os.cpu_count() or 1
     at_once = processes or max(1, cores // 2)
@@ -135,9 +141,11 @@ def _in_parallel(
                 else:
                     progress.say(f"{stage} {number} of {len(jobs)}: {name} [{took}]")
             time.sleep(0.1)
-    except BaseException:
+    except BaseException as error:
+        for process, *_ in running.values():
+            if not isinstance(error, stopping.Stopped) or error.number != signal.SIGINT:  # which has reached them too
+                process.terminate()
         for process, log, _ in running.values():
-            process.terminate()
             process.wait()
             log.close()
         raise

@@ -88,10 +88,11 @@ def sweep(directory: Path, found: dict[str, Any]) -> None:
             f"{written(point['mean'], '{:.2f}')} {bracketed(interval(point, 'ci95'))}",
             f"{written(number(point['below_best'], 'mean'), '{:+.2f}')} "
             f"{bracketed(interval(point['below_best'], 'ci95'), '{:+.2f}')}",
+            written(number(point, "kl"), "{:.2f}"),
         )
         for point in points
     ]
-    console.print(new_table(("", found["by"], "against the best"), ranked))
+    console.print(new_table(("", found["by"], "against the best", "KL"), ranked))
     if found["warning"]:
         console.print(f"WARNING: {found['warning']}", style="bold red", soft_wrap=True)
     console.print(str(directory / "sweep.csv"), soft_wrap=True)

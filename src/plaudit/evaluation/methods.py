@@ -32,7 +32,7 @@ from plaudit import rng
 from plaudit.config import POLICIES, Config, build, nearest, read_saved, to_toml
 from plaudit.errors import ConfigError, RunError
 from plaudit.evaluation.evaluate import Measurement
-from plaudit.evaluation.metrics import hierarchical_ci95, resamples, strict
+from plaudit.evaluation.metrics import crossed_ci95, resamples, strict
 from plaudit.evaluation.points import (
     Figures,
     above_best_of_n,
@@ -58,6 +58,7 @@ from plaudit.training.versions import versions
 CONTROL = "random-of-n"  # best_of_n, which learns from any response of a group
 METHODS = (*POLICIES, CONTROL)
 KL = (0.5, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0)  # nats at which methods are compared
+_SECONDS = "seconds.json"
 _POINTS = 6  # policies measured during one training
 
 
@@ -120,7 +121,7 @@ def methods(
         path = folder / f"{name}-{config.seed}"
         yield from _train(measurement, config, name, path, reward)
         points = {int(file.stem): load_file(file) for file in (path / "points").glob("*.safetensors")}
-        spent = json.loads((path / "seconds.json").read_text(encoding="utf-8"))["seconds"]
+        spent = _seconds(path)
         trained.append(Trained(name, config.seed, {0: load_file(own)} | points, spent))
     drawn = folder / f"best-of-n-{draws}.safetensors"
     if not drawn.exists():
@@ -150,6 +151,7 @@ def parse(names: Sequence[str]) -> tuple[str, ...]:
         ConfigError: there is no such method, or none is named.
     """
     known = {name.replace("_", "-"): name for name in METHODS}
+    names = [name.strip() for name in names]
     for name in names:
         if name.replace("_", "-") not in known:
             raise ConfigError(f"no method '{name}'{nearest(name, list(known))}; the methods are {', '.join(known)}")
@@ -200,9 +202,7 @@ def _train(
     sub = run.branch(path, config, ("sft", "reward_model") if needs_reward_model(run, reward) else ("sft",))
     if sub.config != sub.resolved(config) or build(read_saved(path / "config.toml")) != sub.config:
         raise RunError(f"{path}: was begun with another budget or other settings; use --overwrite to start again")
-    file, spent = path / "seconds.json", 0.0
-    if file.exists():
-        spent = json.loads(file.read_text(encoding="utf-8"))["seconds"]
+    file, spent = path / _SECONDS, _seconds(path)
     began: float | None = time.perf_counter()
     for report in train_and_measure(measurement, sub, stage, path.name, reward):
         # Before the first step, models are opened, and responses drawn by methods that do it once.
@@ -210,6 +210,12 @@ def _train(
         began = None
         write_json(file, {"seconds": spent})
         yield report
+
+
+def _seconds(path: Path) -> float:
+    """How long a method has been trained; 0 where it has not begun."""
+    file = path / _SECONDS
+    return json.loads(file.read_text(encoding="utf-8"))["seconds"] if file.exists() else 0.0
 
 
 def compared(trained: Sequence[Trained], curve: dict[int, Figures], seed: int) -> dict[str, Any]:
@@ -231,11 +237,11 @@ def compared(trained: Sequence[Trained], curve: dict[int, Figures], seed: int) -
         ):
             if of in group[0].final:
                 row[key] = float(np.mean([t.final[of].mean() for t in group]))
-                row[f"{of}_ci95"] = list(hierarchical_ci95([t.final[of] for t in group], seed))
+                row[f"{of}_ci95"] = list(crossed_ci95(np.stack([t.final[of] for t in group]), seed))
         for of in ("score", "judge"):
             if of in group[0].final:
                 apart = [a.final[of] - b.final[of] for a, b in zip(group, first, strict=True)]
-                ends = list(hierarchical_ci95(apart, seed)) if name != names[0] else [0.0, 0.0]
+                ends = list(crossed_ci95(np.stack(apart), seed)) if name != names[0] else [0.0, 0.0]
                 row[f"{of}_difference"] = {"mean": float(np.mean(apart)), "ci95": ends}
         row["distinct_2"] = float(np.mean([t.final["distinct_2"][0] for t in group]))
         row["seconds"] = float(np.mean([t.seconds for t in group]))
@@ -262,7 +268,7 @@ def compared(trained: Sequence[Trained], curve: dict[int, Figures], seed: int) -
 def at_kl(groups: dict[str, list[Trained]], curve: dict[int, Figures], kl: float, seed: int) -> list[dict[str, Any]]:
     """Every method at the same KL, between its policies during training, beside best-of-n at that KL.
 
-    Only methods that reach it with every seed. Each resample draws seeds, and prompts for each of them.
+    Only methods that reach it with every seed. Each resample draws seeds, and the same prompts for all of them.
     """
     found = []
     n = len(next(iter(curve.values()))["kl"])

@@ -61,6 +61,19 @@ def resamples(n: int, seed: int) -> np.ndarray:
     return np.stack([np.bincount(row, minlength=n) for row in draws]) / n
 
 
+def crossed_ci95(values: np.ndarray, seed: int) -> tuple[float, float]:
+    """95% percentile interval of the mean of values (S, N) of S seeds on the same N prompts, resampling both.
+
+    A resample has the same prompts for every seed, because what is hard about a prompt is so for all of them.
+    """
+    seeds = len(values)
+    draws = rng.generator(seed, "evaluation", 0, "seeds").integers(seeds, size=(_RESAMPLES, seeds))
+    each = resamples(values.shape[1], seed) @ values.T
+    means = np.take_along_axis(each, draws, axis=1).mean(1)
+    low, high = np.quantile(means, [0.025, 0.975])
+    return float(low), float(high)
+
+
 def hierarchical_ci95(groups: Sequence[np.ndarray], seed: int) -> tuple[float, float]:
     """95% percentile interval of the mean of the groups' means, resampling groups and then the values (N,) in each.
 

@@ -84,7 +84,7 @@ def settings_for(parameters: int, layers: int, window: int, given: dict[str, Any
         found |= {
             f"{policy}.lr": 3 * rule.policy_lr if one_step else rule.policy_lr,
             f"{policy}.batch_size": batch,
-            f"{policy}.minibatch_size": batch if one_step else batch // 4,
+            f"{policy}.minibatch_size": batch if one_step else max(1, batch // 4),
         }
     for stage in ("sft", "reward_model", *POLICIES):
         if given.get(f"{stage}.lora_rank"):

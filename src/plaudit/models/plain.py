@@ -48,6 +48,9 @@ class PlainEngine:
     def remember(self, model: Any, texts: list[list[int]]) -> None:
         """Nothing: activations are not cached."""
 
+    def forget(self) -> None:
+        """Nothing, as for `remember`."""
+
     def optimizer(self, model: Any, groups: list[dict[str, Any]], **settings: Any) -> torch.optim.AdamW:
         """torch's AdamW for the parameter groups of `model`."""
         return torch.optim.AdamW(groups, **settings)

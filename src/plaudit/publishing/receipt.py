@@ -13,16 +13,17 @@ from typing import Any
 
 from plaudit.config import flatten, heading, known_settings
 from plaudit.errors import RunError
-from plaudit.evaluation.evaluate import policy_stage
 from plaudit.evaluation.metrics import strict
-from plaudit.evaluation.report.words import bracketed, interval, number, written
+from plaudit.evaluation.report.words import bracketed, interval, number, policy_of, written
 from plaudit.files import sha256, write_atomic
 from plaudit.maths.intervals import wilson
 from plaudit.models import loading
-from plaudit.training.run import Run
+from plaudit.rewards import sources_of
+from plaudit.training.run import Run, files_of
 
 FILE = "receipt.md"
 _KIND = "plaudit receipt 1"
+_KEYS = {"model", "data", "reward_files", "made_with", "stages", "settings", "figures"}
 _BLOCK = re.compile(r"^```json\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _SIDES = {"sft": "SFT", "policy": "policy"}
 _FIGURES = {  # in evaluation.json
@@ -71,9 +72,13 @@ def content_of(run: Run) -> dict[str, Any]:
     """Everything that a receipt says, as a JSON object."""
     if not run.complete("evaluation"):
         raise RunError(f"{run.path}: no evaluation here; run: plaudit eval {run.path}")
-    main = policy_stage(run)
-    stages = [stage for stage in ("sft", "reward_model", main) if run.complete(stage)]
     evaluation = json.loads((run.path / "evaluation.json").read_text(encoding="utf-8"))
+    main = policy_of(evaluation)
+    stages = [stage for stage in ("sft", "reward_model", main) if run.complete(stage)]
+    if main not in stages:
+        raise RunError(
+            f"{run.path}: the evaluation is of {main or 'no policy'}, which is not there; run: plaudit eval {run.path}"
+        )
     made = {stage: run.made_from(stage) or {} for stage in stages}
     prompts = evaluation["meta"]["prompts"]
     figures: dict[str, list[float | None]] = {}
@@ -113,7 +118,7 @@ def read_receipt(path: Path) -> dict[str, Any]:
     try:
         found = _BLOCK.findall(path.read_text(encoding="utf-8"))
         content = json.loads(found[-1]) if found else {}
-        if content.get("kind") == _KIND and isinstance(content["figures"], dict):
+        if content.get("kind") == _KIND and content.keys() >= _KEYS:
             return content
     except (OSError, ValueError, KeyError, AttributeError) as error:
         raise RunError(f"{path}: cannot be read as a receipt: {error}") from None
@@ -139,6 +144,10 @@ def check_inputs(receipt: dict[str, Any], run: Run) -> None:
         raise RunError(f"{run.config.data.name}: not the data of the receipt; say where they lie with --data")
     if receipt["model"]["fingerprint"] not in (None, loading.fingerprint(run.config.model)):
         raise RunError(f"{run.config.model}: not the model of the receipt: its weights differ")
+    here = files_of(sources_of(None, run.config.reward))
+    for title, digest in receipt["reward_files"].items():
+        if here.get(title) != digest:
+            raise RunError(f"reward '{title}': not the one of the receipt, or not here")
 
 
 def compared(receipt: dict[str, Any], run: Run) -> tuple[list[Figure], dict[str, bool]]:

@@ -6,23 +6,26 @@ import dataclasses
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from plaudit import rng
-from plaudit.files import write_atomic
+from plaudit.errors import RunError
+from plaudit.files import sha256, sync, write_json
 from plaudit.models.loading import window
 from plaudit.models.tokenizer import Runs
-from plaudit.rewards import AnyReward
+from plaudit.rewards import AnyReward, Reward
 from plaudit.training import stopping
 from plaudit.training.models import Models
 from plaudit.training.prompts import prompts_of, prompts_to_answer
 from plaudit.training.rewards import as_reward, run_sources
 from plaudit.training.rollouts import ScoreScale, generate
-from plaudit.training.run import Run
+from plaudit.training.run import Run, files_of
 
 FILE = "drawn.jsonl"
+RECORD = "drawn.json"  # what the responses were drawn for, and once all are there, the hash of FILE
 _AT_ONCE = 256  # responses
 
 
@@ -45,20 +48,31 @@ class Groups:
 def draw(run: Run, stage: str, models: Models, reward: AnyReward) -> Groups:
     """Draw `responses` of the policy, which is still the SFT model, and score them; leaves RUN/STAGE/drawn.jsonl.
 
-    A file that is there already, of a run that was stopped, is read instead.
+    What a run that was stopped has drawn is read, as far as it goes, if it was drawn for the same inputs and reward.
 
     Raises:
         DataError, ModelError: there is no prompt to answer.
-        RewardError: the reward cannot score a response.
+        RewardError: the reward cannot score a response; what has been drawn before stays.
+        RunError: drawn.jsonl is damaged.
     """
-    settings, path = getattr(run.config, stage), run.folder(stage) / FILE
+    settings, folder = getattr(run.config, stage), run.folder(stage)
+    sources = run_sources(run, reward)
     opened = as_reward(run, reward, models, settings.lower_bound)
     prompts, dropped = prompts_to_answer(run, models.tokenizer, settings.max_new_tokens, window(models.policy.lm))
-    run.checkpoints(stage, run_sources(run, reward))  # what the responses depend on, before the first of them
-    if not path.exists():
+    run.checkpoints(stage, sources)  # what the responses depend on, before the first of them
+    made_from = {"fingerprint": run.inputs(stage, sources)["fingerprint"], "reward_files": files_of(sources)}
+    record = folder / RECORD
+    if _drawn_from(record) != made_from:
+        (folder / FILE).unlink(missing_ok=True)
+        write_json(record, made_from)
+    path = folder / FILE
+    if "sha256" not in json.loads(record.read_text(encoding="utf-8")):
         with stopping.training_loop(stage):
-            lines = list(_lines(run, stage, models, opened, prompts))
-        write_atomic(path, "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines))
+            _complete(run, stage, models, opened, prompts, path)
+        sync(path)
+        write_json(record, made_from | {"sha256": sha256(path)})
+    elif not path.exists() or sha256(path) != json.loads(record.read_text(encoding="utf-8"))["sha256"]:
+        raise RunError(f"{path}: missing or changed since it was drawn; put it back, or start {stage} with --overwrite")
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     raw, ended = (torch.tensor([line[name] for line in lines]) for name in ("raw_score", "ended"))
     scale = ScoreScale.measured(raw, settings.missing_eos_penalty)
@@ -72,31 +86,55 @@ def draw(run: Run, stage: str, models: Models, reward: AnyReward) -> Groups:
     return Groups([found[i : i + size] for i in range(0, len(found), size)], summary)
 
 
-def _lines(run: Run, stage: str, models: Models, reward: Any, prompts: list[list[int]]) -> Iterator[dict[str, Any]]:
-    """What drawn.jsonl has of each response, in groups to one prompt."""
-    settings, tokenizer, seed = getattr(run.config, stage), models.tokenizer, run.config.seed
-    size = settings.group_size
-    together, left = max(1, _AT_ONCE // size), settings.responses // size  # groups
-    for number in range(-(-left // together)):
-        if stopping.requested():
-            stopping.stop()
-        asked = prompts_of(number, prompts, together, seed)[: left - number * together]
-        rows = [prompt for prompt in asked for _ in range(size)]
-        limits = settings.min_new_tokens, settings.max_new_tokens
-        noise = rng.uniforms(range(len(rows)), limits[1], seed, stage, number, "drawn", limits[0])
-        responses = generate(models.policy, rows, noise, tokenizer, settings.temperature)
-        measured = reward.measured(responses)
-        raw = reward.total(measured).double()
-        scores = raw.tolist(), reward.shown(raw).tolist()
-        for ids, drawn, value, score, ended in zip(
-            rows, responses.tokens(), *scores, responses.ended.tolist(), strict=True
-        ):
-            yield {
-                "prompt": tokenizer.text(ids),
-                "response": tokenizer.continuation(ids, drawn),
-                "score": score,
-                "raw_score": value,
-                "ended": ended,
-                "prompt_ids": ids,
-                "response_ids": drawn,
-            }
+def _drawn_from(record: Path) -> dict[str, Any] | None:
+    """What the responses in a folder were drawn for; None where there are none, or the record is damaged."""
+    try:
+        found = json.loads(record.read_text(encoding="utf-8"))
+        return {name: found[name] for name in ("fingerprint", "reward_files")}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _complete(run: Run, stage: str, models: Models, reward: Reward, prompts: list[list[int]], path: Path) -> None:
+    """Draw what is missing in a file, a few groups at a time; half of such a part is drawn again."""
+    settings = getattr(run.config, stage)
+    together = max(1, _AT_ONCE // settings.group_size)  # groups
+    part, total = together * settings.group_size, settings.responses
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    whole = [line for line in lines if line.endswith(b"\n")]
+    done = len(whole) // part
+    with path.open("wb") as file:
+        file.writelines(whole[: done * part])
+        for number in range(done, -(-total // part)):
+            if stopping.requested():
+                stopping.stop()
+            asked = prompts_of(number, prompts, together, run.config.seed)[
+                : (total - number * part) // settings.group_size
+            ]
+            for line in _part(
+                run, stage, models, reward, [p for p in asked for _ in range(settings.group_size)], number
+            ):
+                file.write((json.dumps(line, allow_nan=False) + "\n").encode())
+            file.flush()
+
+
+def _part(
+    run: Run, stage: str, models: Models, reward: Reward, rows: list[list[int]], number: int
+) -> Iterator[dict[str, Any]]:
+    """What drawn.jsonl has of each response to these prompts."""
+    settings, tokenizer = getattr(run.config, stage), models.tokenizer
+    limits = settings.min_new_tokens, settings.max_new_tokens
+    noise = rng.uniforms(range(len(rows)), limits[1], run.config.seed, stage, number, "drawn", limits[0])
+    responses = generate(models.policy, rows, noise, tokenizer, settings.temperature)
+    raw = reward.total(reward.measured(responses)).double()
+    columns = responses.tokens(), raw.tolist(), reward.shown(raw).tolist(), responses.ended.tolist()
+    for ids, drawn, value, score, ended in zip(rows, *columns, strict=True):
+        yield {
+            "prompt": tokenizer.text(ids),
+            "response": tokenizer.continuation(ids, drawn),
+            "score": score,
+            "raw_score": value,
+            "ended": ended,
+            "prompt_ids": ids,
+            "response_ids": drawn,
+        }

@@ -200,6 +200,7 @@ class Run:
         settings = general | flatten({stage: config[stage]}) | {"device": self.device.type}
         settings["data.special_tokens"] = self.config.data.special_tokens
         needs = self.needs(stage, sources)
+        sources = () if self.reads_judgements(stage) else sources  # nothing is scored
         content: dict[str, Any] = {
             "settings": {k: v for k, v in settings.items() if k.rpartition(".")[2] not in _NO_RESULT},
             "data": (self.judged if self.reads_judgements(stage) else self.data).fingerprint,
@@ -207,7 +208,7 @@ class Run:
         }
         content |= {} if needs else {"model": loading.fingerprint(self.config.model)}
         content |= {"reward": described(sources)} if described(sources) else {}
-        files = {"reward_files": _files_of(sources)} if described(sources) else {}
+        files = {"reward_files": files_of(sources)} if described(sources) else {}
         return content | {"fingerprint": _fingerprint(content), "made_with": made_with()} | files
 
     def made_from(self, stage: str) -> dict[str, Any] | None:
@@ -233,7 +234,7 @@ class Run:
                 if now.get(name) != value:
                     found.append(f"{stage} was begun with {name} {value}, now {now.get(name)}: last digits may differ")
             files = (made or {}).get("reward_files", {})
-            for title, content in _files_of(sources_of(None, self.config.reward) if files else ()).items():
+            for title, content in files_of(sources_of(None, self.config.reward) if files else ()).items():
                 if files.get(title, content) != content:
                     found.append(f"{stage} was begun with another '{title}'; from here on the new one scores")
         return found
@@ -292,7 +293,7 @@ class Run:
         return dataclasses.replace(config, dtype=str(self.dtype).removeprefix("torch."))
 
 
-def _files_of(sources: tuple[Source, ...]) -> dict[str, str]:
+def files_of(sources: tuple[Source, ...]) -> dict[str, str]:
     """The hash of each part of a reward that has a file or a folder, by its title."""
     found = {}
     for source in sources:

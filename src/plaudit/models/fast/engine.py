@@ -59,6 +59,11 @@ class FastEngine:
         if depth := self._depths[model]:
             self._caches[depth].expect(texts)
 
+    def forget(self) -> None:
+        """Drop the activations of all texts but those of data sets."""
+        for cache in self._caches.values():
+            cache.keep([], [])
+
     def optimizer(self, model: Any, groups: list[dict[str, Any]], **settings: Any) -> SlicedAdamW:
         """AdamW for a `Policy` or `RewardModel`; in bfloat16 its matrices that learn become bfloat16 here."""
         return SlicedAdamW(groups, list(matrices(model.network)), self._parameters, **settings)
