@@ -39,6 +39,7 @@ CLIPPED = 0.3  # share of the tokens whose ratio leaves the clip range, mean of 
 STEPS_LEFT = 0.5  # share of the optimizer steps that are taken before approximate KL exceeds kl_stop
 KL_AT_ONCE = 8.0  # nats by which the KL changes from one iteration to the next ...
 EARNED = 1.0  # ... while the score rises by less than this many standard deviations
+UPDATE_KL = 0.3  # nats a token in an update, below which such a change comes from the responses and not from the update
 FIT, CRITIC_LEFT = 0.15, 0.6  # correlation of a fit with the rewards that follow; share of it that the critic reaches
 EXPLAINED = 0.05  # explained variance: less is no better than a constant
 ENTROPY_LEFT = 0.5  # of the entropy at the start
@@ -49,7 +50,7 @@ LEAKED, FEW_LEAKED = 0.02, 3  # share of the held-out texts, and their number
 Z = 2.0  # standard errors by which the score must have risen
 STILL = 0.01  # nats of KL: less is rounding
 LOSS_RISE, LOSS_FALL = 1.1, 0.99  # of a supervised stage's loss, last against first steps
-_CAUSES = ("learning_rate", "critic")
+_CAUSES = ("learning_rate", "critic", "entropy")
 REFERENCE_SAMPLES = 256  # responses of the reference on which scores are normalised
 
 Rule: TypeAlias = Callable[[Metrics], "Iterator[Finding]"]
@@ -92,8 +93,8 @@ def diagnose(folder: Path) -> list[Finding]:
 def _causes(found: list[Finding]) -> list[Finding]:
     """The findings of a stage without those that an earlier one explains, which names them in its sentence.
 
-    Updates that are too large and a critic that misleads spoil everything that comes later. Nothing can be learned, and
-    responses may not end, in a run with any other fault.
+    Updates that are too large, a critic that misleads and a policy that has stopped choosing spoil everything that comes
+    later. Nothing can be learned, and responses may not end, in a run with any other fault.
     """
     others = [finding for finding in found if not finding.follows]
     if not others:
@@ -116,7 +117,8 @@ def _too_high(m: Metrics) -> Iterator[Finding]:
     whole = np.arange(len(m)) >= WINDOW - 1  # a single update that was too large is no fault
     # A policy may go far at once after a reward that is easily earned; here it goes far and earns nothing.
     earned = np.diff(m["score_normalised"], prepend=m["score_normalised"][:1])
-    jumps = np.where(earned < EARNED, np.abs(np.diff(m["kl"], prepend=m["kl"][:1])), 0.0)
+    small = np.concatenate([[False], m["approx_kl_max"][:-1] < UPDATE_KL])  # the update before; unknown is not small
+    jumps = np.where((earned < EARNED) & ~small, np.abs(np.diff(m["kl"], prepend=m["kl"][:1])), 0.0)
     stopped = whole & (steps < STEPS_LEFT) & np.isfinite(m.recent("approx_kl_max"))  # by kl_stop
     shows = stopped | (whole & (clipped > CLIPPED)) | (jumps > KL_AT_ONCE)
     if (since := m.any_since(shows)) is None:
