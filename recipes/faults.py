@@ -3,10 +3,10 @@
     python recipes/faults.py runs/faults --seeds 0-19
 
 SFT and the reward model of `movie-gpt2` are trained once. From them, each run is a short PPO (or, for the data leak, a
-short SFT) on one thread, and takes 6 to 24 seconds of it. What `diagnose` reads of a run stays in RUNS/SEED/NAME, and a
-line of RUNS/faults.jsonl says that it is there: a second call makes only the runs that are missing, and names the faults
-of all of them anew. The thresholds of plaudit.evaluation.diagnosis were chosen on seeds from 100 on. The table is in
-docs/training-faults.md.
+short SFT) on one thread, and takes 6 to 27 seconds of it. What `diagnose` reads of a run stays in RUNS/SEED/NAME, and a
+line of RUNS/faults.jsonl says that it is there: a second call makes only the runs that are missing, and names the
+faults of all of them anew. The thresholds of plaudit.evaluation.diagnosis were chosen on seeds from 100 on. The table
+is in docs/training-faults.md.
 """
 
 from __future__ import annotations

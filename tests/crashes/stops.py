@@ -5,8 +5,10 @@ from __future__ import annotations
 import random
 import signal
 from functools import partial
+from pathlib import Path
 
-from tests.crashes.bench import JOBS, Bench
+from plaudit.training.ending import endings
+from tests.crashes.bench import JOBS, TITLES, Bench
 from tests.crashes.children import Child
 from tests.crashes.trials import Problem, Trial
 
@@ -34,7 +36,20 @@ def stopped(job: str, name: str, seed: int, bench: Bench) -> list[Problem]:
     if seed % 2:
         child.sleep(draw.uniform(0, 0.1))
         child.send(number)
-    return _unless_stopped(child, CODES[name]) + bench.finish(job, box)
+    return (
+        _unless_stopped(child, CODES[name]) + _unless_recorded(child, box / "run", job, name) + bench.finish(job, box)
+    )
+
+
+def _unless_recorded(child: Child, run: Path, job: str, name: str) -> list[Problem]:
+    """A stage that had begun and has not finished says which signal stopped it; there is no record otherwise."""
+    begun = [stage for stage in (TITLES if job == "run" else [job]) if (run / stage / "inputs.json").exists()]
+    open_ = [stage for stage in begun if not (run / stage / "summary.json").exists()]
+    found = {stage: (ending.how, ending.reason) for stage, ending in endings(run).items()}
+    wrong = [stage for stage in open_ if found.get(stage) != ("stopped", name)]
+    if child.end().code == 0 and found:
+        wrong += [*found]
+    return [Problem("unclear", f"{', '.join(wrong)}: ended.json has {found}")] if wrong else []
 
 
 def _unless_stopped(child: Child, code: int) -> list[Problem]:

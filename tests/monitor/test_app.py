@@ -40,11 +40,46 @@ def own(folder, process):
 def test_the_overview_says_how_far_each_stage_is(folder):
     said = words(client(folder).get("/").text)
     assert "SFT not begun" in said
-    assert "PPO stopped step 10 of 20" in said
+    assert "PPO killed step 10 of 20. Its process ended without a word" in said
     own(folder, os.getpid())
     assert "PPO running step 10 of 20, about 20 s left" in words(client(folder).get("/").text)
     (folder / "ppo" / "summary.json").write_text("{}")
     assert "PPO finished step 10 of 10" in words(client(folder).get("/").text)
+
+
+ENDINGS = {
+    ("stopped", "SIGINT"): "PPO stopped step 10 of 20, by Ctrl-C. It can go on with --resume",
+    ("stopped", "SIGTERM"): "PPO stopped step 10 of 20, by SIGTERM. It can go on with --resume",
+    ("stopped", ""): "PPO stopped step 10 of 20. It can go on with --resume",
+    ("failed", f"no <b>memory</b> {HOSTILE}"): "PPO failed step 10 of 20 no <b>memory</b> <script>alert(1)</script>",
+}
+
+
+@pytest.mark.parametrize("owned", [False, True])
+@pytest.mark.parametrize(("ending", "said"), ENDINGS.items())
+def test_the_overview_says_how_a_stage_ended(folder, ending, said, owned):
+    """Also where the process lives on, as in a notebook."""
+    if owned:
+        own(folder, os.getpid())
+    how, reason = ending
+    before = client(folder).get("/").headers["etag"]
+    (folder / "ended.json").write_text(json.dumps({"ppo": {"how": how, "reason": reason, "step": 10}}))
+    page = client(folder).get("/", headers={"If-None-Match": before})
+    assert said in words(page.text)
+    assert "<b>" not in page.text
+
+
+def test_a_stage_that_fails_before_its_first_step_has_failed(folder):
+    (folder / "ended.json").write_text(json.dumps({"sft": {"how": "failed", "reason": "no room", "step": 0}}))
+    assert "SFT failed no steps yet no room" in words(client(folder).get("/").text)
+
+
+@pytest.mark.parametrize("stage", ["sft", "reward_model"])
+def test_a_stage_whose_settings_have_no_number_of_steps_takes_it_from_its_log(tmp_path, stage):
+    folder = run(tmp_path / "run", stage=stage)
+    own(folder, os.getpid())
+    write(folder / stage / "timing.jsonl", [{"step": 11, "seconds": 2.0, "total": 30}])
+    assert "running step 10 of 30, about 40 s left" in words(client(folder).get("/").text)
 
 
 def test_the_overview_has_findings_and_preflight_checks(folder):

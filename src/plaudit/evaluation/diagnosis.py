@@ -93,8 +93,8 @@ def diagnose(folder: Path) -> list[Finding]:
 def _causes(found: list[Finding]) -> list[Finding]:
     """The findings of a stage without those that an earlier one explains, which names them in its sentence.
 
-    Updates that are too large, a critic that misleads and a policy that has stopped choosing spoil everything that comes
-    later. Nothing can be learned, and responses may not end, in a run with any other fault.
+    Updates that are too large, a critic that misleads and a policy that has stopped choosing spoil everything that
+    comes later. Nothing can be learned, and responses may not end, in a run with any other fault.
     """
     others = [finding for finding in found if not finding.follows]
     if not others:

@@ -21,7 +21,7 @@ from plaudit.files import json_text, link_or_copy, partial_of, remove_folder, sh
 from plaudit.models import loading
 from plaudit.models.ensemble import members_of
 from plaudit.rewards import Source, described, sources_of, uses_model
-from plaudit.training import lock, manifest, trackers
+from plaudit.training import ending, lock, manifest, trackers
 from plaudit.training.checkpoint import Checkpoints
 from plaudit.training.device import device_named, multiplies_bfloat16
 from plaudit.training.metrics import MetricsLog
@@ -86,6 +86,7 @@ class Run:
         path.mkdir(parents=True, exist_ok=True)
         lock.acquire(path)
         sweep(path)
+        ending.forget(path, {*stages, *removed})
         for stage in removed:
             remove(path, stage)
         for stage in kept:  # left if a crash came just before their removal

@@ -17,9 +17,10 @@ from markupsafe import Markup
 
 from plaudit.config import POLICIES, known_settings, read_toml, tomllib
 from plaudit.errors import RunError
-from plaudit.evaluation.report import figures, methods, words
+from plaudit.evaluation.report import methods, words
 from plaudit.evaluation.report.words import CUSTOM_REWARD, REWARD_MODEL, Measure, bracketed, interval, number, written
 from plaudit.files import write_atomic
+from plaudit.training.ending import endings
 from plaudit.training.metrics import PART, read_jsonl
 
 LONGEST_TEXT = 1500  # characters of a text on the page
@@ -147,14 +148,18 @@ def _printable(value: Any) -> Any:
 
 
 def _faults(directory: Path) -> list[str]:
-    """What the figures show to be wrong, a sentence each."""
+    """Stages that failed, and what the figures show to be wrong, a sentence each."""
     from plaudit.evaluation.diagnosis import diagnose  # which uses the words of this package
 
-    return [finding.sentence for finding in diagnose(directory)]
+    failed = {stage: ending for stage, ending in endings(directory).items() if ending.how == "failed"}
+    ends = [f"{words.title(stage)} failed after step {end.step}: {end.reason}." for stage, end in failed.items()]
+    return ends + [finding.sentence for finding in diagnose(directory)]
 
 
 def _content(run: RunFiles, faults: list[str]) -> dict[str, Any]:
     """Data for the template, and functions that read a number from a table and format it."""
+    from plaudit.evaluation.report import figures  # matplotlib, which those who need `words` alone do not load
+
     scale = run.bounds or _range_of_scores(run)
     sft, policy = (run.table("evaluation.json", entry) for entry in ("sft", "policy"))
 
