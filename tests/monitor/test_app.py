@@ -47,6 +47,16 @@ def test_the_overview_says_how_far_each_stage_is(folder):
     assert "PPO finished step 10 of 10" in words(client(folder).get("/").text)
 
 
+def test_scores_by_other_rewards_are_shown_where_there_are_any(folder):
+    assert "other rewards" not in words(client(folder).get("/").text)
+    sides = {"sft": {"score_mean": 12.0}, "policy": {"score_mean": 10.5}}
+    entries = {HOSTILE: sides | {"meta": {"score_difference_ci95": [-2.25, -0.75]}}, "damaged": [1]}
+    (folder / "other_rewards.json").write_text(json.dumps(entries))
+    html = client(folder).get("/").text
+    assert "<script>" not in html
+    assert "12.00 10.50 −1.50 [−2.25, −0.75] damaged – – –" in words(html)
+
+
 ENDINGS = {
     ("stopped", "SIGINT"): "PPO stopped step 10 of 20, by Ctrl-C. It can go on with --resume",
     ("stopped", "SIGTERM"): "PPO stopped step 10 of 20, by SIGTERM. It can go on with --resume",

@@ -14,6 +14,7 @@ from typing import Any
 
 from plaudit.config import ALGORITHMS, heading
 from plaudit.evaluation.diagnosis import Finding, diagnose
+from plaudit.evaluation.report.words import other_reward_cells
 from plaudit.training.ending import FILE as ENDED
 from plaudit.training.ending import endings
 from plaudit.training.manifest import OTHER_REWARDS
@@ -181,6 +182,7 @@ class Overview:
     stages: list[tuple[Stage, State]]
     findings: list[Finding]
     checks: list[tuple[str, dict[str, Any]]]  # stage and check, from doctor.json
+    others: list[tuple[str, ...]]  # cells of the scores by other rewards
     error: str
     running: bool
     notes: list[str]
@@ -220,8 +222,9 @@ def overview(run: Path, settings: Mapping[str, Any]) -> Overview:
         for check in many
         if isinstance(check, dict)
     ]
+    others = [other_reward_cells(*item) for item in table(run / OTHER_REWARDS).items()]
     error = _last_error(run)
-    return Overview(states, findings, checks, error, any(s.word == "running" for _, s in states), notes)
+    return Overview(states, findings, checks, others, error, any(s.word == "running" for _, s in states), notes)
 
 
 def _last_error(run: Path) -> str:

@@ -21,12 +21,13 @@ from plaudit.evaluation.report import methods, words
 from plaudit.evaluation.report.words import CUSTOM_REWARD, REWARD_MODEL, Measure, bracketed, interval, number, written
 from plaudit.files import write_atomic
 from plaudit.training.ending import endings
+from plaudit.training.manifest import OTHER_REWARDS
 from plaudit.training.metrics import PART, read_jsonl
 
 LONGEST_TEXT = 1500  # characters of a text on the page
 Line = dict[str, Any]  # of a jsonl file
 _OF_STAGE = ("metrics.jsonl", "timing.jsonl", "summary.json")
-_OF_RUN = ("evaluation.json", "samples.jsonl", "responses.jsonl", "frontier.json", "methods.json")
+_OF_RUN = ("evaluation.json", "samples.jsonl", "responses.jsonl", "frontier.json", "methods.json", OTHER_REWARDS)
 
 # Control characters and lone surrogates: a model can write them, but a page cannot hold them.
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -95,7 +96,8 @@ class RunFiles:
         default_reward = self.reward == REWARD_MODEL
         ends = interval({"score_range": (-1, 1) if default_reward else None} | self.meta, "score_range")
         self.bounds = ends if ends and ends[0] < ends[1] else None  # of a score; None for a reward without bounds
-        optional = ("frontier.json", "methods.json", *(() if has_model or default_reward else ("reward_model/",)))
+        unneeded = () if has_model or default_reward else ("reward_model/",)
+        optional = ("frontier.json", "methods.json", OTHER_REWARDS, *unneeded)
         self.missing = [name for name in files if name not in existing and not name.startswith(optional)]
 
     def lines(self, path: str) -> list[Line]:
@@ -181,6 +183,7 @@ def _content(run: RunFiles, faults: list[str]) -> dict[str, Any]:
         "place": lambda score: _place(score or 0.0, *scale),
         "parts": {policy: _parts(run, policy) for policy in (*run.policies, run.policy)},
         "held_out": _held_out(run),
+        "others": [words.other_reward_cells(*item) for item in run.table(OTHER_REWARDS).items()],
         "settings": _settings(run.settings),
         "leaves": _leaves,
         "draw": figures,
