@@ -98,7 +98,7 @@ def test_the_overview_has_findings_and_preflight_checks(folder):
     said = words(client(folder).get("/").text)
     assert "1 of 2 checks passed" in said
     assert "✗ failed" in said
-    assert "ntropy" in said.partition("What is wrong")[2].partition("Preflight")[0]
+    assert "ntropy" in said.partition("What the figures show")[2].partition("Preflight")[0]
 
 
 def test_curves_have_a_band_a_value_a_reading_and_words_for_screen_readers(folder):
