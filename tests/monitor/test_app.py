@@ -84,6 +84,14 @@ def test_a_stage_that_fails_before_its_first_step_has_failed(folder):
     assert "SFT failed no steps yet no room" in words(client(folder).get("/").text)
 
 
+def test_an_evaluation_that_failed_is_an_error_on_the_overview(folder):
+    ending = {"how": "failed", "reason": "other.py: no such file", "step": 0}
+    (folder / "ended.json").write_text(json.dumps({"evaluation": ending}))
+    assert "The evaluation failed: other.py: no such file" in words(client(folder).get("/").text)
+    (folder / "ended.json").write_text(json.dumps({"evaluation": ending | {"how": "stopped", "reason": "SIGINT"}}))
+    assert "evaluation failed" not in words(client(folder).get("/").text)
+
+
 @pytest.mark.parametrize("stage", ["sft", "reward_model"])
 def test_a_stage_whose_settings_have_no_number_of_steps_takes_it_from_its_log(tmp_path, stage):
     folder = run(tmp_path / "run", stage=stage)

@@ -163,7 +163,7 @@ def watch(reports: Iterable[StepReport], title: str, console: Console | None = N
     def preparing(what: str, share: float) -> None:
         nonlocal printed
         bar.update(task, description=f"{title}: {what}", total=1.0, completed=share)
-        if lines and time.monotonic() > printed + _PREPARING:
+        if lines and share < 1 and time.monotonic() > printed + _PREPARING:  # the preflight checks read only some
             console.print(f"{title}: {what} {share:.0%}", soft_wrap=True)
             printed = time.monotonic()
 

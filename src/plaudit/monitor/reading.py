@@ -223,7 +223,10 @@ def overview(run: Path, settings: Mapping[str, Any]) -> Overview:
         if isinstance(check, dict)
     ]
     others = [other_reward_cells(*item) for item in table(run / OTHER_REWARDS).items()]
-    error = _last_error(run)
+    measured = endings(run).get("evaluation")
+    error = _last_error(run) or (
+        f"The evaluation failed: {measured.reason}" if measured and measured.how == "failed" else ""
+    )
     return Overview(states, findings, checks, others, error, any(s.word == "running" for _, s in states), notes)
 
 
