@@ -2,8 +2,11 @@
 
 import hashlib
 import os
+import stat
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from plaudit import files
 
@@ -101,3 +104,26 @@ def test_windows_waits_for_a_reader_and_does_not_sync_folders(tmp_path, monkeypa
     files.write_atomic(tmp_path / "a", "new")
     assert (tmp_path / "a").read_text() == "new"
     assert len(synced) == 1
+
+
+@pytest.fixture(params=[0o022, 0o027, 0o077, 0o002], ids=oct)
+def umask(request):
+    before = os.umask(request.param)
+    yield request.param
+    os.umask(before)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such modes")
+def test_tensors_have_the_mode_that_the_umask_gives_other_files(tmp_path, umask):
+    """safetensors itself writes them for their owner alone."""
+    save_file({"a": np.zeros(2)}, tmp_path / "model.safetensors")
+    (tmp_path / "below").mkdir()
+    save_file({"a": np.zeros(2)}, tmp_path / "below" / "adapter_model.safetensors")
+    (tmp_path / "secret.txt").touch(0o600)
+    files.share_tensors(tmp_path)
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.rglob("*.*")}
+    assert modes == {
+        "model.safetensors": 0o666 & ~umask,
+        "adapter_model.safetensors": 0o666 & ~umask,
+        "secret.txt": 0o600 & ~umask,
+    }

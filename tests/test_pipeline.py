@@ -90,6 +90,13 @@ def test_a_run_leaves_the_files_of_its_contract(finished_run):
     assert (finished_run / "report.html").stat().st_size > 10_000
 
 
+def test_every_file_of_a_run_can_be_read_by_those_whom_the_umask_lets(finished_run):
+    modes = {path.stat().st_mode & 0o777 for path in finished_run.rglob("*") if path.is_file()}
+    assert len(modes) == 1
+    assert list(finished_run.rglob("checkpoints/*/tensors.safetensors"))
+    assert list(finished_run.rglob("value_head.safetensors"))
+
+
 def test_another_seed_gives_another_run(tmp_path, finished_run, tiny_config):
     list(steps(opened(tmp_path / "other", dataclasses.replace(tiny_config, seed=2)), ("sft",)))
     model = "sft/model.safetensors"

@@ -1,5 +1,10 @@
 """Errors that a user can meet. Each message is one line: what is wrong, where, and the fix."""
 
+import errno
+
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory")
+_NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
 
 class PlauditError(Exception):
     """Base of every error that plaudit raises on purpose. The command line prints its message and exits with 1."""
@@ -43,3 +48,19 @@ class TrainingError(PlauditError):
 
 class FeedbackError(PlauditError):
     """A labelling project is missing or damaged, or a vote does not belong to what its annotator was asked."""
+
+
+def in_one_line(error: Exception) -> str:
+    """The message of an error that a user can do something about; "" for an unexpected one."""
+    text = " ".join(str(error).split())
+    if isinstance(error, PlauditError):
+        return text
+    if isinstance(error, MemoryError) or any(words in text.lower() for words in _OUT_OF_MEMORY):
+        return "out of memory; lower microbatch_size or batch_size, train fewer layers, or close other programs"
+    if isinstance(error, OSError) and error.strerror:
+        place = f"{error.filename}: " if error.filename else ""
+        space = "; free some disk space" if error.errno in _NO_SPACE else ""
+        return f"{place}{error.strerror}{space}"
+    if type(error).__name__ == "SafetensorError":
+        return f"a file of tensors cannot be read or written: {text}"
+    return ""

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import time
 from pathlib import Path
 from typing import Any
@@ -49,8 +50,22 @@ def write_json(path: Path, content: Any) -> None:
     write_atomic(path, json_text(content))
 
 
+def share_tensors(folder: Path) -> None:
+    """Give the files of tensors in a folder, and below it, the mode of other new files, as the umask says.
+
+    safetensors writes them through a temporary file, which only its owner may read.
+    """
+    new = partial_of(folder / "mode")
+    new.touch()  # its mode is the umask's; os.umask cannot be read without setting it for all threads
+    mode = stat.S_IMODE(new.stat().st_mode)
+    new.unlink()
+    for path in folder.rglob("*.safetensors"):
+        path.chmod(mode)
+
+
 def move_folder(partial: Path, final: Path) -> None:
     """Sync a folder that was written as `partial` and rename it to `final`; an existing `final` is removed."""
+    share_tensors(partial)
     for path in sorted(partial.rglob("*")):
         if path.is_file():
             sync(path)

@@ -27,7 +27,7 @@ from plaudit.models.lora import FOLDER, check_installed
 from plaudit.models.trial import TEXTS, try_model
 from plaudit.records import transcript
 from plaudit.rewards import AnyReward, Source, sources_of, uses_model
-from plaudit.training import stopping
+from plaudit.training import ending, stopping
 from plaudit.training.metrics import StepReport
 from plaudit.training.prompts import counted_prompts, rows_that_fit, training_prompts, warn_of_skipped
 from plaudit.training.rewards import try_reward
@@ -207,7 +207,7 @@ def steps(run: Run, stages: Sequence[str] = STAGES, reward: AnyReward = None) ->
             warnings.warn(line, stacklevel=2)
     for stage in stages:
         if stage in to_run:
-            yield from _reports(run, stage, reward)
+            yield from ending.recorded(run.path, stage, _reports(run, stage, reward))
             if stopping.requested() and stage != to_run[-1]:  # a signal in the stage's last step
                 stopping.stop()
         elif stage in POLICIES:

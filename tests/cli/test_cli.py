@@ -193,7 +193,9 @@ def test_eval_by_another_reward_stands_beside_the_evaluation(finished_run, tmp_p
         assert found[side]["score_mean"] == pytest.approx(sum(len(line[side]) for line in lines) / len(lines))
     assert (found["meta"]["reward"], found["meta"]["trained_for"]) == ("other.py:length", "reward model")
     after = {p.relative_to(run): p.read_bytes() for p in run.rglob("*") if p.is_file()}
-    assert {path for path in after if after[path] != before.get(path)} == {Path("other_rewards.json")}
+    changed = {path for path in after if after[path] != before.get(path)}
+    assert changed == {Path("other_rewards.json"), Path("report.html")}
+    assert "Scored by other rewards" in after[Path("report.html")].decode()
 
     out, _ = printed(capsys, "eval", str(run), "--reward", f"{tmp_path}/other.py:length", "--json")
     assert json.loads(out)["other_reward"] == found

@@ -11,7 +11,7 @@ from plaudit import pipeline
 from plaudit.cli import plan as plans
 from plaudit.cli import progress
 from plaudit.config import ALGORITHMS, in_words
-from plaudit.training import run
+from plaudit.training import preparation, run
 from plaudit.training.metrics import StepReport
 
 
@@ -85,6 +85,22 @@ def test_a_log_is_not_silent_for_more_than_a_minute(monkeypatch):
     monkeypatch.setattr(progress.time, "monotonic", lambda: float(next(clock)))
     lines = lines_of([report("sft", i, 1000) for i in range(1, 11)])
     assert 3 <= len(lines) < 10
+
+
+@pytest.mark.parametrize("seconds", [0.01, 4.0])
+def test_what_comes_before_the_first_step_has_a_line_every_ten_seconds_and_no_more(monkeypatch, seconds):
+    clock = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
+
+    def reports():
+        for i in range(10):
+            clock[0] += seconds
+            preparation.announce("reading the texts", (i + 1) / 10)
+        yield report("sft", 1, 1)
+
+    shares = ["30%", "60%", "90%"] if seconds > 1 else []
+    assert lines_of(reports())[:-1] == [f"sft: reading the texts {share}" for share in shares]
+    preparation.announce("reading the texts", 0.5)  # nobody listens
 
 
 def test_a_stage_of_few_steps_has_no_line_twice():
@@ -168,7 +184,10 @@ def test_stages_are_numbered_and_a_result_is_read_after_the_stage_has_saved_it(f
     assert lines[1].startswith("sft: opening and checking the model; perplexity of the held-out texts")
     assert lines[3].startswith("sft: perplexity 55.1 -> 21.3 on held-out texts [")
     assert lines[4] == "stage 2 of 2: reward model"
-    assert lines[5] == "reward model: opening and checking the model; tokenising the judgements (may take minutes)"
+    assert lines[5] == (
+        "reward model: opening and checking the model; tokenising the judgements, activations of frozen layers "
+        "(may take minutes)"
+    )
     assert lines[7].startswith("reward model: accuracy 78.1% (76.0% to 80.0%) on held-out data [")
     assert list(follow.seconds) == ["sft", "reward_model"]
 

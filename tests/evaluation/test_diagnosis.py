@@ -135,6 +135,31 @@ def test_a_sudden_jump_of_the_kl_is_too_high_a_learning_rate_for_every_algorithm
     assert faults(run(figures, "reinforce", iterations=N)) == ["learning_rate"]
 
 
+def test_a_jump_of_the_kl_after_a_small_update_comes_from_the_responses(run):
+    kl = np.array([0.0, 40.0, *np.full(N - 2, 60.0)])
+    assert faults(run(HEALTHY | {"kl": kl})) == []
+    large = {"approx_kl_max": np.array([0.9] + [0.1] * (N - 1))}
+    assert faults(run(HEALTHY | {"kl": kl} | large)) == ["learning_rate"]
+
+
+def test_a_limit_that_cuts_off_the_responses_of_sft_is_named_though_the_policy_adapts(run):
+    learned = np.array([0.3, 0.3, *np.linspace(0.4, 1.0, N - 2)])
+    (finding,) = diagnose(run(HEALTHY | {"eos_rate": learned}))
+    assert (finding.fault, finding.since) == ("cut_off", 1)
+    assert "Only 30% of the SFT model's own responses" in finding.sentence
+    assert "has learned to write shorter ones" in finding.sentence
+
+
+@pytest.mark.parametrize("other", sorted(set(FAULTY) - {"cut_off", "nothing_learned"}))
+def test_a_policy_that_writes_on_is_an_effect_of_any_other_fault(run, other):
+    """The limit was high enough for the SFT model."""
+    endless = {"eos_rate": np.array([0.98] * 3 + [0.1] * (N - 3))}
+    assert faults(run(HEALTHY | endless)) == ["cut_off"]
+    assert faults(run(HEALTHY | endless | FAULTY["nothing_learned"])) == ["cut_off"]
+    assert faults(run(HEALTHY | endless | FAULTY[other])) == [other]
+    assert faults(run(HEALTHY | FAULTY["cut_off"] | FAULTY[other])) == [other, "cut_off"]
+
+
 def test_the_cause_is_named_and_not_that_nothing_was_learned_for_it(run):
     assert faults(run(HEALTHY | FAULTY["entropy"] | FAULTY["nothing_learned"])) == ["entropy"]
 
@@ -226,9 +251,9 @@ def test_no_figures_raise(tmp_path_factory, rows, data):
         assert finding.fault in FAULTS
 
 
-@pytest.mark.parametrize("cause", ["learning_rate", "critic"])
+@pytest.mark.parametrize("cause", ["learning_rate", "critic", "entropy"])
 def test_what_begins_after_a_cause_is_named_in_its_sentence(run, cause):
-    cut = np.array([0.98] * 12 + [0.2] * (N - 12))
+    cut = np.array([0.98] * 18 + [0.2] * (N - 18))
     (finding,) = diagnose(run(HEALTHY | FAULTY[cause] | {"eos_rate": cut}))
     assert finding.fault == cause
     assert "It explains what shows later: responses cut off" in finding.sentence

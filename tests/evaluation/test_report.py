@@ -335,6 +335,8 @@ def test_hostile_text_stays_text(tmp_path: Path) -> None:
     write_object(
         directory / "frontier.json", {"findings": [hostile], "ppo": [{"kl_coef": hostile, "iteration": hostile}]}
     )
+    write_object(directory / "other_rewards.json", {hostile: {"sft": {"score_mean": hostile}, "meta": hostile}})
+    write_object(directory / "ended.json", {"ppo": {"how": "failed", "reason": hostile, "step": hostile}})
     write_lines(directory / "ppo/timing.jsonl", [{"seconds": hostile, "tokens_per_second": hostile}])
     write_object(directory / "sft/summary.json", {"dropped": {hostile: hostile}, "perplexity": hostile})
     write_object(directory / "reward_model/summary.json", {"calibration": [{"confidence": hostile}], "kind": hostile})
@@ -400,6 +402,28 @@ def test_a_run_in_progress_shows_how_far_it_is(tmp_path: Path) -> None:
         "−0.04."
     )
     assert expected in text
+
+
+def test_a_stage_that_failed_says_so(tmp_path: Path) -> None:
+    make_config(tmp_path)
+    endings = {"ppo": {"how": "failed", "reason": "the loss is not finite", "step": 7}}
+    write_object(tmp_path / "ended.json", endings | {"sft": {"how": "stopped", "reason": "SIGINT", "step": 3}})
+    text = Tags(write_report(tmp_path).read_text(encoding="utf-8")).text
+    assert "PPO failed after step 7: the loss is not finite." in text
+    assert "SIGINT" not in text
+
+
+@pytest.mark.parametrize("entry", [None, 3, {}, {"sft": 1}, {"policy": {"score_mean": None}, "meta": []}])
+def test_scores_by_other_rewards_are_a_table(tmp_path: Path, entry: object) -> None:
+    make_config(tmp_path)
+    assert "other rewards" not in Tags(write_report(tmp_path).read_text(encoding="utf-8")).text
+    sides = {"sft": {"score_mean": 12.0}, "policy": {"score_mean": 10.5}}
+    whole = sides | {"meta": {"score_difference_ci95": [-2.25, -0.75]}}
+    write_object(tmp_path / "other_rewards.json", {"other.py:length": whole, "damaged": entry})
+    text = Tags(write_report(tmp_path).read_text(encoding="utf-8")).text
+    table = text.partition("Scored by other rewards")[2]
+    assert re.search(r"other\.py:length\s*12\.00\s*10\.50\s*−1\.50 \[−2\.25, −0\.75\]", table)
+    assert re.search(r"damaged\s*–\s*–\s*–", table)
 
 
 def custom_reward_run(directory: Path) -> Path:

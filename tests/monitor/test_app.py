@@ -40,11 +40,64 @@ def own(folder, process):
 def test_the_overview_says_how_far_each_stage_is(folder):
     said = words(client(folder).get("/").text)
     assert "SFT not begun" in said
-    assert "PPO stopped step 10 of 20" in said
+    assert "PPO killed step 10 of 20. Its process ended without a word" in said
     own(folder, os.getpid())
     assert "PPO running step 10 of 20, about 20 s left" in words(client(folder).get("/").text)
     (folder / "ppo" / "summary.json").write_text("{}")
     assert "PPO finished step 10 of 10" in words(client(folder).get("/").text)
+
+
+def test_scores_by_other_rewards_are_shown_where_there_are_any(folder):
+    assert "other rewards" not in words(client(folder).get("/").text)
+    sides = {"sft": {"score_mean": 12.0}, "policy": {"score_mean": 10.5}}
+    entries = {HOSTILE: sides | {"meta": {"score_difference_ci95": [-2.25, -0.75]}}, "damaged": [1]}
+    (folder / "other_rewards.json").write_text(json.dumps(entries))
+    html = client(folder).get("/").text
+    assert "<script>" not in html
+    assert "12.00 10.50 −1.50 [−2.25, −0.75] damaged – – –" in words(html)
+
+
+ENDINGS = {
+    ("stopped", "SIGINT"): "PPO stopped step 10 of 20, by Ctrl-C. It can go on with --resume",
+    ("stopped", "SIGTERM"): "PPO stopped step 10 of 20, by SIGTERM. It can go on with --resume",
+    ("stopped", ""): "PPO stopped step 10 of 20. It can go on with --resume",
+    ("failed", f"no <b>memory</b> {HOSTILE}"): "PPO failed step 10 of 20 no <b>memory</b> <script>alert(1)</script>",
+}
+
+
+@pytest.mark.parametrize("owned", [False, True])
+@pytest.mark.parametrize(("ending", "said"), ENDINGS.items())
+def test_the_overview_says_how_a_stage_ended(folder, ending, said, owned):
+    """Also where the process lives on, as in a notebook."""
+    if owned:
+        own(folder, os.getpid())
+    how, reason = ending
+    before = client(folder).get("/").headers["etag"]
+    (folder / "ended.json").write_text(json.dumps({"ppo": {"how": how, "reason": reason, "step": 10}}))
+    page = client(folder).get("/", headers={"If-None-Match": before})
+    assert said in words(page.text)
+    assert "<b>" not in page.text
+
+
+def test_a_stage_that_fails_before_its_first_step_has_failed(folder):
+    (folder / "ended.json").write_text(json.dumps({"sft": {"how": "failed", "reason": "no room", "step": 0}}))
+    assert "SFT failed no steps yet no room" in words(client(folder).get("/").text)
+
+
+def test_an_evaluation_that_failed_is_an_error_on_the_overview(folder):
+    ending = {"how": "failed", "reason": "other.py: no such file", "step": 0}
+    (folder / "ended.json").write_text(json.dumps({"evaluation": ending}))
+    assert "The evaluation failed: other.py: no such file" in words(client(folder).get("/").text)
+    (folder / "ended.json").write_text(json.dumps({"evaluation": ending | {"how": "stopped", "reason": "SIGINT"}}))
+    assert "evaluation failed" not in words(client(folder).get("/").text)
+
+
+@pytest.mark.parametrize("stage", ["sft", "reward_model"])
+def test_a_stage_whose_settings_have_no_number_of_steps_takes_it_from_its_log(tmp_path, stage):
+    folder = run(tmp_path / "run", stage=stage)
+    own(folder, os.getpid())
+    write(folder / stage / "timing.jsonl", [{"step": 11, "seconds": 2.0, "total": 30}])
+    assert "running step 10 of 30, about 40 s left" in words(client(folder).get("/").text)
 
 
 def test_the_overview_has_findings_and_preflight_checks(folder):
@@ -53,7 +106,7 @@ def test_the_overview_has_findings_and_preflight_checks(folder):
     said = words(client(folder).get("/").text)
     assert "1 of 2 checks passed" in said
     assert "✗ failed" in said
-    assert "ntropy" in said.partition("What is wrong")[2].partition("Preflight")[0]
+    assert "ntropy" in said.partition("What the figures show")[2].partition("Preflight")[0]
 
 
 def test_curves_have_a_band_a_value_a_reading_and_words_for_screen_readers(folder):

@@ -14,7 +14,7 @@ def test_metrics_and_times_are_in_separate_files(tmp_path):
     log = MetricsLog(tmp_path / "sft")
     log.append(make_report(1))
     assert read_jsonl(log.metrics_path) == [{"step": 1, "loss": 0.5}]
-    assert read_jsonl(log.timing_path) == [{"step": 1, "seconds": 0.25, "tokens_per_second": 100.0}]
+    assert read_jsonl(log.timing_path) == [{"step": 1, "seconds": 0.25, "tokens_per_second": 100.0, "total": 3}]
 
 
 def test_a_figure_that_is_not_finite_is_null(tmp_path):

@@ -22,7 +22,7 @@ from rich.text import Text
 
 from plaudit.config import POLICIES, in_words
 from plaudit.models.defaults import millions
-from plaudit.training import stopping
+from plaudit.training import preparation, stopping
 
 if TYPE_CHECKING:
     from plaudit.cli.plan import Plan
@@ -42,13 +42,14 @@ _SHORT = {"response_length": "length", "eos_rate": "ended", "sft_score": "SFT", 
 _SHARES = {"accuracy": "{:.1%}", "eos_rate": "{:.0%}"}
 _BEFORE = {  # what a stage does before its first step, by title
     "sft": "opening and checking the model; perplexity of the held-out texts, activations of frozen layers",
-    "reward model": "opening and checking the model; tokenising the judgements",
+    "reward model": "opening and checking the model; tokenising the judgements, activations of frozen layers",
     "evaluation": "opening the models; answering the first held-out prompts",
     "frontier": "opening the models; answering the held-out prompts",
     "methods": "opening the models; answering the held-out prompts",
 } | dict.fromkeys(map(in_words, POLICIES), "opening and checking the models; scoring responses of the SFT model")
 _BAR = 20
 _QUIET = 60.0  # seconds after which a log gets a line although no tenth is complete
+_PREPARING = 10.0  # seconds between two lines about what precedes the first step
 
 
 def one_line(text: str) -> str:
@@ -158,7 +159,15 @@ def watch(reports: Iterable[StepReport], title: str, console: Console | None = N
     task = bar.add_task(f"{title}: preparing", total=None, figures=[], until=0.0)
     console.print(f"{title}: {_BEFORE[title]} (may take minutes)", soft_wrap=lines)
     stage, tenth, printed, recent = "", 0, time.monotonic(), deque[float](maxlen=20)
-    with bar:
+
+    def preparing(what: str, share: float) -> None:
+        nonlocal printed
+        bar.update(task, description=f"{title}: {what}", total=1.0, completed=share)
+        if lines and share < 1 and time.monotonic() > printed + _PREPARING:  # the preflight checks read only some
+            console.print(f"{title}: {what} {share:.0%}", soft_wrap=True)
+            printed = time.monotonic()
+
+    with bar, preparation.shown_by(preparing):
         for report in reports:
             stopping.stop_if_ignored()
             step, total, metrics = report.step, report.total, report.metrics

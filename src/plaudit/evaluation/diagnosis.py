@@ -39,16 +39,18 @@ CLIPPED = 0.3  # share of the tokens whose ratio leaves the clip range, mean of 
 STEPS_LEFT = 0.5  # share of the optimizer steps that are taken before approximate KL exceeds kl_stop
 KL_AT_ONCE = 8.0  # nats by which the KL changes from one iteration to the next ...
 EARNED = 1.0  # ... while the score rises by less than this many standard deviations
+UPDATE_KL = 0.3  # nats a token in an update, below which such a change comes from the responses and not from the update
 FIT, CRITIC_LEFT = 0.15, 0.6  # correlation of a fit with the rewards that follow; share of it that the critic reaches
 EXPLAINED = 0.05  # explained variance: less is no better than a constant
 ENTROPY_LEFT = 0.5  # of the entropy at the start
 KL_COEF, KL_FREE = 1e-3, 0.5  # standard deviations of the score a nat, and nats above which a missing penalty shows
 ENDED = 0.7  # share of the responses
+KL_NEAR = 0.5  # nats a response, below which the policy still writes as the SFT model does
 LEAKED, FEW_LEAKED = 0.02, 3  # share of the held-out texts, and their number
 Z = 2.0  # standard errors by which the score must have risen
 STILL = 0.01  # nats of KL: less is rounding
 LOSS_RISE, LOSS_FALL = 1.1, 0.99  # of a supervised stage's loss, last against first steps
-_CAUSES = ("learning_rate", "critic")
+_CAUSES = ("learning_rate", "critic", "entropy")
 REFERENCE_SAMPLES = 256  # responses of the reference on which scores are normalised
 
 Rule: TypeAlias = Callable[[Metrics], "Iterator[Finding]"]
@@ -64,6 +66,7 @@ class Finding:
         sentence: one or two sentences: the fault's name, what is to be seen, and what to do.
         figures: the evidence.
         since: the step from which on it shows; None where it is no matter of time.
+        follows: whether any other fault of the stage explains it.
     """
 
     fault: str
@@ -71,6 +74,7 @@ class Finding:
     sentence: str
     figures: Mapping[str, float] = field(default_factory=dict)
     since: int | None = None
+    follows: bool = False
 
 
 def diagnose(folder: Path) -> list[Finding]:
@@ -89,15 +93,17 @@ def diagnose(folder: Path) -> list[Finding]:
 def _causes(found: list[Finding]) -> list[Finding]:
     """The findings of a stage without those that an earlier one explains, which names them in its sentence.
 
-    Updates that are too large and a critic that misleads spoil everything that comes later. Nothing can be learned in a
-    run with any other fault.
+    Updates that are too large, a critic that misleads and a policy that has stopped choosing spoil everything that
+    comes later. Nothing can be learned, and responses may not end, in a run with any other fault.
     """
-    others = [finding for finding in found if finding.fault != "nothing_learned"]
+    others = [finding for finding in found if not finding.follows]
+    if not others:
+        return found[:1]
     cause = min((f for f in others if f.fault in _CAUSES), key=lambda f: f.since or 0, default=None)
     if cause is None:
-        return others or found
+        return others
     kept = (cause.fault, "hacking")  # a warning that has been given stays
-    effects = [f for f in others if f.fault not in kept and (f.since or 0) > (cause.since or 0)]
+    effects = [f for f in found if f.fault not in kept and (f.since or 0) > (cause.since or 0)]
     follows = ", ".join(f"{FAULTS[f.fault]} (since iteration {f.since})" for f in effects)
     named = replace(cause, sentence=f"{cause.sentence} It explains what shows later: {follows}.") if follows else cause
     return [named if f is cause else f for f in others if f not in effects]
@@ -111,7 +117,8 @@ def _too_high(m: Metrics) -> Iterator[Finding]:
     whole = np.arange(len(m)) >= WINDOW - 1  # a single update that was too large is no fault
     # A policy may go far at once after a reward that is easily earned; here it goes far and earns nothing.
     earned = np.diff(m["score_normalised"], prepend=m["score_normalised"][:1])
-    jumps = np.where(earned < EARNED, np.abs(np.diff(m["kl"], prepend=m["kl"][:1])), 0.0)
+    small = np.concatenate([[False], m["approx_kl_max"][:-1] < UPDATE_KL])  # the update before; unknown is not small
+    jumps = np.where((earned < EARNED) & ~small, np.abs(np.diff(m["kl"], prepend=m["kl"][:1])), 0.0)
     stopped = whole & (steps < STEPS_LEFT) & np.isfinite(m.recent("approx_kl_max"))  # by kl_stop
     shows = stopped | (whole & (clipped > CLIPPED)) | (jumps > KL_AT_ONCE)
     if (since := m.any_since(shows)) is None:
@@ -194,18 +201,29 @@ def _no_penalty(m: Metrics) -> Iterator[Finding]:
 
 
 def _cut_off(m: Metrics) -> Iterator[Finding]:
-    """The length limit ends the responses."""
-    ended = m.recent("eos_rate")
-    since = m.since(ended < ENDED)
-    if since is None or m.setting("min_new_tokens"):  # with drawn limits, cutting is the plan
+    """The length limit ends the responses: those of the SFT model already, or those that the policy has learned."""
+    if m.setting("min_new_tokens"):  # with drawn limits, cutting is the plan
         return
-    text = (
-        f"Only {ended[-1]:.0%} of the responses end by themselves; the others are cut off at max_new_tokens = "
-        f"{m.setting('max_new_tokens', math.nan):g}, and their score is that of a fragment. Raise max_new_tokens; if "
-        "the SFT model does not end its texts, train it longer."
-    )
-    figures = {"eos_rate": ended[-1], "response_length": m.now("response_length")}
-    yield _finding("cut_off", m, text, figures, since)
+    # At first the policy is the SFT model. Where that writes whole responses, the limit is high enough for its texts.
+    by_sft, recent = m.start("eos_rate", 2 if m["kl"][1] < KL_NEAR else 1), m.recent("eos_rate")
+    limit = f"max_new_tokens = {m.setting('max_new_tokens', math.nan):g}"
+    figures = {"eos_rate": recent[-1], "eos_rate_sft": by_sft, "response_length": m.now("response_length")}
+    if by_sft < ENDED:
+        text = (
+            f"Only {by_sft:.0%} of the SFT model's own responses end by themselves; the others are cut off at {limit}, "
+            "and their score is that of a fragment. "
+        )
+        if recent[-1] >= ENDED:
+            text += f"By now {recent[-1]:.0%} end, because the policy has learned to write shorter ones. "
+        text += "Raise max_new_tokens; if the SFT model does not end its texts, train it longer."
+        yield _finding("cut_off", m, text, figures, int(m["step"][0]))
+    elif (since := m.since(recent < ENDED)) is not None:
+        text = (
+            f"Only {recent[-1]:.0%} of the responses end by themselves, and {by_sft:.0%} of the SFT model's did: the "
+            f"policy has learned to write on until it is cut off at {limit}. If longer responses are wanted, raise "
+            "max_new_tokens; otherwise raise kl_coef or missing_eos_penalty."
+        )
+        yield _finding("cut_off", m, text, figures, since, follows=True)
 
 
 def _flat(m: Metrics) -> Iterator[Finding]:
@@ -235,7 +253,8 @@ def _flat(m: Metrics) -> Iterator[Finding]:
         f"The score of the last {len(known)} iterations is {gain:+.2f} standard deviations from that of the SFT model, "
         f"where noise alone reaches {Z * error:.2f}, at a KL of {moved:.2f} nats. {why}"
     )
-    yield _finding("nothing_learned", m, text, {"gain": gain, "standard_error": error, "kl": moved})
+    figures = {"gain": gain, "standard_error": error, "kl": moved}
+    yield _finding("nothing_learned", m, text, figures, follows=True)
 
 
 def _leak(m: Metrics) -> Iterator[Finding]:
@@ -265,7 +284,7 @@ def _supervised(m: Metrics) -> Iterator[Finding]:
         yield _finding("learning_rate", m, f"{change}: training makes the model worse. Lower lr.", figures)
     elif last > LOSS_FALL * first:
         text = f"{change}: nothing is learned. Check lr, the data, and that weights are trained."
-        yield _finding("nothing_learned", m, text, figures)
+        yield _finding("nothing_learned", m, text, figures, follows=True)
 
 
 def _after_first(rule: Rule) -> Rule:
@@ -280,9 +299,11 @@ _POLICY_RULES = (
 _SUPERVISED_RULES = (_leak, _supervised)
 
 
-def _finding(fault: str, m: Metrics, text: str, figures: Mapping[str, Any], since: int | None = None) -> Finding:
+def _finding(
+    fault: str, m: Metrics, text: str, figures: Mapping[str, Any], since: int | None = None, *, follows: bool = False
+) -> Finding:
     name = f"{FAULTS[fault][0].upper()}{FAULTS[fault][1:]}" + (f", since iteration {since}" if since else "")
-    return Finding(fault, m.stage, f"{name}: {text}", _plain(figures), since)
+    return Finding(fault, m.stage, f"{name}: {text}", _plain(figures), since, follows)
 
 
 def _plain(figures: Mapping[str, Any]) -> dict[str, float]:

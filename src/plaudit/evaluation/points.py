@@ -22,6 +22,7 @@ from plaudit.evaluation.answers import Answers, joined
 from plaudit.evaluation.best_of_n import kept, kl_bound, kl_measured
 from plaudit.evaluation.evaluate import Measurement
 from plaudit.evaluation.metrics import bootstrap_ci95, distinct_without, jackknife_ci95, resamples
+from plaudit.files import share_tensors
 from plaudit.models.layers import freeze_lower_layers
 from plaudit.models.loading import load_causal_lm
 from plaudit.models.lora import add_adapters, merge
@@ -150,6 +151,7 @@ def save(figures: Figures, path: Path) -> None:
     partial = path.with_name(path.name + ".partial")
     save_file(figures, partial)
     partial.replace(path)
+    share_tensors(path.parent)
 
 
 def _answers(measurement: Measurement, lm: Any, *draw: Any) -> Answers:

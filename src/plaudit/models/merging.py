@@ -8,6 +8,7 @@ from pathlib import Path
 from transformers import AutoTokenizer
 
 from plaudit.errors import ModelError
+from plaudit.files import share_tensors
 from plaudit.models.folder import check_tokenizer, read_json
 from plaudit.models.hub import folder_of
 from plaudit.models.loading import load_causal_lm
@@ -46,5 +47,6 @@ def merge_folder(adapter: Path, into: Path) -> str:
     source = adapter if any(adapter.glob("tokenizer*")) else folder_of(name)
     check_tokenizer(source)
     merged.save_pretrained(into)
+    share_tensors(into)
     AutoTokenizer.from_pretrained(source, trust_remote_code=False).save_pretrained(into)
     return name

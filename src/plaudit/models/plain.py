@@ -45,7 +45,7 @@ class PlainEngine:
     def prepare(self, *models: Any) -> None:
         """Nothing: the models run as they are."""
 
-    def remember(self, model: Any, texts: list[list[int]]) -> None:
+    def remember(self, model: Any, texts: list[list[int]], progress: Any = None) -> None:
         """Nothing: activations are not cached."""
 
     def forget(self) -> None:

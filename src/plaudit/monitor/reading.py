@@ -14,9 +14,12 @@ from typing import Any
 
 from plaudit.config import ALGORITHMS, heading
 from plaudit.evaluation.diagnosis import Finding, diagnose
+from plaudit.evaluation.report.words import other_reward_cells
+from plaudit.training.ending import FILE as ENDED
+from plaudit.training.ending import endings
+from plaudit.training.manifest import OTHER_REWARDS
 
-_ROUNDS, _QUIET = "rounds", 120.0  # seconds without a new step after which a stage that nobody owns has stopped
-_STATES = {"none": "not begun", "running": "running", "finished": "finished", "stopped": "stopped"}
+_ROUNDS, _QUIET = "rounds", 120.0  # seconds without a new step after which a stage has stopped, whoever owns it
 
 
 @dataclass(frozen=True)
@@ -133,11 +136,12 @@ def in_use(run: Path) -> bool:
 class State:
     """How far a stage is."""
 
-    word: str  # a value of _STATES
+    word: str  # not begun, running, finished, stopped, failed, killed
     done: int
     total: int | None
     seconds_left: float | None
     quiet: float | None  # seconds since the last step
+    reason: str = ""  # the signal that stopped it, or the error in one line
 
 
 def state(stage: Stage, owned: bool, total: int | None, now: float) -> State:
@@ -145,7 +149,7 @@ def state(stage: Stage, owned: bool, total: int | None, now: float) -> State:
 
     Args:
         owned: whether a process trains in its run directory.
-        total: its steps, where the settings tell.
+        total: its steps, where the settings say so; otherwise the log of times does, from the first step on.
     """
     lines = stage.metrics
     done = lines[-1]["step"] if lines else 0
@@ -154,14 +158,21 @@ def state(stage: Stage, owned: bool, total: int | None, now: float) -> State:
     except OSError:
         quiet = None
     if (stage.folder / "summary.json").exists():
-        return State(_STATES["finished"], done, done, None, quiet)
+        return State("finished", done, done, None, quiet)
+    timing = rows(stage.folder / "timing.jsonl")[-20:]
+    if total is None and timing and _is_count(logged := timing[-1].get("total")):
+        total = logged
+    if (ending := endings(stage.run).get(stage.kind)) is not None:
+        return State(ending.how, done, total, None, quiet, ending.reason)
     if not lines and not (stage.folder / "inputs.json").exists():
-        return State(_STATES["none"], 0, total, None, None)
-    times = [number(line.get("seconds")) for line in rows(stage.folder / "timing.jsonl")[-20:]]
+        return State("not begun", 0, total, None, None)
+    if not owned:
+        return State("killed", done, total, None, quiet)
+    times = [number(line.get("seconds")) for line in timing]
     recent = [seconds for seconds in times if seconds is not None]
     left = sum(recent) / len(recent) * (total - done) if recent and total else None
-    running = owned and (quiet is None or quiet < max(_QUIET, 10 * max(recent, default=0)))
-    return State(_STATES["running" if running else "stopped"], done, total, left if running else None, quiet)
+    running = quiet is None or quiet < max(_QUIET, 10 * max(recent, default=0))
+    return State("running" if running else "stopped", done, total, left if running else None, quiet)
 
 
 @dataclass(frozen=True)
@@ -171,6 +182,7 @@ class Overview:
     stages: list[tuple[Stage, State]]
     findings: list[Finding]
     checks: list[tuple[str, dict[str, Any]]]  # stage and check, from doctor.json
+    others: list[tuple[str, ...]]  # cells of the scores by other rewards
     error: str
     running: bool
     notes: list[str]
@@ -210,8 +222,12 @@ def overview(run: Path, settings: Mapping[str, Any]) -> Overview:
         for check in many
         if isinstance(check, dict)
     ]
-    error = _last_error(run)
-    return Overview(states, findings, checks, error, any(s.word == "running" for _, s in states), notes)
+    others = [other_reward_cells(*item) for item in table(run / OTHER_REWARDS).items()]
+    measured = endings(run).get("evaluation")
+    error = _last_error(run) or (
+        f"The evaluation failed: {measured.reason}" if measured and measured.how == "failed" else ""
+    )
+    return Overview(states, findings, checks, others, error, any(s.word == "running" for _, s in states), notes)
 
 
 def _last_error(run: Path) -> str:
@@ -238,7 +254,7 @@ def _half(path: Path) -> bool:
 def version(run: Path) -> str:
     """Changes whenever a log of the run does."""
     parts = [str(in_use(run))]
-    for path in [run / "config.toml", run / "doctor.json"] + [
+    for path in [run / name for name in ("config.toml", "doctor.json", ENDED, OTHER_REWARDS)] + [
         s.folder / name
         for s in stages(run)
         for name in ("metrics.jsonl", "rollouts.jsonl", "tokens.jsonl", "summary.json")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from itertools import chain
 from typing import Any, TypeAlias
 
@@ -13,6 +14,7 @@ from plaudit.models.layers import freeze_lower_layers
 from plaudit.models.lora import add_adapters
 from plaudit.models.plain import PlainEngine
 from plaudit.models.tokenizer import Runs
+from plaudit.training.preparation import announce
 from plaudit.training.run import Run
 
 Engine: TypeAlias = PlainEngine | FastEngine
@@ -29,7 +31,7 @@ def prepare_to_learn(run: Run, stage: str, model: Any, texts: Iterable[Runs] = (
     add_adapters(model, settings, run.config.seed, name or stage)
     engine = choose_engine(run, stage, model)
     engine.prepare(model)
-    engine.remember(model, [[*chain(*runs)] for runs in texts])
+    engine.remember(model, [[*chain(*runs)] for runs in texts], partial(announce, "reading the texts"))
     return engine
 
 

@@ -43,8 +43,8 @@ class MetricsLog:
     """The log files of one stage, with one JSON object per step.
 
     They are `metrics.jsonl`, `timing.jsonl` and, if the stage samples responses, `rollouts.jsonl`, with one object per
-    response, and `tokens.jsonl`, with the tokens of a few of them. Times have their own file, so that `metrics.jsonl`
-    of a resumed run is byte for byte equal to that of an uninterrupted run.
+    response, and `tokens.jsonl`, with the tokens of a few of them. Times, and how many steps the stage has, have their
+    own file, so that `metrics.jsonl` of a resumed run is byte for byte equal to that of an uninterrupted run.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -56,7 +56,8 @@ class MetricsLog:
 
     def append(self, report: StepReport) -> None:
         """Append one line to `metrics.jsonl` and to `timing.jsonl`."""
-        for path, figures in ((self.metrics_path, report.metrics), (self.timing_path, report.timing)):
+        timing = report.timing | {"total": report.total}
+        for path, figures in ((self.metrics_path, report.metrics), (self.timing_path, timing)):
             _append(path, [{"step": report.step} | figures])
 
     def log_responses(self, iteration: int, **columns: list[Any]) -> None:

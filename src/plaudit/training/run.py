@@ -17,11 +17,21 @@ from plaudit.config import ALGORITHMS, Config, build, flatten, read_saved, to_to
 from plaudit.data.corpus import load
 from plaudit.data.splits import Splits
 from plaudit.errors import RunError
-from plaudit.files import json_text, link_or_copy, partial_of, remove_folder, sha256, sweep, write_atomic, write_json
+from plaudit.files import (
+    json_text,
+    link_or_copy,
+    partial_of,
+    remove_folder,
+    sha256,
+    share_tensors,
+    sweep,
+    write_atomic,
+    write_json,
+)
 from plaudit.models import loading
 from plaudit.models.ensemble import members_of
 from plaudit.rewards import Source, described, sources_of, uses_model
-from plaudit.training import lock, manifest, trackers
+from plaudit.training import ending, lock, manifest, trackers
 from plaudit.training.checkpoint import Checkpoints
 from plaudit.training.device import device_named, multiplies_bfloat16
 from plaudit.training.metrics import MetricsLog
@@ -86,6 +96,7 @@ class Run:
         path.mkdir(parents=True, exist_ok=True)
         lock.acquire(path)
         sweep(path)
+        ending.forget(path, {*stages, *removed})
         for stage in removed:
             remove(path, stage)
         for stage in kept:  # left if a crash came just before their removal
@@ -149,6 +160,7 @@ class Run:
     def finish(self, stage: str, summary: dict[str, Any]) -> None:
         """Write the folder's manifest, then summary.json, which marks the stage as finished; remove its checkpoints."""
         folder, text = self.folder(stage), json_text(summary)
+        share_tensors(folder)
         files = [p for p in folder.rglob("*") if p.is_file() and folder / "checkpoints" not in p.parents]
         manifest.write(folder, [p for p in files if p.name not in _UNSEALED], {"summary.json": text})
         write_atomic(folder / "summary.json", text)

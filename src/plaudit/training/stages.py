@@ -5,12 +5,13 @@ from pathlib import Path
 
 from plaudit.data.splits import Part
 from plaudit.files import remove_folder
-from plaudit.training import lock, manifest, trackers
+from plaudit.training import ending, lock, manifest, trackers
 
 MEMORY_FILE = "memory.json"  # bytes: predicted, and measured; they depend on the machine and differ from run to run
 _COMPARISON = ("methods", "methods.json", "methods.csv")  # of plaudit methods: made from the SFT and reward model
 OTHER_FILES = (
-    *(manifest.FILE, "frontier", *_COMPARISON, "config.toml", "doctor.json", MEMORY_FILE, *lock.FILES, trackers.FOLDER),
+    *(manifest.FILE, "frontier", *_COMPARISON, "config.toml", "doctor.json", MEMORY_FILE, ending.FILE, *lock.FILES),
+    trackers.FOLDER,
     *("feedback", "compare", "rounds"),  # of plaudit label, plaudit compare and plaudit loop
 )
 

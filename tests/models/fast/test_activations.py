@@ -28,10 +28,10 @@ def lm(request):
     return lm
 
 
-def engine_for(lm, folder, texts=TEXTS):
+def engine_for(lm, folder, texts=TEXTS, progress=lambda share: None):
     engine = FastEngine(torch.float32, folder / "new")
     engine.prepare(lm)
-    engine.remember(lm, texts)
+    engine.remember(lm, texts, progress)
     return engine
 
 
@@ -62,13 +62,17 @@ def test_every_text_has_the_states_that_it_has_alone(lm, tmp_path):
 
 
 def test_a_text_runs_through_the_frozen_layers_once(lm, tmp_path):
-    engine, runs = engine_for(lm, tmp_path), []
+    runs, shares = [], []
     bottom = lm.base_model.h[0] if lm.config.model_type == "gpt2" else lm.base_model.layers[0]
     bottom.register_forward_hook(lambda *_: runs.append(1))
-    assert runs == []
+    engine = engine_for(lm, tmp_path, progress=shares.append)
+    assert len(runs) == len(shares) == 4  # ten texts, three together
+    assert shares == sorted(shares)
+    assert shares[-1] == 1.0
+    assert shares[0] == (1 + 2 + 3) / sum(LENGTHS)  # by tokens, which take the time
     for _ in range(3):
         states_of(engine, lm, [[3, 8], [0, 1, 2, 4], [5, 6, 7, 9]])
-    assert len(runs) == 4  # ten texts, three together
+    assert len(runs) == 4
 
 
 def test_a_large_cache_is_a_mapped_file_that_is_removed_at_once(lm, tmp_path, monkeypatch):
@@ -122,23 +126,22 @@ def test_activations_come_back_in_the_order_of_the_question(tmp_path):
     cache, names = ActivationCache(2, tmp_path), [key(text) for text in TEXTS]
     cache.expect(TEXTS[:4])
     cache.add(names, [numbers(text) for text in TEXTS])
-    assert cache.missing(names) == []
+    assert cache.missing(names) == ()
     for order in ([0, 5, 2], [9, 3, 3, 1]):
         expected = torch.cat([numbers(TEXTS[i]) for i in order])
         assert torch.equal(cache.get([names[i] for i in order], CPU), expected)
 
 
-def test_texts_of_a_data_set_are_missing_in_groups_and_others_together(tmp_path):
+def test_a_data_set_is_computed_in_batches_by_length_and_other_texts_together(tmp_path):
     cache = ActivationCache(2, tmp_path)
-    cache.expect(TEXTS[:6])
+    batches = cache.expect(TEXTS[:6] + TEXTS[:2])
     by_length = sorted(range(6), key=lambda i: LENGTHS[i])
-    groups = [{key(TEXTS[i]) for i in by_length[:3]}, {key(TEXTS[i]) for i in by_length[3:]}]
-    asked = [key(TEXTS[i]) for i in (by_length[4], 8, 7, 8)]
-    missing = cache.missing(asked)
-    assert [set(some) for some in missing] == [groups[1], {key(TEXTS[7]), key(TEXTS[8])}]
-    assert len(missing[1]) == 2
-    cache.add(missing[0], [numbers(list(range(len(text) // 4))) for text in missing[0]])
-    assert [set(some) for some in cache.missing([key(TEXTS[i]) for i in by_length])] == [groups[0]]
+    assert [set(some) for some in batches] == [
+        {key(TEXTS[i]) for i in by_length[:3]},
+        {key(TEXTS[i]) for i in by_length[3:]},
+    ]
+    assert cache.expect(TEXTS) == []  # there is one data set
+    assert cache.missing([key(TEXTS[i]) for i in (by_length[4], 8, 7, 8)]) == (key(TEXTS[8]), key(TEXTS[7]))
 
 
 def test_new_responses_replace_those_of_the_last_iteration_and_a_data_set_remains(tmp_path):
@@ -147,7 +150,7 @@ def test_new_responses_replace_those_of_the_last_iteration_and_a_data_set_remain
     cache.add(names[:3], [numbers(text) for text in TEXTS[:3]])
     cache.keep(names[3:6], [numbers(text) for text in TEXTS[3:6]])
     cache.keep(names[5:8], [numbers(text, depth=2.0) for text in TEXTS[5:8]])
-    assert cache.missing(names) == [(names[3], names[4], names[8], names[9])]
+    assert cache.missing(names) == (names[3], names[4], names[8], names[9])
     assert torch.equal(cache.get([names[5]], CPU), numbers(TEXTS[5], depth=2.0))
     assert torch.equal(cache.get([names[1]], CPU), numbers(TEXTS[1]))
 

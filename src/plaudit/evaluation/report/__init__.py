@@ -17,15 +17,17 @@ from markupsafe import Markup
 
 from plaudit.config import POLICIES, known_settings, read_toml, tomllib
 from plaudit.errors import RunError
-from plaudit.evaluation.report import figures, methods, words
+from plaudit.evaluation.report import methods, words
 from plaudit.evaluation.report.words import CUSTOM_REWARD, REWARD_MODEL, Measure, bracketed, interval, number, written
 from plaudit.files import write_atomic
+from plaudit.training.ending import endings
+from plaudit.training.manifest import OTHER_REWARDS
 from plaudit.training.metrics import PART, read_jsonl
 
 LONGEST_TEXT = 1500  # characters of a text on the page
 Line = dict[str, Any]  # of a jsonl file
 _OF_STAGE = ("metrics.jsonl", "timing.jsonl", "summary.json")
-_OF_RUN = ("evaluation.json", "samples.jsonl", "responses.jsonl", "frontier.json", "methods.json")
+_OF_RUN = ("evaluation.json", "samples.jsonl", "responses.jsonl", "frontier.json", "methods.json", OTHER_REWARDS)
 
 # Control characters and lone surrogates: a model can write them, but a page cannot hold them.
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -94,7 +96,8 @@ class RunFiles:
         default_reward = self.reward == REWARD_MODEL
         ends = interval({"score_range": (-1, 1) if default_reward else None} | self.meta, "score_range")
         self.bounds = ends if ends and ends[0] < ends[1] else None  # of a score; None for a reward without bounds
-        optional = ("frontier.json", "methods.json", *(() if has_model or default_reward else ("reward_model/",)))
+        unneeded = () if has_model or default_reward else ("reward_model/",)
+        optional = ("frontier.json", "methods.json", OTHER_REWARDS, *unneeded)
         self.missing = [name for name in files if name not in existing and not name.startswith(optional)]
 
     def lines(self, path: str) -> list[Line]:
@@ -147,14 +150,18 @@ def _printable(value: Any) -> Any:
 
 
 def _faults(directory: Path) -> list[str]:
-    """What the figures show to be wrong, a sentence each."""
+    """Stages that failed, and what the figures show to be wrong, a sentence each."""
     from plaudit.evaluation.diagnosis import diagnose  # which uses the words of this package
 
-    return [finding.sentence for finding in diagnose(directory)]
+    failed = {stage: ending for stage, ending in endings(directory).items() if ending.how == "failed"}
+    ends = [f"{words.title(stage)} failed after step {end.step}: {end.reason}." for stage, end in failed.items()]
+    return ends + [finding.sentence for finding in diagnose(directory)]
 
 
 def _content(run: RunFiles, faults: list[str]) -> dict[str, Any]:
     """Data for the template, and functions that read a number from a table and format it."""
+    from plaudit.evaluation.report import figures  # matplotlib, which those who need `words` alone do not load
+
     scale = run.bounds or _range_of_scores(run)
     sft, policy = (run.table("evaluation.json", entry) for entry in ("sft", "policy"))
 
@@ -176,6 +183,7 @@ def _content(run: RunFiles, faults: list[str]) -> dict[str, Any]:
         "place": lambda score: _place(score or 0.0, *scale),
         "parts": {policy: _parts(run, policy) for policy in (*run.policies, run.policy)},
         "held_out": _held_out(run),
+        "others": [words.other_reward_cells(*item) for item in run.table(OTHER_REWARDS).items()],
         "settings": _settings(run.settings),
         "leaves": _leaves,
         "draw": figures,

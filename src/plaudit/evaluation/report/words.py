@@ -47,6 +47,7 @@ MEASURES = (
     Measure("distinct_1", "Distinct tokens", "Different tokens ÷ all tokens."),
 )
 
+OTHER_HEADS = ("", "SFT", "policy", "difference, 95% interval")
 FRONTIER_HEADS = ("", "KL", "score", "judged positive", "distinct", "length")
 
 
@@ -247,6 +248,16 @@ def warnings_of(summary: dict[str, Any]) -> list[str]:
     """The warnings in a stage's summary.json."""
     found = summary.get("warnings")
     return [w for w in found if isinstance(w, str)] if isinstance(found, list) else []
+
+
+def other_reward_cells(name: str, entry: Any) -> tuple[str, ...]:
+    """An entry of `other_rewards.json` as cells under `OTHER_HEADS`: what a reward gives that was not trained for."""
+    sides = (entry.get(side) if isinstance(entry, Mapping) else None for side in ("sft", "policy"))
+    before, after = (number(side, "score_mean") for side in sides)
+    change = None if before is None or after is None else after - before
+    ends = interval(entry.get("meta") if isinstance(entry, Mapping) else None, "score_difference_ci95")
+    difference = f"{written(change, '{:+.2f}')} {bracketed(ends)}".rstrip()
+    return name, written(before, "{:.2f}"), written(after, "{:.2f}"), difference
 
 
 def on_or_above(points: Sequence[dict[str, Any]], of: str, draws: int) -> str:

@@ -34,7 +34,6 @@ class ActivationCache:
         self._width, self._folder = width, folder
         self._rollout: dict[bytes, Tensor] = {}
         self._dataset: dict[bytes, Tensor] = {}  # parts of one large tensor
-        self._pending: dict[bytes, tuple[bytes, ...]] = {}  # texts of the data set, each with those of its batch
 
     def keep(self, texts: Sequence[bytes], states: Sequence[Tensor]) -> None:
         """Keep activations (L, D), one tensor a text, in place of those kept before; a data set's remain."""
@@ -45,31 +44,26 @@ class ActivationCache:
         for text, activations in zip(texts, states, strict=True):
             if text in self._dataset:
                 self._dataset[text].copy_(activations)
-                self._pending.pop(text, None)
             else:
                 self._rollout[text] = activations
 
-    def expect(self, texts: Sequence[Sequence[int]]) -> None:
-        """Make room for a data set that is read in every epoch.
+    def expect(self, texts: Sequence[Sequence[int]]) -> list[tuple[bytes, ...]]:
+        """Make room for a data set that is read in every epoch; returns the batches in which to compute and `add` it.
 
-        A text is computed together with its neighbours in length, whichever is needed first. Its activations are then
-        the same to the last bit in whatever order the texts come, and so after a resume.
+        A text is computed together with its neighbours in length. Its activations are then the same to the last bit in
+        whatever order the texts come later, and so after a resume.
         """
         names = sorted({key(text) for text in texts}, key=lambda name: (len(name), name))
         if self._dataset or not names:
-            return
+            return []
         lengths = [len(name) // np.dtype(np.int32).itemsize for name in names]
         states = _allocate((sum(lengths), self._width), self._folder)
         self._dataset = dict(zip(names, states.split(lengths), strict=True))
-        for start in range(0, len(names), _TEXTS_TOGETHER):
-            batch = tuple(names[start : start + _TEXTS_TOGETHER])
-            self._pending |= dict.fromkeys(batch, batch)
+        return [tuple(names[start : start + _TEXTS_TOGETHER]) for start in range(0, len(names), _TEXTS_TOGETHER)]
 
-    def missing(self, texts: Sequence[bytes]) -> list[tuple[bytes, ...]]:
-        """Batches of texts to compute before `get` can answer: those of a data set, and other texts together."""
-        batches = dict.fromkeys(self._pending[text] for text in texts if text in self._pending)
-        others = dict.fromkeys(text for text in texts if text not in self._dataset and text not in self._rollout)
-        return [*batches, *([tuple(others)] if others else [])]
+    def missing(self, texts: Sequence[bytes]) -> tuple[bytes, ...]:
+        """Texts to compute, together, and to `add` before `get` can answer."""
+        return tuple(dict.fromkeys(t for t in texts if t not in self._dataset and t not in self._rollout))
 
     def get(self, texts: Sequence[bytes], device: torch.device) -> Float[Tensor, "N D"]:
         """Activations of the tokens of these texts, one text after the other."""

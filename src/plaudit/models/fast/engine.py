@@ -54,10 +54,20 @@ class FastEngine:
         self._depths.update(zip((model, *others), depths, strict=True))
         self._caches = {d: ActivationCache(model.config.hidden_size, self._folder) for d in sorted({*depths} - {0})}
 
-    def remember(self, model: Any, texts: Sequence[Sequence[int]]) -> None:
-        """Cache the activations of a data set, which every epoch reads again."""
+    def remember(
+        self, model: Any, texts: Sequence[Sequence[int]], progress: Callable[[float], None] = lambda share: None
+    ) -> None:
+        """Compute the activations of a data set, which every epoch reads again; `progress` gets the share that is done.
+
+        They are computed before the first step, so that a step takes as long as the others.
+        """
         if depth := self._depths[model]:
-            self._caches[depth].expect(texts)
+            done, batches = 0, self._caches[depth].expect(texts)
+            whole = sum(len(text) for some in batches for text in some)
+            for some in batches:
+                self._compute(model, depth, some)
+                done += sum(map(len, some))
+                progress(done / whole)
 
     def forget(self) -> None:
         """Drop the activations of all texts but those of data sets."""
@@ -163,20 +173,25 @@ class FastEngine:
     def _head(self, lm: Any) -> Head:
         return self._heads.setdefault(lm, Head(lm, rounded=self.dtype == torch.bfloat16))
 
-    @torch.no_grad()
     def _cached(self, model: Any, depth: int, ids: Tensor, attention_mask: Tensor) -> Float[Tensor, "N D"]:
         """Output of the frozen layers for the N tokens of a batch; texts that have not been read run through them."""
         cache, texts = self._caches[depth], _keys(ids, attention_mask)
-        for some in cache.missing(texts):
-            rows = [torch.frombuffer(bytearray(text), dtype=torch.int32).long() for text in some]
-            lengths = torch.tensor([len(row) for row in rows])
-            mask = torch.arange(int(lengths.max())) < lengths[:, None]
-            padded = torch.zeros(mask.shape, dtype=torch.long).masked_scatter_(mask, torch.cat(rows))
-            packed = pack(padded.to(ids.device), mask.to(ids.device))
+        if some := cache.missing(texts):
+            self._compute(model, depth, some)
+        return cache.get(texts, ids.device)
+
+    @torch.no_grad()
+    def _compute(self, model: Any, depth: int, texts: tuple[bytes, ...]) -> None:
+        """Add what the frozen layers make of some texts, in one batch, to the cache."""
+        rows = [torch.frombuffer(bytearray(text), dtype=torch.int32).long() for text in texts]
+        lengths, device = torch.tensor([len(row) for row in rows]), next(model.parameters()).device
+        mask = torch.arange(int(lengths.max())) < lengths[:, None]
+        padded = torch.zeros(mask.shape, dtype=torch.long).masked_scatter_(mask, torch.cat(rows))
+        packed = pack(padded.to(device), mask.to(device))
+        with autocast(model, self.dtype):
             hidden = embed(model, packed.ids, packed.position_ids)
             hidden = run_layers(model, hidden, (0, depth), packed.mask, packed.position_ids)
-            cache.add(some, packed.collect(hidden).split(lengths.tolist()))
-        return cache.get(texts, ids.device)
+        self._caches[depth].add(texts, packed.collect(hidden).split(lengths.tolist()))
 
 
 def _keys(ids: Int[Tensor, "B T"], attention_mask: Bool[Tensor, "B T"]) -> list[bytes]:

@@ -1,0 +1,93 @@
+"""How the work on a stage ended before it was finished: RUN/ended.json, with an entry for each such stage.
+
+A finished stage has its summary.json instead, and a process that was killed leaves neither.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from plaudit.errors import in_one_line
+from plaudit.files import write_json
+from plaudit.training.metrics import StepReport
+
+FILE = "ended.json"
+
+
+class Ending(NamedTuple):
+    """How a stage ended.
+
+    Attributes:
+        how: "stopped" by Ctrl-C, SIGTERM or the program that asked for the steps, or "failed".
+        reason: name of the signal, or the error in one line; "" where a program stopped asking.
+        step: steps in metrics.jsonl.
+    """
+
+    how: Literal["stopped", "failed"]
+    reason: str
+    step: int
+    at: str = ""
+
+
+def recorded(run: Path, stage: str, reports: Iterator[StepReport]) -> Iterator[StepReport]:
+    """The reports of a stage; leaves a record if they end early, which the next attempt removes."""
+    forget(run, (stage,))
+    try:
+        yield from reports
+    except BaseException as error:
+        if not (run / stage / "summary.json").exists():
+            with suppress(OSError):  # the error itself matters more, such as a full disk
+                write_json(run / FILE, _entries(run) | {stage: _ending(error, run / stage)._asdict()})
+        raise
+
+
+def forget(run: Path, stages: Iterable[str]) -> None:
+    """Remove the records of some stages."""
+    known = _entries(run)
+    left = {stage: entry for stage, entry in known.items() if stage not in stages}
+    if not left:
+        (run / FILE).unlink(missing_ok=True)
+    elif left != known:
+        write_json(run / FILE, left)
+
+
+def endings(run: Path) -> dict[str, Ending]:
+    """The records of a run directory, by stage; what cannot be read is left out."""
+    found = {}
+    for stage, entry in _entries(run).items():
+        with suppress(TypeError):
+            ending = Ending(**entry)
+            if ending.how in ("stopped", "failed") and isinstance(ending.reason, str):
+                found[stage] = ending
+    return found
+
+
+def _entries(run: Path) -> dict[str, Any]:
+    try:
+        found = json.loads((run / FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _ending(error: BaseException, folder: Path) -> Ending:
+    try:
+        step = (folder / "metrics.jsonl").read_bytes().count(b"\n")
+    except OSError:
+        step = 0
+    at = time.strftime("%Y-%m-%d %H:%M:%S")
+    if isinstance(error, Exception):
+        return Ending("failed", in_one_line(error) or _unexpected(error), step, at)
+    if isinstance(error, KeyboardInterrupt):
+        return Ending("stopped", signal.Signals(getattr(error, "number", signal.SIGINT)).name, step, at)
+    return Ending("stopped", "", step, at)
+
+
+def _unexpected(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
