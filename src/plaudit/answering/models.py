@@ -209,11 +209,13 @@ class Sides:
 
 def pieces(tokenizer: Tokenizer, prompt: Sequence[int], response: Sequence[int]) -> list[str]:
     """The text of each token. A character of several tokens is the text of its last one, and the others have none."""
-    found, waiting, before = [], list[int](), [*prompt[-_CONTEXT:]]
+    found, waiting, before = list[str](), list[int](), [*prompt[-_CONTEXT:]]
     for place, token in enumerate(response):
+        following = response[place + 1 : place + 2]
         waiting.append(token)
         text = tokenizer.continuation(before, waiting)
-        if text.endswith("\ufffd") and place + 1 < len(response) and len(waiting) < _CONTEXT:
+        goes_on = following and following[0] not in tokenizer.control_ids and len(waiting) < _CONTEXT
+        if text.endswith("\ufffd") and goes_on:
             found.append("")
             continue
         found.append(text)

@@ -13,10 +13,10 @@ import os
 import queue
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from plaudit.answering.models import Sides, noise_for
 from plaudit.chat.session import Prompt, Sampling
@@ -75,14 +75,14 @@ def _plain(prompt: Text) -> dict[str, Any]:
     return {"shown": shown, "prompt": [asdict(message) for message in prompt]}
 
 
-def _own_output() -> IO[str]:
+def _own_output() -> Any:
     """Standard output for our lines alone: what a library or a reward function prints goes to standard error."""
     out = os.fdopen(os.dup(1), "w", encoding="utf-8", errors="replace")
     os.dup2(2, 1)
     return out
 
 
-def _requests(lines: IO[str]) -> Iterator[dict[str, Any]]:
+def _requests(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
     """The requests on standard input. When it ends the process ends at once, also in the middle of an answer."""
     waiting: queue.Queue[str] = queue.Queue()
 

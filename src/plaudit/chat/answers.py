@@ -91,9 +91,15 @@ def sides(session: Session, turn: Turn) -> list[Side]:
 
 
 def difference(both: list[Side]) -> str:
-    """By how much the second model's mean score is higher; "" where one has none."""
-    before, after = (side.mean for side in both)
-    return "" if before is None or after is None else f"{after - before:+.2f}".replace("-", "−")
+    """Which model's mean score is higher, and by how much; "" where one has none."""
+    before, after = both
+    if before.mean is None or after.mean is None:
+        return ""
+    gap = abs(after.mean - before.mean)
+    if float(f"{gap:.3g}") < 0.005:
+        return "the scores are equal"
+    high, low = (after, before) if after.mean > before.mean else (before, after)
+    return f"{title_of(high.name)} scores {figure(gap)} higher than {title_of(low.name)}"
 
 
 def _answer(row: dict[str, Any], place: int, session: Session) -> Answer:
@@ -109,7 +115,7 @@ def _answer(row: dict[str, Any], place: int, session: Session) -> Answer:
     length = f"{len(tokens)} token{'s' * (len(tokens) != 1)}"
     figures.append(("Length", length, "ended" if row["ended"] else "cut off"))
     if row.get("kl") is not None:
-        figures.append(("KL", figure(row["kl"]), "nats from the reference"))
+        figures.append(("KL", figure(row["kl"]), "nats"))
     return Answer(place, row["text"], figures, _tokens(row), row.get("no_score", ""))
 
 

@@ -79,7 +79,7 @@ class Session:
     def __init__(self, names: tuple[str, str], clock: Callable[[], float] = time.time) -> None:
         self.names, self.about, self.problem = names, dict[str, Any](), ""
         self.state: Literal["loading", "ready", "stopped"] = "loading"
-        self.progress: tuple[int, int, str] = (0, 1, "starting")
+        self.progress: tuple[int, int, str] = (0, 1, "starting Python and PyTorch")
         self.conversations: list[Conversation] = []
         self.version, self.changed = 0, lambda: None
         self._clock, self._lock, self._turns = clock, threading.RLock(), 0

@@ -9,9 +9,9 @@ import json
 import subprocess
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from typing import IO, Any
+from typing import Any
 
 from plaudit.chat.session import Session, Turn
 
@@ -51,7 +51,7 @@ class Worker:
                 return
             with self.session.changing():
                 self.session.state, self.session.problem = "loading", ""
-                self.session.progress = (0, 1, "starting")
+                self.session.progress = (0, 1, "starting Python and PyTorch")
             self._ended_because = ""
             self._thread = threading.Thread(target=self._run, daemon=True)
             self._thread.start()
@@ -82,8 +82,12 @@ class Worker:
             if closing:
                 _end(process)
             assert process.stdout is not None
-            for message in _messages(process.stdout):
-                self._hear(message)
+            with process.stdout:
+                try:
+                    for message in _messages(process.stdout):
+                        self._hear(message)
+                except (KeyError, TypeError, IndexError) as error:
+                    self._ended_because = f"their process wrote something else than expected: {error!r}"
             _end(process)
             self._stopped(self._ended_because or _last_line(log) or _code(process.returncode))
 
@@ -145,7 +149,7 @@ class Worker:
             self.report(f"the models have stopped: {reason}")
 
 
-def _messages(out: IO[str]) -> Iterator[dict[str, Any]]:
+def _messages(out: Iterable[str]) -> Iterator[dict[str, Any]]:
     for line in out:
         with suppress(ValueError):  # half a line, of a process that was killed
             message = json.loads(line)
@@ -167,7 +171,7 @@ def _end(process: subprocess.Popen[str]) -> None:
     process.wait()
 
 
-def _last_line(log: IO[str]) -> str:
+def _last_line(log: Any) -> str:
     log.seek(0)
     return next((line for line in log.read()[-10_000:].splitlines()[::-1] if line.strip()), "")
 
