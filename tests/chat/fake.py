@@ -62,4 +62,4 @@ def main(story=""):
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(*sys.argv[1:2])
