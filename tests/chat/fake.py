@@ -2,7 +2,8 @@
 
     python fake.py [STORY]
 
-STORY: `slow` loading, `broken` loading, or nothing. A message `die`, `hang` or `fail` does that.
+STORY: `until FILE` is there it loads; `broken` loading; `chats`; or nothing. A message `die`, `kill`, `hang` or `fail`
+does that.
 """
 
 import json
@@ -29,8 +30,8 @@ def tell(**message):
 
 def main(story=""):
     tell(kind="loading", done=1, total=4, message="opening the models")
-    if story == "slow":
-        time.sleep(1)
+    while story.startswith("until ") and not os.path.exists(story.removeprefix("until ")):
+        time.sleep(0.01)
     if story == "broken":
         tell(kind="error", message="no model here; use another")
         sys.exit(1)

@@ -52,7 +52,7 @@ def test_a_prompt_and_its_answers_stand_on_the_page_with_every_figure(talk):
         "Length 4 tokens ended", "KL 1.5 nats", "temperature 0.8 · seed 3 · up to 16 tokens",
     ):  # fmt: skip
         assert expected in said
-    assert 'class="token shade-0"' in html  # e^-0.5 is 61%
+    assert 'class="token shade-0 word"' in html  # e^-0.5 is 61%
     assert html.count('class="token shade-4"') == 2  # e^-6 is 0.2%
     assert ">61%</span>" in html
     assert ' good: probability 0.607. Likeliest:  good 61%, &lt;b&gt;other&lt;/b&gt; 8%"' in html
@@ -167,8 +167,8 @@ def test_the_export_has_one_line_an_answer(talk):
         assert {"text", "ids", "pieces", "score", "parts", "judge", "kl", "ended", "alternatives"} <= row.keys()
 
 
-def test_the_queue_stands_on_the_page():
-    with talking("slow") as (session, _, chat):
+def test_the_queue_stands_on_the_page(tmp_path):
+    with talking(f"until {tmp_path / 'ready'}") as (session, _, chat):
         client = browser(chat)
         for word in ("one", "two"):
             client.post("/ask", data=FORM | {"prompt": word}, follow_redirects=False)
@@ -177,6 +177,7 @@ def test_the_queue_stands_on_the_page():
         assert "Next in the queue, once the models have loaded." in words(html)
         assert "Number 2 in the queue" in words(html)
         assert '<meta http-equiv="refresh"' in html  # for browsers without JavaScript
+        (tmp_path / "ready").touch()
         answered(session, 2)
         wait_for(lambda: not session.pending)
         assert '<meta http-equiv="refresh"' not in client.get("/").text

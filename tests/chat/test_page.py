@@ -24,10 +24,11 @@ expect.set_options(timeout=30_000)
 
 
 @pytest.fixture
-def served(request, monkeypatch):
-    """(session, link); the parameter is the story of the fake process."""
+def served(request, monkeypatch, tmp_path):
+    """(session, link); the parameter is the story of the fake process. With "until" it loads until `ready` is there."""
     monkeypatch.setattr(module, "REFRESH", (0.1, 0.2))
-    with talking(getattr(request, "param", "")) as (session, _, chat):
+    story = getattr(request, "param", "")
+    with talking(f"until {tmp_path / 'ready'}" if story == "until" else story) as (session, _, chat):
         app = guard(behind_door(chat.app(), PAGES, "my run", "secret", "cookie"))
         server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error"))
         thread = threading.Thread(target=server.run)
@@ -61,13 +62,14 @@ def ask(page, words):
     page.get_by_role("button", name="Answer").click()
 
 
-@pytest.mark.parametrize("served", ["slow"], indirect=True)
-def test_a_prompt_waits_while_the_models_load_and_the_answers_come_by_themselves(served, visit):
+@pytest.mark.parametrize("served", ["until"], indirect=True)
+def test_a_prompt_waits_while_the_models_load_and_the_answers_come_by_themselves(served, visit, tmp_path):
     page = visit[0](served[1])
     expect(page.get_by_text("The models are loading")).to_be_visible()
     ask(page, "hello")
     expect(page.get_by_text("Next in the queue, once the models have loaded.")).to_be_visible()
     expect(page.get_by_role("heading", name="hello")).to_be_visible()
+    (tmp_path / "ready").touch()
     expect(page.get_by_text("PPO scores 1 higher than SFT")).to_be_visible()
     expect(page.get_by_label("or pick one of the evaluation")).to_be_visible()  # it comes when the models are ready
     assert page.get_by_role("textbox", name="Prompt").input_value() == "hello"

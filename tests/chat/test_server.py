@@ -126,6 +126,8 @@ def test_the_models_by_default_are_sft_and_the_policy(finished, tmp_path):
     for name, advice in (("ppo", "run: plaudit ppo"), ("policy", "run: plaudit ppo"), ("reward_model", "reward-model")):
         with pytest.raises(RunError, match=advice):
             chosen(run, ("model", name))
+    (finished / "reward_model").mkdir()
+    (finished / "reward_model" / "summary.json").write_text("{}")
     with pytest.raises(RunError, match="writes nothing"):
         chosen(finished, ("sft", "reward_model"))
     (run / "sft").mkdir()

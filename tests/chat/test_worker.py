@@ -18,11 +18,12 @@ def test_a_prompt_is_answered_by_both_models():
         assert session.about["judge"] == "films"
 
 
-def test_what_is_asked_while_the_models_load_is_answered_afterwards():
-    with talking("slow") as (session, _, _):
+def test_what_is_asked_while_the_models_load_is_answered_afterwards(tmp_path):
+    with talking(f"until {tmp_path / 'ready'}") as (session, _, _):
         turn = session.ask("hello", SAMPLING)
         wait_for(lambda: session.progress == (1, 4, "opening the models"))
         assert (session.state, turn.state, session.pending) == ("loading", "waiting", True)
+        (tmp_path / "ready").touch()
         assert answered(session, 1).state == "answered"
         wait_for(lambda: not session.pending)
 

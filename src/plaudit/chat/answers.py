@@ -9,7 +9,7 @@ from typing import Any
 from plaudit.chat.models import BASE
 from plaudit.chat.session import Session, Turn
 from plaudit.config import POLICIES
-from plaudit.monitor.curves import figure
+from plaudit.web.rendering import figure
 
 # Below each probability a token is shaded one step more: unlikely tokens stand out.
 STEPS = (0.5, 0.2, 0.05, 0.01)

@@ -19,7 +19,6 @@ from plaudit.chat import answers
 from plaudit.chat.session import Prompt, Sampling, Session
 from plaudit.chat.worker import Worker
 from plaudit.errors import FeedbackError
-from plaudit.monitor.curves import figure
 from plaudit.web.rendering import Pages
 
 REFRESH = 0.7, 4.0  # seconds between two looks of a page: while something is awaited, and otherwise
@@ -35,7 +34,7 @@ def clock(seconds: float) -> str:
     return time.strftime("%H:%M", time.localtime(seconds))
 
 
-PAGES = Pages("plaudit.chat", ["chat.js", "chat.css"], [figure, clock, answers.spoken, answers.title_of])
+PAGES = Pages("plaudit.chat", ["chat.js", "chat.css"], [clock, answers.spoken, answers.title_of])
 
 
 class Chat:
