@@ -84,6 +84,15 @@ def test_dialogues_and_answers_that_are_not_there_are_refused(after, continued):
     assert len(session.conversations[0].turns) == 1
 
 
+def test_a_message_that_failed_is_left_out_of_the_dialogue():
+    session = chatting()
+    answer(session.ask("hello", SAMPLING), "yes")
+    failed = session.ask("far too long", SAMPLING, after=1)
+    failed.state, failed.sides = "failed", [[{"text": "half"}], None]
+    third = session.ask("why?", SAMPLING, after=1)
+    assert [each["content"] for each in session.request(third)["asked"][0]] == ["hello", "yes", "why?"]
+
+
 def test_models_that_do_not_chat_have_no_dialogues():
     session = chatting()
     answer(session.ask("hello", SAMPLING), "yes")

@@ -48,10 +48,17 @@ class Conversation:
     number: int
     turns: list[Turn] = field(default_factory=list)
 
+    @property
+    def last_answered(self) -> Turn | None:
+        """The turn that the next one continues."""
+        return next((turn for turn in self.turns[::-1] if turn.state == "answered"), None)
+
     def asked(self, turn: Turn, side: int, chats: bool) -> Prompt:
         """What a model reads to answer a turn: of a dialogue also the turns before, with its own answers."""
         messages: list[dict[str, str]] = []
         for each in self.turns:
+            if each is not turn and each.state != "answered":
+                continue  # it failed, and nobody has answered it
             prompt = each.prompt if each.prompt is not None else each.message
             if not chats:
                 return prompt if isinstance(prompt, str) else each.message
@@ -110,7 +117,7 @@ class Session:
 
     def position(self, turn: Turn) -> int:
         """The turn's place in the queue, from 1."""
-        return self.waiting.index(turn) + 1
+        return 1 + sum(other.number < turn.number for other in self.waiting)
 
     def ask(
         self,
@@ -148,11 +155,11 @@ class Session:
         found = next((one for one in self.conversations if one.number == number), None)
         if found is None or not self.chats:
             raise FeedbackError("There is no such dialogue here. Begin another one.")
-        last = found.turns[-1]
-        if last.state == "failed":
-            raise FeedbackError("The last message of this dialogue was not answered. Begin another one.")
-        if last.state != "answered":
+        if found.turns[-1].state in ("waiting", "answering"):
             raise FeedbackError("The last message of this dialogue is not answered yet. Wait for the answers.")
+        last = found.last_answered
+        if last is None:
+            raise FeedbackError("No message of this dialogue was answered. Begin another one.")
         for answers, which in zip(last.sides, continued, strict=True):
             if not 0 <= which < len(answers or []):
                 raise FeedbackError("There is no such answer to continue. Choose one of those that are shown.")

@@ -98,7 +98,7 @@ def _answer(words: list[str]) -> int:
 
 def _way_on(words: list[str]) -> str:
     """The command to continue with: --resume if a run directory has been opened, otherwise the same command."""
-    if not words or words[0] in ("data", "sample", "doctor", "notebooks", "push", "receipt"):
+    if not words or words[0] in ("data", "sample", "doctor", "notebooks", "push", "receipt", "chat"):
         return ""
     resumes = any(param.name == "resume" for param in commands.commands[words[0].replace("_", "-")].params)
     if _opened or not resumes:
