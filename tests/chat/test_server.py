@@ -117,6 +117,8 @@ def test_a_folder_without_a_run_is_named(tmp_path):
 def test_the_models_by_default_are_sft_and_the_policy(finished, tmp_path):
     assert chosen(finished) == ("sft", "ppo")
     assert chosen(finished, ("model", "policy")) == ("model", "ppo")
+    with pytest.raises(RunError, match="no finished best_of_n here; run: plaudit best-of-n"):
+        chosen(finished, ("sft", "best-of-n"))
     assert chosen(finished, ("sft", "some/model")) == ("sft", "some/model")
     run = tmp_path / "other"
     run.mkdir()

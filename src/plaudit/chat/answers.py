@@ -8,7 +8,7 @@ from typing import Any
 
 from plaudit.chat.models import BASE
 from plaudit.chat.session import Session, Turn
-from plaudit.config import POLICIES
+from plaudit.config import ALGORITHMS, heading
 from plaudit.web.rendering import figure
 
 # Below each probability a token is shaded one step more: unlikely tokens stand out.
@@ -57,7 +57,7 @@ class Side:
 
 def title_of(name: str) -> str:
     """A model's name as a heading."""
-    return "Base model" if name == BASE else name.upper() if name in POLICIES or name == "sft" else name
+    return "Base model" if name == BASE else heading(name) if name in ALGORITHMS else name
 
 
 def spoken(text: str) -> str:

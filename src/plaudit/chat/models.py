@@ -37,7 +37,8 @@ def chosen(run: Path, names: Sequence[str] | None = None) -> tuple[str, str]:
                 "two with --models"
             )
         names = (before, policy) if policy is not None else (BASE, before)
-    found = [policy or "ppo" if name == POLICY else name for name in names]
+    stages = {name.replace("_", "-"): name for name in ALGORITHMS}  # as commands spell them
+    found = [policy or "ppo" if name == POLICY else stages.get(name, name) for name in names]
     for name in found:
         if name in ALGORITHMS and not finished(run, name):
             command = f"plaudit {name.replace('_', '-')} --out {shlex.quote(str(run))}"
