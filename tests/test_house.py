@@ -19,8 +19,8 @@ FLOORS = [
     {"algorithms"},
     {"evaluation"},
     {"web"},
-    {"feedback", "monitor"},
-    {"cli", "labelling", "lesson", "pipeline", "publishing", "__main__"},
+    {"feedback", "monitor", "chat"},
+    {"cli", "answering", "labelling", "lesson", "pipeline", "publishing", "__main__"},
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 MOST_LINES, MOST_LINES_OF_A_FILE = 8500, 330

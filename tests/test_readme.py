@@ -21,6 +21,7 @@ PAGES = (
     "experiments",
     "feedback",
     "models",
+    "playground",
     "reliability",
     "results",
     "reward-model",

@@ -1,5 +1,6 @@
 """The commands with which people compare, each as a process of its own, and what is learned from the votes."""
 
+import json
 import re
 import signal
 import subprocess
@@ -7,6 +8,7 @@ import sys
 import time
 import urllib.request
 import uuid
+from urllib.parse import urlencode
 
 import pytest
 
@@ -126,6 +128,46 @@ def test_a_comparison_of_two_models_is_blind(run, open_store):
 def test_a_run_that_is_not_there_is_named(tmp_path, capsys):
     assert main(["compare", str(tmp_path / "nothing")]) == 1
     assert "no run here" in capsys.readouterr().err
+
+
+def test_two_models_answer_beside_each_other(run):
+    process, link = served("chat", run.path, "--models", "model", "sft")
+    address = link.partition("/?")[0]
+    opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
+    try:
+        opener.open(link, timeout=LONGEST).close()
+        form = {"prompt": "film", "temperature": "0.8", "seed": "1", "max_new_tokens": "8", "answers": "1"}
+        request = urllib.request.Request(f"{address}/ask", urlencode(form).encode(), {"Origin": address})
+        opener.open(request, timeout=LONGEST).close()
+
+        def rows():
+            with opener.open(f"{address}/export.jsonl", timeout=LONGEST) as found:
+                return [json.loads(line) for line in found.read().splitlines()]
+
+        wait_for(lambda: len(rows()) == 2)
+        assert [row["model"] for row in rows()] == ["model", "sft"]
+        with opener.open(address, timeout=LONGEST) as page:
+            text = page.read().decode()
+        assert "Base model" in text
+        assert "No scores: no finished reward_model here; run: plaudit reward-model --out" in text
+    finally:
+        assert ended(process) == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "problem"),
+    [
+        (("--models", "sft"), 2, "name two models, as in --models sft,ppo"),
+        (("--models", "sft,"), 2, "name two models"),
+        (("--models", "sft,ppo,grpo"), 2, "name two models"),
+        (("--models", "sft", "ppo"), 1, "no finished ppo here; run: plaudit ppo --out"),
+        (("--models", "model,ppo"), 1, "no finished ppo here; run: plaudit ppo --out"),
+        (("--timeout", "0"), 2, "--timeout"),
+    ],
+)
+def test_models_that_cannot_answer_are_refused_before_the_page_opens(run, capsys, words, code, problem):
+    assert main(["chat", str(run.path), *words, "--no-browser"]) == code
+    assert problem in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

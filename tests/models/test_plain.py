@@ -61,6 +61,16 @@ def test_log_probabilities_are_those_of_each_text_alone(name):
 
 
 @every_model
+def test_the_likeliest_tokens_are_those_of_each_text_alone(name):
+    lm, responses = make(name), some_responses()
+    expected = expected_logprobs(lm, responses, 0.7).float()
+    logprobs, tokens = PlainEngine().top_tokens(lm, responses, 5, 0.7)
+    torch.testing.assert_close(logprobs, expected.topk(5).values, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(logprobs, expected.gather(1, tokens), rtol=1e-4, atol=1e-4)
+    assert PlainEngine().top_tokens(lm, responses, 100)[0].shape == (len(tokens), 64)  # the whole vocabulary
+
+
+@every_model
 def test_compare_gives_both_log_probabilities_the_kl_and_the_entropy(name):
     lm, reference, responses = make(name), make(name), some_responses()
     with torch.no_grad():

@@ -11,7 +11,7 @@ import plaudit
 ROOT = Path(plaudit.__file__).parent
 
 
-@pytest.mark.parametrize("room", ["web", "monitor"])
+@pytest.mark.parametrize("room", ["web", "monitor", "chat"])
 def test_importing_the_room_imports_neither_torch_nor_transformers_nor_datasets(room):
     modules = [f"plaudit.{room}.{path.stem}" for path in sorted((ROOT / room).glob("*.py")) if path.stem != "__init__"]
     assert len(modules) >= 3

@@ -98,7 +98,7 @@ def _answer(words: list[str]) -> int:
 
 def _way_on(words: list[str]) -> str:
     """The command to continue with: --resume if a run directory has been opened, otherwise the same command."""
-    if not words or words[0] in ("data", "sample", "doctor", "notebooks", "push"):
+    if not words or words[0] in ("data", "sample", "doctor", "notebooks", "push", "chat"):
         return ""
     resumes = any(param.name == "resume" for param in commands.commands[words[0].replace("_", "-")].params)
     if _opened or not resumes:
@@ -287,6 +287,7 @@ commands.add_command(people.label)
 commands.add_command(people.compare)
 commands.add_command(people.loop)
 commands.add_command(people.watch)
+commands.add_command(people.chat)
 commands.add_command(sharing.merge)
 commands.add_command(sharing.push)
 commands.add_command(sharing.receipt)

@@ -1,6 +1,6 @@
-"""The commands that serve pages: `plaudit label`, `compare` and `loop` for people who compare, and `plaudit watch`.
+"""The commands that serve pages: `plaudit label`, `compare` and `loop` for people who compare, `watch` and `chat`.
 
-The server of the page never imports torch: a process of its own opens the models and makes the pairs.
+The server of a page never imports torch: a process of its own opens the models.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import webbrowser
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -167,12 +167,62 @@ def watch(run: Path, other: Path | None, host: str, port: int | None, browser: b
     """
     from plaudit.monitor.server import watch as serve
 
+    serve(run, other, host, port, _opening(browser))
+
+
+class _TwoModels(flags.Command):
+    """A command whose --models takes two names, as `--models sft,ppo` or as `--models sft ppo`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Join the two words, or a word and the next one, with a comma."""
+        words = [*args]
+        for place, word in enumerate(args[:-2]):
+            first, second = args[place + 1 : place + 3]
+            if word == "--models" and "," not in first and not second.startswith("-"):
+                words[place + 1 : place + 3] = [f"{first},{second}"]
+                break
+        return super().parse_args(ctx, words)
+
+
+def _two(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, str] | None:
+    if value is None:
+        return None
+    names = [name.strip() for name in value.split(",")]
+    if len(names) != 2 or not all(names):
+        raise click.UsageError(f"--models {value}: name two models, as in --models sft,ppo")
+    return names[0], names[1]
+
+
+@click.command("chat", cls=_TwoModels)
+@click.argument("run", type=flags.PATH)
+@click.option(
+    "--models",
+    metavar="A,B",
+    callback=_two,
+    help="models that answer: sft, ppo, model (the base model), a folder or a hub id; by default SFT and the policy",
+)
+@flags.count("--timeout", low=1, default=300, help="seconds for the answers to one prompt")
+@_with(_listening)
+def chat(run: Path, models: tuple[str, str] | None, timeout: int, host: str, port: int | None, browser: bool) -> None:
+    """Ask two models in the browser, side by side.
+
+    Each answer stands there with its score, the judge's verdict, its KL, and the probability of each token. The page
+    opens at once, and the models are opened meanwhile. Nothing is written into RUN.
+    """
+    from plaudit.chat.server import chat as serve
+
+    serve(run, models, host, port, timeout, _opening(browser))
+
+
+def _opening(browser: bool) -> Callable[[str], None]:
+    """Prints the link, and opens it in a browser."""
+
     def ready(link: str) -> None:
         print(f"Open {link}", flush=True)
         if browser:
             webbrowser.open(link)
 
-    serve(run, other, host, port, ready)
+    return ready
 
 
 def _serve(

@@ -109,6 +109,19 @@ class PlainEngine:
         return Comparison(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
     @torch.no_grad()
+    def top_tokens(
+        self, lm: Any, responses: Responses, number: int, temperature: float = 1.0
+    ) -> tuple[Float[Tensor, "N K"], Int[Tensor, "N K"]]:
+        """The `number` likeliest tokens in the place of each of the N response tokens, and their log-probabilities."""
+        parts = []
+        batch = (responses.ids, responses.attention_mask, responses.response_mask)
+        for ids, attention_mask, mask in zip(*(tensor.split(_ROWS) for tensor in batch), strict=True):
+            logits, _ = self.response_logits(lm, ids, attention_mask, mask, temperature)
+            parts.append(top_of_logits(logits, number))
+        logprobs, tokens = (torch.cat(column) for column in zip(*parts, strict=True))
+        return logprobs, tokens
+
+    @torch.no_grad()
     def generate(
         self,
         lm: Any,
@@ -169,6 +182,12 @@ def compare_logits(
     logp, ref_logp = torch.log_softmax(logits, dim=-1), torch.log_softmax(ref_logits, dim=-1)
     logprobs, ref_logprobs = (x.gather(1, tokens[:, None]).squeeze(1) for x in (logp, ref_logp))
     return logprobs, ref_logprobs, kl_of_logprobs(logp, ref_logp), entropy_of_logprobs(logp)
+
+
+def top_of_logits(logits: Float[Tensor, "N V"], number: int) -> tuple[Float[Tensor, "N K"], Int[Tensor, "N K"]]:
+    """The likeliest tokens, of which there are at most V, and their log-probabilities; the likeliest first."""
+    found = torch.log_softmax(logits, dim=-1).topk(min(number, logits.shape[1]))
+    return found.values, found.indices
 
 
 def position_ids(attention_mask: Bool[Tensor, "B T"]) -> Int[Tensor, "B T"]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AddedToken
 
-from plaudit.batches import Sequences
+from plaudit.batches import Responses, Sequences
 from plaudit.errors import DataError, ModelError
 from plaudit.models.chat import ChatTemplate, Rendered, ending_with_the_reply
 from plaudit.records import Dialogue, Message, Text, asking, dialogue
@@ -243,6 +243,14 @@ def collate(texts: Sequence[Sequence[Sequence[int]]], pad_id: int) -> Sequences:
 def pad_left(prompts: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
     """(B, P) ids and (B, P) attention mask of prompts padded on the left, ready for generation."""
     return _pad(prompts, pad_id, "left")
+
+
+def join_prompts(pairs: Sequence[tuple[Sequence[int], Sequence[int]]], ended: Sequence[bool], pad_id: int) -> Responses:
+    """Prompts and given responses as if a model had sampled them."""
+    prompts, prompt_mask = pad_left([prompt for prompt, _ in pairs], pad_id)
+    ids, mask = _pad([response for _, response in pairs], pad_id, "right")
+    whole, attention_mask = torch.cat([prompts, ids], 1), torch.cat([prompt_mask, mask], 1)
+    return Responses(whole, attention_mask, mask, torch.tensor(ended, dtype=torch.bool))
 
 
 def _pad(rows: Sequence[Sequence[int]], pad_id: int, side: str) -> tuple[Tensor, Tensor]:

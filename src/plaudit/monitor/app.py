@@ -19,7 +19,7 @@ from plaudit.config import read_toml
 from plaudit.errors import PlauditError
 from plaudit.evaluation.diagnosis import FAULTS
 from plaudit.monitor import reading, tokens
-from plaudit.monitor.curves import curves, figure
+from plaudit.monitor.curves import curves
 from plaudit.monitor.reading import Stage, stages
 from plaudit.monitor.rollouts import SORTS, Found, Rollouts
 from plaudit.training.metrics import PART, TOKENS_FILE
@@ -36,7 +36,7 @@ def duration(seconds: float) -> str:
     return f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-PAGES = Pages("plaudit.monitor", ["watch.js", "watch.css"], [figure, duration])
+PAGES = Pages("plaudit.monitor", ["watch.js", "watch.css"], [duration])
 
 
 @dataclass(frozen=True)

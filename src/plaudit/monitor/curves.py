@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from plaudit.evaluation.health import SUPERVISED_WINDOW, WINDOW, band_of, reading
 from plaudit.monitor.reading import number
+from plaudit.web.rendering import figure
 from plaudit.web.security import named
 
 WIDTH, HEIGHT = 520, 170
@@ -115,15 +115,6 @@ def _between(ends: tuple[float | None, float | None]) -> str:
     if high is not None:
         return f"healthy: up to {figure(high)}"
     return f"healthy: from {figure(low)} up" if low is not None else ""
-
-
-def figure(value: float) -> str:
-    """A number with three significant digits."""
-    if not math.isfinite(value):
-        return "no number"
-    size = abs(value)
-    text = f"{value:,.0f}" if size >= 1000 else f"{value:.3g}" if size == 0 or size >= 0.001 else f"{value:.1e}"
-    return text.replace("-", "−")
 
 
 def _points(lines: Sequence[Line], key: str) -> list[tuple[int, float | None]]:

@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from plaudit.monitor.curves import figure
 from plaudit.monitor.reading import Stage, number, rows
+from plaudit.web.rendering import figure
 
 COLOURS = {"advantages": "Advantage", "probability": "Probability", "kl": "KL", "rewards": "Reward", "values": "Value"}
 ABOUT = {

@@ -10,15 +10,14 @@ from itertools import chain
 from typing import Any
 
 import numpy as np
-import torch
 
-from plaudit.batches import Responses
+from plaudit.batches import Responses, to_device
 from plaudit.config import Config
 from plaudit.data.prompts import prompt_of, some_texts
 from plaudit.models.chat import without_refused
 from plaudit.models.classifier import Classifier
 from plaudit.models.ensemble import members_of
-from plaudit.models.tokenizer import Tokenizer, collate, pad_left
+from plaudit.models.tokenizer import Tokenizer, join_prompts
 from plaudit.records import Text
 from plaudit.rewards import (
     REWARD_MODEL,
@@ -170,8 +169,4 @@ def _texts(run: Run, tokenizer: Tokenizer) -> Responses:
         return [*chain(*prompt), *response[:cut]], response[cut:]
 
     pairs = without_refused(some_texts(run.data.train, 8 * _TRIED), pair)[0][:_TRIED]
-    prompts, prompt_mask = pad_left([prompt for prompt, _ in pairs], tokenizer.pad_id)
-    right = collate([([], response) for _, response in pairs], tokenizer.pad_id)
-    ids, mask = torch.cat([prompts, right.ids], 1), torch.cat([prompt_mask, right.attention_mask], 1)
-    ended = torch.ones(len(pairs), dtype=torch.bool)
-    return Responses(*(tensor.to(run.device) for tensor in (ids, mask, right.attention_mask, ended)))
+    return to_device(join_prompts(pairs, [True] * len(pairs), tokenizer.pad_id), run.device)

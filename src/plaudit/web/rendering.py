@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import uuid
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -37,6 +38,15 @@ def ago(seconds: float) -> str:
     return f"{round(seconds / 60)} min ago" if seconds < 5400 else f"{round(seconds / 3600)} h ago"
 
 
+def figure(value: float) -> str:
+    """A number with three significant digits."""
+    if not math.isfinite(value):
+        return "no number"
+    size = abs(value)
+    text = f"{value:,.0f}" if size >= 1000 else f"{value:.3g}" if size == 0 or size >= 0.001 else f"{value:.1e}"
+    return text.replace("-", "−")
+
+
 def path(points: Sequence[tuple[float, float]]) -> str:
     """Points as the `points` of an SVG polyline or polygon."""
     return " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
@@ -64,7 +74,7 @@ class Pages:
             lstrip_blocks=True,
             auto_reload=False,
         )
-        for function in (visible, named, percent, interval, ago, path, *filters):
+        for function in (visible, named, percent, interval, ago, figure, path, *filters):
             self._environment.filters[function.__name__] = function
         self._environment.globals |= {"version": self.version, "new_uuid": lambda: str(uuid.uuid4())}
 

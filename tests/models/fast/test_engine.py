@@ -94,6 +94,9 @@ def test_fast_equals_plain(family, dtype, train_layers, lora, attention, tmp_pat
         states = [[p.engine.hidden_states(p.lm, *batch[:2], wanted)] for p in (fast, plain, exact)]
         assert_near(*states, dtype)
         assert_near(*(p(*batch, temperature=0.7) for p in (fast, plain, exact)), dtype)
+        top = [p.engine.top_tokens(p.lm, responses, 5, 0.7) for p in (fast, plain, exact)]
+        assert_near(*([logprobs] for logprobs, _ in top), dtype)
+        assert dtype == BF16 or torch.equal(top[0][1], top[1][1])
 
     gradients = []
     for policy in (fast, plain, exact):

@@ -21,7 +21,7 @@ from plaudit.models.fast.optimizer import SlicedAdamW
 from plaudit.models.fast.packing import pack
 from plaudit.models.fast.precision import matrices, restore, round_frozen
 from plaudit.models.layers import layers
-from plaudit.models.plain import Comparison, autocast, compare_logits
+from plaudit.models.plain import Comparison, autocast, compare_logits, top_of_logits
 
 
 class FastEngine:
@@ -144,6 +144,19 @@ class FastEngine:
             ]
         logprobs, ref_logprobs, kl, entropy = (torch.cat(column) for column in zip(*parts, strict=True))
         return Comparison(logprobs, ref_logprobs, kl, entropy, states)
+
+    @torch.no_grad()
+    def top_tokens(
+        self, lm: Any, responses: Responses, number: int, temperature: float = 1.0
+    ) -> tuple[Float[Tensor, "N K"], Int[Tensor, "N K"]]:
+        """The `number` likeliest tokens in the place of each of the N response tokens, and their log-probabilities."""
+        ids, attention_mask = responses.ids, responses.attention_mask
+        states = self.hidden_states(lm, ids, attention_mask, predicting(responses.response_mask, ids.shape[1]))
+        head = self._head(lm)
+        size = chunk_size(len(head.weight), ids.device, gradient=False)
+        parts = [top_of_logits(head.logits(some, temperature), number) for some in states.split(size)]
+        logprobs, tokens = (torch.cat(column) for column in zip(*parts, strict=True))
+        return logprobs, tokens
 
     @torch.no_grad()
     def generate(
