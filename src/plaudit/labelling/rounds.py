@@ -22,6 +22,8 @@ from typing import Any
 
 from plaudit.errors import PlauditError
 from plaudit.evaluation.metrics import strict
+from plaudit.evaluation.report import LOOP as FILE
+from plaudit.evaluation.report import write_report
 from plaudit.feedback.statistics import agreement, win_rate
 from plaudit.feedback.store import Label, Store
 from plaudit.files import write_json
@@ -30,7 +32,7 @@ from plaudit.labelling.pairs import Author, open_run, write_pairs
 from plaudit.pipeline import steps
 from plaudit.training.run import Run
 
-FOLDER, FILE, PROGRESS = "rounds", "loop.json", "loop"
+FOLDER, PROGRESS = "rounds", "loop"
 _COMPARED = 1 / 3  # of a round's pairs that compare the newest policy with the one before
 
 
@@ -42,6 +44,7 @@ class Round:
     votes: int  # behind its reward model, in all rounds
     accuracy: float  # of the reward model on held-out votes
     accuracy_ci95: tuple[float, float]
+    trivial_rules: dict[str, float]  # how often each rule, such as "longer", is right about the same votes
     agreement: float | None  # of two people on one pair
     win_rate: float | None  # of the policy that the round asked about, against the one before it
     win_rate_ci95: tuple[float, float] | None
@@ -84,6 +87,7 @@ def loop(
         authors.append(Author(child, algorithm))
         finished.append(dataclasses.asdict(found))
         write_json(run.path / FILE, strict({"rounds": finished}))
+        write_report(run.path)
         yield found
     say(store, rounds, rounds, "the rounds are done")
 
@@ -139,6 +143,7 @@ def outcome(child: Run, store: Store, number: int, answered: list[Label], author
         votes=len(labels),
         accuracy=summary["accuracy"],
         accuracy_ci95=tuple(summary["accuracy_ci95"]),
+        trivial_rules={name: of_rule["accuracy"] for name, of_rule in summary["trivial_rules"].items()},
         agreement=agreement(labels).same.value,
         win_rate=rate.rate if rate else None,
         win_rate_ci95=rate.interval if rate else None,

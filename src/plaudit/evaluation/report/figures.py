@@ -19,6 +19,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from plaudit.evaluation.report.rounds import best_rule
 from plaudit.evaluation.report.words import interval, number, written
 from plaudit.maths.intervals import wilson
 
@@ -240,6 +241,35 @@ def accuracy_by_margin(bins: Sequence[dict[str, Any]]) -> str:
         axes.set_xticks(x, [f"{name}\nn = {n:.0f}" for name, n in zip(names, count, strict=True)])
         axes.set_xlim(-0.5, len(x) - 0.5)
         return _svg(figure, "accuracy of the reward model by margin")
+
+
+def rounds(rows: Sequence[dict[str, Any]]) -> str:
+    """The rounds of `loop.json`: the win rates that people's votes gave, above the accuracy of the reward models."""
+    if not columns(rows, "number", "accuracy").size:
+        return ""
+    titles = ["win rate against the policy before (%); dashed: equal", "right about held-out votes (%)"]
+    with _new_figure("rounds", titles, "round", TALL // 2 + 30) as (figure, (upper, lower)):
+        upper.axhline(50, color=MUTED, linewidth=1, linestyle=(0, (3, 3)))
+        for axes, key, colour in ((upper, "win_rate", AFTER), (lower, "accuracy", AFTER)):
+            some = [row for row in rows if columns([row], "number", key).size and interval(row, f"{key}_ci95")]
+            if not some:
+                continue
+            x, y = columns(some, "number", key)
+            axes.vlines(
+                x, *100 * np.array([row[f"{key}_ci95"] for row in some]).T, color=colour, linewidth=2, alpha=0.5
+            )
+            axes.plot(x, 100 * y, color=colour, linewidth=1.2, marker="o", markersize=5)
+            _label(axes, x[-1], 100 * y[-1], f"{100 * y[-1]:.0f}" if key == "win_rate" else "model", (7, -4))
+        best = [{"number": row.get("number"), "share": best_rule(row)[1]} for row in rows]
+        for found, key, name, marker in ((rows, "agreement", "people", "s"), (best, "share", "best rule", "x")):
+            x, y = columns(found, "number", key)
+            if len(x):
+                lower.plot(x, 100 * y, color=COST, linewidth=0, marker=marker, markersize=6)
+                _label(lower, x[-1], 100 * y[-1], name, (7, -4), COST)
+        upper.set_ylim(0, 100)
+        lower.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+        lower.set_xlim(0.7, len(rows) + 0.3)
+        return _svg(figure, "win rate and accuracy of the reward model in each round")
 
 
 def running_mean(values: np.ndarray, reach: int) -> np.ndarray:
