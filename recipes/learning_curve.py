@@ -25,6 +25,7 @@ from scipy.special import logit
 from plaudit import rng
 from plaudit.config import build
 from plaudit.data.human_ratings import human_ratings
+from plaudit.errors import DataError
 from plaudit.evaluation.judge import imdb_judge
 from plaudit.feedback import assignment
 from plaudit.feedback.assignment import Plan
@@ -175,11 +176,16 @@ def points(run: Run, folder: Path, numbers: Sequence[int], seeds: Sequence[int])
     for seed, number in ((seed, number) for number in numbers for seed in seeds):
         file = folder / f"{seed}-{number}.json"
         if not file.exists():
-            child = trained(run, folder / f"{seed}-{number}", seed, choices(folder, seed, numbers)[number])
-            rate, same = judged(run, child, rank, seed)
-            accuracy = child.summary("reward_model")["accuracy"]
-            figures = {"seed": seed, "choices": number, "accuracy": accuracy, "agreement": same}
-            write_json(file, figures | dataclasses.asdict(rate))
+            figures: dict[str, Any] = {"seed": seed, "choices": number}
+            try:
+                child = trained(run, folder / f"{seed}-{number}", seed, choices(folder, seed, numbers)[number])
+            except DataError as error:  # too few choices to learn from, or to measure what was learned
+                figures["refused"] = str(error).partition(": ")[2].partition(":")[0]
+            else:
+                rate, same = judged(run, child, rank, seed)
+                figures |= {"accuracy": child.summary("reward_model")["accuracy"], "agreement": same}
+                figures |= dataclasses.asdict(rate)
+            write_json(file, figures)
         yield json.loads(file.read_text(encoding="utf-8"))
 
 
@@ -196,6 +202,9 @@ def main() -> None:
     )
     run = base_run(args.out, max(args.choices), {"ppo.iterations": args.iterations})
     for one in points(run, args.out, args.choices, args.seeds):
+        if "refused" in one:
+            print(f"| {one['choices']} | {one['seed']} | – | – | {one['refused']} |", flush=True)
+            continue
         low, high = one["interval"]
         counts = f"{one['wins']}, {one['ties']}, {one['losses']}"
         rate = f"{one['rate']:.3f} [{low:.3f}, {high:.3f}]"

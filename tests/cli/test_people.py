@@ -109,18 +109,25 @@ def test_pairs_are_made_beside_the_page_and_learned_from(run, open_store, capsys
 
 
 def test_a_comparison_of_two_models_is_blind(run, open_store):
-    process, link = served("compare", run.path, "--models", "sft", "model", "--number", 8)
+    process, link = served("compare", run.path, "--models", "sft", "model", "--number", 40)
     folder = run.path / "compare" / "sft-run-model"
     store = open_store(folder)
     try:
         wait_for(lambda: "pairs" in store.progress() and store.progress()["pairs"].done > 0)
-        wait_for(lambda: store.items("eval"))
-        page = read(link, link.split("?")[0] + "compare")
+        wait_for(lambda: store.progress()["pairs"].done == 40)
+        pages = ("", "compare", "history", "done", "results", "health", "class", "join", "nothing")
+        said = read(link, *(link.split("?")[0] + page for page in pages[:-1]))
     finally:
         assert ended(process) == 0
     assert {one.name for one in store.generators().values()} == {"run/sft", "run/model"}
-    assert "run/sft" not in page
-    assert "run/model" not in page
+    named = re.findall(r"<title>(.*?)</title>|<a class=\"brand\"[^>]*>(.*?)</a>|(?:href|action|src)=\"(.*?)\"", said)
+    assert len(named) > 50
+    assert not re.search(r"\b(run|sft)\b", " ".join("".join(found) for found in named))
+    assert not re.search(r"run/(sft|model)|run-model", said)
+    items = store.items("eval")
+    texts = store.completions({item.a for item in items})
+    first = [store.generators()[texts[item.a].generator].stage for item in items]
+    assert 0.2 < first.count("sft") / len(first) < 0.8  # the balance of sides says nothing about the models
 
 
 def test_a_run_that_is_not_there_is_named(tmp_path, capsys):

@@ -130,7 +130,7 @@ def compare(
     first, second = models or (("policy", "policy") if other else ("sft", "policy"))
     against = other or run
     plan = Plan(overlap, each, strategy="random", purpose="eval", practice=0, gold_share=0.0)
-    site = Site(title=f"{run.resolve().name} and {against.resolve().name}", plan=plan, code=join)
+    site = Site(title="Blind comparison", plan=plan, code=join)  # without names: who knows a style would look for it
     folder = run / COMPARED / f"{first}-{against.resolve().name}-{second}"
     arguments = [
         *_PAIRS,

@@ -126,7 +126,8 @@ def write_pairs(
     """Add `number` pairs of responses to prompts of the first author's run; yields how many are there.
 
     Both responses of a pair have the same prompt and different random numbers. Pairs of equal responses, and those with
-    an empty one, are left out.
+    an empty one, are left out. Which of them is a is drawn: sides are balanced between a and b, so somebody who knew
+    who wrote one response, or which model is a, would know it of the next pair too.
     A process that starts again with the same arguments makes the same pairs, and adds those that are missing.
 
     Args:
@@ -136,7 +137,7 @@ def write_pairs(
     """
     prompts = prompts_to_ask(authors[0].run, authors[0], purpose, number)
     generators = [author.add_to(store) for author in authors]
-    start, made = 0, 0
+    start, made, seed = 0, 0, authors[0].run.config.seed
     while start < number:
         rows = range(start, min(number, start + (_BATCH if start else _FIRST)))
         some = prompts[rows.start : rows.stop]
@@ -151,10 +152,11 @@ def write_pairs(
                 ]
             )
         texts = store.completions({one for column in pairs for one in column})
-        for a, b in zip(*pairs, strict=True):
+        for row, a, b in zip(rows, *pairs, strict=True):
             one, other = (texts[each].text.split() for each in (a, b))
             if one and other and one != other:
-                store.add_item(a, b, purpose, round=round)
+                turned = rng.generator(seed, "feedback", row, f"{purpose} {round} order").random() < 0.5
+                store.add_item(*((b, a) if turned else (a, b)), purpose, round=round)
                 made += 1
         start = rows.stop
         store.set_progress(PROGRESS, start, number, f"{made} pairs of responses")
