@@ -15,7 +15,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
-from itertools import cycle
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -83,17 +83,18 @@ def crowd(seed: int, rank: Rank) -> list[Person]:
 
 
 def vote(store: Store, people: Sequence[Person], plan: Plan, votes: int) -> None:
-    """Let people answer in turn until the project has so many votes; they go on where they stopped."""
+    """Let people answer in turn, from where they stopped, until the project has so many votes or nothing is left."""
     known = {one.name: one.id for one in store.annotators()}
     ids = [known.get(one.name) or store.add_annotator(one.name, "simulated", one.name).id for one in people]
-    answered = len(store.labels(plan.purpose))
-    turns = cycle(range(len(people)))
-    for _ in range(answered):
-        next(turns)
-    while answered < votes:
-        place = next(turns)
+    answered, waiting = len(store.labels(plan.purpose)), 0  # in a row that have voted on all that is left
+    for turn in count(answered):
+        if answered == votes or waiting == len(people):
+            return
+        place = turn % len(people)
         pair = assignment.next(store, ids[place], plan)
-        assert pair is not None, "there are fewer pairs than votes"
+        waiting = 0 if pair else waiting + 1
+        if pair is None:
+            continue
         random = rng.generator(plan.seed, "votes", pair.id, plan.purpose)
         answer = choose(people[place], str(pair.prompt), pair.left, pair.right, random)
         side: Any = answer.partition("-")[0]
@@ -129,6 +130,7 @@ def choices(folder: Path, seed: int, numbers: Sequence[int]) -> dict[int, Path]:
         people, plan = crowd(seed, opinion(texts_of(store))), Plan(practice=0, repeat_share=0.0, seed=seed)
         for number in missing:
             vote(store, people, plan, number)
+            assert len(store.labels()) == number, "there are fewer pairs than choices"
             write_comparisons(project, files[number])
         store.close()
     return files

@@ -50,6 +50,15 @@ _served = [
     flags.count("--overlap", low=1, default=1, help="votes for each pair, by different people"),
     click.option("--join", metavar="CODE", callback=_code, help="code with which others may join, such as a class"),
 ]
+_ask = click.option(
+    "--ask",
+    type=click.Choice(["random", "uncertain", "disagreement"]),
+    default="random",
+    show_default=True,
+    help="which pairs people see: random ones; mostly those whose answer tells the live model most; or mostly those "
+    "about which the members of a reward model disagree most: a loop then trains several in each round, and label needs "
+    "a run with reward_model.members. Below about 300 votes random ones do as well",
+)
 _each = flags.count("--each", low=1, help="pairs for each person; by default as many as there are")
 
 
@@ -72,14 +81,7 @@ def _with(options: list[Any]) -> Any:
     help="model that writes them: sft, ppo, model (the base model); auto is sft where it has finished",
 )
 @click.option("--pairs", type=flags.PATH, help="file of pairs from elsewhere, instead of making some")
-@click.option(
-    "--ask",
-    type=click.Choice(["random", "uncertain"]),
-    default="random",
-    show_default=True,
-    help="which pair comes next: a random one, or mostly the one whose answer tells the live model most; that does not "
-    "help below about 300 votes",
-)
+@_ask
 @_each
 @_with(_served)
 def label(
@@ -94,13 +96,32 @@ def label(
     from plaudit.feedback.assignment import Plan
     from plaudit.feedback.visits import Site
 
-    strategy: Any = ask
-    plan = Plan(overlap=overlap, votes=each, strategy=strategy, purpose="train")
+    if ask == "disagreement":
+        _check_ensemble(run, pairs)
+    plan = Plan(overlap=overlap, votes=each, strategy=_strategy(ask), purpose="train")
     command = f"plaudit reward-model --out {run} --comparisons"
     site = Site(title=run.resolve().name, plan=plan, code=join, command=command, training=_live_page(run))
     folder = run / FOLDER
     arguments = [*_PAIRS, str(folder), "--first", str(run), stage, "--number", str(0 if pairs else number)]
+    arguments += ["--disagreement"] if ask == "disagreement" else []
     _serve(folder, site, arguments, pairs, host, port, browser)
+
+
+def _strategy(ask: str) -> Any:
+    """What the server does: it opens no reward model, so the pairs on which these disagree are chosen when written."""
+    return "uncertain" if ask == "uncertain" else "random"
+
+
+def _check_ensemble(run: Path, pairs: Path | None) -> None:
+    from plaudit.models.ensemble import member_folders
+
+    if pairs is not None:
+        raise click.UsageError("--ask disagreement chooses among pairs that it writes; leave out --pairs or --ask")
+    if len(member_folders(run / "reward_model")) < 2:
+        raise RunError(
+            f"{run}: --ask disagreement needs a reward model with several members; run: plaudit reward-model {run} "
+            "--members 4"
+        )
 
 
 @click.command("compare", cls=flags.Command)
@@ -220,20 +241,22 @@ def _beside(command: list[str], log: Path) -> Iterator[None]:
 @flags.count("--rounds", low=1, default=2, help="rounds of comparing and training")
 @flags.count("--votes", low=10, default=100, help="votes that a round waits for")
 @click.option("--algorithm", default="ppo", show_default=True, help="what trains the policy")
+@_ask
 @_with(_served)
 def loop(
-    run: Path, rounds: int, votes: int, algorithm: str, host: str, port: int | None, browser: bool, overlap: int,
-    join: str | None,
+    run: Path, rounds: int, votes: int, algorithm: str, ask: str, host: str, port: int | None, browser: bool,
+    overlap: int, join: str | None,
 ) -> None:  # fmt: skip
     """Compare, train on the choices, compare again.
 
     Each round asks about responses of the newest policy, trains a reward model on all choices so far, and with it the
-    next policy. RUN/loop.json has the figures of each round.
+    next policy. RUN/report.html has the figures of each round.
     """
     from plaudit.feedback.assignment import Plan
     from plaudit.feedback.visits import Site
 
-    plan = Plan(overlap=overlap, newest=True)
+    plan = Plan(overlap=overlap, newest=True, strategy=_strategy(ask))
     site = Site(title=run.resolve().name, plan=plan, code=join, training=_live_page(run))
     words = ["--rounds", str(rounds), "--votes", str(votes), "--algorithm", algorithm]
+    words += ["--disagreement"] if ask == "disagreement" else []
     _serve(run / FOLDER, site, ["-m", "plaudit.labelling.rounds", str(run), *words], None, host, port, browser)
