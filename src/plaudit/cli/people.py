@@ -56,7 +56,7 @@ _ask = click.option(
     default="random",
     show_default=True,
     help="which pairs people see: random ones; mostly those whose answer tells the live model most; or mostly those "
-    "about which the members of a reward model disagree most: a loop then trains several in each round, and label needs "
+    "about which the members of a reward model disagree most: a loop then trains several each round, and label needs "
     "a run with reward_model.members. Below about 300 votes random ones do as well",
 )
 _each = flags.count("--each", low=1, help="pairs for each person; by default as many as there are")
