@@ -11,6 +11,7 @@ import uuid
 import pytest
 
 from plaudit.cli import main
+from plaudit.cli.people import _beside
 from plaudit.config import build
 from plaudit.feedback import assignment
 from plaudit.feedback.assignment import Plan
@@ -160,3 +161,38 @@ def test_a_code_that_is_easy_to_guess_is_refused(tmp_path, capsys, command, code
     assert main([command, str(tmp_path / "run"), "--join", code]) == 2
     assert f"--join {code}: too easy to guess" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("program", "expected"),
+    [
+        (
+            "import sys; print('one'); sys.exit('it broke')",
+            "ended with code 1; the last line in log.txt is: it broke",
+        ),
+        ("import os; os.kill(os.getpid(), 9)", "was killed by signal 9, perhaps because memory ran out"),
+    ],
+)
+def test_the_page_says_when_the_process_beside_it_has_ended_and_how(tmp_path, open_store, program, expected):
+    store = open_store(tmp_path)
+    store.set_progress("pairs", 0, 1, "starting")
+    with _beside([sys.executable, "-c", program], tmp_path, "pairs"):
+        wait_for(lambda: store.progress()["pairs"].failed)
+    assert expected in store.progress()["pairs"].message
+
+
+@pytest.mark.parametrize("message", ["all is done", "error: what the process itself has said"])
+def test_a_process_that_has_finished_or_has_said_why_is_left_alone(tmp_path, open_store, message):
+    store = open_store(tmp_path)
+    store.set_progress("pairs", int(message == "all is done"), 1, message)
+    with _beside([sys.executable, "-c", "raise SystemExit(3)"], tmp_path, "pairs"):
+        time.sleep(0.5)
+    assert store.progress()["pairs"].message == message
+
+
+def test_ending_the_command_is_no_error(tmp_path, open_store):
+    store = open_store(tmp_path)
+    store.set_progress("pairs", 0, 1, "starting")
+    with _beside([sys.executable, "-c", "import time; time.sleep(60)"], tmp_path, "pairs"):
+        pass
+    assert store.progress()["pairs"].message == "starting"

@@ -21,6 +21,7 @@ from plaudit import rng
 from plaudit.config import build
 from plaudit.errors import DataError, PlauditError
 from plaudit.evaluation.evaluate import policy_stage
+from plaudit.feedback.entries import ERROR
 from plaudit.feedback.store import Purpose, Store
 from plaudit.files import sha256
 from plaudit.labelling.disagreement import CANDIDATES, Ensemble, disputed
@@ -235,7 +236,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             pass
         add_features(store, backbone)
     except PlauditError as error:
-        store.set_progress(PROGRESS, 0, given.number, f"error: {error}")
+        store.set_progress(PROGRESS, 0, given.number, f"{ERROR}{error}")
         print(f"plaudit: error: {error}", file=sys.stderr)
         return 1
     finally:

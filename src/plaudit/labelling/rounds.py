@@ -24,6 +24,7 @@ from plaudit.errors import PlauditError
 from plaudit.evaluation.metrics import strict
 from plaudit.evaluation.report import LOOP as FILE
 from plaudit.evaluation.report import write_report
+from plaudit.feedback.entries import ERROR
 from plaudit.feedback.statistics import agreement, win_rate
 from plaudit.feedback.store import Label, Store
 from plaudit.files import write_json
@@ -181,7 +182,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for found in loop(run, store, given.rounds, given.votes, given.algorithm, given.disagreement):
             print(found, flush=True)
     except PlauditError as error:
-        say(store, 0, given.rounds, f"error: {error}")
+        say(store, 0, given.rounds, f"{ERROR}{error}")
         print(f"plaudit: error: {error}", file=sys.stderr)
         return 1
     finally:
