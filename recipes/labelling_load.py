@@ -1,7 +1,7 @@
 """Many people vote at once: how long a vote takes, and whether any is lost or doubled.
 
     python recipes/labelling_load.py --people 50 --votes 200
-    python recipes/labelling_load.py --people 5 --votes 400 --width 256 --pause 0.1 --learning thread    # or process, none
+    python recipes/labelling_load.py --people 5 --votes 400 --width 256 --pause 0.1 --learning thread
 
 The server runs in a process of its own, and people in another one: each has a connection, loads a pair, votes, and
 loads the next, without a pause. Nothing is kept. With a width, responses have activations, so that the live head
@@ -200,9 +200,8 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8799)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        found = load(
-            Path(folder), args.port, args.people, args.votes, args.pairs, args.width, args.pause, args.learning
-        )
+        sizes = args.people, args.votes, args.pairs, args.width
+        found = load(Path(folder), args.port, *sizes, args.pause, args.learning)
     quantiles = {f"p{q}": q / 100 for q in (50, 90, 99)}
     figures = {
         "people": args.people,

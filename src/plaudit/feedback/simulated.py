@@ -237,12 +237,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("link", help="where the pages are; with --people 1, the link that the server printed will do")
     parser.add_argument("--code", default="", help="the join code")
     parser.add_argument("--people", type=int, default=10, help="how many people answer at once (default: %(default)s)")
-    parser.add_argument(
-        "--votes",
-        type=int,
-        default=30,
-        help="answers of each: pairs that come again count, practice does not (default: %(default)s)",
-    )
+    about = "answers of each: pairs that come again count, practice does not (default: %(default)s)"
+    parser.add_argument("--votes", type=int, default=30, help=about)
     parser.add_argument("--ratings", help="JSON file with a list of ratings for each text, or: human-ratings")
     parser.add_argument(
         "--score", metavar="FILE.py:NAME", help="reward function; or: judge, the log odds of the film judge"
