@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 from scipy.special import logit
 
 from plaudit import rng
@@ -191,6 +192,28 @@ def points(run: Run, folder: Path, numbers: Sequence[int], seeds: Sequence[int])
         yield json.loads(file.read_text(encoding="utf-8"))
 
 
+def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """The win rates against the number of choices, with their intervals, as a picture."""
+    figure = Figure(figsize=(6.4, 3.4), layout="constrained")
+    axes = figure.subplots()
+    known = [row for row in rows if "refused" not in row]
+    for row in known:
+        x = row["choices"] * 1.02 ** (row["seed"] - 2)  # seeds beside each other
+        axes.plot([x, x], [100 * end for end in row["interval"]], color="#0072b2", alpha=0.5, linewidth=2)
+        axes.plot(x, 100 * row["rate"], "o", color="#0072b2", markersize=4)
+    numbers = sorted({row["choices"] for row in known})
+    means = [100 * float(np.mean([row["rate"] for row in known if row["choices"] == n])) for n in numbers]
+    axes.plot(numbers, means, color="#0072b2", linewidth=1)
+    axes.axhline(50, color="#777777", linewidth=1, linestyle=(0, (3, 3)))
+    axes.set(xscale="log", xlabel="choices of people", ylabel="win rate against the SFT model (%)", ylim=(40, 100))
+    axes.set_xticks(numbers, [str(n) for n in numbers])
+    axes.minorticks_off()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", linewidth=0.5)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
+
+
 def main() -> None:
     """Measure what is missing, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -198,12 +221,15 @@ def main() -> None:
     parser.add_argument("--choices", type=int, nargs="+", default=[300, 25, 50, 100, 200, 600])
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="each with other people")
     parser.add_argument("--iterations", type=int, default=36, help="of PPO; half of them bring most of the win rate")
+    parser.add_argument("--figure", type=Path, help="draw the curve into this file")
     args = parser.parse_args()
     print(
         "| choices | seed | accuracy of the reward model | wins, ties, losses | win rate [95%] |\n|---|---|---|---|---|"
     )
     run = base_run(args.out, max(args.choices), {"ppo.iterations": args.iterations})
+    rows = []
     for one in points(run, args.out, args.choices, args.seeds):
+        rows.append(one)
         if "refused" in one:
             print(f"| {one['choices']} | {one['seed']} | – | – | {one['refused']} |", flush=True)
             continue
@@ -211,6 +237,8 @@ def main() -> None:
         counts = f"{one['wins']}, {one['ties']}, {one['losses']}"
         rate = f"{one['rate']:.3f} [{low:.3f}, {high:.3f}]"
         print(f"| {one['choices']} | {one['seed']} | {one['accuracy']:.2f} | {counts} | {rate} |", flush=True)
+    if args.figure:
+        draw(rows, args.figure)
 
 
 if __name__ == "__main__":
