@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+from matplotlib.ticker import MaxNLocator
+
+from plaudit.evaluation.report.figures import AFTER, COST, MUTED, TALL, columns, label, new_figure, svg
 from plaudit.evaluation.report.words import bracketed, interval, number, written
 
 HEADS = (
@@ -60,3 +64,32 @@ def verdict(rows: Sequence[Mapping[str, Any]]) -> str:
         counted = "1 round" if len(rows) == 1 else f"{len(rows)} rounds"
         return f"{counted} of votes; the next round compares its policy with the SFT model."
     return " ".join(found)
+
+
+def figure(rows: Sequence[dict[str, Any]]) -> str:
+    """The rounds of `loop.json`: the win rates that people's votes gave, above the accuracy of the reward models."""
+    if not columns(rows, "number", "accuracy").size:
+        return ""
+    titles = ["win rate against the policy before (%); dashed: equal", "right about held-out votes (%)"]
+    with new_figure("rounds", titles, "round", TALL // 2 + 30) as (drawing, (upper, lower)):
+        upper.axhline(50, color=MUTED, linewidth=1, linestyle=(0, (3, 3)))
+        for axes, key, colour in ((upper, "win_rate", AFTER), (lower, "accuracy", AFTER)):
+            some = [row for row in rows if columns([row], "number", key).size and interval(row, f"{key}_ci95")]
+            if not some:
+                continue
+            x, y = columns(some, "number", key)
+            axes.vlines(
+                x, *100 * np.array([row[f"{key}_ci95"] for row in some]).T, color=colour, linewidth=2, alpha=0.5
+            )
+            axes.plot(x, 100 * y, color=colour, linewidth=1.2, marker="o", markersize=5)
+            label(axes, x[-1], 100 * y[-1], f"{100 * y[-1]:.0f}" if key == "win_rate" else "model", (7, -4))
+        best = [{"number": row.get("number"), "share": best_rule(row)[1]} for row in rows]
+        for found, key, name, marker in ((rows, "agreement", "people", "s"), (best, "share", "best rule", "x")):
+            x, y = columns(found, "number", key)
+            if len(x):
+                lower.plot(x, 100 * y, color=COST, linewidth=0, marker=marker, markersize=6)
+                label(lower, x[-1], 100 * y[-1], name, (7, -4), COST)
+        upper.set_ylim(0, 100)
+        lower.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+        lower.set_xlim(0.7, len(rows) + 0.3)
+        return svg(drawing, "win rate and accuracy of the reward model in each round")
