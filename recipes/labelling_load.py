@@ -1,9 +1,11 @@
 """Many people vote at once: how long a vote takes, and whether any is lost or doubled.
 
     python recipes/labelling_load.py --people 50 --votes 200
+    python recipes/labelling_load.py --people 5 --votes 400 --width 256 --pause 0.1 --learning thread
 
 The server runs in a process of its own, and people in another one: each has a connection, loads a pair, votes, and
-loads the next, without a pause. Nothing is kept.
+loads the next, without a pause. Nothing is kept. With a width, responses have activations, so that the live head
+learns: in a thread of the server as always, in a process of its own, or not at all.
 """
 
 from __future__ import annotations
@@ -33,18 +35,42 @@ import sys
 from plaudit.feedback.assignment import Plan
 from plaudit.feedback.server import serve
 from plaudit.feedback.visits import Site
-folder, port, overlap = sys.argv[1:]
+folder, port, overlap, learning = sys.argv[1:]
+if learning != "thread":
+    from plaudit.feedback.learning import Learning
+    Learning.start = lambda self: None
 plan = Plan(overlap=int(overlap), practice=0, repeat_share=0.0)
 serve(folder, Site("Load", plan, token={TOKEN!r}, code={CODE!r}), port=int(port))
+"""
+
+_LEARN = """
+import sys, time
+from plaudit.feedback.learning import Learning
+from plaudit.feedback.store import Store
+store = Store.open(sys.argv[1])
+learning, votes = Learning(store), -1
+while True:
+    with store.database.reading() as connection:
+        now = connection.execute("SELECT count(*) FROM event").fetchone()[0]
+    start = time.perf_counter()
+    if now != votes:
+        learning.learn()
+        votes = now
+    time.sleep(max(0.05, 3 * (time.perf_counter() - start)))  # as the thread of the server does
 """
 
 
 class Served:
     """A server of a project in a process of its own, which runs `afterwards` in the end."""
 
-    def __init__(self, folder: Path, port: int, overlap: int = 1, afterwards: str = "") -> None:
-        command = [sys.executable, "-c", _SERVE + afterwards, str(folder), str(port), str(overlap)]
+    def __init__(
+        self, folder: Path, port: int, overlap: int = 1, afterwards: str = "", learning: str = "thread"
+    ) -> None:
+        command = [sys.executable, "-c", _SERVE + afterwards, str(folder), str(port), str(overlap), learning]
         self.port = port
+        self.learner = None
+        if learning == "process":
+            self.learner = subprocess.Popen([sys.executable, "-c", _LEARN, str(folder)])
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
     def __enter__(self) -> Served:
@@ -53,8 +79,9 @@ class Served:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.process.kill()
-        self.process.communicate()
+        for process in filter(None, (self.process, self.learner)):
+            process.kill()
+            process.communicate()
 
 
 class Browser:
@@ -108,14 +135,24 @@ class Load:
     seconds: float  # of all together
 
 
-def load(folder: Path, port: int, people: int, votes: int, pairs: int) -> Load:
-    """`people` vote at once, `votes` times each, on `pairs` pairs."""
-    store = Store.open(folder)
+def load(
+    folder: Path, port: int, people: int, votes: int, pairs: int, width: int = 0, pause: float = 0.0,
+    learning: str = "thread",
+) -> Load:  # fmt: skip
+    """`people` vote at once, `votes` times each, on `pairs` pairs.
+
+    Args:
+        width: of the activations of a response; 0: none, and the head does not learn.
+        pause: seconds before each vote.
+        learning: where the head learns: thread, process or none.
+    """
+    store, random = Store.open(folder), np.random.default_rng(0)
     with store.transaction():
         for i in range(pairs):
-            store.add_item(
-                *(store.add_completion(f"prompt {i}", f"{word} response {i}") for word in ("one", "another"))
-            )
+            features = [random.standard_normal(width) if width else None for _ in range(2)]
+            texts = [f"{word} response {i}" for word in ("one", "another")]
+            ids = [store.add_completion(f"prompt {i}", t, features=x) for t, x in zip(texts, features, strict=True)]
+            store.add_item(*ids)
     pages: list[float] = []
     posts: list[float] = []
     acknowledged: list[str] = []
@@ -125,15 +162,17 @@ def load(folder: Path, port: int, people: int, votes: int, pairs: int) -> Load:
         for turn in range(votes):
             start = time.perf_counter()
             fields = browser.pair()
+            read = time.perf_counter()
+            time.sleep(pause)
             loaded = time.perf_counter()
             status = browser.vote(fields, "left" if (number + turn) % 3 else "right")
             assert status == 200, status
             posts.append(time.perf_counter() - loaded)
-            pages.append(loaded - start)
+            pages.append(read - start)
             acknowledged.append(fields["uuid"])
         browser.close()
 
-    with Served(folder, port, overlap=people):  # nobody waits for a pair that somebody else holds
+    with Served(folder, port, people, learning=learning):  # nobody waits for a pair that somebody else holds
         threads = [threading.Thread(target=work, args=(number,)) for number in range(people)]
         start = time.perf_counter()
         for thread in threads:
@@ -155,10 +194,14 @@ def main() -> None:
     parser.add_argument("--people", type=int, default=50)
     parser.add_argument("--votes", type=int, default=200, help="of each person")
     parser.add_argument("--pairs", type=int, default=1000)
+    parser.add_argument("--width", type=int, default=0, help="of the activations of a response; 0: none")
+    parser.add_argument("--pause", type=float, default=0.0, help="seconds before each vote")
+    parser.add_argument("--learning", choices=["thread", "process", "none"], default="thread")
     parser.add_argument("--port", type=int, default=8799)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        found = load(Path(folder), args.port, args.people, args.votes, args.pairs)
+        sizes = args.people, args.votes, args.pairs, args.width
+        found = load(Path(folder), args.port, *sizes, args.pause, args.learning)
     quantiles = {f"p{q}": q / 100 for q in (50, 90, 99)}
     figures = {
         "people": args.people,

@@ -13,6 +13,7 @@ from urllib.parse import urlencode
 import pytest
 
 from plaudit.cli import main
+from plaudit.cli.people import _beside
 from plaudit.config import build
 from plaudit.feedback import assignment
 from plaudit.feedback.assignment import Plan
@@ -111,18 +112,25 @@ def test_pairs_are_made_beside_the_page_and_learned_from(run, open_store, capsys
 
 
 def test_a_comparison_of_two_models_is_blind(run, open_store):
-    process, link = served("compare", run.path, "--models", "sft", "model", "--number", 8)
+    process, link = served("compare", run.path, "--models", "sft", "model", "--number", 40)
     folder = run.path / "compare" / "sft-run-model"
     store = open_store(folder)
     try:
         wait_for(lambda: "pairs" in store.progress() and store.progress()["pairs"].done > 0)
-        wait_for(lambda: store.items("eval"))
-        page = read(link, link.split("?")[0] + "compare")
+        wait_for(lambda: store.progress()["pairs"].done == 40)
+        pages = ("", "compare", "history", "done", "results", "health", "class", "join", "nothing")
+        said = read(link, *(link.split("?")[0] + page for page in pages[:-1]))
     finally:
         assert ended(process) == 0
     assert {one.name for one in store.generators().values()} == {"run/sft", "run/model"}
-    assert "run/sft" not in page
-    assert "run/model" not in page
+    named = re.findall(r"<title>(.*?)</title>|<a class=\"brand\"[^>]*>(.*?)</a>|(?:href|action|src)=\"(.*?)\"", said)
+    assert len(named) > 50
+    assert not re.search(r"\b(run|sft)\b", " ".join("".join(found) for found in named))
+    assert not re.search(r"run/(sft|model)|run-model", said)
+    items = store.items("eval")
+    texts = store.completions({item.a for item in items})
+    first = [store.generators()[texts[item.a].generator].stage for item in items]
+    assert 0.2 < first.count("sft") / len(first) < 0.8  # the balance of sides says nothing about the models
 
 
 def test_a_run_that_is_not_there_is_named(tmp_path, capsys):
@@ -195,3 +203,38 @@ def test_a_code_that_is_easy_to_guess_is_refused(tmp_path, capsys, command, code
     assert main([command, str(tmp_path / "run"), "--join", code]) == 2
     assert f"--join {code}: too easy to guess" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("program", "expected"),
+    [
+        (
+            "import sys; print('one'); sys.exit('it broke')",
+            "ended with code 1; the last line in log.txt is: it broke",
+        ),
+        ("import os; os.kill(os.getpid(), 9)", "was killed by signal 9, perhaps because memory ran out"),
+    ],
+)
+def test_the_page_says_when_the_process_beside_it_has_ended_and_how(tmp_path, open_store, program, expected):
+    store = open_store(tmp_path)
+    store.set_progress("pairs", 0, 1, "starting")
+    with _beside([sys.executable, "-c", program], tmp_path, "pairs"):
+        wait_for(lambda: store.progress()["pairs"].failed)
+    assert expected in store.progress()["pairs"].message
+
+
+@pytest.mark.parametrize("message", ["all is done", "error: what the process itself has said"])
+def test_a_process_that_has_finished_or_has_said_why_is_left_alone(tmp_path, open_store, message):
+    store = open_store(tmp_path)
+    store.set_progress("pairs", int(message == "all is done"), 1, message)
+    with _beside([sys.executable, "-c", "raise SystemExit(3)"], tmp_path, "pairs"):
+        time.sleep(0.5)
+    assert store.progress()["pairs"].message == message
+
+
+def test_ending_the_command_is_no_error(tmp_path, open_store):
+    store = open_store(tmp_path)
+    store.set_progress("pairs", 0, 1, "starting")
+    with _beside([sys.executable, "-c", "import time; time.sleep(60)"], tmp_path, "pairs"):
+        pass
+    assert store.progress()["pairs"].message == "starting"

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from plaudit.data.annotation_tools import compared
 from plaudit.data.layouts import LAYOUTS
 from plaudit.data.recognition import meanings, recognise, records
 from plaudit.data.tables import Table
@@ -57,12 +58,14 @@ EXPECTED: dict[str, Any] = {
     "battles of an arena": Comparison(WHY, BECAUSE, NO, "tie"),
     "preferences of HelpSteer 2": Comparison("Why?", "Because.", "No.", "a", margin=2),
     "preferences of HelpSteer 3": Comparison(WHY, BECAUSE, NO, "a", margin=2),
+    "votes of an annotation tool": Comparison("Why?", " Because.", " No.", "a", "1"),
     "scored completions of UltraFeedback": Ranking(WHY, (BECAUSE, NO)),
 }
 
 
 def read(*rows: dict[str, Any], positive: str = "") -> tuple[str, list[Any], dict[str, int]]:
-    one = recognise(Table("t", "line", [(i, {k.lower(): v for k, v in row.items()}) for i, row in enumerate(rows, 1)]))
+    table = Table("t", "line", [(i, {k.lower(): v for k, v in row.items()}) for i, row in enumerate(rows, 1)])
+    one = recognise(compared(table) or table)
     assert one
     found: list[Any] = []
     _, reading = records(one, meanings([one], positive), "training", found.extend)

@@ -244,6 +244,16 @@ def test_while_pairs_are_made_the_page_waits(open_pages):
     assert client.get("/compare").url.path == "/done"
 
 
+def test_a_process_that_has_ended_early_is_not_waited_for_in_silence(open_pages):
+    client, store = open_pages(0)
+    store.set_progress("pairs", 3, 40, "error: the process <b> ended", now=1000.0)
+    html = owner(client).get("/compare").text
+    assert "No more pairs are being written" in html
+    assert "on their way" not in html
+    assert 'role="alert">error: the process &lt;b&gt; ended' in html
+    assert 'data-refresh="2"' in html  # the command may be started again
+
+
 def test_dialogues_show_who_says_what(tmp_path):
     store = project(tmp_path, 0)
     dialogue = (Message("system", "Be brief."), Message("user", "Hello?"), Message("assistant", "Hi."))

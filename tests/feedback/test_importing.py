@@ -4,8 +4,8 @@ import json
 import sqlite3
 
 import pytest
+from data.test_annotation_tools import TEXTS, pairwise, record, task
 from feedback.projects import project, rows
-from feedback.test_annotation_tools import TEXTS, pairwise, record, task
 from feedback.test_exchange import say
 
 from plaudit.errors import DataError, FeedbackError

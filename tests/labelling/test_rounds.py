@@ -54,6 +54,10 @@ def test_two_rounds_of_votes_train_two_policies(run):
         assert child.complete("ppo")
         assert child.summary("reward_model")["kind"] == "comparisons"
     assert [row["number"] for row in json.loads((run.path / FILE).read_text())["rounds"]] == [1, 2]
+    assert set(rounds[0].trivial_rules) == set(Run.existing(child.path).summary("reward_model")["trivial_rules"])
+    page = (run.path / "report.html").read_text()
+    assert f"policy 1 with the SFT model</td><td>{rounds[1].compared}</td><td>{rounds[1].win_rate:.0%}"[:-1] in page
+    assert page.count("win rate and accuracy of the reward model in each round") == 1
     names = {one.name for one in store.generators().values()}
     assert {"run/sft", "1/ppo"} <= names
     assert {label.round for label in store.labels()} == {1, 2}

@@ -9,6 +9,7 @@ import contextlib
 import signal
 import subprocess
 import sys
+import threading
 import webbrowser
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -50,6 +51,15 @@ _served = [
     flags.count("--overlap", low=1, default=1, help="votes for each pair, by different people"),
     click.option("--join", metavar="CODE", callback=_code, help="code with which others may join, such as a class"),
 ]
+_ask = click.option(
+    "--ask",
+    type=click.Choice(["random", "uncertain", "disagreement"]),
+    default="random",
+    show_default=True,
+    help="which pairs people see: random ones; mostly those whose answer tells the live model most; or mostly those "
+    "about which the members of a reward model disagree most: a loop then trains several each round, and label needs "
+    "a run with reward_model.members. Below about 300 votes random ones do as well",
+)
 _each = flags.count("--each", low=1, help="pairs for each person; by default as many as there are")
 
 
@@ -72,14 +82,7 @@ def _with(options: list[Any]) -> Any:
     help="model that writes them: sft, ppo, model (the base model); auto is sft where it has finished",
 )
 @click.option("--pairs", type=flags.PATH, help="file of pairs from elsewhere, instead of making some")
-@click.option(
-    "--ask",
-    type=click.Choice(["random", "uncertain"]),
-    default="random",
-    show_default=True,
-    help="which pair comes next: a random one, or mostly the one whose answer tells the live model most; that does not "
-    "help below about 300 votes",
-)
+@_ask
 @_each
 @_with(_served)
 def label(
@@ -94,13 +97,32 @@ def label(
     from plaudit.feedback.assignment import Plan
     from plaudit.feedback.visits import Site
 
-    strategy: Any = ask
-    plan = Plan(overlap=overlap, votes=each, strategy=strategy, purpose="train")
+    if ask == "disagreement":
+        _check_ensemble(run, pairs)
+    plan = Plan(overlap=overlap, votes=each, strategy=_strategy(ask), purpose="train")
     command = f"plaudit reward-model --out {run} --comparisons"
     site = Site(title=run.resolve().name, plan=plan, code=join, command=command, training=_live_page(run))
     folder = run / FOLDER
     arguments = [*_PAIRS, str(folder), "--first", str(run), stage, "--number", str(0 if pairs else number)]
+    arguments += ["--disagreement"] if ask == "disagreement" else []
     _serve(folder, site, arguments, pairs, host, port, browser)
+
+
+def _strategy(ask: str) -> Any:
+    """What the server does: it opens no reward model, so the pairs on which these disagree are chosen when written."""
+    return "uncertain" if ask == "uncertain" else "random"
+
+
+def _check_ensemble(run: Path, pairs: Path | None) -> None:
+    from plaudit.models.ensemble import member_folders
+
+    if pairs is not None:
+        raise click.UsageError("--ask disagreement chooses among pairs that it writes; leave out --pairs or --ask")
+    if len(member_folders(run / "reward_model")) < 2:
+        raise RunError(
+            f"{run}: --ask disagreement needs a reward model with several members; run: plaudit reward-model {run} "
+            "--members 4"
+        )
 
 
 @click.command("compare", cls=flags.Command)
@@ -130,7 +152,7 @@ def compare(
     first, second = models or (("policy", "policy") if other else ("sft", "policy"))
     against = other or run
     plan = Plan(overlap, each, strategy="random", purpose="eval", practice=0, gold_share=0.0)
-    site = Site(title=f"{run.resolve().name} and {against.resolve().name}", plan=plan, code=join)
+    site = Site(title="Blind comparison", plan=plan, code=join)  # without names: who knows a style would look for it
     folder = run / COMPARED / f"{first}-{against.resolve().name}-{second}"
     arguments = [
         *_PAIRS,
@@ -234,7 +256,8 @@ def _serve(
 
     with contextlib.closing(Store.open(folder)) as store:
         # Whoever is quick must not read that all is done while the process beside the page is still starting.
-        store.set_progress("loop" if "plaudit.labelling.rounds" in arguments else "pairs", 0, 1, "starting")
+        key = "loop" if "plaudit.labelling.rounds" in arguments else "pairs"
+        store.set_progress(key, 0, 1, "starting")
         if pairs is not None:
             from plaudit.feedback.importing import load
 
@@ -247,22 +270,53 @@ def _serve(
         if browser:
             webbrowser.open(site.link)
 
-    with _beside([sys.executable, *arguments], folder / "log.txt"):
+    with _beside([sys.executable, *arguments], folder, key):
         serve(folder, site, host, port, ready=ready)
 
 
 @contextlib.contextmanager
-def _beside(command: list[str], log: Path) -> Iterator[None]:
-    """A process that runs at the same time, and ends with this one. What it prints is in `log`."""
+def _beside(command: list[str], folder: Path, key: str) -> Iterator[None]:
+    """A process that runs at the same time, and ends with this one. What it prints is in log.txt in `folder`.
+
+    When it ends by itself and has not said why, the page says it, under its `key` of the progress.
+    """
+    log = folder / "log.txt"
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w") as out:
         process = subprocess.Popen(command, stdout=out, stderr=out, stdin=subprocess.DEVNULL, start_new_session=True)
+        stopping = threading.Event()
+
+        def watch() -> None:
+            code = process.wait()
+            if not stopping.is_set():
+                _tell_end(folder, key, code, log)
+
+        watcher = threading.Thread(target=watch, name="beside", daemon=True)
+        watcher.start()
         try:
             yield
         finally:
+            stopping.set()
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
                 process.wait(10)
+            watcher.join(10)
+
+
+def _tell_end(folder: Path, key: str, code: int, log: Path) -> None:
+    """Tell the page that the process beside it has ended before its work was done, and how."""
+    from plaudit.feedback.entries import ERROR
+    from plaudit.feedback.store import Store
+
+    with contextlib.closing(Store.open(folder)) as store:
+        last = store.progress()[key]
+        if last.done >= last.total or last.failed:
+            return
+        how = f"was killed by signal {-code}, perhaps because memory ran out" if code < 0 else f"ended with code {code}"
+        lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["nothing"]
+        text = f"{ERROR}the process that writes pairs {how}; the last line in {log.name} is: {lines[-1][:300]}"
+        store.set_progress(key, last.done, last.total, text)
+    print(f"plaudit: {text}", file=sys.stderr)
 
 
 @click.command("loop", cls=flags.Command)
@@ -270,20 +324,22 @@ def _beside(command: list[str], log: Path) -> Iterator[None]:
 @flags.count("--rounds", low=1, default=2, help="rounds of comparing and training")
 @flags.count("--votes", low=10, default=100, help="votes that a round waits for")
 @click.option("--algorithm", default="ppo", show_default=True, help="what trains the policy")
+@_ask
 @_with(_served)
 def loop(
-    run: Path, rounds: int, votes: int, algorithm: str, host: str, port: int | None, browser: bool, overlap: int,
-    join: str | None,
+    run: Path, rounds: int, votes: int, algorithm: str, ask: str, host: str, port: int | None, browser: bool,
+    overlap: int, join: str | None,
 ) -> None:  # fmt: skip
     """Compare, train on the choices, compare again.
 
     Each round asks about responses of the newest policy, trains a reward model on all choices so far, and with it the
-    next policy. RUN/loop.json has the figures of each round.
+    next policy. RUN/report.html has the figures of each round.
     """
     from plaudit.feedback.assignment import Plan
     from plaudit.feedback.visits import Site
 
-    plan = Plan(overlap=overlap, newest=True)
+    plan = Plan(overlap=overlap, newest=True, strategy=_strategy(ask))
     site = Site(title=run.resolve().name, plan=plan, code=join, training=_live_page(run))
     words = ["--rounds", str(rounds), "--votes", str(votes), "--algorithm", algorithm]
+    words += ["--disagreement"] if ask == "disagreement" else []
     _serve(run / FOLDER, site, ["-m", "plaudit.labelling.rounds", str(run), *words], None, host, port, browser)

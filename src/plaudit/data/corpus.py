@@ -16,6 +16,7 @@ from typing import Any
 
 from plaudit.config import nearest
 from plaudit.data import embedded, files, formats, hub, memory, stored
+from plaudit.data.annotation_tools import compared
 from plaudit.data.files import Source
 from plaudit.data.hashed import Record
 from plaudit.data.options import Config
@@ -164,7 +165,10 @@ def _tables(name: str, config: Config, choose: Callable[[list[Source]], list[Sou
             f"no data set '{name}'{nearest(name, list(BUILT_IN))}; choose one of: {', '.join(BUILT_IN)}; "
             "the path of a file or folder; a hub id such as 'stanfordnlp/sst2'"
         )
-    return [formats.table(source, known).renamed(renamed) for source in found]
+    tables = [formats.table(source, known) for source in found]
+    if renamed:  # the user says what the columns of the file are
+        return [table.renamed(renamed) for table in tables]
+    return [compared(table) or table for table in tables]
 
 
 def columns(config: Config) -> dict[str, str]:

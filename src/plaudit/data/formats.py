@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from plaudit.data import feedloop
 from plaudit.data.encodings import Text, encoding_of, encoding_of_texts
 from plaudit.data.files import Source, reading, sources
 from plaudit.data.json_rows import json_rows
@@ -69,6 +70,9 @@ def _table(source: Source, known: frozenset[str]) -> Table:
         magic = file.read(64)
     if magic.startswith(b"version https://git-lfs"):
         raise DataError(f"{source.name}: a pointer of Git LFS and not the data: fetch it with git lfs pull")
+    if magic.startswith(feedloop.MAGIC):
+        rows = Rows(source.name, lambda: feedloop.votes(source))
+        return Table(source.name, "row", rows, "", "a database of feedloop")
     if source.suffix in (".parquet", ".arrow") or magic.startswith(b"PAR1"):
         return _columnar(source)
     encoding = encoding_of(source)
@@ -77,7 +81,7 @@ def _table(source: Source, known: frozenset[str]) -> Table:
         return Table(source.name, "line", Rows(source.name, lambda: _plain(text, source.label)), "", "lines", encoding)
     first = next(text.lines())[1]
     if source.suffix in (".jsonl", ".json", ".ndjson") or (source.suffix not in (".csv", ".tsv") and _is_json(first)):
-        kind, unit, objects = json_rows(source.name, text)
+        kind, unit, objects = json_rows(source.name, text, by_line=source.suffix in (".jsonl", ".ndjson"))
         return Table(source.name, unit, Rows(source.name, objects), "", kind, encoding)
     if first.startswith("__label__"):
         return _fasttext(source, text)

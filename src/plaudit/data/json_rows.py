@@ -15,8 +15,13 @@ from plaudit.errors import DataError
 _Rows = Callable[[], Iterator[tuple[int, Values]]]
 
 
-def json_rows(name: str, text: Text) -> tuple[str, str, _Rows]:
+def json_rows(name: str, text: Text, by_line: bool = False) -> tuple[str, str, _Rows]:
     """The kind of JSON, what the rows are called, and the rows.
+
+    Args:
+        name: for messages.
+        text: of the file.
+        by_line: the name of the file says that each line is a row, even if there is only one.
 
     Raises:
         DataError: it is not JSON.
@@ -34,7 +39,8 @@ def json_rows(name: str, text: Text) -> tuple[str, str, _Rows]:
         values = _documents(name, file.read())
     if len(values) > 1:
         return "json objects", "object", lambda: _objects(name, "object", enumerate(values, start=1))
-    key, items = _unwrapped(name, values[0])
+    is_row = isinstance(values[0], dict) and (_is_task(values[0]) or (by_line and len(values[0]) > 1))
+    key, items = ("", values) if is_row else _unwrapped(name, values[0])
     return f"json{key}", "item", lambda: _objects(name, "item", enumerate(items, start=1))
 
 
@@ -122,6 +128,11 @@ def _unwrapped(name: str, value: Any) -> tuple[str, list[Any]]:
         if columns[0] and not any(isinstance(cell, (dict, list)) for column in columns for cell in column):
             return " (columns)", [dict(zip(value, row, strict=True)) for row in rows]
     return "", [value]
+
+
+def _is_task(value: dict[str, Any]) -> bool:
+    """Whether this is a task of Label Studio, whose annotations are no table."""
+    return isinstance(value.get("data"), dict) and isinstance(value.get("annotations"), list)
 
 
 def _is_table(value: Any) -> bool:

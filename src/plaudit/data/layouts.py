@@ -151,6 +151,12 @@ LAYOUTS = (
         replies.pair,
         ("prompt", "annotator", "margin"),
     ),
+    Layout(
+        "votes of an annotation tool",
+        ("response_a", "response_b", "choice", replies.UNUSED),
+        replies.vote,
+        ("prompt", "annotator", "margin"),
+    ),
     Layout("pairs of SafeRLHF", ("prompt", "response_0", "response_1", "better_response_id"), replies.safe),
     Layout("pairs of SHP", ("prompt=history", "human_ref_a", "human_ref_b", "labels"), replies.shp, ("score_ratio",)),
     Layout("pairs of StackExchange", ("prompt=question", "response_j", "response_k"), replies.stack_exchange),

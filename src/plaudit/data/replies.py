@@ -144,6 +144,16 @@ def _texts(row: Row, a: str, b: str, choice: Choice, margin: float = 0.0) -> Rec
     return _compared(row, row.prompt("prompt"), row.filled(a), row.filled(b), choice, margin)
 
 
+UNUSED = "left_out"  # the column of a vote that says why there is none
+
+
+def vote(row: Row) -> Record:
+    """What one person says about two responses, from an annotation tool; a row without an answer says why."""
+    if row.has(UNUSED):
+        raise Unusable(row.text(UNUSED))
+    return pair(row)
+
+
 def pair(row: Row) -> Record:
     """Two responses and the better one, as texts or as messages."""
     choice, margin = row.word("choice", _CHOICES), abs(row.number("margin") or 0.0)

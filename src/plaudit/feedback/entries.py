@@ -134,6 +134,9 @@ class Label:
         return self.active_ms
 
 
+ERROR = "error: "  # before the message of a process that has ended before its work was done
+
+
 @dataclass(frozen=True)
 class Progress:
     """How far a process that makes pairs is."""
@@ -143,6 +146,11 @@ class Progress:
     total: int
     message: str
     at: float
+
+    @property
+    def failed(self) -> bool:
+        """Whether the process has ended before its work was done."""
+        return self.message.startswith(ERROR)
 
 
 def text_json(text: Text) -> str:

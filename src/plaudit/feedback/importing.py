@@ -8,25 +8,22 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from datetime import datetime
 from itertools import combinations
 from pathlib import Path
 from typing import Any, get_args
 
-from plaudit.data import formats
+from plaudit.data import annotation_tools, feedloop, formats
 from plaudit.data.columns import Row, Unusable, text, turns
 from plaudit.data.files import sources
 from plaudit.data.hashed import Record
 from plaudit.data.recognition import KNOWN, recognise, records, refusal
 from plaudit.data.tables import Table, Values
 from plaudit.errors import DataError, FeedbackError
-from plaudit.feedback import annotation_tools
 from plaudit.feedback.entries import Outcome, Purpose, Response, digest_of, prompt_digest, text_json
 from plaudit.feedback.exchange import COLUMNS, FORMAT, restore, unguarded
 from plaudit.feedback.store import Store
 from plaudit.records import Comparison, Ranking, Text
 
-_SQLITE = b"SQLite format 3\x00"
 _OUTCOMES: dict[str, Outcome] = {"a": "a", "b": "b", "tie": "tie", "both_bad": "both_bad", "skip": "skip"}
 
 
@@ -86,7 +83,7 @@ def load(
     if head.startswith(b'{"format": "' + FORMAT.encode()):
         restore(store, path)
         return Imported(len(store.items()), len(store.labels()))
-    rows = _feedloop(path) if head.startswith(_SQLITE) else _tables(path, found.left_out)
+    rows = _feedloop(path) if head.startswith(feedloop.MAGIC) else _tables(path, found.left_out)
     pairs = [(purpose if given is None else given, pair) for given, pair in rows]
     at = time.time() if now is None else now
     seen: Counter[tuple[Any, ...]] = Counter()
@@ -285,16 +282,6 @@ def _of_record(record: Record) -> Iterator[_Pair]:
 
 def _feedloop(path: Path) -> Iterator[tuple[Purpose | None, _Pair]]:
     """The database of feedloop. Pairs that were skipped or not compared come without a vote."""
-    connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
-    connection.row_factory = sqlite3.Row
-    try:
-        rows = connection.execute("SELECT * FROM comparisons ORDER BY created_at, id").fetchall()
-        for row in rows:
-            is_voted = row["status"] == "completed" and row["chosen"] in ("a", "b")
-            at = datetime.fromisoformat(row["completed_at"]).timestamp() if row["completed_at"] else None
-            pair = _Pair(row["prompt"], row["output_a"], row["output_b"], at=at, left=row["display_order"][0])
-            yield None, replace(pair, outcome=row["chosen"]) if is_voted else pair
-    except (sqlite3.Error, IndexError, ValueError, TypeError) as error:
-        raise DataError(f"{path}: not a database of feedloop: {error}") from None
-    finally:
-        connection.close()
+    for row in feedloop.rows(path):
+        texts = row["prompt"], row["response_a"], row["response_b"]
+        yield None, _Pair(*texts, outcome=row["choice"], left=row["left"], at=row["at"])

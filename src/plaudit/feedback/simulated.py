@@ -177,7 +177,7 @@ def answer_all(
     Args:
         link: of the pages. Without a code it must be the link that the server printed, and one person can use it.
         people: who answers.
-        votes: that each gives, without practice.
+        votes: that each gives, without practice. A pair that comes again is one more: its page does not say so.
         code: the join code.
         seed: of their choices.
         waiting: how much of the time that a vote takes really passes, from 0 to 1.
@@ -237,9 +237,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("link", help="where the pages are; with --people 1, the link that the server printed will do")
     parser.add_argument("--code", default="", help="the join code")
     parser.add_argument("--people", type=int, default=10, help="how many people answer at once (default: %(default)s)")
-    parser.add_argument(
-        "--votes", type=int, default=30, help="answers of each, without practice (default: %(default)s)"
-    )
+    about = "answers of each: pairs that come again count, practice does not (default: %(default)s)"
+    parser.add_argument("--votes", type=int, default=30, help=about)
     parser.add_argument("--ratings", help="JSON file with a list of ratings for each text, or: human-ratings")
     parser.add_argument(
         "--score", metavar="FILE.py:NAME", help="reward function; or: judge, the log odds of the film judge"

@@ -21,10 +21,11 @@ from plaudit.feedback.learning import Learning
 from plaudit.feedback.rendering import PAGES
 from plaudit.feedback.store import Annotator, Store
 from plaudit.web import security
-from plaudit.web.security import Attempts, new_token, same, same_code
+from plaudit.web.security import Attempts, new_code, new_token, same, same_code, secret_from
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 _LONGEST_NAME = 40
+_RETURN = 3  # groups of letters of a return code: 59 bits, because a cookie made from it can be tried without a limit
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,14 @@ class Desk:
     def visitor(self, request: Request) -> Annotator | None:
         """Whose cookie a request has."""
         return self.person(request.cookies.get(self.cookie, ""))
+
+    def return_code(self, request: Request) -> str:
+        """The code with which the visitor comes back without a cookie; "" where the browser has none."""
+        return request.cookies.get(f"{self.cookie}-code", "")
+
+    def secret(self, name: str, code: str) -> str:
+        """The secret that a name and a return code stand for in this project."""
+        return secret_from(code, self.cookie, " ".join(name.split()).casefold())
 
     def page(self, template: str, request: Request, status: int = 200, person: Any = None, **values: Any) -> Response:
         """A template as a response."""
@@ -152,7 +161,8 @@ def entrance(desk: Desk) -> Callable[[Request], Response]:
                 raise HTTPException(403, "This link is of an earlier start. Open the link that plaudit printed last.")
             return security.signed_in(request, desk.cookie, token)
         if (person := desk.visitor(request)) is not None:
-            return desk.page("start", request, person=person, **screens.start(desk.store, person, desk.site.plan))
+            values = screens.start(desk.store, person, desk.site.plan) | {"return_code": desk.return_code(request)}
+            return desk.page("start", request, person=person, **values)
         if request.headers.get("sec-fetch-site") == "cross-site":
             # A link on another site was followed, and a strict cookie is not sent then: load the page once more.
             return desk.page("again", request)
@@ -162,7 +172,11 @@ def entrance(desk: Desk) -> Callable[[Request], Response]:
 
 
 def joining(desk: Desk) -> Endpoint:
-    """The form with name and join code."""
+    """The form with name and join code, for somebody new; with the own return code, for somebody who comes back.
+
+    A name alone brings nobody back: everybody in a class knows the names. The server keeps no return code; the secret
+    of the cookie follows from it, so all browsers of a person have the same one.
+    """
 
     async def join(request: Request) -> Response:
         if request.method != "POST":
@@ -171,17 +185,26 @@ def joining(desk: Desk) -> Endpoint:
 
     def joined(request: Request, form: Mapping[str, str]) -> Response:
         address, now = request.client.host if request.client else "", desk.clock()
-        name, code, secret = form.get("name", "")[:_LONGEST_NAME], form.get("code", ""), new_token()
+        name, code = form.get("name", "")[:_LONGEST_NAME], form.get("code", "")
         if not desk.attempts.allowed(address, now):
             return _sign_in(desk, request, 429, "There were too many wrong codes. Try again in a minute.", name)
         if desk.site.code is None or not same_code(code, desk.site.code):
             desk.attempts.failed(address, now)
             return _sign_in(desk, request, 403, "The join code is wrong.", name)
+        returning = form.get("return", "").strip()
+        own = returning or new_code(_RETURN)
+        secret = desk.secret(name, own)
+        if returning and desk.store.annotator(secret) is None:
+            desk.attempts.failed(address, now)
+            problem = "The return code does not belong to this name. Without one you join as somebody new."
+            return _sign_in(desk, request, 403, problem, name, code)
         try:
-            desk.store.add_annotator(name, "simulated" if "simulated" in form else "person", secret, now)
+            if not returning:
+                desk.store.add_annotator(name, "simulated" if "simulated" in form else "person", secret, now)
         except FeedbackError as error:
-            return _sign_in(desk, request, 409, str(error), name, code)
-        return security.signed_in(request, desk.cookie, secret)
+            hint = "; if it is yours, enter your return code" if name.strip() else ""
+            return _sign_in(desk, request, 409, f"{error}{hint}", name, code)
+        return security.signed_in(request, desk.cookie, secret, code=own)
 
     return join
 

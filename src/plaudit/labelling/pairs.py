@@ -21,8 +21,10 @@ from plaudit import rng
 from plaudit.config import build
 from plaudit.errors import DataError, PlauditError
 from plaudit.evaluation.evaluate import policy_stage
+from plaudit.feedback.entries import ERROR
 from plaudit.feedback.store import Purpose, Store
 from plaudit.files import sha256
+from plaudit.labelling.disagreement import CANDIDATES, Ensemble, disputed
 from plaudit.models.loading import load_causal_lm, window
 from plaudit.models.policy import Policy
 from plaudit.models.tokenizer import collate
@@ -122,43 +124,58 @@ def write_pairs(
     number: int,
     purpose: Purpose = "train",
     round: int = 0,
+    ensemble: Ensemble | None = None,
 ) -> Iterator[int]:
     """Add `number` pairs of responses to prompts of the first author's run; yields how many are there.
 
     Both responses of a pair have the same prompt and different random numbers. Pairs of equal responses, and those with
-    an empty one, are left out.
+    an empty one, are left out. Which of them is a is drawn: sides are balanced between a and b, so somebody who knew
+    who wrote one response, or which model is a, would know it of the next pair too.
     A process that starts again with the same arguments makes the same pairs, and adds those that are missing.
 
     Args:
         authors: of the first and of the second response; twice the same, or the two that are compared.
         backbone: the model whose activations are kept with each response.
         round: of the loop.
+        ensemble: more pairs are written, and those about which its members disagree most are added.
     """
-    prompts = prompts_to_ask(authors[0].run, authors[0], purpose, number)
+    written = CANDIDATES if ensemble else 1  # for each pair that is added
+    prompts = prompts_to_ask(authors[0].run, authors[0], purpose, number * written)
     generators = [author.add_to(store) for author in authors]
-    start, made = 0, 0
-    while start < number:
-        rows = range(start, min(number, start + (_BATCH if start else _FIRST)))
+    start, made, seed = 0, 0, authors[0].run.config.seed
+    while start < len(prompts):
+        rows = range(start, min(len(prompts), start + (_BATCH if start else _FIRST)))
         some = prompts[rows.start : rows.stop]
+        sides = [author.write(some, rows, f"{purpose} {round} {s}") for s, author in zip("ab", authors, strict=True)]
+        kept = [i for i, pair in enumerate(zip(*sides, strict=True)) if _to_compare(*pair)]
+        if ensemble and kept:
+            gaps = ensemble.gaps([(some[i], sides[0][i].ids, sides[1][i].ids) for i in kept])
+            random = rng.generator(seed, "feedback", start, f"{purpose} {round} disputed")
+            kept = [kept[place] for place in disputed(gaps, min(len(kept), len(rows) // written), random)]
+        some, order = [some[i] for i in kept], [rows[i] for i in kept]
         pairs = []
-        for side, author, generator in zip("ab", authors, generators, strict=True):
-            responses = author.write(some, rows, f"{purpose} {round} {side}")
-            features = backbone.features(some, responses)
+        for side, author, generator in zip(sides, authors, generators, strict=True):
+            responses = [side[i] for i in kept]
+            features = backbone.features(some, responses) if kept else []
             pairs.append(
                 [
                     store.add_completion(prompt, r.text, generator, r.ids, author.sampling, author.run.config.seed, of)
                     for prompt, r, of in zip(some, responses, features, strict=True)
                 ]
             )
-        texts = store.completions({one for column in pairs for one in column})
-        for a, b in zip(*pairs, strict=True):
-            one, other = (texts[each].text.split() for each in (a, b))
-            if one and other and one != other:
-                store.add_item(a, b, purpose, round=round)
-                made += 1
+        for row, a, b in zip(order, *pairs, strict=True):
+            turned = rng.generator(seed, "feedback", row, f"{purpose} {round} order").random() < 0.5
+            store.add_item(*((b, a) if turned else (a, b)), purpose, round=round)
+            made += 1
         start = rows.stop
-        store.set_progress(PROGRESS, start, number, f"{made} pairs of responses")
+        store.set_progress(PROGRESS, start // written, number, f"{made} pairs of responses")
         yield made
+
+
+def _to_compare(one: Written, other: Written) -> bool:
+    """Whether there is something to compare: neither is empty, and they differ in more than spaces."""
+    words = one.text.split(), other.text.split()
+    return all(words) and words[0] != words[1]
 
 
 def add_features(store: Store, backbone: Author) -> None:
@@ -199,6 +216,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--number", type=int, default=200)
     parser.add_argument("--purpose", choices=("train", "eval"), default="train")
     parser.add_argument("--round", type=int, default=0)
+    parser.add_argument("--disagreement", action="store_true", help="pairs about which the reward models disagree")
     given = parser.parse_args(argv)
     store = Store.open(given.store)
     store.set_progress(PROGRESS, 0, given.number, "opening the model")
@@ -212,11 +230,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             backbone if stage == base and run is runs[0] else Author(run, stage)
             for run, stage in zip(runs, stages, strict=True)
         ]
-        for _ in write_pairs(store, (authors[0], authors[-1]), backbone, given.number, given.purpose, given.round):
+        ensemble = Ensemble(runs[0]) if given.disagreement else None
+        both = authors[0], authors[-1]
+        for _ in write_pairs(store, both, backbone, given.number, given.purpose, given.round, ensemble):
             pass
         add_features(store, backbone)
     except PlauditError as error:
-        store.set_progress(PROGRESS, 0, given.number, f"error: {error}")
+        store.set_progress(PROGRESS, 0, given.number, f"{ERROR}{error}")
         print(f"plaudit: error: {error}", file=sys.stderr)
         return 1
     finally:

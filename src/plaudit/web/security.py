@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 import ipaddress
 import re
@@ -38,10 +39,15 @@ def new_token() -> str:
     return secrets.token_urlsafe(32)
 
 
-def new_code() -> str:
-    """A join code that people can read aloud, such as KQ7M-3XTP: 39 random bits, and `Attempts` limits guessing."""
-    letters = [secrets.choice(_ALPHABET) for _ in range(8)]
-    return f"{''.join(letters[:4])}-{''.join(letters[4:])}"
+def new_code(groups: int = 2) -> str:
+    """A code that people can read aloud, such as KQ7M-3XTP: 20 random bits a group, and `Attempts` limits guessing."""
+    return "-".join("".join(secrets.choice(_ALPHABET) for _ in range(4)) for _ in range(groups))
+
+
+def secret_from(code: str, *context: str) -> str:
+    """The secret of a cookie that a code stands for, by a slow hash: who has the database cannot try all codes."""
+    salt = hashlib.sha256("\0".join(context).encode("utf-8", "replace")).digest()
+    return hashlib.scrypt(plain_code(code).encode("utf-8", "replace"), salt=salt, n=2**14, r=8, p=1, dklen=32).hex()
 
 
 def same(given: str, secret: str) -> bool:
@@ -70,11 +76,12 @@ def visible(text: str) -> Markup:
     return Markup("").join([*parts, escape(text[end:])])
 
 
-def signed_in(request: Request, cookie: str, secret: str) -> Response:
-    """A response that keeps a secret in a cookie and leads to an address without it."""
+def signed_in(request: Request, cookie: str, secret: str, **others: str) -> Response:
+    """A response that keeps a secret in a cookie, and others beside it, and leads to an address without them."""
     response = RedirectResponse("/", 303)
     secure = request.url.scheme == "https"
-    response.set_cookie(cookie, secret, max_age=_MONTH, httponly=True, samesite="strict", secure=secure)
+    for name, value in ((cookie, secret), *((f"{cookie}-{name}", value) for name, value in others.items())):
+        response.set_cookie(name, value, max_age=_MONTH, httponly=True, samesite="strict", secure=secure)
     return response
 
 

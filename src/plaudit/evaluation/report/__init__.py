@@ -17,7 +17,7 @@ from markupsafe import Markup
 
 from plaudit.config import POLICIES, known_settings, read_toml, tomllib
 from plaudit.errors import RunError
-from plaudit.evaluation.report import methods, words
+from plaudit.evaluation.report import methods, rounds, words
 from plaudit.evaluation.report.words import CUSTOM_REWARD, REWARD_MODEL, Measure, bracketed, interval, number, written
 from plaudit.files import write_atomic
 from plaudit.training.ending import endings
@@ -26,8 +26,12 @@ from plaudit.training.metrics import PART, read_jsonl
 
 LONGEST_TEXT = 1500  # characters of a text on the page
 Line = dict[str, Any]  # of a jsonl file
+LOOP = "loop.json"  # of plaudit loop
 _OF_STAGE = ("metrics.jsonl", "timing.jsonl", "summary.json")
-_OF_RUN = ("evaluation.json", "samples.jsonl", "responses.jsonl", "frontier.json", "methods.json", OTHER_REWARDS)
+_OF_RUN = (
+    *("evaluation.json", "samples.jsonl", "responses.jsonl", "frontier.json", "methods.json"),
+    *(OTHER_REWARDS, LOOP),
+)
 
 # Control characters and lone surrogates: a model can write them, but a page cannot hold them.
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -96,8 +100,11 @@ class RunFiles:
         default_reward = self.reward == REWARD_MODEL
         ends = interval({"score_range": (-1, 1) if default_reward else None} | self.meta, "score_range")
         self.bounds = ends if ends and ends[0] < ends[1] else None  # of a score; None for a reward without bounds
-        unneeded = () if has_model or default_reward else ("reward_model/",)
-        optional = ("frontier.json", "methods.json", OTHER_REWARDS, *unneeded)
+        optional: tuple[str, ...] = ("frontier.json", "methods.json", OTHER_REWARDS, LOOP)
+        if not (has_model or default_reward):
+            optional = (*optional, "reward_model/")
+        if LOOP in existing and not has_policy:  # the policies are in the folders of the rounds
+            optional = tuple(name for name in files if not name.startswith("sft/"))
         self.missing = [name for name in files if name not in existing and not name.startswith(optional)]
 
     def lines(self, path: str) -> list[Line]:
@@ -187,6 +194,7 @@ def _content(run: RunFiles, faults: list[str]) -> dict[str, Any]:
         "settings": _settings(run.settings),
         "leaves": _leaves,
         "draw": figures,
+        "rounds": rounds,
         "words": words,
         "methods": methods,
         "number": number,

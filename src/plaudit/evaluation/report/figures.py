@@ -83,11 +83,11 @@ def series(name: str, rows: Sequence[dict[str, Any]], panels: Sequence[Panel], u
     if not lines:
         return ""
     titles = [panel.title for panel, _, _ in lines]
-    with _new_figure(name, titles, unit, height) as (figure, all_axes):
+    with new_figure(name, titles, unit, height) as (figure, all_axes):
         for axes, (panel, steps, values) in zip(all_axes, lines, strict=True):
             _trend(axes, steps, values, panel)
         all_axes[-1].xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
-        return _svg(figure, f"{', '.join(titles)} over each {unit}")
+        return svg(figure, f"{', '.join(titles)} over each {unit}")
 
 
 def others(rows: Sequence[dict[str, Any]], shown: Sequence[str]) -> list[Panel]:
@@ -104,13 +104,13 @@ def score_against_kl(name: str, rows: Sequence[dict[str, Any]], title: str) -> s
         return ""
     kl, y, step = points[:, np.linspace(0, n - 1, min(n, MOST_POINTS)).round().astype(int)]
     x = np.sqrt(np.clip(kl, 0, None))
-    with _new_figure(name, [title], "√KL (square root of nats per response)") as (figure, (axes,)):
+    with new_figure(name, [title], "√KL (square root of nats per response)") as (figure, (axes,)):
         axes.scatter(x, y, s=26, color=AFTER, alpha=np.linspace(0.15, 0.9, len(x)), linewidths=0)
         for i in sorted({0, len(x) - 1}):
             axes.scatter(x[i], y[i], s=40, facecolors="none", edgecolors=INK, linewidths=1)
-            _label(axes, x[i], y[i], f"iteration\n{step[i]:.0f}", (8, -8))
+            label(axes, x[i], y[i], f"iteration\n{step[i]:.0f}", (8, -8))
         axes.margins(0.03, 0.1)
-        return _svg(figure, "mean score against the square root of KL, one point per iteration")
+        return svg(figure, "mean score against the square root of KL, one point per iteration")
 
 
 def frontier(best: Sequence[dict[str, Any]], policies: Sequence[dict[str, Any]], key: str, title: str) -> str:
@@ -125,13 +125,13 @@ def frontier(best: Sequence[dict[str, Any]], policies: Sequence[dict[str, Any]],
     for point in policies:
         lines.setdefault(f"{point['kl_coef']:g}", []).append(point)
     xlabel = "KL (nats per response, on a square-root scale)"
-    with _new_figure(f"frontier-{key}", [title], xlabel) as (figure, (axes,)):
+    with new_figure(f"frontier-{key}", [title], xlabel) as (figure, (axes,)):
         kl_scale(axes, columns([*best, *policies], "kl_mean").max())
         for i, (name, points) in enumerate(lines.items()):
             colour = AFTER if name else COST
             x, y = measured(axes, points, key, colour, "os^DvP"[i % 6])
-            _label(axes, x[-1], y[-1], name or f"best of {points[-1]['n']:g}", (6, 4), colour)
-        return _svg(figure, f"{title} against KL, of best-of-n and of the PPO policies")
+            label(axes, x[-1], y[-1], name or f"best of {points[-1]['n']:g}", (6, 4), colour)
+        return svg(figure, f"{title} against KL, of best-of-n and of the PPO policies")
 
 
 def methods(best: Sequence[dict[str, Any]], points: Sequence[dict[str, Any]], key: str, title: str) -> str:
@@ -146,10 +146,10 @@ def methods(best: Sequence[dict[str, Any]], points: Sequence[dict[str, Any]], ke
     for point in points:
         lines.setdefault(str(point["method"]), []).append(point)
     xlabel = "KL (nats per response, on a square-root scale)"
-    with _new_figure(f"methods-{key}", [title], xlabel) as (figure, (axes,)):
+    with new_figure(f"methods-{key}", [title], xlabel) as (figure, (axes,)):
         kl_scale(axes, columns([*best, *points], "kl_mean").max())
         x, y = measured(axes, best, key, INK, "o")
-        _label(axes, x[-1], y[-1], f"best of {best[-1]['n']:g}", (6, 4), INK)
+        label(axes, x[-1], y[-1], f"best of {best[-1]['n']:g}", (6, 4), INK)
         for i, (name, some) in enumerate(lines.items()):
             colour = METHOD_COLOURS[i % len(METHOD_COLOURS)]
             kl, value = columns(some, "kl_mean", key)
@@ -158,7 +158,7 @@ def methods(best: Sequence[dict[str, Any]], points: Sequence[dict[str, Any]], ke
                 label=name.replace("_", "-"),
             )  # fmt: skip
         axes.legend(frameon=False, fontsize=8, ncols=3, loc="lower right")
-        return _svg(figure, f"{title} against KL, of best-of-n and of the policies of each method")
+        return svg(figure, f"{title} against KL, of best-of-n and of the policies of each method")
 
 
 def kl_scale(axes: Any, highest: float) -> None:
@@ -194,13 +194,13 @@ def score_histogram(responses: Sequence[dict[str, Any]], algorithm: str, title: 
     shares = [100 * np.histogram(scores, edges)[0] / len(scores) for scores in sides]
     means = [f"mean {written(scores.mean(), '{:.2f}')}: % of responses" for scores in sides]
     titles = [f"SFT (before {algorithm}), {means[0]}", f"policy (after {algorithm}), {means[1]}"]
-    with _new_figure("score-histogram", titles, title, TALL // 2) as (figure, all_axes):
+    with new_figure("score-histogram", titles, title, TALL // 2) as (figure, all_axes):
         for axes, scores, share, colour in zip(all_axes, sides, shares, (BEFORE, AFTER), strict=True):
             axes.bar(edges[:-1], share, width=0.92 * width, align="edge", color=colour)
             axes.axvline(scores.mean(), color=INK, linewidth=1, linestyle=(0, (3, 2)))
             axes.set(xlim=(low - 0.2 * width, high + 0.2 * width), ylim=(0, 1.08 * max(np.max(shares), 1)))
         all_axes[-1].xaxis.set_major_locator(MaxNLocator(nbins=5))
-        return _svg(figure, f"distribution of the scores of held-out responses, before and after {algorithm}")
+        return svg(figure, f"distribution of the scores of held-out responses, before and after {algorithm}")
 
 
 def calibration(bins: Sequence[dict[str, Any]], of: str) -> str:
@@ -210,13 +210,13 @@ def calibration(bins: Sequence[dict[str, Any]], of: str) -> str:
     if not len(count):
         return ""
     xlabel = f"probability of {of} according to the reward model"
-    with _new_figure("calibration", [f"share {of}"], xlabel) as (figure, (axes,)):
+    with new_figure("calibration", [f"share {of}"], xlabel) as (figure, (axes,)):
         axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (3, 3)))
-        _label(axes, 0.5, 0.5, "perfectly calibrated", (8, -12), MUTED)
+        label(axes, 0.5, 0.5, "perfectly calibrated", (8, -12), MUTED)
         axes.plot(predicted, observed, color=AFTER, linewidth=1.2, alpha=0.5)
         axes.scatter(predicted, observed, s=160 * (count / count.max()) + 12, color=AFTER, linewidths=0)
         axes.set(xlim=(-0.04, 1.04), ylim=(-0.04, 1.04))
-        return _svg(figure, f"share {of} against predicted probability, in bins")
+        return svg(figure, f"share {of} against predicted probability, in bins")
 
 
 def accuracy_by_margin(bins: Sequence[dict[str, Any]]) -> str:
@@ -228,18 +228,18 @@ def accuracy_by_margin(bins: Sequence[dict[str, Any]]) -> str:
     ends = np.array([wilson(round(share * n), round(n)) for share, n in zip(right, count, strict=True)])
     xlabel = "margin: difference of the two logits, or distance of one from 0"
     title, tick_line = "accuracy (%); dashed: guessing", 16  # points: the tick labels have two lines
-    with _new_figure("margins", [title], xlabel, TALL - tick_line, BOTTOM + tick_line) as (figure, (axes,)):
+    with new_figure("margins", [title], xlabel, TALL - tick_line, BOTTOM + tick_line) as (figure, (axes,)):
         x = np.arange(len(bins))
         axes.axhline(50, color=MUTED, linewidth=1, linestyle=(0, (3, 3)))
         axes.vlines(x, *100 * ends.T, color=AFTER, linewidth=2, alpha=0.5)
         axes.scatter(x, 100 * right, s=40, color=AFTER, linewidths=0, zorder=3)
         for i, share in enumerate(100 * right):
-            _label(axes, i, share, f"{share:.0f}", (7, 0))
+            label(axes, i, share, f"{share:.0f}", (7, 0))
         spans = [interval(b, "margin") for b in bins]
         names = [f"{span[0]:.2f}–{span[1]:.2f}" if span else "?" for span in spans]
         axes.set_xticks(x, [f"{name}\nn = {n:.0f}" for name, n in zip(names, count, strict=True)])
         axes.set_xlim(-0.5, len(x) - 0.5)
-        return _svg(figure, "accuracy of the reward model by margin")
+        return svg(figure, "accuracy of the reward model by margin")
 
 
 def running_mean(values: np.ndarray, reach: int) -> np.ndarray:
@@ -260,15 +260,16 @@ def _trend(axes: Any, steps: np.ndarray, values: np.ndarray, panel: Panel) -> No
     axes.ticklabel_format(axis="y", useOffset=False)
     if np.ptp(values) <= 1e-9 * abs(mean[-1]):  # a constant: do not magnify rounding errors
         axes.set_ylim(mean[-1] - 0.2 * abs(mean[-1]) - 1e-6, mean[-1] + 0.2 * abs(mean[-1]) + 1e-6)
-    _label(axes, steps[-1], mean[-1], written(mean[-1], panel.form), (6, -4))
+    label(axes, steps[-1], mean[-1], written(mean[-1], panel.form), (6, -4))
 
 
-def _label(axes: Any, x: float, y: float, text: str, offset: tuple[float, float], colour: str = INK) -> None:
+def label(axes: Any, x: float, y: float, text: str, offset: tuple[float, float], colour: str = INK) -> None:
+    """Write beside a point; `offset` is in points of print."""
     axes.annotate(text, (x, y), offset, textcoords="offset points", color=colour, fontsize=11, annotation_clip=False)
 
 
 @contextmanager
-def _new_figure(
+def new_figure(
     name: str, titles: Sequence[str], xlabel: str, height: int = TALL, bottom: int = BOTTOM
 ) -> Iterator[tuple[Figure, Any]]:
     """A figure in our style, whatever matplotlibrc the user has, and panels of `height` points, each with its title.
@@ -289,7 +290,7 @@ def _new_figure(
         yield figure, all_axes
 
 
-def _svg(figure: Figure, description: str) -> str:
+def svg(figure: Figure, description: str) -> str:
     """The figure as an `<svg>` element without prolog, metadata, fonts or literal colours."""
     buffer = io.BytesIO()
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))

@@ -7,13 +7,14 @@ import json
 import re
 import reprlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from plaudit.data.columns import Unusable, dialogue, text
 from plaudit.data.hashed import Choice
 from plaudit.data.opinions import CHAT, QUESTION
-from plaudit.data.tables import Values, shown
+from plaudit.data.replies import UNUSED
+from plaudit.data.tables import Table, Values, shown
 from plaudit.errors import DataError
 from plaudit.records import Comparison, Text
 
@@ -28,10 +29,50 @@ _LIKELY = re.compile(
 _RESPONSES, _USERS, _STATUS = ".responses", ".responses.users", ".responses.status"  # of Argilla's flat exports
 
 
+_PEEK = 100  # rows of which one must be a comparison
+
+
 @dataclass(frozen=True)
 class _Vote:
     annotator: str
     value: Any  # the name or side of a response, a tie, or a ranking
+
+
+def compared(table: Table) -> Table | None:
+    """The same table with a row for each vote, for the layout "votes of an annotation tool".
+
+    None if it is no such export, or one whose labels are about single texts.
+    """
+    for _, values in itertools.islice(table.rows, _PEEK):
+        try:
+            found = comparisons(values)
+        except (Unusable, DataError):  # nobody has answered, or the answers are labels
+            continue
+        return None if found is None else replace(table, rows=_Votes(table))
+    return None
+
+
+@dataclass(frozen=True)
+class _Votes:
+    """The votes of a table: a row without one says why."""
+
+    table: Table
+
+    def __iter__(self) -> Iterator[tuple[int, Values]]:
+        nothing: Values = dict.fromkeys(("prompt", "response_a", "response_b", "choice", "annotator"))
+        for number, values in self.table.rows:
+            try:
+                found = comparisons(values)
+            except Unusable as reason:
+                yield number, nothing | {UNUSED: str(reason)}
+                continue
+            except DataError as error:
+                raise DataError(f"{self.table.name}, {self.table.unit} {number}: {error}") from None
+            if found is None:
+                raise DataError(f"{self.table.name}, {self.table.unit} {number}: not as the rows before")
+            for one in found:
+                messages = one.prompt if isinstance(one.prompt, str) else [*map(asdict, one.prompt)]
+                yield number, vars(one) | {"prompt": messages, UNUSED: None}
 
 
 def comparisons(row: Values) -> list[Comparison] | None:
