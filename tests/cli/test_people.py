@@ -13,7 +13,7 @@ from urllib.parse import urlencode
 import pytest
 
 from plaudit.cli import main
-from plaudit.cli.people import _beside
+from plaudit.cli.beside import beside
 from plaudit.config import build
 from plaudit.feedback import assignment
 from plaudit.feedback.assignment import Plan
@@ -218,7 +218,7 @@ def test_a_code_that_is_easy_to_guess_is_refused(tmp_path, capsys, command, code
 def test_the_page_says_when_the_process_beside_it_has_ended_and_how(tmp_path, open_store, program, expected):
     store = open_store(tmp_path)
     store.set_progress("pairs", 0, 1, "starting")
-    with _beside([sys.executable, "-c", program], tmp_path, "pairs"):
+    with beside([sys.executable, "-c", program], tmp_path, "pairs"):
         wait_for(lambda: store.progress()["pairs"].failed)
     assert expected in store.progress()["pairs"].message
 
@@ -227,7 +227,7 @@ def test_the_page_says_when_the_process_beside_it_has_ended_and_how(tmp_path, op
 def test_a_process_that_has_finished_or_has_said_why_is_left_alone(tmp_path, open_store, message):
     store = open_store(tmp_path)
     store.set_progress("pairs", int(message == "all is done"), 1, message)
-    with _beside([sys.executable, "-c", "raise SystemExit(3)"], tmp_path, "pairs"):
+    with beside([sys.executable, "-c", "raise SystemExit(3)"], tmp_path, "pairs"):
         time.sleep(0.5)
     assert store.progress()["pairs"].message == message
 
@@ -235,6 +235,6 @@ def test_a_process_that_has_finished_or_has_said_why_is_left_alone(tmp_path, ope
 def test_ending_the_command_is_no_error(tmp_path, open_store):
     store = open_store(tmp_path)
     store.set_progress("pairs", 0, 1, "starting")
-    with _beside([sys.executable, "-c", "import time; time.sleep(60)"], tmp_path, "pairs"):
+    with beside([sys.executable, "-c", "import time; time.sleep(60)"], tmp_path, "pairs"):
         pass
     assert store.progress()["pairs"].message == "starting"

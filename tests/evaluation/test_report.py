@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from plaudit.algorithms.ppo import Config as PPOConfig
-from plaudit.config import POLICIES, build, default_settings, to_toml
+from plaudit.config import POLICIES, build, default_settings, heading, to_toml
 from plaudit.errors import ConfigError, RunError
 from plaudit.evaluation.report import write_report
 from plaudit.evaluation.report.figures import running_mean
@@ -284,7 +284,7 @@ def test_every_algorithm_of_a_policy_has_its_curves(tmp_path: Path, stage: str) 
     (tmp_path / "ppo").rename(tmp_path / stage)
     write_object(tmp_path / "evaluation.json", evaluation() | {stage: evaluation()["policy"]})
     page = write_report(tmp_path).read_text(encoding="utf-8")
-    text, name = Tags(page).text, stage.upper()
+    text, name = Tags(page).text, heading(stage)
     assert page.count("<svg") == 12
     assert f"{name} raised the mean score from 0.02 to 0.84" in text
     for words in (
@@ -306,7 +306,7 @@ def test_a_run_with_several_policies_draws_each_and_what_it_does_not_know_by_nam
     write_lines(tmp_path / other / "metrics.jsonl", lines)
     page = write_report(tmp_path).read_text(encoding="utf-8")
     text = Tags(page).text
-    assert all(f"What {stage.upper()} did" in text for stage in ("ppo", other))
+    assert all(f"What {heading(stage)} did" in text for stage in ("ppo", other))
     assert page.count("<svg") == 12 + 4  # score, KL, score against KL, and the metric that the page has no words for
     assert "rejected logprob" in text
     assert "not a name" not in text

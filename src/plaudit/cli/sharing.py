@@ -43,9 +43,9 @@ def push(run: Path, repo: str, private: bool, token: str, only: str, dry_run: Pa
 @click.option("--out", metavar="DIR", type=flags.PATH, default="runs/receipt", help="run directory of --check")
 @click.option("--data", metavar="NAME", default="", help="where the data lie here, for --check")
 def receipt(run: Path | None, check: Path | None, out: Path, data: str) -> int:
-    """Write one page with what a run was made from and what came out, or check such a page.
+    """Write one page that documents a run, or check such a page.
 
-    The page is RUN/receipt.md: versions, hashes, settings, figures, and the statement that a paper needs. --check
+    It is RUN/receipt.md: versions, hashes, settings, figures, and the statement that a paper needs. --check
     trains again and says which figures agree; it continues after a stop.
     """
     if (run is None) == (check is None):

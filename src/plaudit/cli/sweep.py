@@ -27,7 +27,7 @@ from plaudit.training import stopping
 @click.option("--by", type=click.Choice(["score", "judge"]), default="score", show_default=True, help="what is best")
 @flags.count("--processes", low=1, help="runs at once, which share the cores; default: one for each two cores")
 def sweep(out: Path, sets: tuple[str, ...], seeds: int, by: str, processes: int | None, **given: Any) -> None:
-    """Train a grid of settings with several seeds, and compare them.
+    """Train a grid of settings with seeds, and find the best.
 
     Stages that a setting does not change are trained once. To continue after a stop, repeat the command.
     """

@@ -17,7 +17,7 @@ from markupsafe import Markup
 
 from plaudit.config import POLICIES, known_settings, read_toml, tomllib
 from plaudit.errors import RunError
-from plaudit.evaluation.report import methods, rounds, words
+from plaudit.evaluation.report import methods, words
 from plaudit.evaluation.report.words import CUSTOM_REWARD, REWARD_MODEL, Measure, bracketed, interval, number, written
 from plaudit.files import write_atomic
 from plaudit.training.ending import endings
@@ -167,7 +167,7 @@ def _faults(directory: Path) -> list[str]:
 
 def _content(run: RunFiles, faults: list[str]) -> dict[str, Any]:
     """Data for the template, and functions that read a number from a table and format it."""
-    from plaudit.evaluation.report import figures  # matplotlib, which those who need `words` alone do not load
+    from plaudit.evaluation.report import figures, rounds  # matplotlib, which those who need `words` alone do not load
 
     scale = run.bounds or _range_of_scores(run)
     sft, policy = (run.table("evaluation.json", entry) for entry in ("sft", "policy"))
