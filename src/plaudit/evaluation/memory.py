@@ -33,9 +33,9 @@ def memory_needed(run: Run, lm: Any, prompt: int, policy: str = "ppo") -> int:
         learning = layers(lm)[number_of_frozen_layers(lm, part.train_layers) :] if part.train_layers else [lm]
         return 4 * sum(p.numel() for module in learning for p in module.parameters())
 
-    def stage(part: Any, rows: int, tokens: int, predicted: int, cache: int = MAPPED_FROM) -> int:
+    def stage(part: Any, rows: int, tokens: int, predicted: int, cache: int = MAPPED_FROM, pair: int = 1) -> int:
         """A model, gradients and Adam's moments of what learns, cached activations, and a batch or a copy to save."""
-        rows = min(rows, part.microbatch_size or rows)
+        rows = min(rows, pair * part.microbatch_size or rows)
         all_learn = not (part.train_layers or part.lora_rank)
         logits = min(rows * predicted * vocabulary, logits_at_once(run.device, gradient=all_learn))
         batch = rows * tokens * (part.train_layers or depth) * one_layer + 4 * _LOSS_COPIES * logits
@@ -48,10 +48,14 @@ def memory_needed(run: Run, lm: Any, prompt: int, policy: str = "ppo") -> int:
     sampled = max(REFERENCE_SAMPLES, ppo.batch_size) * length  # tokens
     sampling = sampled * (one_layer + depth * keys_and_values)
     rollout = min(ppo.batch_size * ppo.max_new_tokens * vocabulary, logits_at_once(run.device, gradient=False))
-    rows = min(ppo.minibatch_size, ppo.batch_size)
+    pair = 2 if policy == "dpo" else 1  # sequences of a record
+    rows = pair * min(ppo.minibatch_size, ppo.batch_size)
+    longest = max(length, ppo.max_tokens) if run.reads_judgements(policy) else length
     texts = max((len(ranking.responses) for ranking in run.judged.train.rankings), default=2)
     # Activations of the sampled tokens at two depths: one for the policy, one for the reward model.
-    update = stage(ppo, rows, length, ppo.max_new_tokens, cache=4 * 2 * width * sampled)
+    update = stage(
+        ppo, rows, longest, max(ppo.max_new_tokens, longest - prompt), cache=4 * 2 * width * sampled, pair=pair
+    )
     return max(
         stage(sft, sft.batch_size, sft.max_tokens, sft.max_tokens),
         stage(reward, texts * reward.batch_size, reward.max_tokens, 0),
