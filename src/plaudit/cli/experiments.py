@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from plaudit.cli import failures, flags
-from plaudit.config import resolve
+from plaudit.config import POLICIES, in_words, resolve
 
 
 @click.command("frontier")
@@ -46,7 +46,7 @@ def frontier(run: Path, kl_coefs: str | None, draws: int, overwrite: bool) -> No
 @click.option(
     "--methods",
     "names",
-    default="ppo,reinforce,rloo,grpo,dpo,kto,best-of-n,random-of-n",
+    default=",".join((*map(in_words, POLICIES), "random-of-n")),
     metavar="NAME,NAME,...",
     show_default=True,
     help="methods to compare, the first being the one that the others are compared with",
