@@ -86,8 +86,8 @@ def test_a_range_includes_its_ends(name, value):
         ("sede", "seed"),
         (
             "missing_eos",
-            "ppo.missing_eos_penalty', 'reinforce.missing_eos_penalty', 'rloo.missing_eos_penalty' or "
-            "'grpo.missing_eos_penalty",
+            "ppo.missing_eos_penalty', 'reinforce.missing_eos_penalty', 'rloo.missing_eos_penalty', "
+            "'grpo.missing_eos_penalty', 'dpo.missing_eos_penalty' or 'kto.missing_eos_penalty",
         ),
         (
             "ppo.kl",

@@ -1,6 +1,7 @@
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 
@@ -55,3 +56,11 @@ def test_a_container_s_limit_counts(tmp_path, monkeypatch, limit, used, cache, f
     assert memory.free(CPU) == free
     (tmp_path / "memory.max").write_text("max\n")
     assert memory.free(CPU) > 2**20
+
+
+def test_the_peak_is_that_of_this_process_and_not_of_the_one_that_began_it():
+    """On Linux, getrusage gives a child the peak of its parent."""
+    held = np.ones(2**27)  # a gigabyte
+    script = "import torch; from plaudit.training.memory import peak; print(peak(torch.device('cpu')))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < held.nbytes

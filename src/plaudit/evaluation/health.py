@@ -318,4 +318,4 @@ def reading(key: str, values: Sequence[Any], stage: str = "ppo") -> Reading:
 def mean_of(values: Sequence[Any]) -> float | None:
     """The mean of the finite numbers among some values; None if there are none."""
     known = [v for v in values if isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v)]
-    return math.fsum(known) / len(known) if known else None
+    return math.fsum(value / len(known) for value in known) if known else None  # a sum may be too large

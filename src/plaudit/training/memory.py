@@ -58,6 +58,9 @@ def peak(device: torch.device) -> int | None:
     """Peak bytes that this process used on `device`, libraries included; None if the system does not report them."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    with suppress(OSError, IndexError, ValueError):  # the system's own record may be that of the program that began it
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+        return int(status.partition("VmHWM:")[2].split()[0]) * 1024
     try:
         import resource
     except ImportError:  # Windows
