@@ -24,7 +24,7 @@ from plaudit.maths.intervals import wilson
 
 # Placeholder -> CSS variable. The style sheet uses the Okabe-Ito palette, which colour-blind readers can tell apart.
 # Of methods, told apart also by their markers: P. Tol's "bright" scheme.
-METHOD_COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#999999")
+METHOD_COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#999999", "#994f00")
 INK, MUTED, GRID, BEFORE, AFTER, COST = (f"#0{i}0{i}0{i}" for i in range(1, 7))
 _VARIABLES = {INK: "ink", MUTED: "muted", GRID: "grid", BEFORE: "before", AFTER: "after", COST: "cost"}
 

@@ -8,32 +8,44 @@ from typing import Any
 from plaudit.evaluation.report.words import bracketed, interval, number, written
 
 HEADS = ("", "score", "difference", "judged positive", "KL", "distinct", "length", "seconds")
-AT_KL_HEADS = ("KL", "", "score", "against best-of-n", "judged positive", "against best-of-n")
+AT_KL_HEADS = ("KL", "", "score", "against best-of-n sampling", "judged positive", "against best-of-n sampling")
 
 
 def findings(content: Mapping[str, Any]) -> list[str]:
-    """What `methods.json` shows, in sentences: the order by score, and each method against best-of-n at equal KL."""
+    """What `methods.json` shows, in sentences: the order by score, and how methods compare with best-of-n sampling."""
     rows = sorted(content["methods"], key=lambda row: -row["score_mean"])
     named = [f"{name_of(row['method'])} {written(row['score_mean'], '{:.2f}')}" for row in rows]
     sentences = [f"Mean score after training: {', '.join(named)}."]
     first = content["methods"][0]
-    for row in content["methods"][1:]:
-        low, high = row["score_difference"]["ci95"]
-        if low <= 0 <= high:
-            sentences.append(f"{name_of(row['method'])} and {name_of(first['method'])} are within noise of each other.")
+    near = [row["method"] for row in content["methods"][1:] if _place(row["score_difference"]) == "level with"]
+    if near:
+        sentences.append(f"Within noise of {name_of(first['method'])}: {', '.join(map(name_of, near))}.")
     for of, what in (("score", "score"), ("judge", "share judged positive")):
-        found: dict[str, dict[str, list[float]]] = {}
+        found: dict[str, dict[str, list[str]]] = {}
         for row in content["at_kl"]:
             if above := row.get(f"{of}_above_best_of_n"):
-                low, high = above["ci95"]
-                place = "above" if low > 0 else "below" if high < 0 else "level with"
-                found.setdefault(row["method"], {}).setdefault(place, []).append(row["kl"])
-        for method, places in found.items():
-            parts = [f"{place} it at {', '.join(f'{kl:g}' for kl in kls)} nats" for place, kls in places.items()]
-            sentences.append(f"By {what}, {name_of(method)} against best-of-n at equal KL: {'; '.join(parts)}.")
+                found.setdefault(_place(above), {}).setdefault(row["method"], []).append(f"{row['kl']:g}")
+        parts = [
+            f"{place} it: {', '.join(f'{name_of(method)} at {_listed(kls)} nats' for method, kls in methods.items())}"
+            for place, methods in found.items()
+        ]
+        if parts:
+            sentences.append(f"By {what}, at the KL of best-of-n sampling, {'; '.join(parts)}.")
     if first["seeds"] == 1:
         sentences.append("One seed only: the intervals are over prompts, and another seed may lie outside of them.")
     return sentences
+
+
+def _place(difference: Mapping[str, Any]) -> str:
+    """Where a difference with an interval lies."""
+    low, high = difference["ci95"]
+    return "above" if low > 0 else "below" if high < 0 else "level with"
+
+
+def _listed(words: list[str]) -> str:
+    """Words with commas, and "and" before the last."""
+    *some, last = words
+    return f"{', '.join(some)} and {last}" if some else last
 
 
 def name_of(method: str) -> str:
@@ -49,6 +61,8 @@ def cells(row: Mapping[str, Any]) -> tuple[str, ...]:
         of = key.partition("_")[0]
         found.append(f"{written(number(row, key), '{:.2f}')} {bracketed(interval(row, f'{of}_ci95'))}".rstrip())
     difference = row.get("score_difference") or {}
+    if not any(interval(difference, "ci95") or ()):  # the one that the others are compared with
+        difference = {}
     apart = f"{written(number(difference, 'mean'), '{:+.2f}')} {bracketed(interval(difference, 'ci95'), '{:+.2f}')}"
     found.insert(2, apart.rstrip())
     forms = {"distinct_2": "{:.2f}", "length_mean": "{:.1f}", "seconds": "{:.0f}"}
