@@ -2,7 +2,7 @@
 
     python recipes/curves.py PICTURE RUN RUN ... --stage ppo
 
-The picture in docs/results.md has two seeds of the preset smollm2-sst2.
+The picture in docs/results.md has three seeds of the preset smollm2-sst2.
 """
 
 from __future__ import annotations

@@ -12,22 +12,12 @@ from plaudit.cli.flags import by_full_name
 from plaudit.config import resolve
 
 ROOT = Path(__file__).parent.parent
-PAGES = (
-    "lesson-plan",
-    "api",
-    "chat",
-    "data",
-    "ecosystem",
-    "experiments",
-    "feedback",
-    "models",
-    "playground",
-    "reliability",
-    "results",
-    "reward-model",
-    "rewards",
+DOCUMENTS = (
+    "README.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    *(f"docs/{p.name}" for p in sorted(ROOT.glob("docs/*.md"))),
 )
-DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", *(f"docs/{page}.md" for page in PAGES))
 TEXTS = {name: (ROOT / name).read_text(encoding="utf-8") for name in DOCUMENTS}
 README = TEXTS["README.md"]
 
