@@ -5,7 +5,7 @@ every response starts at the same column. A mask is named for what True means. M
 comparing ids with a padding id.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import TypeVar
 
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn import functional
 
 Batch = TypeVar("Batch")
 
@@ -126,6 +127,38 @@ def cut(responses: Responses, limits: Int[Tensor, "B"], pad_id: int) -> Response
 def _unpadded(ids: Tensor, mask: Tensor) -> list[list[int]]:
     """The ids of each row where the mask is True."""
     return [row.tolist() for row in ids[mask].cpu().split(mask.sum(1).tolist())]
+
+
+def join_rollouts(parts: Sequence[Rollout], pad_id: int) -> Rollout:
+    """The rows of several rollouts as one."""
+    columns = {f.name: [getattr(part, f.name) for part in parts] for f in fields(Rollout)}
+    responses = join_responses(columns.pop("responses"), pad_id)
+    width = responses.response_mask.shape[1]
+    padded = {name: [_widen(x, width) if x.ndim == 2 else x for x in column] for name, column in columns.items()}
+    return Rollout(responses, **{name: torch.cat(column) for name, column in padded.items()})
+
+
+def join_responses(parts: Sequence[Responses], pad_id: int) -> Responses:
+    """The rows of several batches of responses as one."""
+    prompt, width = (max(getattr(p, name).shape[1] for p in parts) for name in ("prompt_mask", "response_mask"))
+
+    def joined(prompts: list[Tensor], responses: list[Tensor], value: int) -> Tensor:
+        left = [functional.pad(x, (prompt - x.shape[1], 0), value=value) for x in prompts]
+        right = [_widen(x, width, value) for x in responses]
+        return torch.cat([torch.cat(left), torch.cat(right)], dim=1)
+
+    masks = [part.response_mask for part in parts]
+    return Responses(
+        ids=joined([p.ids[:, : p.prompt_mask.shape[1]] for p in parts], [p.response_ids for p in parts], pad_id),
+        attention_mask=joined([part.prompt_mask for part in parts], masks, 0),
+        response_mask=torch.cat([_widen(mask, width) for mask in masks]),
+        ended=torch.cat([part.ended for part in parts]),
+    )
+
+
+def _widen(rows: Tensor, width: int, value: int = 0) -> Tensor:
+    """(B, R) as (B, width), padded on the right."""
+    return functional.pad(rows, (0, width - rows.shape[1]), value=value)
 
 
 def select_rows(batch: Batch, rows: Int[Tensor, "n"]) -> Batch:

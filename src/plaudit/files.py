@@ -18,6 +18,18 @@ from typing import Any
 _PARTIAL = ".partial"
 _IS_WINDOWS = os.name == "nt"
 _TRIES, _PAUSE = 20, 0.1  # Windows cannot replace a file that another program has open: try for two seconds
+_writes = True
+
+
+def write_nothing() -> None:
+    """From here on, the functions of this module change nothing: another process of the job writes the files."""
+    global _writes
+    _writes = False
+
+
+def writes() -> bool:
+    """Whether this process writes files."""
+    return _writes
 
 
 def partial_of(path: Path) -> Path:
@@ -27,6 +39,8 @@ def partial_of(path: Path) -> Path:
 
 def write_atomic(path: Path, content: str | bytes) -> None:
     """Replace the file at `path`; after a crash it has the old content or the new one."""
+    if not _writes:
+        return
     partial = partial_of(path)
     with partial.open("wb") as file:
         file.write(content.encode("utf-8") if isinstance(content, str) else content)
@@ -55,6 +69,8 @@ def share_tensors(folder: Path) -> None:
 
     safetensors writes them through a temporary file, which only its owner may read.
     """
+    if not _writes:
+        return
     new = partial_of(folder / "mode")
     new.touch()  # its mode is the umask's; os.umask cannot be read without setting it for all threads
     mode = stat.S_IMODE(new.stat().st_mode)
@@ -76,11 +92,17 @@ def move_folder(partial: Path, final: Path) -> None:
 
 def remove_folder(folder: Path) -> None:
     """Remove a folder if it exists; after a crash it is either complete or gone."""
-    if folder.exists():
+    if _writes and folder.exists():
         leaving = partial_of(folder.with_name(f"{folder.name}.old"))
         shutil.rmtree(leaving, ignore_errors=True)
         _replace(folder, leaving)
         shutil.rmtree(leaving, ignore_errors=True)
+
+
+def remove_file(path: Path) -> None:
+    """Remove a file if it exists."""
+    if _writes:
+        path.unlink(missing_ok=True)
 
 
 def sync(path: Path) -> None:
@@ -94,6 +116,8 @@ def sync(path: Path) -> None:
 
 def sweep(folder: Path) -> None:
     """Remove the partial files and folders that a crash has left, in `folder` and below it."""
+    if not _writes:
+        return
     for path in [*folder.rglob(f".*{_PARTIAL}"), *folder.rglob(".tmp*")]:  # the latter are of safetensors
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)

@@ -27,7 +27,7 @@ from plaudit.models.lora import FOLDER, check_installed
 from plaudit.models.trial import TEXTS, try_model
 from plaudit.records import transcript
 from plaudit.rewards import AnyReward, Source, sources_of, uses_model
-from plaudit.training import ending, stopping
+from plaudit.training import dist, ending, stopping
 from plaudit.training.metrics import StepReport
 from plaudit.training.prompts import counted_prompts, rows_that_fit, training_prompts, warn_of_skipped
 from plaudit.training.rewards import try_reward
@@ -208,7 +208,7 @@ def steps(run: Run, stages: Sequence[str] = STAGES, reward: AnyReward = None) ->
     for stage in stages:
         if stage in to_run:
             yield from ending.recorded(run.path, stage, _reports(run, stage, reward))
-            if stopping.requested() and stage != to_run[-1]:  # a signal in the stage's last step
+            if stage != to_run[-1] and dist.any_rank(stopping.requested()):  # a signal in the stage's last step
                 stopping.stop()
         elif stage in POLICIES:
             run.check_reward(stage, sources)
@@ -230,5 +230,5 @@ def _reports(run: Run, stage: str, reward: AnyReward) -> Iterator[StepReport]:
     if stage not in POLICIES:
         return with_preflight_checks(run, stage, lambda models: algorithm(run))
     reports = with_preflight_checks(run, stage, lambda models: algorithm(run, reward, models), reward)
-    samples = hasattr(getattr(run.config, stage), "iterations")
+    samples = hasattr(getattr(run.config, stage), "iterations") and dist.rank() == 0  # who has the logs
     return detect_reward_hacking(run, stage, reports, reward) if samples else reports

@@ -32,7 +32,7 @@ from plaudit.models.loading import load_reward_model, model_without_weights, sav
 from plaudit.models.policy import RewardModel, initialise_score_head
 from plaudit.models.tokenizer import Runs, Tokenizer, collate
 from plaudit.settings import SupervisedConfig, setting
-from plaudit.training import stopping
+from plaudit.training import dist, stopping
 from plaudit.training.engine import prepare_to_learn
 from plaudit.training.metrics import StepReport
 from plaudit.training.optimizer import adamw
@@ -103,7 +103,7 @@ def reward_model(run: Run) -> Iterator[StepReport]:
     scores = []
     for member in range(1, settings.members + 1):
         scores.append((yield from _member(run, member, tokenizer, train, held_out)))
-        if member < settings.members and stopping.requested():  # a signal in the member's last step
+        if member < settings.members and dist.any_rank(stopping.requested()):  # a signal in the member's last step
             stopping.stop()
     most = max(len(example.texts) for example in train)
     margins = [example.judgement.margin for example in train if example.judgement.margin]
@@ -267,12 +267,13 @@ def predict(
     model: RewardModel, examples: list[PreferenceExample], tokenizer: Tokenizer, device: torch.device
 ) -> np.ndarray:
     """(M,) the score of every text of the judgements, in order."""
-    scores = []
     at_once = max(1, _TEXTS_AT_ONCE // max(len(example.texts) for example in examples))
-    for start in range(0, len(examples), at_once):
+
+    def scores(start: int) -> np.ndarray:
         batch = to_device(collate_examples(examples[start : start + at_once], tokenizer), device)
-        scores.append(text_scores(model, batch)[batch.present].float().cpu())
-    return torch.cat(scores).numpy()
+        return text_scores(model, batch)[batch.present].float().cpu().numpy()
+
+    return np.concatenate(dist.each(range(0, len(examples), at_once), scores))
 
 
 def statistics(

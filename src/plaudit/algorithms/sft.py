@@ -21,6 +21,7 @@ from plaudit.models.policy import Policy
 from plaudit.models.tokenizer import Runs, Tokenizer, collate
 from plaudit.records import Demonstration
 from plaudit.settings import SupervisedConfig, setting
+from plaudit.training import dist
 from plaudit.training.engine import prepare_to_learn
 from plaudit.training.metrics import StepReport
 from plaudit.training.optimizer import adamw
@@ -148,16 +149,18 @@ def check_dropped(kept: int, dropped: Mapping[str, int], stage: str) -> str:
 @torch.no_grad()
 def perplexity(policy: Policy, pairs: list[Runs], tokenizer: Tokenizer, device: torch.device) -> float:
     """exp of the mean negative log-likelihood of a response token over all `pairs`; NaN where there are none."""
-    nats, tokens = 0.0, 0
     by_length = sorted(pairs, key=length)
-    for start in range(0, len(by_length), 64):
+
+    def loss(start: int) -> tuple[float, int]:
         batch = to_device(collate(by_length[start : start + 64], tokenizer.pad_id), device)
         total, count = sft_loss(policy, batch)
-        nats += total.item()
-        tokens += int(count)
+        return total.item(), int(count)
+
+    found = dist.each(range(0, len(by_length), 64), loss)
+    tokens = sum(count for _, count in found)
     if not tokens:
         return math.nan
-    nats_per_token = nats / tokens
+    nats_per_token = sum(nats for nats, _ in found) / tokens
     return math.exp(nats_per_token) if nats_per_token < _MOST_NATS else math.inf
 
 

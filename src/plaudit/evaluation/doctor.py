@@ -30,7 +30,7 @@ from plaudit.evaluation.checks import (
 from plaudit.evaluation.devices import against_cpu, is_compared
 from plaudit.evaluation.memory import memory_needed
 from plaudit.evaluation.metrics import strict
-from plaudit.files import write_json
+from plaudit.files import remove_file, write_json
 from plaudit.models.loading import load_causal_lm, model_without_weights, window
 from plaudit.models.plain import PlainEngine
 from plaudit.models.policy import Policy
@@ -183,7 +183,7 @@ def with_preflight_checks(
     models = None if stage == "reward_model" else open_models(run, stage, reward)
     checks = doctor(run, stage, models, reward)
     if stage == "sft":  # what follows is trained again
-        (run.path / "doctor.json").unlink(missing_ok=True)
+        remove_file(run.path / "doctor.json")
     # Without the last one, the free memory, which depends on the machine, the same seed gives the same file.
     _add_to(run.path / "doctor.json", stage, [vars(check) for check in checks[:-1]])
     for check in checks:

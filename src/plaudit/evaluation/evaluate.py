@@ -30,7 +30,7 @@ from plaudit.models.tokenizer import Tokenizer
 from plaudit.records import Message, asking
 from plaudit.rewards import AnyReward
 from plaudit.settings import setting
-from plaudit.training import manifest
+from plaudit.training import dist, manifest
 from plaudit.training.metrics import StepReport
 from plaudit.training.models import Models
 from plaudit.training.prompts import check_window, evaluation_prompts, rows_that_fit
@@ -83,9 +83,18 @@ class Measurement:
         self.tokenizer = self.models.tokenizer
         self.sft, self.policy = self.models.reference, self.models.policy.lm
 
-    @torch.no_grad()
     def answer(self, lm: Any, prompts: list[list[int]], noise: torch.Tensor) -> Answers:
-        """Sample a response of `lm` to each prompt from `noise` (N, R), and measure it."""
+        """Sample a response of `lm` to each prompt from `noise` (N, R), and measure it; each rank answers a share."""
+        if dist.size() == 1:
+            return self._answer(lm, prompts, noise)
+        share = dist.rows(len(prompts))
+        rows = share or range(1)  # a rank without a share answers one prompt, which is left out
+        some = [prompts[row] for row in rows]
+        found = dist.together(lambda: self._answer(lm, some, noise[rows.start : rows.stop]))
+        return joined([each for each in dist.gather(found if share else None) if each is not None])
+
+    @torch.no_grad()
+    def _answer(self, lm: Any, prompts: list[list[int]], noise: torch.Tensor) -> Answers:
         engine, temperature, tokenizer = self.models.engine, self.settings.temperature, self.tokenizer
         responses = generate(Policy(lm, engine, value_head=False), prompts, noise, tokenizer, temperature)
         found, tokens = engine.compare(lm, self.sft, responses, temperature), responses.tokens()

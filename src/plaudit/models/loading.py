@@ -20,6 +20,7 @@ from transformers import (
 
 from plaudit import fetching
 from plaudit.errors import ModelError
+from plaudit.files import writes
 from plaudit.models import lora, score_head, smollm2
 from plaudit.models.folder import check_folder, check_tokenizer, content_hash, end_ids, non_finite, tensor_sizes
 from plaudit.models.hub import folder_of, is_on_hub
@@ -180,6 +181,8 @@ def save(model: Any, tokenizer: Tokenizer, folder: Path, sampling: Any = None) -
     Args:
         sampling: settings with the `temperature` and `max_new_tokens` (tokens) of `generate`; None for a classifier.
     """
+    if not writes():
+        return
     folder.mkdir(parents=True, exist_ok=True)
     ids: dict[str, Any] = {"bos_token_id": tokenizer.bos_id, "pad_token_id": tokenizer.pad_id}
     ids["eos_token_id"] = tokenizer.eos_id

@@ -18,7 +18,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from plaudit.errors import RunError
-from plaudit.files import move_folder, partial_of, remove_folder, sha256
+from plaudit.files import move_folder, partial_of, remove_folder, sha256, writes
+from plaudit.training import dist
 from plaudit.training.metrics import MetricsLog
 
 _KEEP = 2
@@ -43,6 +44,8 @@ class Checkpoints:
         self, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any] | None = None
     ) -> None:
         """Save the state after `step` steps. A crash at any moment leaves the older checkpoints intact."""
+        if not writes():
+            return
         final = self.folder / f"step-{step:08d}"
         partial = partial_of(final)
         shutil.rmtree(partial, ignore_errors=True)
@@ -68,6 +71,8 @@ class Checkpoints:
             RunError: every checkpoint is damaged, a log is damaged, or a checkpoint was made with other settings or
                 another number format.
         """
+        if dist.rank():
+            dist.barrier()  # damaged checkpoints have been set aside
         damaged = []
         for path in reversed(self._steps()):
             state = self._verified(path)
@@ -90,7 +95,10 @@ class Checkpoints:
             _restore(tensors, model, optimizer)
         found = f"damaged checkpoint, set aside; training goes on from step {state['step']}"
         self._notes = tuple(f"{path}: {found}" for path in damaged)
-        self._log.cut_back(state["step"], state.pop("logs"))
+        logs = state.pop("logs")
+        if not dist.rank():
+            self._log.cut_back(state["step"], logs)
+            dist.barrier()
         return state
 
     def take_notes(self) -> tuple[str, ...]:

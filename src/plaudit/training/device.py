@@ -16,7 +16,7 @@ def device_named(name: str) -> torch.device:
     wanted = usable[0] if name == "auto" else name
     if wanted not in usable:
         raise ConfigError(f"device = '{wanted}': this machine has no such device; use cpu or auto")
-    return torch.device(wanted)
+    return torch.device(wanted, torch.cuda.current_device()) if wanted == "cuda" else torch.device(wanted)
 
 
 def multiplies_bfloat16(device: torch.device) -> bool:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,11 @@ import torch
 
 from plaudit import rng
 from plaudit.errors import RunError
-from plaudit.files import sha256, sync, write_json
+from plaudit.files import remove_file, sha256, sync, write_json, writes
 from plaudit.models.loading import window
 from plaudit.models.tokenizer import Runs
 from plaudit.rewards import AnyReward, Reward
-from plaudit.training import stopping
+from plaudit.training import dist, stopping
 from plaudit.training.models import Models
 from plaudit.training.prompts import prompts_of, prompts_to_answer
 from plaudit.training.rewards import as_reward, run_sources
@@ -63,14 +65,16 @@ def draw(run: Run, stage: str, models: Models, reward: AnyReward) -> Groups:
     made_from = {"fingerprint": run.inputs(stage, sources)["fingerprint"], "reward_files": files_of(sources)}
     record = folder / RECORD
     if _drawn_from(record) != made_from:
-        (folder / FILE).unlink(missing_ok=True)
+        remove_file(folder / FILE)
         write_json(record, made_from)
+    dist.barrier()
     path = folder / FILE
     if "sha256" not in json.loads(record.read_text(encoding="utf-8")):
         with stopping.training_loop(stage):
             _complete(run, stage, models, opened, prompts, path)
         sync(path)
         write_json(record, made_from | {"sha256": sha256(path)})
+        dist.barrier()
     elif not path.exists() or sha256(path) != json.loads(record.read_text(encoding="utf-8"))["sha256"]:
         raise RunError(f"{path}: missing or changed since it was drawn; put it back, or start {stage} with --overwrite")
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
@@ -103,10 +107,11 @@ def _complete(run: Run, stage: str, models: Models, reward: Reward, prompts: lis
     lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
     whole = [line for line in lines if line.endswith(b"\n")]
     done = len(whole) // part
-    with path.open("wb") as file:
+    dist.barrier()  # every rank has read the file
+    with (path if writes() else Path(os.devnull)).open("wb") as file:
         file.writelines(whole[: done * part])
         for number in range(done, -(-total // part)):
-            if stopping.requested():
+            if dist.any_rank(stopping.requested()):
                 stopping.stop()
             asked = prompts_of(number, prompts, together, run.config.seed)[
                 : (total - number * part) // settings.group_size
@@ -122,12 +127,19 @@ def _part(
     run: Run, stage: str, models: Models, reward: Reward, rows: list[list[int]], number: int
 ) -> Iterator[dict[str, Any]]:
     """What drawn.jsonl has of each response to these prompts."""
-    settings, tokenizer = getattr(run.config, stage), models.tokenizer
+    settings, tokenizer, share = getattr(run.config, stage), models.tokenizer, dist.rows(len(rows))
     limits = settings.min_new_tokens, settings.max_new_tokens
-    noise = rng.uniforms(range(len(rows)), limits[1], run.config.seed, stage, number, "drawn", limits[0])
-    responses = generate(models.policy, rows, noise, tokenizer, settings.temperature)
-    raw = reward.total(reward.measured(responses)).double()
-    columns = responses.tokens(), raw.tolist(), reward.shown(raw).tolist(), responses.ended.tolist()
+
+    def call() -> Any:
+        if not share:
+            return []
+        noise = rng.uniforms(share, limits[1], run.config.seed, stage, number, "drawn", limits[0])
+        responses = generate(models.policy, [rows[i] for i in share], noise, tokenizer, settings.temperature)
+        raw = reward.total(reward.measured(responses)).double()
+        shown = reward.shown(raw).tolist()
+        return [*zip(responses.tokens(), raw.tolist(), shown, responses.ended.tolist(), strict=True)]
+
+    columns = zip(*chain(*dist.gather(dist.together(call))), strict=True)
     for ids, drawn, value, score, ended in zip(rows, *columns, strict=True):
         yield {
             "prompt": tokenizer.text(ids),

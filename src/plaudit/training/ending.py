@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from plaudit.errors import in_one_line
-from plaudit.files import write_json
+from plaudit.files import remove_file, write_json
 from plaudit.training.metrics import StepReport
 
 FILE = "ended.json"
@@ -52,7 +52,7 @@ def forget(run: Path, stages: Iterable[str]) -> None:
     known = _entries(run)
     left = {stage: entry for stage, entry in known.items() if stage not in stages}
     if not left:
-        (run / FILE).unlink(missing_ok=True)
+        remove_file(run / FILE)
     elif left != known:
         write_json(run / FILE, left)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from plaudit.errors import RunError
-from plaudit.files import sha256, sync, write_atomic
+from plaudit.files import remove_file, sha256, sync, write_atomic, writes
 
 PART = "score."  # before the name of a part of the reward, in metrics.jsonl and rollouts.jsonl
 TOKENS_FILE = "tokens.jsonl"
@@ -95,12 +95,13 @@ class MetricsLog:
         for path in (self.metrics_path, self.rollouts_path, self.tokens_path):
             end = position.get(path.name)
             if end is None:
-                path.unlink(missing_ok=True)
+                remove_file(path)
                 continue
             if not path.exists() or sha256(path, end["bytes"]) != end["sha256"]:
                 raise RunError(f"{path}: damaged: its lines up to step {step} have changed; {_REMEDY}")
-            with path.open("r+b") as file:
-                file.truncate(end["bytes"])
+            if writes():
+                with path.open("r+b") as file:
+                    file.truncate(end["bytes"])
         if self.timing_path.exists():
             lines = self.timing_path.read_bytes().splitlines(keepends=True)
             write_atomic(self.timing_path, b"".join(lines[:step]))
@@ -132,6 +133,8 @@ def _rows(iteration: int, columns: dict[str, list[Any]]) -> list[dict[str, Any]]
 
 def _append(path: Path, lines: list[dict[str, Any]]) -> None:
     """Append lines in one write, so that a full disk leaves no half of one behind a whole one."""
+    if not writes():
+        return
     text = "".join(json.dumps({k: _plain(v) for k, v in line.items()}, allow_nan=False) + "\n" for line in lines)
     with path.open("a", encoding="utf-8") as file:
         file.write(text)

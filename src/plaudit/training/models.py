@@ -8,6 +8,7 @@ from typing import Any
 
 from safetensors.torch import load_file, save_file
 
+from plaudit.files import writes
 from plaudit.models.ensemble import member_folders
 from plaudit.models.layers import share_weights
 from plaudit.models.loading import load_causal_lm, load_reward_model, save
@@ -100,7 +101,7 @@ class Models:
         policy, folder = self.policy, run.folder(stage)
         policy.engine.restore(policy.lm, optimizer, lambda: load_causal_lm(run.model("sft")))
         save(policy.lm, self.tokenizer, folder, getattr(run.config, stage))
-        if policy.value_head is not None:
+        if policy.value_head is not None and writes():
             save_file(policy.value_head.state_dict(), folder / VALUE_HEAD)
 
     def share(self, lm: Any) -> None:

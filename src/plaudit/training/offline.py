@@ -12,6 +12,7 @@ from torch import Tensor
 from plaudit.batches import to_device
 from plaudit.models.tokenizer import Runs, collate
 from plaudit.rewards import Source
+from plaudit.training import dist
 from plaudit.training.metrics import StepReport
 from plaudit.training.models import Models
 from plaudit.training.optimizer import BatchLoss, adamw
@@ -70,11 +71,11 @@ def response_nats(
 def nats_of(policy: Any, texts: Sequence[Runs], pad_id: int, device: torch.device, temperature: float) -> list[float]:
     """The same of many texts, in batches of similar length."""
     order = sorted(range(len(texts)), key=lambda i: sum(map(len, texts[i])))
-    found = [0.0] * len(texts)
-    for start in range(0, len(order), _AT_ONCE):
-        rows = order[start : start + _AT_ONCE]
-        batch = to_device(collate([texts[i] for i in rows], pad_id), device)
-        nats = response_nats(policy, batch.ids, batch.attention_mask, batch.loss_mask, temperature)
-        for i, value in zip(rows, nats.tolist(), strict=True):
-            found[i] = value
-    return found
+
+    def nats(start: int) -> list[float]:
+        batch = to_device(collate([texts[i] for i in order[start : start + _AT_ONCE]], pad_id), device)
+        return response_nats(policy, batch.ids, batch.attention_mask, batch.loss_mask, temperature).tolist()
+
+    values = chain(*dist.each(range(0, len(order), _AT_ONCE), nats))
+    found = dict(zip(order, values, strict=True))
+    return [found[i] for i in range(len(texts))]

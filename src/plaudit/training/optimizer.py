@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from plaudit.batches import number_of_rows, split_rows
+from plaudit.batches import number_of_rows, select_rows, split_rows
 from plaudit.errors import TrainingError
 from plaudit.maths.losses import Loss
+from plaudit.training import dist
 
 # From a batch to (sum, count), and figures: sums over the same count, or maxima where the name ends in "_max".
 BatchLoss = Callable[[Any], tuple[Loss, dict[str, Tensor]]]
@@ -50,7 +51,8 @@ def accumulate(
 ) -> dict[str, float]:
     """Set p.grad to the gradients of a batch's mean loss, a microbatch at a time.
 
-    Where memory runs out, it starts again with microbatches of half as many rows, for this model from now on.
+    Every rank computes its share of the rows, and gets the gradients and figures of all of them. Where memory runs out,
+    it starts again with microbatches of half as many rows, for this model from now on.
 
     Args:
         microbatch_size: rows of a microbatch; 0 for the whole batch at once. The result is the same.
@@ -64,6 +66,21 @@ def accumulate(
     Raises:
         TrainingError: the loss is not finite, or there is no memory for a single row.
     """
+    share = dist.rows(number_of_rows(batch))
+    if dist.size() > 1:
+        batch = select_rows(batch, torch.arange(share.start, share.stop))
+    figures, counted = _share(batch, microbatch_size, loss, count, where, model) if share else ({}, 0)
+    if model is not None:
+        dist.add_gradients(model.parameters())
+    figures, counted = dist.added_figures(figures), sum(dist.gather(counted))
+    assert counted == count, f"{where}: the losses are of {counted} tokens or records, and are divided by {count}"
+    return figures
+
+
+def _share(
+    batch: Any, microbatch_size: int, loss: BatchLoss, count: int, where: str, model: Any
+) -> tuple[dict[str, float], int]:
+    """`accumulate` for the rows of this rank; returns also how many tokens or records they have."""
     rows = number_of_rows(batch)
     size = min(microbatch_size or rows, rows, _room.get(model, rows) if model is not None else rows)
     while True:
@@ -146,8 +163,10 @@ def not_finite(model: Any, *, gradients: bool = False) -> str:
     return ""
 
 
-def _accumulate(batch: Any, size: int, loss: BatchLoss, count: int, where: str, model: Any) -> dict[str, float]:
-    """`accumulate` with microbatches of this many rows."""
+def _accumulate(
+    batch: Any, size: int, loss: BatchLoss, count: int, where: str, model: Any
+) -> tuple[dict[str, float], int]:
+    """`_share` with microbatches of this many rows."""
     rows = number_of_rows(batch)
     parts = split_rows(batch, np.arange(rows), size) if size < rows else [batch]
     figures: defaultdict[str, float] = defaultdict(float)
@@ -165,8 +184,7 @@ def _accumulate(batch: Any, size: int, loss: BatchLoss, count: int, where: str, 
         for name, value in stats.items():
             number = value.item()
             figures[name] = max(figures[name], number) if name.endswith("_max") else figures[name] + number / count
-    assert counted == count, f"{where}: the losses are of {counted} tokens or records, and are divided by {count}"
-    return dict(figures)
+    return dict(figures), counted
 
 
 def step(optimizer: torch.optim.Optimizer, model: Any, max_grad_norm: float, where: str) -> float:

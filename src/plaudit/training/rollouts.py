@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from plaudit import rng
-from plaudit.batches import Responses, Rollout, cut
+from plaudit.batches import Responses, Rollout, cut, join_responses, join_rollouts, to_device
 from plaudit.data.text import distinct
 from plaudit.errors import RewardError
 from plaudit.maths.kl import adapt_kl_coef
@@ -21,7 +22,7 @@ from plaudit.models.loading import window
 from plaudit.models.policy import Policy
 from plaudit.models.tokenizer import Tokenizer, pad_left
 from plaudit.rewards import AnyReward
-from plaudit.training import stopping
+from plaudit.training import dist, stopping
 from plaudit.training.metrics import PART, StepReport
 from plaudit.training.models import Models
 from plaudit.training.optimizer import adamw, set_lr, take_notes, update, warmup_then_linear
@@ -104,6 +105,22 @@ def score_rollout(
     return rollout, found.states
 
 
+def gathered(
+    n: int, batch: Any, measured: dict[str, Tensor], *states: Float[Tensor, "N D"], pad_id: int
+) -> tuple[Any, dict[str, Tensor], Any]:
+    """What all ranks have made of their share of n rows, on every rank: responses or a rollout, scores, and states."""
+    if dist.size() == 1:
+        return batch, measured, states[0] if states else None
+    device, cpu = next(iter(measured.values())).device, torch.device("cpu")
+    own = to_device(batch, cpu), {name: x.cpu() for name, x in measured.items()}, [x.cpu() for x in states]
+    parts = [part for part in dist.gather(own if dist.rows(n) else None) if part is not None]
+    batches, columns, others = zip(*parts, strict=True)
+    join = join_rollouts if isinstance(batch, Rollout) else join_responses
+    joined = to_device(join(batches, pad_id), device)
+    scores = {name: torch.cat([column[name] for column in columns]).to(device) for name in measured}
+    return joined, scores, torch.cat([x for (x,) in others]).to(device) if states else None
+
+
 @dataclass(frozen=True)
 class Objective:
     """What an algorithm makes of a rollout, for its training and for the preflight checks."""
@@ -153,7 +170,8 @@ class RolloutLoop:
             self._scale, self._kl_coef = ScoreScale(**state["scale"]), state["kl_coef"]
             return
         some = list(itertools.islice(itertools.cycle(self._prompts), REFERENCE_SAMPLES))
-        responses, measured = self._sample(some, 0, "reference")
+        sampled, own = self._sample(some, 0, "reference")
+        responses, measured, _ = gathered(len(some), sampled, own, pad_id=models.tokenizer.pad_id)
         raw = self._reward.total(measured)
         self._scale = ScoreScale.measured(raw, self._settings.missing_eos_penalty)
         self._kl_coef = self._settings.kl_coef
@@ -189,6 +207,7 @@ class RolloutLoop:
             settings.temperature,
             settings.kl_estimator,
         )
+        rollout, measured, states = gathered(len(prompts), rollout, measured, states, pad_id=models.tokenizer.pad_id)
         lr = settings.lr * warmup_then_linear(number, settings.iterations, settings.warmup)
         set_lr(self._optimizer, lr)
         return Iteration(number, rollout, measured, states, self._kl_coef, lr, began)
@@ -282,7 +301,7 @@ class RolloutLoop:
         )
         in_reward = iteration.kl_coef if settings.kl_in == "reward" else 0.0
         self._log.log_tokens(number, **token_columns(tokenizer, batch, rollout, in_reward))
-        self._asked = stopping.requested()
+        self._asked = dist.any_rank(stopping.requested())
         if number % settings.save_every == 0 or number == settings.iterations or self._asked:
             self._save(number)
         return report
@@ -300,9 +319,18 @@ class RolloutLoop:
         self._run.finish(self._stage, summary | {"scale": dataclasses.asdict(self._scale)})
 
     def _sample(self, prompts: list[list[int]], iteration: int, purpose: str) -> tuple[Responses, dict[str, Tensor]]:
-        """Responses of the policy to some prompts, and what each part of the reward gives them (B,)."""
+        """Responses of the policy to this rank's share of some prompts, and what the parts of the reward give them (B,).
+
+        A rank without a share computes the first row; `gathered` leaves it out.
+        """
         settings, seed = self._settings, self._run.config.seed
+        rows = dist.rows(len(prompts)) or range(1)
         lengths = settings.min_new_tokens, settings.max_new_tokens
-        noise = rng.uniforms(range(len(prompts)), lengths[1], seed, self._stage, iteration, purpose, lengths[0])
-        responses = generate(self._models.policy, prompts, noise, self._models.tokenizer, settings.temperature)
-        return responses, self._reward.measured(responses)
+        noise = rng.uniforms(rows, lengths[1], seed, self._stage, iteration, purpose, lengths[0])
+
+        def call() -> tuple[Responses, dict[str, Tensor]]:
+            some = [prompts[row] for row in rows]
+            responses = generate(self._models.policy, some, noise, self._models.tokenizer, settings.temperature)
+            return responses, self._reward.measured(responses)
+
+        return dist.together(call)

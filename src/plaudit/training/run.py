@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +30,7 @@ from plaudit.files import (
 from plaudit.models import loading
 from plaudit.models.ensemble import members_of
 from plaudit.rewards import Source, described, sources_of, uses_model
-from plaudit.training import ending, lock, manifest, trackers
+from plaudit.training import dist, ending, lock, manifest, trackers
 from plaudit.training.checkpoint import Checkpoints
 from plaudit.training.device import device_named, multiplies_bfloat16
 from plaudit.training.metrics import MetricsLog
@@ -66,8 +65,13 @@ class Run:
             RunError: a folder exists already, is damaged, belongs to another process, or was made with other settings
                 or data; or there is nothing to resume.
         """
-        if int(os.environ.get("WORLD_SIZE") or 1) > 1:
-            raise RunError("several processes cannot train together yet (WORLD_SIZE > 1); do not use torchrun")
+        dist.start()
+        opened = dist.on_main(lambda: Run._open(path, config, resume=resume, overwrite=overwrite, stages=stages).config)
+        return Run(path, opened)
+
+    @staticmethod
+    def _open(path: Path, config: Config, *, resume: bool, overwrite: bool, stages: tuple[str, ...]) -> Run:
+        """`open` in the process that writes the files."""
         trackers.check_installed(config.track)
         saved = path / "config.toml"
         if path.exists() and not path.is_dir():
@@ -110,6 +114,8 @@ class Run:
     @staticmethod
     def existing(path: Path) -> Run:
         """The run directory at `path`, for reading: without a lock."""
+        if dist.started_by_torchrun() > dist.size():
+            raise RunError("this does not run in several processes (WORLD_SIZE > 1); start it without torchrun")
         if not (path / "config.toml").exists():
             raise RunError(f"{path}: no run here (config.toml is missing); make one with plaudit run --out {path}")
         return Run(path, build(read_saved(path / "config.toml")))
@@ -159,6 +165,9 @@ class Run:
 
     def finish(self, stage: str, summary: dict[str, Any]) -> None:
         """Write the folder's manifest, then summary.json, which marks the stage as finished; remove its checkpoints."""
+        dist.on_main(lambda: self._finish(stage, summary))
+
+    def _finish(self, stage: str, summary: dict[str, Any]) -> None:
         folder, text = self.folder(stage), json_text(summary)
         share_tensors(folder)
         files = [p for p in folder.rglob("*") if p.is_file() and folder / "checkpoints" not in p.parents]

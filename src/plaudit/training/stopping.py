@@ -92,4 +92,5 @@ def stop() -> None:
     Raises:
         Stopped: always.
     """
-    raise Stopped(_requests[0], saved=True)
+    # Another process of the job may have been asked.
+    raise Stopped(_requests[0] if _requests else signal.SIGTERM, saved=True)

@@ -18,7 +18,7 @@ from plaudit import rng
 from plaudit.batches import to_device
 from plaudit.models.ensemble import member_folder
 from plaudit.rewards import Source
-from plaudit.training import stopping
+from plaudit.training import dist, stopping
 from plaudit.training.checkpoint import Checkpoints
 from plaudit.training.metrics import MetricsLog, StepReport
 from plaudit.training.optimizer import BatchLoss, accumulate, set_lr, step, take_notes, warmup_then_linear
@@ -79,7 +79,7 @@ def train_supervised(
             report = StepReport(stage, number + 1, total, metrics, timing, notes)
             log.append(report)
             shown = track(replace(report, step=before + report.step, total=members * total))
-            asked = stopping.requested()
+            asked = dist.any_rank(stopping.requested())
             if (number + 1) % settings.save_every == 0 or number + 1 == total or asked:
                 checkpoints.save(number + 1, model, optimizer)
             yield shown

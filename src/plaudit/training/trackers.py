@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from plaudit.errors import ConfigError
-from plaudit.files import write_atomic, write_json
+from plaudit.files import write_atomic, write_json, writes
 from plaudit.training.metrics import StepReport, read_jsonl
 
 if TYPE_CHECKING:
@@ -110,6 +110,9 @@ def tracking(run: Run, stage: str, first: int) -> Iterator[Callable[[StepReport]
     Args:
         first: steps that the checkpoint has, from which training goes on.
     """
+    if not writes():
+        yield lambda report: report
+        return
     file, notes = run.folder(stage) / FILE, []
     known = _read(file)
     opened: dict[str, Tracker] = {}

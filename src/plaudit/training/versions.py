@@ -13,6 +13,7 @@ import torch
 
 from plaudit import __version__
 from plaudit.models import hub
+from plaudit.training import dist
 
 
 def versions(model: str = "") -> dict[str, str]:
@@ -26,8 +27,8 @@ def versions(model: str = "") -> dict[str, str]:
 
 
 def made_with() -> dict[str, Any]:
-    """What the last digits of a result depend on besides its inputs: versions and number of threads."""
-    return {**versions(), "threads": torch.get_num_threads()}
+    """What the last digits of a result depend on besides its inputs: versions, and numbers of threads and processes."""
+    return {**versions(), "threads": torch.get_num_threads(), "processes": dist.size()}
 
 
 @functools.cache

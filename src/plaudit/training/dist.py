@@ -1,0 +1,166 @@
+"""The processes of one job, as torchrun starts them: each computes a share of the rows, and rank 0 writes the files.
+
+All ranks run the same loop on the same global batch. What differs is which rows of it a rank computes. Sums, figures
+and sampled responses are exchanged, so that every rank takes the same decisions. With one process, every function here
+returns at once.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as torch_dist
+from torch import Tensor
+
+from plaudit import files
+from plaudit.errors import RunError
+
+T = TypeVar("T")
+# Ranks wait for each other while rank 0 saves a model or judges responses. A rank that has died is noticed sooner, by
+# torchrun.
+_TIMEOUT = timedelta(minutes=30)
+_BUCKET = 2**24  # numbers that are added up in one call
+
+
+def started_by_torchrun() -> int:
+    """How many processes the job has, by the environment that torchrun makes."""
+    return int(os.environ.get("WORLD_SIZE") or 1)
+
+
+def start() -> None:
+    """Join the job, if there is one; ranks other than 0 write no files from here on."""
+    if started_by_torchrun() == 1 or torch_dist.is_initialized():
+        return
+    if not torch_dist.is_available():
+        raise RunError("this build of torch has no torch.distributed; start plaudit without torchrun")
+    backend = "gloo"
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        backend = "cpu:gloo,cuda:nccl"
+    torch_dist.init_process_group(backend, timeout=_TIMEOUT)
+    if rank():
+        files.write_nothing()
+
+
+def rank() -> int:
+    """The number of this process in the job, from 0."""
+    return torch_dist.get_rank() if torch_dist.is_initialized() else 0
+
+
+def size() -> int:
+    """How many processes the job has."""
+    return torch_dist.get_world_size() if torch_dist.is_initialized() else 1
+
+
+def rows(n: int) -> range:
+    """Which of n rows this rank computes; shares differ by one row at most, and may be empty."""
+    return range(n * rank() // size(), n * (rank() + 1) // size())
+
+
+def gather(value: T) -> list[T]:
+    """The values of all ranks, in their order, on every rank."""
+    if size() == 1:
+        return [value]
+    found: list[Any] = [None] * size()
+    torch_dist.all_gather_object(found, value)
+    return found
+
+
+def each(items: Sequence[Any], call: Callable[[Any], T]) -> list[T]:
+    """What a call makes of each item, in order; every rank calls it for a share of them."""
+    mine = together(lambda: {i: call(items[i]) for i in range(rank(), len(items), size())})
+    found: dict[int, T] = {}
+    for part in gather(mine):
+        found |= part
+    return [found[i] for i in range(len(items))]
+
+
+def any_rank(flag: bool) -> bool:
+    """Whether the flag is set on any rank."""
+    return any(gather(flag))
+
+
+def barrier() -> None:
+    """Wait until every rank is here, and rank 0 has written what the others read next."""
+    if size() > 1:
+        gather(None)
+
+
+def on_main(call: Callable[[], T]) -> T:
+    """What a call returns on rank 0, given to all ranks; where it raises, every rank raises."""
+    if size() == 1:
+        return call()
+    value, error = None, None
+    if rank() == 0:
+        try:
+            value = call()
+        except Exception as raised:  # the other ranks are waiting
+            error = raised
+    content: list[Any] = [value, error]
+    torch_dist.broadcast_object_list(content, src=0)
+    if content[1] is not None:
+        raise content[1]
+    return content[0]
+
+
+def together(call: Callable[[], T]) -> T:
+    """What a call returns on this rank; where it raises on any rank, every rank raises the same error."""
+    if size() == 1:
+        return call()
+    value, error = None, None
+    try:
+        value = call()
+    except Exception as raised:  # the other ranks would wait for this one
+        error = raised
+    errors = gather(error)
+    for found in errors:
+        if found is not None:
+            raise error or found
+    return value  # type: ignore[return-value]
+
+
+def add_gradients(parameters: Iterable[Tensor]) -> None:
+    """Replace every gradient by its sum over all ranks, the same bits on each; a rank without rows has zeros."""
+    if size() == 1:
+        return
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    there = gather([parameter.grad is not None for parameter in trained])
+    bucket: list[Tensor] = []
+    for parameter, anywhere in zip(trained, map(any, zip(*there, strict=True)), strict=True):
+        if not anywhere:
+            continue
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+        full = sum(g.numel() for g in bucket) + parameter.grad.numel() > _BUCKET
+        if bucket and (full or bucket[0].dtype != parameter.grad.dtype):
+            _add(bucket)
+            bucket = []
+        bucket.append(parameter.grad)
+    _add(bucket)
+
+
+def _add(gradients: Sequence[Tensor]) -> None:
+    """Add up some gradients of one format in one call."""
+    if not gradients:
+        return
+    flat = torch.cat([g.reshape(-1) for g in gradients])
+    torch_dist.all_reduce(flat)
+    for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+        gradient.copy_(part.view_as(gradient))
+
+
+def added_figures(figures: dict[str, float]) -> dict[str, float]:
+    """The sums of figures over all ranks; maxima where their name ends in `_max`. A rank without rows has none."""
+    found: dict[str, float] = {}
+    for each in gather(figures):
+        for name, value in each.items():
+            known = found.get(name)
+            if known is None:
+                found[name] = value
+            else:
+                found[name] = max(known, value) if name.endswith("_max") else known + value
+    return found
