@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 RUN ?= runs/demo
 
-.PHONY: browser demo lab notebooks notebooks-check test check crashes mutants format parity bench seeds frontier hacking reward-curve clean
+.PHONY: browser demo lab notebooks notebooks-check test check ranks crashes mutants format parity bench seeds frontier hacking reward-curve clean
 
 demo: $(VENV)/.user  ## install, then train and evaluate with the built-in model and data; continues a stopped run
 	$(BIN)/plaudit run --out $(RUN) $(if $(wildcard $(RUN)/config.toml),--resume)
@@ -30,6 +30,9 @@ browser:  ## install Debian's chromium, which tests of the labelling pages drive
 
 mutants: $(VENV)/.dev  ## replace functions by versions with a known error: a test must fail for each; about four minutes
 	$(BIN)/python tests/mutants.py
+
+ranks: $(VENV)/.dev  ## every algorithm on 1, 2 and 4 processes: the same figures and responses; about ten minutes
+	$(BIN)/python -m tests.ranks
 
 crashes: $(VENV)/.dev  ## kill and stop runs, damage their files, take away disk and memory: no work may be lost; about half an hour
 	$(BIN)/python -m tests.crashes

@@ -383,11 +383,10 @@ def test_there_must_be_something_to_resume(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_one_process_of_several_is_refused_before_anything_is_written(tmp_path, monkeypatch):
+def test_commands_that_do_not_train_refuse_several_processes(finished_run, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(RunError, match="several processes cannot train together yet"):
-        open_run(tmp_path / "run")
-    assert not (tmp_path / "run").exists()
+    with pytest.raises(RunError, match="does not run in several processes"):
+        Run.existing(finished_run)
 
 
 def test_what_a_crash_left_half_written_is_swept(tmp_path):

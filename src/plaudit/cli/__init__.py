@@ -65,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
         with stopping.signals("stopping after this step and a checkpoint; Ctrl-C or SIGTERM again stops at once"):
             return _answer(words)
     except KeyboardInterrupt as stop:
-        print(f"plaudit: stopped{_way_on(words)}", file=sys.stderr)
+        failures.tell(f"stopped{_way_on(words)}")
         return 128 + getattr(stop, "number", signal.SIGINT)
     finally:
         if argv is None:  # the process is ending: one more Ctrl-C would print a traceback
@@ -87,12 +87,12 @@ def _answer(words: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except click.ClickException as error:
-        print("plaudit: error:", flags.message(error, commands, words), file=sys.stderr)
+        failures.tell(f"error: {flags.message(error, commands, words)}")
         return 2
     except Exception as error:
         final = isinstance(error, PlauditError) and not (_opened and isinstance(error, RewardError))
         way_on = "" if final else _way_on(words)
-        print(f"plaudit: error: {failures.describe(error)}{way_on}", file=sys.stderr)
+        failures.tell(f"error: {failures.describe(error)}{way_on}", error)
         return 2 if isinstance(error, ConfigError) else 1
 
 

@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import sys
 import tempfile
 import traceback
 from pathlib import Path
@@ -19,6 +20,24 @@ def describe(error: Exception) -> str:
         file.write("".join(traceback.format_exception(error)))
     text = " ".join(str(error).split())[:200]
     return f"unexpected {type(error).__name__}: {text}; please report it with {os.path.abspath(file.name)}"
+
+
+def tell(line: str, error: Exception | None = None) -> None:
+    """Print the line that ends a command.
+
+    In a job of several processes, rank 0 says what all of them would say. Another rank names itself; torchrun gets the
+    error of a rank that failed alone, and shows it.
+    """
+    rank = int(os.environ.get("RANK") or 0)
+    several = os.environ.get("WORLD_SIZE", "1") != "1" and "plaudit.training.dist" in sys.modules
+    alone = error if several and not getattr(error, "everywhere", False) else None
+    if rank and alone is None:
+        return
+    print(f"plaudit: {f'rank {rank}: ' if alone else ''}{line}", file=sys.stderr)
+    if alone is not None:
+        from torch.distributed.elastic.multiprocessing.errors import get_error_handler
+
+        get_error_handler().record_exception(alone)
 
 
 def must_exist(directory: Path) -> None:

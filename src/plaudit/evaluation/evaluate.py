@@ -245,7 +245,7 @@ def evaluate(run: Run, reward: AnyReward = None) -> Iterator[StepReport]:
     content = {"sft": sft_figures, measurement.stage: policy_figures, "policy": policy_figures, "meta": meta}
     write_json(run.path / "evaluation.json", strict(content))
     manifest.write(run.path, [run.path / name for name in ("evaluation.json", "responses.jsonl", "samples.jsonl")])
-    write_report(run.path)
+    dist.on_main(lambda: write_report(run.path))
     gain = policy_figures["score_mean"] - sft_figures["score_mean"]
     timing = {"seconds": took, "tokens_per_second": 0.0}
     yield StepReport("evaluation", measurement.steps, measurement.steps, {"score_gain": gain}, timing)

@@ -14,9 +14,11 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as torch_dist
+from jaxtyping import Float
 from torch import Tensor
 
 from plaudit import files
+from plaudit.batches import Rollout, join_responses, join_rollouts, to_device
 from plaudit.errors import RunError
 
 T = TypeVar("T")
@@ -103,7 +105,7 @@ def on_main(call: Callable[[], T]) -> T:
     content: list[Any] = [value, error]
     torch_dist.broadcast_object_list(content, src=0)
     if content[1] is not None:
-        raise content[1]
+        raise _everywhere(error or content[1])
     return content[0]
 
 
@@ -119,8 +121,23 @@ def together(call: Callable[[], T]) -> T:
     errors = gather(error)
     for found in errors:
         if found is not None:
-            raise error or found
+            raise _everywhere(error or found)
     return value  # type: ignore[return-value]
+
+
+def _everywhere(error: Exception) -> Exception:
+    """The error, marked as one that every rank raises, so that one of them is enough to show it."""
+    error.everywhere = True  # type: ignore[attr-defined]
+    return error
+
+
+@torch.no_grad()
+def share_weights(parameters: Iterable[Tensor]) -> None:
+    """Give every rank the weights of rank 0 that learn, to the last bit: what ranks have fitted may differ there."""
+    if size() > 1:
+        for parameter in parameters:
+            if parameter.requires_grad:
+                torch_dist.broadcast(parameter.data, src=0)
 
 
 def add_gradients(parameters: Iterable[Tensor]) -> None:
@@ -164,3 +181,19 @@ def added_figures(figures: dict[str, float]) -> dict[str, float]:
             else:
                 found[name] = max(known, value) if name.endswith("_max") else known + value
     return found
+
+
+def gathered(
+    n: int, batch: Any, measured: dict[str, Tensor], *states: Float[Tensor, "N D"], pad_id: int
+) -> tuple[Any, dict[str, Tensor], Any]:
+    """What all ranks have made of their share of n rows, on every rank: responses or a rollout, scores, and states."""
+    if size() == 1:
+        return batch, measured, states[0] if states else None
+    device, cpu = next(iter(measured.values())).device, torch.device("cpu")
+    own = to_device(batch, cpu), {name: x.cpu() for name, x in measured.items()}, [x.cpu() for x in states]
+    parts = [part for part in gather(own if rows(n) else None) if part is not None]
+    batches, columns, others = zip(*parts, strict=True)
+    join = join_rollouts if isinstance(batch, Rollout) else join_responses
+    joined = to_device(join(batches, pad_id), device)
+    scores = {name: torch.cat([column[name] for column in columns]).to(device) for name in measured}
+    return joined, scores, torch.cat([x for (x,) in others]).to(device) if states else None

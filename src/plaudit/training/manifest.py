@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from plaudit.files import sha256, sync, write_json
+from plaudit.files import sha256, sync, write_json, writes
 
 FILE = "manifest.json"
 OTHER_REWARDS = "other_rewards.json"  # scores by rewards that the policy was not trained for
@@ -24,6 +24,8 @@ def write(folder: Path, files: Iterable[Path], coming: dict[str, str] | None = N
     Args:
         coming: content, by file name, of files that will be written after the manifest.
     """
+    if not writes():
+        return
     hashes = {name: hashlib.sha256(text.encode("utf-8")).hexdigest() for name, text in (coming or {}).items()}
     for path in sorted(files):
         sync(path)

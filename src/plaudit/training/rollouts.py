@@ -7,12 +7,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from plaudit import rng
-from plaudit.batches import Responses, Rollout, cut, join_responses, join_rollouts, to_device
+from plaudit.batches import Responses, Rollout, cut
 from plaudit.data.text import distinct
 from plaudit.errors import RewardError
 from plaudit.maths.kl import adapt_kl_coef
@@ -105,22 +104,6 @@ def score_rollout(
     return rollout, found.states
 
 
-def gathered(
-    n: int, batch: Any, measured: dict[str, Tensor], *states: Float[Tensor, "N D"], pad_id: int
-) -> tuple[Any, dict[str, Tensor], Any]:
-    """What all ranks have made of their share of n rows, on every rank: responses or a rollout, scores, and states."""
-    if dist.size() == 1:
-        return batch, measured, states[0] if states else None
-    device, cpu = next(iter(measured.values())).device, torch.device("cpu")
-    own = to_device(batch, cpu), {name: x.cpu() for name, x in measured.items()}, [x.cpu() for x in states]
-    parts = [part for part in dist.gather(own if dist.rows(n) else None) if part is not None]
-    batches, columns, others = zip(*parts, strict=True)
-    join = join_rollouts if isinstance(batch, Rollout) else join_responses
-    joined = to_device(join(batches, pad_id), device)
-    scores = {name: torch.cat([column[name] for column in columns]).to(device) for name in measured}
-    return joined, scores, torch.cat([x for (x,) in others]).to(device) if states else None
-
-
 @dataclass(frozen=True)
 class Objective:
     """What an algorithm makes of a rollout, for its training and for the preflight checks."""
@@ -171,7 +154,7 @@ class RolloutLoop:
             return
         some = list(itertools.islice(itertools.cycle(self._prompts), REFERENCE_SAMPLES))
         sampled, own = self._sample(some, 0, "reference")
-        responses, measured, _ = gathered(len(some), sampled, own, pad_id=models.tokenizer.pad_id)
+        responses, measured, _ = dist.gathered(len(some), sampled, own, pad_id=models.tokenizer.pad_id)
         raw = self._reward.total(measured)
         self._scale = ScoreScale.measured(raw, self._settings.missing_eos_penalty)
         self._kl_coef = self._settings.kl_coef
@@ -179,6 +162,7 @@ class RolloutLoop:
 
     def __iter__(self) -> Iterator[Iteration]:
         """Sample, score and hand out the iterations that remain; each must be finished before the next is asked for."""
+        dist.share_weights(self._models.policy.parameters())
         tracked = tracking(self._run, self._stage, self._first)
         with stopping.training_loop(self._stage), tracked as self._track:
             for number in range(self._first, self._settings.iterations):
@@ -207,7 +191,9 @@ class RolloutLoop:
             settings.temperature,
             settings.kl_estimator,
         )
-        rollout, measured, states = gathered(len(prompts), rollout, measured, states, pad_id=models.tokenizer.pad_id)
+        rollout, measured, states = dist.gathered(
+            len(prompts), rollout, measured, states, pad_id=models.tokenizer.pad_id
+        )
         lr = settings.lr * warmup_then_linear(number, settings.iterations, settings.warmup)
         set_lr(self._optimizer, lr)
         return Iteration(number, rollout, measured, states, self._kl_coef, lr, began)
@@ -319,9 +305,9 @@ class RolloutLoop:
         self._run.finish(self._stage, summary | {"scale": dataclasses.asdict(self._scale)})
 
     def _sample(self, prompts: list[list[int]], iteration: int, purpose: str) -> tuple[Responses, dict[str, Tensor]]:
-        """Responses of the policy to this rank's share of some prompts, and what the parts of the reward give them (B,).
+        """Responses of the policy to this rank's share of some prompts, and what each part of the reward gives them.
 
-        A rank without a share computes the first row; `gathered` leaves it out.
+        A rank without a share computes the first row; `dist.gathered` leaves it out.
         """
         settings, seed = self._settings, self._run.config.seed
         rows = dist.rows(len(prompts)) or range(1)

@@ -63,6 +63,7 @@ def train_supervised(
     model.eval()  # no dropout: its random numbers would not depend on the seed, and two epochs do not need it
     first, before = checkpoints.restore(model, optimizer)["step"], (member - 1) * total
 
+    dist.share_weights(model.parameters())
     with stopping.training_loop(stage), tracking(run, stage, before + first) as track:
         for number, rows in visits(lengths, settings.batch_size, settings.epochs, run.config.seed, name, first):
             began = time.perf_counter()

@@ -1,0 +1,53 @@
+"""What each process of a job does in `tests/ranks.py`: every algorithm and the evaluation, in one run directory.
+
+torchrun --nproc-per-node 2 -m tests.rank_job MODEL DATA OUT [NAME=VALUE ...]
+"""
+
+import sys
+import warnings
+from pathlib import Path
+
+import torch
+
+import plaudit
+from plaudit.config import POLICIES
+
+SETTINGS = {
+    "device": "cpu", "dtype": "float32", "prompt_min": 2, "prompt_max": 3, "keep_checkpoints": 1,
+    "sft.epochs": 1, "sft.batch_size": 51, "sft.microbatch_size": 7, "sft.lr": 3e-3,
+    "reward_model.epochs": 1, "reward_model.batch_size": 51, "reward_model.lr": 2e-3,
+    "evaluation.prompts": 13, "evaluation.batch_size": 5,
+}  # fmt: skip
+# Minibatches of 7 and 3 rows: on 4 ranks, shares differ and some ranks have none.
+ROLLOUTS = {
+    "iterations": 4, "batch_size": 10, "minibatch_size": 7, "microbatch_size": 2, "epochs": 1, "max_new_tokens": 6,
+    "kl_stop": 1000.0, "save_every": 2, "group_size": 2,
+}  # fmt: skip
+OFFLINE = {"responses": 24, "group_size": 2, "batch_size": 5, "epochs": 1, "max_new_tokens": 6}
+
+
+def settings_of(known: dict[str, object]) -> dict[str, object]:
+    """The settings of the job, without those that an algorithm does not have."""
+    from plaudit.config import default_settings
+
+    chosen = dict(SETTINGS)
+    for policy in POLICIES:
+        own = OFFLINE if f"{policy}.responses" in known else ROLLOUTS
+        chosen |= {f"{policy}.{name}": value for name, value in own.items() if f"{policy}.{name}" in default_settings()}
+    return chosen
+
+
+def main(model: str, data: str, out: str, *more: str) -> None:
+    """Train every algorithm from the same SFT and reward model."""
+    from plaudit.config import default_settings, resolve
+
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    settings = settings_of(default_settings()) | dict(word.split("=") for word in more)
+    run = plaudit.open_run(Path(out), data, resolve({"model": model, **settings}))
+    for _ in plaudit.steps(run, ["sft", "reward_model", *POLICIES, "evaluation"]):
+        pass
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,154 @@
+"""Every algorithm on 1, 2 and 4 processes: `make ranks` prints how far their figures are from those of one process.
+
+    python -m tests.ranks            the table; exits with 1 where a figure differs
+    python -m tests.ranks 2 lora     2 processes, with LoRA adapters
+
+All processes of a job run on this machine, with torchrun and gloo, in float32.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors.torch import load_file
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from plaudit.config import POLICIES
+from tests.tiny import labelled_texts, make_tokenizer
+
+ROOT = Path(__file__).parent.parent
+STAGES = ("sft", "reward_model", *POLICIES)
+MODELS = {  # what learns, as settings
+    "all layers": (),
+    "top layer": tuple(f"{stage}.train_layers=1" for stage in STAGES),
+    "lora": tuple(f"{stage}.lora_rank=2" for stage in STAGES),
+}
+LIMIT = 1e-5  # of a figure, relative to its size where that is above 1
+# Of a weight after all steps: where a gradient is near 0, Adam may turn the last digit into a step of another sign.
+WEIGHTS = 2e-3
+
+
+class Difference(NamedTuple):
+    """How far a stage on several processes is from the same on one."""
+
+    figure: str  # the metric that differs most
+    of_figures: float
+    of_weights: float
+    responses: int  # that were sampled
+    others: int  # of them, those that differ
+
+    @property
+    def ok(self) -> bool:
+        """Whether it is the same, apart from the order of sums."""
+        return self.of_figures <= LIMIT and self.of_weights <= WEIGHTS and not self.others
+
+
+def make_inputs(folder: Path) -> tuple[Path, Path]:
+    """A tiny model and labelled texts to train it on."""
+    model, data = folder / "model", folder / "data"
+    torch.manual_seed(0)
+    shape = {"vocab_size": 300, "n_positions": 64, "n_embd": 32, "n_layer": 2, "n_head": 2}
+    GPT2LMHeadModel(GPT2Config(**shape, bos_token_id=0, eos_token_id=0)).save_pretrained(model)
+    make_tokenizer().save_pretrained(model)
+    data.mkdir()
+    (data / "train.tsv").write_text(labelled_texts(50), encoding="utf-8")
+    return model, data
+
+
+def command(processes: int) -> list[str]:
+    """Python, or torchrun with so many processes."""
+    if processes == 1:
+        return [sys.executable]
+    return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+
+
+def train(processes: int, inputs: tuple[Path, Path], out: Path, settings: tuple[str, ...] = ()) -> None:
+    """Run the job with so many processes; what it prints is in a log beside `out`."""
+    words = [*command(processes), "-m", "tests.rank_job", *map(str, inputs), str(out), *settings]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    with out.with_suffix(".log").open("w", encoding="utf-8") as log:
+        done = subprocess.run(words, cwd=ROOT, env=environment, stdout=log, stderr=log, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(words)}\n{out.with_suffix('.log').read_text(encoding='utf-8')[-4000:]}")
+
+
+def lines_of(path: Path) -> list[dict[str, Any]]:
+    """The objects of a jsonl file."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def difference(one: Path, several: Path) -> Difference:
+    """How two folders of a stage differ."""
+    worst, figure = 0.0, ""
+    for a, b in zip(lines_of(one / "metrics.jsonl"), lines_of(several / "metrics.jsonl"), strict=True):
+        assert a.keys() == b.keys()
+        for name, value in a.items():
+            gap = abs(value - b[name]) / max(1.0, abs(value))
+            if gap > worst:
+                worst, figure = gap, name
+    drawn = [name for name in ("rollouts.jsonl", "drawn.jsonl") if (one / name).exists()]
+    pairs = [pair for name in drawn for pair in zip(lines_of(one / name), lines_of(several / name), strict=True)]
+    others = sum(a[key] != b[key] for a, b in pairs for key in ("response",))
+    a, b = (load_file(folder / "model.safetensors") for folder in (one, several))
+    weights = max((a[name] - b[name]).abs().max().item() for name in a)
+    return Difference(figure, worst, weights, len(pairs), others)
+
+
+def compared(one: Path, several: Path) -> dict[str, Difference]:
+    """How two run directories differ, by stage."""
+    return {stage: difference(one / stage, several / stage) for stage in STAGES}
+
+
+def evaluation_differs(one: Path, several: Path) -> bool:
+    """Whether two evaluations have other responses, or figures further apart than LIMIT."""
+    a, b = (json.loads((run / "evaluation.json").read_text(encoding="utf-8")) for run in (one, several))
+    texts = [[(line["sft"], line["policy"]) for line in lines_of(run / "responses.jsonl")] for run in (one, several)]
+    gaps = [
+        abs(a[model][name] - b[model][name])
+        for model in ("sft", "policy")
+        for name in ("score_mean", "kl_mean", "distinct_2", "length_mean")
+    ]
+    return texts[0] != texts[1] or max(gaps) > LIMIT
+
+
+def main(words: list[str]) -> int:
+    """Print the table; returns 1 where something differs."""
+    sizes = [int(word) for word in words if word.isdigit()] or [2, 4]
+    chosen = [name for name in MODELS if name in words or name.split()[0] in words] or list(MODELS)
+    failed = 0
+    print("| algorithm | what learns | processes | largest difference of a figure | of a weight | other responses |")
+    print("|---|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        inputs = make_inputs(folder)
+        for name in chosen:
+            one = folder / f"{name}-1"
+            train(1, inputs, one, MODELS[name])
+            for size in sizes:
+                several, again = folder / f"{name}-{size}", folder / f"{name}-{size}-again"
+                train(size, inputs, several, MODELS[name])
+                train(size, inputs, again, MODELS[name])
+                for stage, found in compared(one, several).items():
+                    mark = "" if found.ok else " WRONG"
+                    same = compared(several, again)[stage]
+                    if (same.of_figures, same.of_weights, same.others) != (0.0, 0.0, 0):
+                        mark += " NOT REPEATED"
+                    failed += bool(mark)
+                    print(
+                        f"| {stage} | {name} | {size} | {found.of_figures:.1e} ({found.figure}) | "
+                        f"{found.of_weights:.1e} | {found.others} of {found.responses}{mark} |",
+                        flush=True,
+                    )
+                wrong = evaluation_differs(one, several)
+                failed += wrong
+                print(f"| evaluation | {name} | {size} | | | {'WRONG' if wrong else 'none'} |", flush=True)
+    return int(failed > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
