@@ -25,8 +25,8 @@ def describe(error: Exception) -> str:
 def tell(line: str, error: Exception | None = None) -> None:
     """Print the line that ends a command.
 
-    In a job of several processes, rank 0 says what all of them would say. Another rank names itself; torchrun gets the
-    error of a rank that failed alone, and shows it.
+    In a job of several processes, rank 0 says what all of them would say, and a rank that failed alone names itself.
+    torchrun gets an unexpected error, and shows it.
     """
     rank = int(os.environ.get("RANK") or 0)
     several = os.environ.get("WORLD_SIZE", "1") != "1" and "plaudit.training.dist" in sys.modules
@@ -34,7 +34,7 @@ def tell(line: str, error: Exception | None = None) -> None:
     if rank and alone is None:
         return
     print(f"plaudit: {f'rank {rank}: ' if alone else ''}{line}", file=sys.stderr)
-    if alone is not None:
+    if alone is not None and not in_one_line(alone):
         from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
         get_error_handler().record_exception(alone)
