@@ -44,6 +44,7 @@ format: $(VENV)/.dev  ## format the code and fix lint errors where ruff can
 parity: .venv-trl/.ready .venv-trl-new/.ready $(VENV)/.dev  ## compute again the numbers of TRL that tests/parity compares with
 	TRL_EXPERIMENTAL_SILENCE=1 .venv-trl/bin/python tests/parity/make_fixtures.py
 	TRL_EXPERIMENTAL_SILENCE=1 .venv-trl/bin/python tests/parity/make_tokens.py
+	TRL_EXPERIMENTAL_SILENCE=1 .venv-trl-new/bin/python tests/parity/make_methods.py
 	rm -rf build/exchange
 	$(BIN)/python tests/parity/ours.py build/exchange
 	TRL_EXPERIMENTAL_SILENCE=1 .venv-trl/bin/python tests/parity/make_exchange.py build/exchange

@@ -258,6 +258,17 @@ def reward_model(margins=None, **settings) -> dict:
     return case | {"rows": ids(trainer, "chosen_ids", "rejected_ids", *["margin"] * bool(margins))}
 
 
+DEFAULTS = {  # the settings that docs/from-trl.md lists
+    DPOConfig: "beta loss_type label_smoothing learning_rate num_train_epochs per_device_train_batch_size max_length "
+    "max_grad_norm precompute_ref_log_probs weight_decay",
+    CPOConfig: "beta simpo_gamma cpo_alpha loss_type",
+    KTOConfig: "beta loss_type desirable_weight undesirable_weight train_sampling_strategy",
+    GRPOConfig: "num_generations num_iterations epsilon beta use_bias_correction_kl loss_type scale_rewards "
+    "temperature max_completion_length entropy_coef mask_truncated_completions importance_sampling_level "
+    "learning_rate",
+    RLOOConfig: "num_generations num_iterations epsilon beta normalize_advantages temperature max_completion_length "
+    "learning_rate",
+}
 HALVES = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 2}
 CASES = {
     "dpo": lambda: dpo(),
@@ -300,7 +311,11 @@ def main() -> None:
     disable_progress_bars()
     packages = ("trl", "torch", "transformers", "accelerate", "numpy")
     made_by = {"command": "make parity", "python": platform.python_version(), **{p: version(p) for p in packages}}
-    content = {"made_by": made_by, "lr": LR, "cases": {name: make() for name, make in CASES.items()}}
+    with tempfile.TemporaryDirectory() as folder:
+        configs = {kind.__name__: (kind(output_dir=folder, use_cpu=True), names) for kind, names in DEFAULTS.items()}
+        defaults = {kind: {n: getattr(c, n) for n in names.split()} for kind, (c, names) in configs.items()}
+    content = {"made_by": made_by, "defaults": defaults, "lr": LR}
+    content["cases"] = {name: make() for name, make in CASES.items()}
     text = json.dumps(content, separators=(",", ":")).replace(',"', ',\n"').replace("{", "{\n")
     TARGET.write_text(text + "\n", encoding="utf-8")
     print(f"{TARGET}: {TARGET.stat().st_size} bytes")

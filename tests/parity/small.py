@@ -1,4 +1,4 @@
-"""The words and models of make_methods.py and test_methods.py: equal in both environments, to the last bit."""
+"""The words and models of make_methods.py and the tests: equal in both environments, to the last bit."""
 
 from typing import Any
 
