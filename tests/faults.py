@@ -836,10 +836,11 @@ fault(
 
 
 fault(
-    31, "the penalty in the loss is a sum over each response",
-    "algorithms/test_groups.py::test_a_token_has_the_same_share_of_the_penalty_as_of_the_loss "
-    "parity/test_groups.py::test_the_penalty_in_the_loss_is_divided_as_the_loss_is", "training.rollouts.penalised_loss"
-)(arguments(objective=lambda objective: replace(objective, token_divisor=lambda batch, settings: torch.ones(1))))  # fmt: skip
+    31,
+    "the penalty in the loss is a sum over each response",
+    "algorithms/test_groups.py::test_a_token_has_the_same_share_of_the_penalty_as_of_the_loss",
+    "training.rollouts.penalised_loss",
+)(arguments(objective=lambda objective: replace(objective, token_divisor=lambda batch, settings: torch.ones(1))))
 
 
 # 32. DPO's pairs the wrong way round, without the reference, or with that of the other response.
