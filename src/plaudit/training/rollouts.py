@@ -229,19 +229,18 @@ class RolloutLoop:
 
         The orders of the rows follow from seed, stage and iteration.
         """
-        policy, in_reward = self._models.policy, self._settings.kl_in == "reward"
-        kl_coef = iteration.kl_coef if in_reward else 0.0
-        batch = objective.batch(policy, iteration.rollout, iteration.states, kl_coef, self._settings)
+        policy, reference = self._models.policy, self._models.reference
         settings, number, seed = self._settings, iteration.number, self._run.config.seed
+        in_reward, in_loss = (iteration.kl_coef, 0.0) if settings.kl_in == "reward" else (0.0, iteration.kl_coef)
+        batch = objective.batch(policy, iteration.rollout, iteration.states, in_reward, settings)
         epochs = range(number * settings.epochs, (number + 1) * settings.epochs)
         orders = [rng.permutation(settings.batch_size, seed, self._stage, epoch) for epoch in epochs]
         where = f"{self._stage} iteration {number + 1}"
-        reference, kl_in_loss = self._models.reference, 0.0 if in_reward else iteration.kl_coef
         figures = update(
             policy,
             self._optimizer,
             batch,
-            lambda minibatch: penalised_loss(objective, policy, reference, minibatch, kl_in_loss, settings),
+            lambda minibatch: penalised_loss(objective, policy, reference, minibatch, in_loss, settings),
             lambda minibatch: objective.count(minibatch, settings),
             settings,
             orders,
