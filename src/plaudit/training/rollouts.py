@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -119,10 +120,7 @@ class Objective:
 def penalised_loss(
     objective: Objective, policy: Policy, reference: Any, batch: Any, kl_coef: float, settings: Any
 ) -> tuple[Loss, dict[str, Tensor]]:
-    """An objective's loss, with what the settings add to it: KL from the reference, less an entropy bonus.
-
-    Each token has the same share of these as of the objective's loss.
-    """
+    """An objective's loss plus KL from the reference less an entropy bonus, each token with its share of that loss."""
     (total, count), figures = objective.loss(policy, batch, settings)
     if kl_coef or settings.entropy_coef:
         responses = batch.rollout.responses
