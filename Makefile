@@ -41,9 +41,10 @@ format: $(VENV)/.dev  ## format the code and fix lint errors where ruff can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-parity: .venv-trl/.ready $(VENV)/.dev  ## compute again the numbers of TRL that tests/parity compares with
+parity: .venv-trl/.ready .venv-trl-new/.ready $(VENV)/.dev  ## compute again the numbers of TRL that tests/parity compares with
 	TRL_EXPERIMENTAL_SILENCE=1 .venv-trl/bin/python tests/parity/make_fixtures.py
 	TRL_EXPERIMENTAL_SILENCE=1 .venv-trl/bin/python tests/parity/make_tokens.py
+	TRL_EXPERIMENTAL_SILENCE=1 .venv-trl-new/bin/python tests/parity/make_methods.py
 	rm -rf build/exchange
 	$(BIN)/python tests/parity/ours.py build/exchange
 	TRL_EXPERIMENTAL_SILENCE=1 .venv-trl/bin/python tests/parity/make_exchange.py build/exchange
@@ -65,7 +66,7 @@ reward-curve: $(VENV)/.user  ## accuracy of the reward model by number of traini
 	$(BIN)/python recipes/reward_curve.py $(RUN) --out build/reward-curve
 
 clean:  ## remove environments, builds and caches
-	rm -rf $(VENV) .venv-trl build dist .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-trl .venv-trl-new build dist .mypy_cache .pytest_cache .ruff_cache
 
 $(VENV)/.user: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -83,4 +84,9 @@ $(VENV)/.lab: $(VENV)/.user
 .venv-trl/.ready: tests/parity/requirements.txt
 	$(PYTHON) -m venv .venv-trl
 	.venv-trl/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
+	@touch $@
+
+.venv-trl-new/.ready: tests/parity/requirements-new.txt
+	$(PYTHON) -m venv .venv-trl-new
+	.venv-trl-new/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
 	@touch $@

@@ -835,6 +835,14 @@ fault(
 )(arguments(settings=lambda settings: replace(settings, normalise="sequence")))  # fmt: skip
 
 
+fault(
+    31,
+    "the penalty in the loss is a sum over each response",
+    "algorithms/test_groups.py::test_a_token_has_the_same_share_of_the_penalty_as_of_the_loss",
+    "training.rollouts.penalised_loss",
+)(arguments(objective=lambda objective: replace(objective, token_divisor=lambda batch, settings: torch.ones(1))))
+
+
 # 32. DPO's pairs the wrong way round, without the reference, or with that of the other response.
 WHOLE_DPO = "proofs/test_preferences.py::test_the_whole_of_dpo_has_the_exact_gradient_of_its_objective"
 for what, change in {

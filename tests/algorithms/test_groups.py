@@ -10,16 +10,22 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny import make_lm
 from transformers import AutoModelForCausalLM
 
 import plaudit
-from plaudit.algorithms.grpo import Config, grpo, grpo_batch
+from plaudit.algorithms.grpo import OBJECTIVE, Config, grpo, grpo_batch
 from plaudit.algorithms.rloo import rloo
 from plaudit.batches import Responses, Rollout
 from plaudit.config import build
 from plaudit.errors import ConfigError
 from plaudit.maths.advantages import group_advantages, leave_one_out
+from plaudit.maths.masked import unflatten
+from plaudit.models.plain import PlainEngine
+from plaudit.models.policy import Policy
+from plaudit.models.tokenizer import join_prompts
 from plaudit.pipeline import check
+from plaudit.training.rollouts import penalised_loss
 from plaudit.training.run import Run
 
 SOURCE = Path(plaudit.__file__).parent
@@ -74,6 +80,29 @@ def test_a_tokens_share_of_the_loss():
     assert advantages("token") == [[1, 1, 1, 1], [-1, 0, 0, 0]]
     assert advantages("sequence") == [[0.25, 0.25, 0.25, 0.25], [-1, 0, 0, 0]]
     assert advantages("constant") == [[0.125, 0.125, 0.125, 0.125], [-0.125, 0, 0, 0]]
+
+
+@pytest.mark.parametrize("normalise", ["token", "sequence", "constant"])
+@pytest.mark.parametrize("added", [{"kl_estimator": "k3"}, {"kl_estimator": "full"}, {"entropy_coef": 0.3}])
+def test_a_token_has_the_same_share_of_the_penalty_as_of_the_loss(tiny_lm, normalise, added):
+    """The advantages are 0, so the whole loss is the penalty or the bonus."""
+    policy, reference = Policy(tiny_lm, PlainEngine(), value_head=False), make_lm(seed=3).eval()
+    responses = join_prompts([([5, 6], [7, 8, 9, 4, 3]), ([5], [8, 0])], [False, True], 0)
+    mask, settings = responses.response_mask, Config(group_size=2, normalise=normalise, max_new_tokens=8, **added)
+    found = policy.engine.compare(policy.lm, reference, responses, settings.temperature)
+    zero, scores = torch.zeros(mask.shape), torch.zeros(2)
+    rollout = Rollout(responses, unflatten(found.logprobs, mask), zero, zero, zero, zero, scores, scores)
+    batch = grpo_batch(rollout, 0.0, settings)
+    kl_coef = 0.0 if settings.entropy_coef else 0.7
+    (total, count), _ = penalised_loss(OBJECTIVE, policy, reference, batch, kl_coef, settings)
+    each = -0.3 * found.entropy if settings.entropy_coef else 0.7 * found.estimate(settings.kl_estimator)
+    lengths = torch.tensor([5.0] * 5 + [2.0] * 2)
+    mean = {
+        "token": each.mean(),
+        "sequence": (each / lengths).sum() / 2,
+        "constant": each.sum() / 2 / 8,
+    }[normalise]
+    assert (total / count).item() == pytest.approx(mean.item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("stage", ALGORITHMS)

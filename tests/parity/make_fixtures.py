@@ -30,6 +30,7 @@ from pathlib import Path
 import torch
 import transformers
 from datasets import Dataset
+from small import plain
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadModel, PreTrainedTokenizerFast
 from trl.experimental.ppo import PPOConfig, PPOTrainer, ppo_trainer
@@ -50,21 +51,6 @@ CASES = {
     },
     "pad_is_eos": {"response_length": 6, "seed": 4, "pad": "<eos>"},  # all else as in "early"
 }  # fmt: skip
-
-
-def plain(tensor: torch.Tensor) -> list | int | float | bool:
-    """Nested lists with each float32 in the fewest digits that give it back."""
-    if not tensor.is_floating_point():
-        return tensor.tolist()
-    assert tensor.dtype == torch.float32
-    assert tensor.isfinite().all()
-
-    def shorten(x):
-        return [shorten(y) for y in x] if isinstance(x, list) else float(f"{x:.9g}")
-
-    short = shorten(tensor.tolist())
-    assert torch.equal(torch.tensor(short), tensor.detach())
-    return short
 
 
 def tokenizer(pad: str) -> PreTrainedTokenizerFast:

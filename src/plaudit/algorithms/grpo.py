@@ -79,8 +79,14 @@ def grpo_batch(rollout: Rollout, kl_coef: float, settings: Config) -> GRPOBatch:
     rewards = rollout.scores - kl_coef * rollout.penalised_kl.sum(1)
     advantages = group_advantages(rewards, settings.group_size, scale=settings.scale_by == "std")
     mask = rollout.responses.response_mask
-    lengths: dict[str, Any] = {"token": 1.0, "sequence": mask.sum(1, keepdim=True), "constant": settings.max_new_tokens}
-    return GRPOBatch(rollout, advantages[:, None] / lengths[settings.normalise] * mask)
+    return GRPOBatch(rollout, advantages[:, None] / token_divisor(rollout, settings) * mask)
+
+
+def token_divisor(rollout: Rollout, settings: Config) -> Float[Tensor, "*B 1"]:
+    """What a token's loss is divided by: (1,), or (B, 1) where it depends on the response."""
+    lengths = rollout.responses.response_mask.sum(1, keepdim=True).float()
+    constant = torch.ones(1, device=lengths.device)
+    return {"token": constant, "sequence": lengths, "constant": settings.max_new_tokens * constant}[settings.normalise]
 
 
 def grpo_loss(policy: Any, batch: GRPOBatch, settings: Config) -> tuple[Loss, dict[str, Tensor]]:
@@ -103,4 +109,5 @@ OBJECTIVE = Objective(
     batch=lambda policy, rollout, states, kl_coef, settings: grpo_batch(rollout, kl_coef, settings),
     loss=grpo_loss,
     count=divisor,
+    token_divisor=lambda batch, settings: token_divisor(batch.rollout, settings),
 )

@@ -127,21 +127,29 @@ def mismatched(texts: Sequence[Runs], limit: int) -> list[Runs]:
     return [(prompt, other[: limit - len(prompt)]) for prompt, other in zip(prompts, others, strict=True)]
 
 
-def collate_marked(run: Run, models: Models, some: Sequence[Marked]) -> MarkedBatch:
-    """Some responses as a batch. The KL of policy from reference is measured on the whole batch, without gradients.
+def kl_of_mismatched(
+    policy: Policy, reference: Any, texts: Sequence[Runs], pad_id: int, device: torch.device, temperature: float
+) -> float:
+    """KL of policy from reference on responses to other prompts, in nats a response.
 
-    It is that of responses to other prompts, as published: biased, and never below 0. For a single response it is 0.
+    As published, it is biased and never below 0. For a single response it is 0.
     """
+    if len(texts) == 1:
+        return 0.0
+    texts = mismatched(texts, window(policy.lm))
+    pair = (policy, Policy(reference, policy.engine, value_head=False))
+    now, before = (nats_of(each, texts, pad_id, device, temperature) for each in pair)
+    policy.engine.forget()  # texts that no other batch reads
+    return max(0.0, float(np.mean(np.subtract(now, before))))
+
+
+def collate_marked(run: Run, models: Models, some: Sequence[Marked]) -> MarkedBatch:
+    """Some responses as a batch. The KL of policy from reference is measured on the whole batch, without gradients."""
     pad_id, temperature = models.tokenizer.pad_id, run.config.kto.temperature
-    kl = 0.0
-    if len(some) > 1:
-        texts = mismatched([m.text for m in some], window(models.policy.lm))
-        reference = Policy(models.reference, models.engine, value_head=False)
-        now, before = (nats_of(lm, texts, pad_id, run.device, temperature) for lm in (models.policy, reference))
-        models.engine.forget()  # texts that no other batch reads
-        kl = max(0.0, float(np.mean(np.subtract(now, before))))
+    texts = [m.text for m in some]
+    kl = kl_of_mismatched(models.policy, models.reference, texts, pad_id, run.device, temperature)
     return MarkedBatch(
-        collate([m.text for m in some], pad_id),
+        collate(texts, pad_id),
         torch.tensor([m.reference for m in some]),
         torch.tensor([m.mark for m in some]),
         torch.full((len(some),), kl),

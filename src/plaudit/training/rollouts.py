@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -112,6 +113,24 @@ class Objective:
     loss: Callable[[Any, Any, Any], tuple[Loss, dict[str, Tensor]]]  # of policy, batch and settings
     count: Callable[[Any, Any], int]  # of a batch and settings: what the loss is divided by
     value_head: bool = False  # whether the policy has one
+    # Of a batch and settings: what the loss of each token is divided by before the sum, (B, 1) or (1,).
+    token_divisor: Callable[[Any, Any], Tensor] = lambda batch, settings: torch.ones(1)
+
+
+def penalised_loss(
+    objective: Objective, policy: Policy, reference: Any, batch: Any, kl_coef: float, settings: Any
+) -> tuple[Loss, dict[str, Tensor]]:
+    """An objective's loss plus KL from the reference less an entropy bonus, each token with its share of that loss."""
+    (total, count), figures = objective.loss(policy, batch, settings)
+    if kl_coef or settings.entropy_coef:
+        responses = batch.rollout.responses
+        found = policy.engine.compare(policy.lm, reference, responses, settings.temperature, gradient=True)
+        mask = responses.response_mask
+        divisor = objective.token_divisor(batch, settings).to(mask.device).expand(mask.shape)[mask]
+        kl, entropy = (found.estimate(settings.kl_estimator) / divisor).sum(), (found.entropy / divisor).sum()
+        total = total + kl_coef * kl - settings.entropy_coef * entropy
+        figures = figures | {"kl_loss": kl.detach(), "entropy_loss": entropy.detach()}
+    return (total, count), figures
 
 
 @dataclass(frozen=True)
@@ -208,10 +227,10 @@ class RolloutLoop:
 
         The orders of the rows follow from seed, stage and iteration.
         """
-        policy, in_reward = self._models.policy, self._settings.kl_in == "reward"
-        kl_coef = iteration.kl_coef if in_reward else 0.0
-        batch = objective.batch(policy, iteration.rollout, iteration.states, kl_coef, self._settings)
+        policy, reference = self._models.policy, self._models.reference
         settings, number, seed = self._settings, iteration.number, self._run.config.seed
+        in_reward, in_loss = (iteration.kl_coef, 0.0) if settings.kl_in == "reward" else (0.0, iteration.kl_coef)
+        batch = objective.batch(policy, iteration.rollout, iteration.states, in_reward, settings)
         epochs = range(number * settings.epochs, (number + 1) * settings.epochs)
         orders = [rng.permutation(settings.batch_size, seed, self._stage, epoch) for epoch in epochs]
         where = f"{self._stage} iteration {number + 1}"
@@ -219,7 +238,7 @@ class RolloutLoop:
             policy,
             self._optimizer,
             batch,
-            lambda minibatch: self._loss(objective, minibatch, 0.0 if in_reward else iteration.kl_coef),
+            lambda minibatch: penalised_loss(objective, policy, reference, minibatch, in_loss, settings),
             lambda minibatch: objective.count(minibatch, settings),
             settings,
             orders,
@@ -227,19 +246,6 @@ class RolloutLoop:
             stop,
         )
         return batch, figures
-
-    def _loss(self, objective: Objective, minibatch: Any, kl_coef: float) -> tuple[Loss, dict[str, Tensor]]:
-        """An objective's loss, with what the settings add to it: KL from the reference, less an entropy bonus."""
-        policy, settings = self._models.policy, self._settings
-        (total, count), figures = objective.loss(policy, minibatch, settings)
-        if kl_coef or settings.entropy_coef:
-            found = policy.engine.compare(
-                policy.lm, self._models.reference, minibatch.rollout.responses, settings.temperature, gradient=True
-            )
-            kl, entropy = found.estimate(settings.kl_estimator).sum(), found.entropy.sum()
-            total = total + kl_coef * kl - settings.entropy_coef * entropy
-            figures = figures | {"kl_loss": kl.detach(), "entropy_loss": entropy.detach()}
-        return (total, count), figures
 
     def finish_iteration(self, iteration: Iteration, batch: Any, figures: dict[str, float]) -> StepReport:
         """Log an iteration, with its batch and `figures` of its update, and save a checkpoint where one is due."""
