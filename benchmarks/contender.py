@@ -13,10 +13,12 @@ from pathlib import Path
 
 import torch
 
+from benchmarks import tasks
 from benchmarks.options import parser
 from benchmarks.workload import Workload, make
 
-WARM_UP = 1  # updates that are not counted: the first one allocates memory and creates the optimizer's state
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+WARM_UP = 1  # updates or steps that are not counted: the first one allocates memory and creates the optimizer's state
 
 
 def start(description: str, argv: list[str] | None = None, **extra: dict) -> tuple[argparse.Namespace, Workload]:
@@ -28,6 +30,21 @@ def start(description: str, argv: list[str] | None = None, **extra: dict) -> tup
     return options, make(options.size, Path(options.data), options.prompts, options.epochs, options.minibatch)
 
 
+def start_trainer(
+    description: str, argv: list[str] | None = None, **extra: dict
+) -> tuple[argparse.Namespace, Workload]:
+    """`start` for a contender that trains one task of `tasks.py`."""
+    return start(
+        description,
+        argv,
+        task={"choices": tasks.NAMES, "required": True, "help": "what to train on"},
+        steps={"type": int, "default": 10, "help": "counted optimizer steps on records, after one warm-up"},
+        batch={"type": int, "default": 8, "help": "records in one optimizer step"},
+        clock={"choices": tuple(CLOCKS), "default": "wall", "help": "cpu counts the seconds of the process's threads"},
+        **extra,
+    )
+
+
 def device_of(options: argparse.Namespace) -> torch.device:
     """The device of `--device`; with auto, the first GPU if there is one."""
     if options.device == "auto":
@@ -36,14 +53,17 @@ def device_of(options: argparse.Namespace) -> torch.device:
 
 
 class Stopwatch:
-    """Seconds of each phase of each update. On a GPU, the queued work is waited for.
+    """Seconds of each phase of each update or step. On a GPU, the queued work is waited for.
+
+    Args:
+        clock: a name in CLOCKS.
 
     Attributes:
         updates: {phase: seconds} of each started update.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self.device, self.updates, self._last = device, [], 0.0
+    def __init__(self, device: torch.device, clock: str = "wall") -> None:
+        self.device, self.updates, self._last, self._clock = device, [], 0.0, CLOCKS[clock]
 
     def start(self) -> None:
         """Begin an update."""
@@ -59,7 +79,7 @@ class Stopwatch:
     def _now(self) -> float:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-        return time.perf_counter()
+        return self._clock()
 
 
 def peak_memory() -> int:
@@ -88,6 +108,36 @@ def record(name: str, watch: Stopwatch, work: Workload, options: argparse.Namesp
         "peak_memory": peak_memory(),
         **({"peak_gpu_memory": torch.cuda.max_memory_allocated()} if gpu else {}),
         "settings": work.settings() | ran | settings,
+    }
+
+
+def trainer_record(
+    name: str, watch: Stopwatch, tokens: list[int], work: Workload, options: argparse.Namespace, **settings: object
+) -> dict:
+    """The record of a contender that trains: seconds and tokens of the steps or updates after the warm-up.
+
+    Where log-probabilities under a reference are computed before training, each step has its share of that time.
+
+    Args:
+        tokens: of each step or update, the warm-up included.
+    """
+    before = sum(update.get("reference", 0.0) for update in watch.updates)
+    seconds = [update["training"] for update in watch.updates if "training" in update]
+    assert len(seconds) == len(tokens) > WARM_UP
+    sampled = options.task in tasks.SAMPLED
+    shown = {"size": work.size, "lr": work.lr, "max_grad_norm": work.max_grad_norm, "clock": options.clock}
+    if sampled:
+        shown |= {"optimizer_steps": work.optimizer_steps, "responses": len(tasks.prompts(work))}
+    else:
+        shown |= {"batch_size": options.batch}
+    shown |= {"dtype": options.dtype, "threads": torch.get_num_threads(), "torch": torch.__version__}
+    return {
+        "name": name,
+        "seconds": [before / len(seconds) + each for each in seconds[WARM_UP:]],
+        "tokens": tokens[WARM_UP:],
+        "peak_memory": peak_memory(),
+        **({"peak_gpu_memory": torch.cuda.max_memory_allocated()} if watch.device.type == "cuda" else {}),
+        "settings": shown | {"transformers": version("transformers")} | settings,
     }
 
 

@@ -60,8 +60,7 @@ def main(argv: list[str] | None = None) -> None:
     )  # fmt: skip
     settings = config.ppo
     run = Run(Path(options.work) / "ours", config)
-    eos = 50256 if work.size == "gpt2" else 299
-    models = Models.of(run, "ppo", policy, policy, reward, Tokenizer(None, None, eos, 0), value_head=True)
+    models = Models.of(run, "ppo", policy, policy, reward, Tokenizer(None, None, work.eos_id, 0), value_head=True)
     learner = models.policy
     optimizer = adamw(learner, settings.lr, eps=1e-5)
     noise, prompts = forced_noise(work), [list(p) for p in work.prompts]

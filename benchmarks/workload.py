@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import random
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,6 +65,11 @@ class Workload:
         return sum(self.lengths)
 
     @property
+    def eos_id(self) -> int:
+        """Id of the end token, the last one of the vocabulary."""
+        return eos_id_of(self.size)
+
+    @property
     def longest(self) -> int:
         """Length of the longest response, for contenders with one cap for all responses."""
         return max(self.lengths)
@@ -96,8 +102,7 @@ def make(size: str, data: Path, prompts: int = 32, epochs: int = 4, minibatch_si
     """
     draw = random.Random(seed)
     chosen: dict[tuple[int, ...], int] = {}
-    texts = _sst2(data, draw) if size == "gpt2" else _random_ids(SHAPES[size]["eos_token_id"], draw)
-    for ids in texts:
+    for ids in texts(size, data, draw):
         prompt = ids[: draw.randint(*PROMPT_TOKENS)]
         if len(prompt) >= PROMPT_TOKENS[0]:
             chosen.setdefault(tuple(prompt), draw.randint(*RESPONSE_TOKENS))
@@ -106,7 +111,17 @@ def make(size: str, data: Path, prompts: int = 32, epochs: int = 4, minibatch_si
     return Workload(size, tuple(chosen), tuple(chosen.values()), epochs, minibatch_size, seed=seed)
 
 
-def _sst2(data: Path, draw: random.Random):
+def eos_id_of(size: str) -> int:
+    """Id of the end token, the last one of the vocabulary, of the models of a size."""
+    return SHAPES[size].get("eos_token_id", 50256)
+
+
+def texts(size: str, data: Path, draw: random.Random) -> Iterator[list[int]]:
+    """Token ids of sentences of SST-2 in random order, without an end; random ids for a size other than gpt2."""
+    return _sst2(data, draw) if size == "gpt2" else _random_ids(SHAPES[size]["eos_token_id"] - 1, draw)
+
+
+def _sst2(data: Path, draw: random.Random) -> Iterator[list[int]]:
     files = [data / name for name in ("sst2/train.tsv", "gpt2-tokenizer/vocab.json", "gpt2-tokenizer/merges.txt")]
     for file in files:
         if not file.exists():
@@ -118,9 +133,9 @@ def _sst2(data: Path, draw: random.Random):
     return (tokenizer.encode(row.rpartition("\t")[0].strip()).ids for row in rows)
 
 
-def _random_ids(vocabulary: int, draw: random.Random):
+def _random_ids(vocabulary: int, draw: random.Random) -> Iterator[list[int]]:
     while True:
-        yield [draw.randrange(vocabulary) for _ in range(PROMPT_TOKENS[1])]
+        yield [draw.randrange(vocabulary) for _ in range(draw.randint(*PROMPT_TOKENS) + PROMPT_TOKENS[1])]
 
 
 def saved_models(work: Workload, folder: Path) -> tuple[str, str]:
