@@ -49,7 +49,7 @@ parity: .venv-trl/.ready .venv-trl-new/.ready $(VENV)/.dev  ## compute again the
 	$(BIN)/python tests/parity/ours.py build/exchange
 	TRL_EXPERIMENTAL_SILENCE=1 .venv-trl/bin/python tests/parity/make_exchange.py build/exchange
 
-bench: $(VENV)/.dev .venv-trl/.ready  ## time one PPO update at GPT-2's size beside TRL and a plain loop, and the stages of the demo
+bench: $(VENV)/.dev .venv-trl/.ready .venv-trl-new/.ready  ## time training at GPT-2's size beside TRL (PPO: also a plain loop), and the stages of the demo
 	$(BIN)/python -m benchmarks
 
 # Studies take minutes to an hour each and continue after a stop. Results: docs/results.md, docs/experiments.md.

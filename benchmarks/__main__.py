@@ -1,4 +1,4 @@
-"""`make bench`: run each contender in a process of its own, one after the other, and print one table.
+"""`make bench`: run each contender in a process of its own, one after the other, and print the tables.
 
 This process does not import torch: on Linux, the peak memory of a child starts at that of its parent.
 """
@@ -20,6 +20,16 @@ OURS = {
     "plaudit, top 2 layers": ["--dtype", "bfloat16", "--train-layers", "2"],
     "plaudit, LoRA 8": ["--dtype", "bfloat16", "--lora", "8"],
 }
+TRAINERS = [  # name, task, times as fast as TRL as we want to be, what plaudit does otherwise
+    ("SFT", "sft", 4, []),
+    ("SFT, packed", "sft-packed", 2, []),
+    ("reward model", "reward-model", 3, []),
+    ("DPO", "dpo", 5, []),
+    ("GRPO", "grpo", 2, []),
+    ("GRPO, top 2 layers", "grpo", 8, ["--train-layers", "2"]),
+    ("RLOO", "rloo", 2, []),
+    ("RLOO, top 2 layers", "rloo", 8, ["--train-layers", "2"]),
+]
 ROOT = Path(__file__).parent.parent
 
 
@@ -53,6 +63,31 @@ def contenders(options, work: Path) -> list[dict]:
     return records
 
 
+def trainers(options, work: Path) -> list[dict]:
+    """The records of plaudit and of TRL's newest trainer, one a round, for each comparison that `--only` selects.
+
+    The two take turns, so that a disturbance of the machine is in both. TRL trains all parameters in any case, and runs
+    once a round for the comparisons with the same task.
+    """
+    chosen = [plan for plan in TRAINERS if not options.only or any(word in plan[0] for word in options.only)]
+    shared = [*common(options), "--dtype", "bfloat16", "--steps", str(options.steps), "--clock", options.clock]
+    shared += ["--updates", str(options.trainer_updates)]
+    found: dict[str, dict] = {
+        name: {"name": name, "goal": goal, "plaudit": [], "trl": []} for name, _, goal, _ in chosen
+    }
+    for number in range(1, options.rounds + 1):
+        theirs: dict[str, dict] = {}
+        for name, task, _, own in chosen:
+            for_task, log = ["--task", task, *shared], work / f"{name.replace(',', '').replace(' ', '-')}"
+            if task not in theirs:
+                command = [options.trl_new_python, "-m", "benchmarks.trl_trainers", *for_task]
+                theirs[task] = run(f"{name}, TRL, round {number}", command, log.with_suffix(".trl.log"))
+            command = [sys.executable, "-m", "benchmarks.our_trainers", *for_task, *own]
+            found[name]["trl"].append(theirs[task])
+            found[name]["plaudit"].append(run(f"{name}, plaudit, round {number}", command, log.with_suffix(".log")))
+    return list(found.values())
+
+
 def stages(options, work: Path) -> dict:
     """Seconds of each stage of `plaudit run` with the embedded model and data, in a fresh folder."""
     out = work / "run"
@@ -68,9 +103,18 @@ def stages(options, work: Path) -> dict:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Measure, print the table, and write table and numbers to the work folder."""
-    flags = parser("Time one PPO update of plaudit, of a notebook-style loop and of TRL on this machine.")
+    """Measure, print the tables, and write tables and numbers to the work folder."""
+    flags = parser("Time plaudit's PPO update and trainers beside a notebook-style loop and TRL, on this machine.")
     flags.add_argument("--trl-python", default=".venv-trl/bin/python", help="Python of the environment with TRL")
+    flags.add_argument(
+        "--trl-new-python", default=".venv-trl-new/bin/python", help="Python of the environment with the newest TRL"
+    )
+    flags.add_argument("--rounds", type=int, default=3, help="runs of each trainer; plaudit and TRL take turns")
+    flags.add_argument("--steps", type=int, default=10, help="counted optimizer steps of trainers that read records")
+    flags.add_argument("--trainer-updates", type=int, default=1, help="counted updates of trainers that sample")
+    flags.add_argument(
+        "--clock", choices=("wall", "cpu"), default="wall", help="of the trainers; cpu for a machine that is shared"
+    )
     flags.add_argument("--only", nargs="+", metavar="WORD", help="only contenders whose names contain a word")
     flags.add_argument("--skip-run", action="store_true", help="do not time the stages of plaudit run")
     options = flags.parse_args(argv)
@@ -80,6 +124,7 @@ def main(argv: list[str] | None = None) -> None:
         "machine": run("machine", [sys.executable, "-m", "benchmarks.machine", "--device", options.device],
                        work / "machine.log"),
         "contenders": contenders(options, work),
+        "trainers": trainers(options, work),
         "stages": None if options.skip_run else stages(options, work),
     }  # fmt: skip
     (work / "bench.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")

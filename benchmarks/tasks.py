@@ -85,7 +85,7 @@ def _pair(first: tuple[int, ...], second: tuple[int, ...], draw: random.Random) 
     """Two continuations of the beginning of the first text."""
     cut = min(draw.randint(*PROMPT_TOKENS), len(first) - 1)
     prompt = first[:cut]
-    return (prompt, first[cut:]), (prompt, second[: LONGEST - cut - 1] + first[-1:])
+    return (prompt, first[cut:]), (prompt, (*second[:-1][: LONGEST - cut - 1], second[-1]))
 
 
 def _in_batches(records: Iterator[Record], steps: int, size: int) -> tuple[tuple[Record, ...], ...]:

@@ -1,4 +1,4 @@
-"""TRL's newest trainers, as released, on each task of `tasks.py`. `.venv-trl-new/bin/python -m benchmarks.trl_trainers`.
+"""TRL's newest trainers on each task of `tasks.py`. `.venv-trl-new/bin/python -m benchmarks.trl_trainers --task sft`.
 
 They are built and trained as their documentation says. A callback reads the clock after each optimizer step. Settings
 that change what is learned are TRL's defaults (but for the sizes of batches, `num_iterations` and the learning rate);
@@ -83,7 +83,7 @@ def shared_arguments(options: argparse.Namespace, work: Workload, folder: str) -
         "learning_rate": work.lr,
         "max_grad_norm": work.max_grad_norm,
         "seed": work.seed,
-        "use_cpu": options.device == "cpu",
+        "use_cpu": device_of(options).type == "cpu",
         "bf16": options.dtype == "bfloat16",
         "optim": "adamw_torch_fused",
         "activation_checkpointing": False,
@@ -189,7 +189,7 @@ def main(argv: list[str] | None = None) -> None:
             tokens,
             work,
             options,
-            optimizer=str(args.optim),
+            optimizer=args.optim.value,
             trains="all parameters",
             attention=trainer.model.config._attn_implementation,
             checkpointing="off (on by default)",

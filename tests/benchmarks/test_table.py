@@ -4,7 +4,8 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-from benchmarks.__main__ import run, stages
+from benchmarks import __main__ as bench
+from benchmarks.__main__ import run, stages, trainers
 from benchmarks.options import common, parser
 from benchmarks.table import render
 
@@ -72,6 +73,56 @@ def test_without_plaudit_there_is_no_comparison():
 def test_errors_of_all_contenders_are_shown():
     nothing = {"contenders": [{"name": "x", "error": "no"}], "machine": {"error": "no"}, "stages": {"error": "no"}}
     assert "| x | no |" in render(nothing)
+
+
+def trainer(name, seconds, tokens, peak_memory):
+    return {"name": name, "seconds": seconds, "tokens": tokens, "peak_memory": peak_memory,
+            "settings": {"size": "gpt2", "optimizer": name}}  # fmt: skip
+
+
+def test_trainers_are_compared_by_tokens_and_medians_over_rounds():
+    comparisons = [
+        {
+            "name": "SFT", "goal": 4,
+            "plaudit": [trainer("plaudit", [1.0, 3.0], [100, 300], 3 * GIB), {"error": "no"},
+                        trainer("plaudit", [2.0, 2.0], [300, 300], 3 * GIB)],
+            "trl": [trainer("TRL", [2.0, 2.0], [100, 100], 4 * GIB), trainer("TRL", [4.0, 1.0], [100, 150], 6 * GIB),
+                    trainer("TRL", [1.0, 1.0], [100, 100], 5 * GIB)],
+        },
+        {"name": "DPO", "goal": 5, "plaudit": [trainer("plaudit", [1.0], [1], GIB)], "trl": [{"error": "a|b"}]},
+    ]  # fmt: skip
+    text = render(RESULTS | {"trainers": comparisons})
+    # plaudit: 100 and 150 tokens a second; TRL: 50, 50 and 100
+    assert "| SFT | 125 (100-150) | 50 (50-100) | 2.5 | 4 | 3.00 GiB | 5.00 GiB | 60% | 60% |" in text
+    assert "| DPO | trl: a\\|b |  |  |  |  |  |  |  |" in text
+    assert "Medians of 3 rounds" in text
+    assert "- all: size gpt2\n- SFT, plaudit: optimizer plaudit\n- SFT, TRL: optimizer TRL\n- DPO, plaudit:" in text
+    assert "TRL's newest" not in render(RESULTS)
+
+
+def test_trainers_take_turns_and_trl_runs_once_a_round_for_one_task(tmp_path, monkeypatch):
+    ran = []
+
+    def program(name, command, log):
+        ran.append((name, command[2], command[command.index("--task") + 1], "--train-layers" in command))
+        return {"number": len(ran)}
+
+    monkeypatch.setattr(bench, "run", program)
+    options = parser("").parse_args([])
+    options.only, options.rounds, options.steps, options.trainer_updates = ["GRPO", "packed"], 2, 3, 1
+    options.clock, options.trl_new_python = "cpu", "python"
+    found = trainers(options, tmp_path)
+    assert [each["name"] for each in found] == ["SFT, packed", "GRPO", "GRPO, top 2 layers"]
+    once = [
+        ("SFT, packed, TRL", "benchmarks.trl_trainers", "sft-packed", False),
+        ("SFT, packed, plaudit", "benchmarks.our_trainers", "sft-packed", False),
+        ("GRPO, TRL", "benchmarks.trl_trainers", "grpo", False),
+        ("GRPO, plaudit", "benchmarks.our_trainers", "grpo", False),
+        ("GRPO, top 2 layers, plaudit", "benchmarks.our_trainers", "grpo", True),
+    ]
+    assert ran == [(f"{name}, round {number}", *rest) for number in (1, 2) for name, *rest in once]
+    assert [[r["number"] for r in each["trl"]] for each in found] == [[1, 6], [3, 8], [3, 8]]
+    assert [[r["number"] for r in each["plaudit"]] for each in found] == [[2, 7], [4, 9], [5, 10]]
 
 
 def test_a_gpu_is_named_and_its_memory_is_shown():
