@@ -181,7 +181,9 @@ def main(argv: list[str] | None = None) -> None:
         trainer.add_callback(Clock(watch, every))
         trainer.train()
     tokens = sampled or (packed_tokens(trainer) if options.task == "sft-packed" else task.tokens())
-    args = trainer.args
+    args, log = trainer.args, trainer.state.log_history
+    if not sampled:
+        assert sum(tokens) == int(log[-1]["num_tokens"]), "TRL has read other tokens than plaudit"
     print_record(
         trainer_record(
             f"TRL {version('trl')}",
