@@ -56,7 +56,7 @@ def trainers(comparisons: list[dict]) -> str:
         if "error" not in each[side][-1]
     ]
     note = (
-        f"Medians of {len(comparisons[0]['plaudit'])} rounds (slowest-fastest), in which plaudit and TRL take turns. "
+        f"Rounds: {len(comparisons[0]['plaudit'])}, in which plaudit and TRL take turns; medians (slowest-fastest). "
         "Tokens are those of the texts, without padding; of GRPO and RLOO, those that are sampled. Memory is the peak "
         "of the process."
     )

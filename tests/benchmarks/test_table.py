@@ -95,7 +95,7 @@ def test_trainers_are_compared_by_tokens_and_medians_over_rounds():
     # plaudit: 100 and 150 tokens a second; TRL: 50, 50 and 100
     assert "| SFT | 125 (100-150) | 50 (50-100) | 2.5 | 4 | 3.00 GiB | 5.00 GiB | 60% | 60% |" in text
     assert "| DPO | trl: a\\|b |  |  |  |  |  |  |  |" in text
-    assert "Medians of 3 rounds" in text
+    assert "Rounds: 3," in text
     assert "- all: size gpt2\n- SFT, plaudit: optimizer plaudit\n- SFT, TRL: optimizer TRL\n- DPO, plaudit:" in text
     assert "TRL's newest" not in render(RESULTS)
 
