@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -41,7 +42,7 @@ def routes(exact: Any, found: Mapping[str, Estimates], names: Sequence[str]) -> 
     width = 0.7 / len(found)
     with new_figure(2, 1, height=5.2, height_ratios=[3, 2]) as (figure, (above, below)):
         above.hlines(exact, places - 0.42, places + 0.42, color=INK, linewidth=1.2, label="exact")
-        for i, ((name, route), colour) in enumerate(zip(found.items(), _COLOURS, strict=False)):
+        for i, ((name, route), colour) in enumerate(zip(found.items(), cycle(_COLOURS), strict=False)):
             x = places + (i - (len(found) - 1) / 2) * width
             above.errorbar(x, route.mean, route.half, fmt="o", color=colour, markersize=3.5, linewidth=1.5)
             below.barh(i, route.noise, xerr=route.noise_half, color=colour, height=0.6, ecolor=INK)
@@ -65,7 +66,7 @@ def weight_of_a_prompt(solved: Sequence[float], gradients: Mapping[str, Sequence
     The gradients are multiples of that of a prompt of which half of the responses are right.
     """
     with new_figure(height=2.9) as (figure, axes):
-        for (name, values), colour in zip(gradients.items(), (INK, *PALETTE[3:]), strict=False):
+        for (name, values), colour in zip(gradients.items(), cycle((INK, *PALETTE[3:])), strict=False):
             axes.plot(100 * np.asarray(solved), values, color=colour, label=name)
         axes.set(
             xlim=(0, 100), ylim=(0, 1.05), title="mean gradient of a prompt (1: where half of the responses are right)"
@@ -88,7 +89,7 @@ def small_frontier(
             if n > 1:
                 text = {"xytext": (-6, 5), "ha": "right", "color": COMPARED, "fontsize": 9}
                 axes.annotate(f"n = {n}", place, textcoords="offset points", **text)
-        for (name, place), marker, colour in zip(others.items(), _MARKERS, PALETTE[2:], strict=False):
+        for (name, place), marker, colour in zip(others.items(), cycle(_MARKERS), cycle(PALETTE[2:]), strict=False):
             axes.plot(*place, marker, color=colour, markersize=7, linestyle="", label=name)
         kl_scale(axes, max(kl for kl, _ in [*optima, *best.values(), *others.values()]))
         axes.set(title="mean score", xlabel="KL from the reference (nats per response, √ scale)")
