@@ -70,7 +70,7 @@ for stage, notebook in (("sft", "1-SFT"), ("reward_model", "2-RM-Training")):
 # a row for the token before (or for the beginning), a column for the next token.
 #
 # The policy below is in the middle of a training: it has moved away from the reference, but not far enough. The scores
-# are those of some reward model. It likes *great great* best, which the reference hardly ever writes.
+# are those of some reward model. It likes *great great* best, which the reference rarely writes.
 
 # %%
 names = ["(empty)", "great", "great great", "great film", "film", "film great", "film film"]
@@ -279,11 +279,11 @@ for name, route in measured.items():
 # the price. The variance of a mean falls with the number of samples, so a route with twice the noise needs four times
 # as many responses.
 #
-# * The baseline matters most. All methods have one.
+# * The baseline matters most. All methods that sample have one.
 # * RLOO and GRPO are the same route here. Their baseline is itself an estimate, from the rewards of one group, and this
 #   adds noise.
-# * PPO has the least noise, because it knows the exact value of each state. A real value head has to learn the values,
-#   costs memory and time, and is wrong at first.
+# * PPO has the least noise, because it counts only later rewards and knows the exact value of each state. A real value
+#   head has to learn the values, costs memory and time, and is wrong at first.
 # * The KL penalty of route 5 has no baseline, and adds noise.
 #
 # So which of these methods is better is a question of noise, memory and time. Done right, they do not aim at different
@@ -345,8 +345,8 @@ table(
 #
 # **A length.** GRPO as published divides the loss of a response by its number of tokens. Then a token of a long
 # response counts less, and a bad response becomes less bad by being longer. In plaudit, `grpo.normalise = "sequence"`
-# does this. The default, `"token"`, divides by the number of all tokens in the batch and is nearly right. `"constant"`
-# is exact.
+# does this. The default, `"token"`, divides by the number of all tokens in the batch. This is like dividing by the mean
+# length of the group, and nearly right. `"constant"` has the right direction.
 #
 # **Wrong values.** With `lam = 1` the values are only a baseline and may be wrong. With a smaller `lam`, the advantage
 # relies on them, and their error gets into the mean. With `lam = 0` and values of 0, the first token does not receive
@@ -452,7 +452,7 @@ heads = [f"in the {place}: {what}" for place in ("reward", "loss") for what in (
 table({"estimate, for each token": list(rows)} | dict(zip(heads, zip(*rows.values(), strict=True), strict=True)))
 
 # %% [markdown]
-# * **In the reward**, only $k_1$ is right. The others are more precise measurements, but their gradients are wrong:
+# * **In the reward**, only $k_1$ is right. $k_3$ and the sum measure KL with less noise, but their gradients are wrong:
 #   with $k_3$ in the reward, the penalty has a fifth of its strength.
 # * **In the loss**, $k_1$ has *no* gradient on average, because the mean of $\nabla \log \pi$ is zero. A program with
 #   $k_1$ in the loss measures KL correctly, and has no KL penalty at all.
@@ -470,7 +470,7 @@ table({"estimate, for each token": list(rows)} | dict(zip(heads, zip(*rows.value
 #
 # $$\pi^*(y) = \frac{\pi_\text{ref}(y)\, e^{s(y)/\beta}}{Z}$$
 #
-# Read this equation from right to left. Given a policy, for which score is it the best one? Solve for $s$:
+# Now ask the other way round. Given a policy, for which score is it the best one? Solve for $s$:
 #
 # $$s(y) = \beta \log \frac{\pi^*(y)}{\pi_\text{ref}(y)} + \beta \log Z$$
 #
@@ -513,8 +513,8 @@ shares = {"reference (%)": 100 * q, "optimum (%)": 100 * optimum, "DPO (%)": 100
 table({"response": names, "score": scores, **shares, "implicit reward": implicit})
 
 # %% [markdown]
-# DPO has found the optimum of the objective, without ever seeing a score. The implicit reward is the score, less the
-# same number for all responses:
+# DPO has found the optimum of the objective. It has seen votes, and no score. The implicit reward is the score, less
+# the same number for all responses:
 
 
 # %%
@@ -610,23 +610,23 @@ if FOLDER.exists():
     print(f"{FOLDER} exists and is replaced")
 task_config = build({"model": MODEL, "data": DATA, "evaluation.prompts": 128})
 task = run.branch(FOLDER, task_config, stages=("sft", "reward_model"), overwrite=True)
-for report in methods(task, ("ppo", "rloo", "dpo", "best_of_n"), seeds=2, budget=768, draws=32):
+for report in methods(task, ("ppo", "rloo", "dpo", "best_of_n"), seeds=2, budget=768, draws=16):
     if report.step == report.total:
         print(f"{report.stage} is finished")
 
 # %%
 content = json.loads((FOLDER / "methods.json").read_text())
 rows = content["methods"]
-ends = {row["method"]: row["score_difference"]["ci95"] for row in rows}
+ends = [row["score_difference"]["ci95"] for row in rows]
 table(
     {
         "method": [row["method"] for row in rows],
         "score": [row["score_mean"] for row in rows],
         "minus PPO": [row["score_difference"]["mean"] for row in rows],
-        "95% interval": [f"{low:+.2f} to {high:+.2f}" if low < high else "" for low, high in ends.values()],
+        "95% interval": [f"{low:+.2f} to {high:+.2f}".replace("-", "−") if low < high else "" for low, high in ends],
         "KL (nats)": [row["kl_mean"] for row in rows],
         "judged positive": [row["judge_positive"] for row in rows],
-        "seconds": [row["seconds"] for row in rows],
+        "distinct pairs": [row["distinct_2"] for row in rows],
     },
     caption="After 768 responses; mean of two seeds",
 )
@@ -640,21 +640,22 @@ for sentence in content["findings"]:
 
 # %% [markdown]
 # Each coloured line is one training, from the SFT model on; two lines of a colour differ in the seed. The grey line is
-# best-of-n sampling with its *n*. Before you call one method the best, ask three questions:
+# best-of-n sampling, with its $n$. Before you call one method the best, ask three questions:
 #
 # * **At which KL?** A policy that moves further has a higher score for this reason alone. Compare two lines at the same
-#   place on the horizontal axis, not their ends. Seen like this, nothing is above best-of-n sampling.
+#   place on the horizontal axis, not at their ends. By score, best-of-n sampling is above everything.
 # * **Equal in what?** All methods sampled the same number of responses. But from these, PPO made 48 optimizer steps,
-#   best-of-n 12, RLOO and DPO six. DPO could take more epochs over its 96 pairs, and would move further.
-# * **More than chance?** Two lines of the same colour differ by chance only. One seed is not a comparison, and two are
-#   hardly one: the intervals in the table resample seeds, but out of two there is little to resample.
+#   best-of-n 12, and RLOO and DPO six. DPO could pass over its 96 pairs more often, and would move further.
+# * **More than chance?** Two lines of the same colour differ by chance only. In the run that you see here, RLOO ended
+#   with a score of 0.37 for one seed and of 0.55 for the other. One seed is not a comparison, and two are hardly one:
+#   the intervals in the table resample the seeds too, but from two seeds there is little to resample.
 #
-# So this figure is an example, and no result. The command
+# So this figure is an example, and no result. For a result, you need more responses and more seeds:
 #
-# `plaudit methods runs/notebooks --methods ppo,reinforce,rloo,grpo,dpo,kto,best-of-n --seeds 3 --budget 6000`
+# `plaudit methods runs/notebooks --methods ppo,grpo,rloo,dpo,best-of-n --seeds 3 --budget 6000`
 #
-# takes about an hour, and compares all methods with more responses and seeds, at the end and at equal KL.
-# `docs/methods.md` explains the methods, their settings, and what is proved about them.
+# takes up to an hour on two cores, and compares the methods at the end of training and at equal KL. `docs/methods.md`
+# explains the methods, their settings, and what is proved about them.
 #
 # ## Exercises
 #
@@ -795,8 +796,9 @@ print(check(kl_of_two, kl_between(best_of_two, three)))
 #
 # <details><summary>What to expect</summary>
 #
-# KL and score rise, because 20 passes over 96 pairs move the policy further. It learns these pairs by heart, and
-# nothing but `beta` stops it: at the same KL, it is further below best-of-n sampling than methods that keep sampling.
+# KL and score rise, because 20 passes over 96 pairs move the policy further: in our run to 4.2 nats and a score
+# of 0.64. But it learns these pairs by heart, and never sees what it writes itself. At a KL of 1 nat, its score was
+# 0.26. This is further below the grey line than PPO, which had about 0.4.
 # </details>
 
 # %% [markdown]
