@@ -11,7 +11,7 @@ demo: $(VENV)/.user  ## install, then train and evaluate with the built-in model
 lab: $(VENV)/.lab  ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks
 
-notebooks: $(VENV)/.dev  ## build the notebooks from their .py files and run them in order; about nine minutes
+notebooks: $(VENV)/.dev  ## build the notebooks from their .py files and run them in order; about twelve minutes
 	$(BIN)/python recipes/notebooks.py
 
 notebooks-check: $(VENV)/.dev  ## run the notebooks in a temporary folder: no error or warning, in time, same cells as committed

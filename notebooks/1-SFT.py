@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 1 · SFT: learning to imitate
 #
-# In these three notebooks, a small language model learns to write **positive film reviews** from human feedback. The
+# In this notebook and the next two, a small language model learns to write **positive film reviews** from human feedback. The
 # method, RLHF (reinforcement learning from human feedback), is the one that trained assistants such as ChatGPT. It has
 # three stages, with one notebook for each:
 #
@@ -23,7 +23,7 @@ except ImportError:  # on Colab, or in any new environment
 print("plaudit", plaudit.__version__)
 
 # %% [markdown]
-# **Choose the model here, the same in all three notebooks.**
+# **Choose the model here, the same in all notebooks.**
 #
 # * `movie-gpt2` comes with plaudit. It is a GPT-2 with 4 million parameters, pretrained on IMDb reviews.
 # * `smollm2` is a general pretrained model with 135 million parameters. It is downloaded once (93 MB). Its training
@@ -39,7 +39,7 @@ from pathlib import Path
 
 MODEL = "movie-gpt2"  # or "smollm2", or "openai-community/gpt2" from the hub
 DATA = "movie-reviews"  # or "stanfordnlp/sst2" from the hub
-RUN = Path("runs/notebooks")  # all three notebooks save their results here
+RUN = Path("runs/notebooks")  # all notebooks save their results here
 
 # %%
 import math
@@ -423,7 +423,7 @@ table({"response": responses}, caption=your_prompt)
 # | mask | True for what its name says: `attention_mask` for real tokens, `loss_mask` for tokens to predict |
 # | SFT | supervised fine-tuning: training a model to imitate texts |
 #
-# `docs/glossary.md` explains all the words of the three notebooks.
+# `docs/glossary.md` explains all the words of the notebooks.
 #
 # ## Further reading
 #

@@ -29,7 +29,7 @@ from pathlib import Path
 
 MODEL = "movie-gpt2"  # the same as in notebook 1; or "smollm2", or "openai-community/gpt2" from the hub
 DATA = "movie-reviews"  # or "stanfordnlp/sst2" from the hub
-RUN = Path("runs/notebooks")  # all three notebooks save their results here
+RUN = Path("runs/notebooks")  # all notebooks save their results here
 
 # %%
 import dataclasses
@@ -567,7 +567,7 @@ print(check(lower_end, wilson(85, 100)[0], tolerance=0.01))
 # | Wilson interval | a 95% interval for a share, always between 0 and 1 |
 # | reward hacking | a high score for texts that nobody wants |
 #
-# `docs/glossary.md` explains all the words of the three notebooks.
+# `docs/glossary.md` explains all the words of the notebooks.
 #
 # ## Further reading
 #

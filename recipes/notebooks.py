@@ -24,7 +24,7 @@ import nbformat
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "notebooks"
-TIME_LIMIT = 12 * 60  # seconds for all notebooks together, on two free cores
+TIME_LIMIT = 16 * 60  # seconds for all notebooks together, on two free cores
 PATIENCE = 2  # a busy machine may take this many times as long, with a message
 MAX_BYTES = 1_500_000  # of one notebook
 # Absolute paths of the machine that ran the notebooks. Readers have other paths.

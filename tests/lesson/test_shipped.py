@@ -5,7 +5,7 @@ from plaudit.lesson import shipped
 
 
 def test_notebooks_of_the_installed_package_come_before_those_of_a_checkout(tmp_path, monkeypatch):
-    assert [path.name[0] for path in shipped.shipped()] == ["1", "2", "3", "4"]
+    assert [path.name[0] for path in shipped.shipped()] == ["1", "2", "3", "4", "5"]
     (tmp_path / "1-x.ipynb").write_text("{}")
     monkeypatch.setattr(shipped, "_INSTALLED", tmp_path)
     assert shipped.shipped() == [tmp_path / "1-x.ipynb"]

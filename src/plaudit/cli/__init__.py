@@ -31,7 +31,7 @@ First steps:
   plaudit run --resume                             continue after a stop
   plaudit sample runs/default "the film is"        responses, side by side
   plaudit run --ppo.kl-coef 0.1 --out runs/kl-0.1  one setting changed
-  plaudit notebooks lessons                        copy the four notebooks
+  plaudit notebooks lessons                        copy the five notebooks
   plaudit COMMAND --help                           every flag and setting
 
 Ctrl-C or SIGTERM lets the running step finish and saves a checkpoint; a second one stops at once.

@@ -78,7 +78,7 @@ def receipt(run: Path | None, check: Path | None, out: Path, data: str) -> int:
 @click.argument("directory", type=flags.PATH, help="folder; made if it does not exist")
 @click.option("--overwrite", is_flag=True, help="replace existing files and start again")
 def notebooks(directory: Path, overwrite: bool) -> None:
-    """Copy the four notebooks that teach RLHF into a folder."""
+    """Copy the five notebooks that teach RLHF into a folder."""
     from plaudit.lesson.shipped import copy_to
 
     copied = copy_to(directory, overwrite=overwrite)
