@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 1 · SFT: learning to imitate
 #
-# In this notebook and the next two, a small language model learns to write **positive film reviews** from human feedback. The
+# In these notebooks, a small language model learns to write **positive film reviews** from human feedback. The
 # method, RLHF (reinforcement learning from human feedback), is the one that trained assistants such as ChatGPT. It has
 # three stages, with one notebook for each:
 #
