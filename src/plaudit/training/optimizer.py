@@ -105,7 +105,7 @@ def _share(
 
 
 def update(
-    policy: Policy,
+    policy: Any,
     optimizer: torch.optim.Optimizer,
     batch: Any,
     loss: BatchLoss,
