@@ -200,7 +200,7 @@ def _write(name: str, folder: Path, fill: Fill) -> None:
     total = len(ends) // 2 + sum(dropped.values()) - dropped[UNLABELLED_TABLE]
 
     def read(row: int) -> Record:
-        return _decode(KINDS[hashes.kinds[row]], contents[2 * row].as_py())  # type: ignore[return-value]  # noqa: F821 (deleted at the end)
+        return _decode(KINDS[hashes.kinds[row]], contents[2 * row].as_py())  # type: ignore[return-value]  # noqa: F821
 
     parts, sizes = cut(hashes, dropped, read)
     warning = check_dropped(name, total, dropped)
