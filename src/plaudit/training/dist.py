@@ -19,7 +19,7 @@ from torch import Tensor
 
 from plaudit import files
 from plaudit.batches import Rollout, join_responses, join_rollouts, to_device
-from plaudit.errors import RunError
+from plaudit.errors import PlauditError, RunError
 
 T = TypeVar("T")
 # Ranks wait for each other while rank 0 saves a model or judges responses. A rank that has died is noticed sooner, by
@@ -35,7 +35,7 @@ def started_by_torchrun() -> int:
 
 def start() -> None:
     """Join the job, if there is one; ranks other than 0 write no files from here on."""
-    if started_by_torchrun() == 1 or torch_dist.is_initialized():
+    if started_by_torchrun() == 1 or _joined():
         return
     if not torch_dist.is_available():
         raise RunError("this build of torch has no torch.distributed; start plaudit without torchrun")
@@ -50,12 +50,17 @@ def start() -> None:
 
 def rank() -> int:
     """The number of this process in the job, from 0."""
-    return torch_dist.get_rank() if torch_dist.is_initialized() else 0
+    return torch_dist.get_rank() if _joined() else 0
 
 
 def size() -> int:
     """How many processes the job has."""
-    return torch_dist.get_world_size() if torch_dist.is_initialized() else 1
+    return torch_dist.get_world_size() if _joined() else 1
+
+
+def _joined() -> bool:
+    """Whether this process is one of several; some builds of torch have no torch.distributed."""
+    return torch_dist.is_available() and torch_dist.is_initialized()
 
 
 def rows(n: int) -> range:
@@ -102,7 +107,7 @@ def on_main(call: Callable[[], T]) -> T:
             value = call()
         except Exception as raised:  # the other ranks are waiting
             error = raised
-    content: list[Any] = [value, error]
+    content: list[Any] = [value, _sent(error)]
     torch_dist.broadcast_object_list(content, src=0)
     if content[1] is not None:
         raise _everywhere(error or content[1])
@@ -118,11 +123,18 @@ def together(call: Callable[[], T]) -> T:
         value = call()
     except Exception as raised:  # the other ranks would wait for this one
         error = raised
-    errors = gather(error)
+    errors = gather(_sent(error))
     for found in errors:
         if found is not None:
             raise _everywhere(error or found)
     return value  # type: ignore[return-value]
+
+
+def _sent(error: Exception | None) -> Exception | None:
+    """An error as the other ranks get it. Those of other libraries may not survive the way, so their text is sent."""
+    if error is None or isinstance(error, PlauditError):
+        return error
+    return RunError(f"rank {rank()} failed: {type(error).__name__}: {' '.join(str(error).split())[:500]}")
 
 
 def _everywhere(error: Exception) -> Exception:
