@@ -7,6 +7,7 @@ returns at once.
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
@@ -44,6 +45,8 @@ def start() -> None:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
         backend = "cpu:gloo,cuda:nccl"
     torch_dist.init_process_group(backend, timeout=_TIMEOUT)
+    # Its threads must end before the interpreter does, which would abort otherwise.
+    atexit.register(torch_dist.destroy_process_group)
     if rank():
         files.write_nothing()
 
