@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import sys
 import time
 
 import pytest
@@ -42,6 +43,25 @@ def test_shares_are_all_rows_in_order_and_differ_by_one_at_most(n, size, monkeyp
         shares.append(dist.rows(n))
     assert [row for share in shares for row in share] == list(range(n))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_that_stays_alone_is_refused_and_writes_nothing(rank, tmp_path, tiny_config):
+    code = (
+        "import sys; from datetime import timedelta; from plaudit.training import dist; from plaudit.cli import main; "
+        "dist._JOINING = timedelta(seconds=2); sys.exit(main(sys.argv[1:]))"
+    )
+    out = tmp_path / "run"
+    words = ["sft", "--model", tiny_config.model, "--data", tiny_config.data.name, "--out", str(out)]
+    job = {"WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29541"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words], env=os.environ | job, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert f"plaudit: rank {rank}: error: WORLD_SIZE is 2, but the processes of the job have not met" in done.stderr
+    assert "frame #" not in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not out.exists()
 
 
 def test_one_process_exchanges_nothing():

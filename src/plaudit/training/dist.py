@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import atexit
 import os
+import socket
+import time
 from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -26,6 +28,7 @@ T = TypeVar("T")
 # Ranks wait for each other while rank 0 saves a model or judges responses. A rank that has died is noticed sooner, by
 # torchrun.
 _TIMEOUT = timedelta(minutes=30)
+_JOINING = timedelta(seconds=90)  # until all processes of a job are there
 _BUCKET = 2**24  # numbers that are added up in one call
 
 
@@ -35,7 +38,11 @@ def started_by_torchrun() -> int:
 
 
 def start() -> None:
-    """Join the job, if there is one; ranks other than 0 write no files from here on."""
+    """Join the job, if there is one; ranks other than 0 write no files from here on.
+
+    Raises:
+        RunError: the other processes do not appear.
+    """
     if started_by_torchrun() == 1 or _joined():
         return
     if not torch_dist.is_available():
@@ -44,11 +51,40 @@ def start() -> None:
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
         backend = "cpu:gloo,cuda:nccl"
-    torch_dist.init_process_group(backend, timeout=_TIMEOUT)
+    if not _rank_0_answers():
+        raise RunError(_alone())
+    try:
+        store, own, of = next(torch_dist.rendezvous("env://", timeout=_JOINING))
+        store.set(f"plaudit/{own}", "here")
+        store.wait([f"plaudit/{each}" for each in range(of)], _JOINING)
+    except (torch_dist.DistError, ValueError):
+        raise RunError(_alone()) from None
+    torch_dist.init_process_group(backend, store=store, rank=own, world_size=of, timeout=_TIMEOUT)
     # Its threads must end before the interpreter does, which would abort otherwise.
     atexit.register(torch_dist.destroy_process_group)
     if rank():
         files.write_nothing()
+
+
+def _rank_0_answers() -> bool:
+    """Whether this process is rank 0, or finds it. torch would print a page of addresses where it does not."""
+    until, found = time.monotonic() + _JOINING.seconds, os.environ.get("RANK", "0") == "0"
+    address = os.environ.get("MASTER_ADDR", ""), int(os.environ.get("MASTER_PORT") or 0)
+    while not found and time.monotonic() < until:
+        try:
+            socket.create_connection(address, timeout=1).close()
+            found = True
+        except OSError:
+            time.sleep(0.5)
+    return found
+
+
+def _alone() -> str:
+    place = f"{os.environ.get('MASTER_ADDR', '')}:{os.environ.get('MASTER_PORT', '')}"
+    return (
+        f"WORLD_SIZE is {started_by_torchrun()}, but the processes of the job have not met at {place} within "
+        f"{_JOINING.seconds} s; start all of them, as torchrun does"
+    )
 
 
 def rank() -> int:
