@@ -262,6 +262,7 @@ def test_figures_take_their_colours_from_the_page(page: str) -> None:
 
 def test_page_shows_the_figures_of_the_run(page: str) -> None:
     text = Tags(page).text
+    assert "movie-gpt2 on movie-reviews · seed 3" in text
     assert "PPO raised the mean score from 0.02 to 0.84 [0.81, 0.86] at 9.1 nats of KL." in text
     assert "calls 88 % of the responses positive, 51 % before" in text
     assert "The responses are 27 tokens long, 23 before." in text
