@@ -14,6 +14,7 @@ from plaudit.models.layers import freeze_lower_layers
 from plaudit.models.lora import add_adapters
 from plaudit.models.plain import PlainEngine
 from plaudit.models.tokenizer import Runs
+from plaudit.training import memory
 from plaudit.training.preparation import announce
 from plaudit.training.run import Run
 
@@ -27,6 +28,7 @@ def prepare_to_learn(run: Run, stage: str, model: Any, texts: Iterable[Runs] = (
     of the stage by default.
     """
     settings = getattr(run.config, stage)
+    memory.keep_freed()
     freeze_lower_layers(model, settings.train_layers, f"{stage}.train_layers")
     add_adapters(model, settings, run.config.seed, name or stage)
     engine = choose_engine(run, stage, model)
