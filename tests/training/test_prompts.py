@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from tiny import BAD, GOOD, KINDS, make_tokenizer_of
 
 from plaudit import pipeline
+from plaudit.config import build
 from plaudit.data.prompts import cut_prompts
 from plaudit.data.splits import Part
 from plaudit.errors import DataError
@@ -60,6 +61,15 @@ def test_prompts_in_tokens_are_first_tokens_of_the_texts(finished_run, tiny_toke
     assert held
     assert set(held).isdisjoint(training_prompts(run, tiny_tokenizer)[0])
     assert {len(tiny_tokenizer.prompt(text)) for text in held} <= {4, 5, 6, 7}
+
+
+def test_a_prompt_that_other_seeds_train_on_is_not_held_out_from_them(tiny_tokenizer, tmp_path):
+    run = Run(tmp_path, build({}))  # sentences of film reviews; the seed decides where a prompt ends
+    of_seeds = [set(training_prompts(run, tiny_tokenizer, seed)[0]) for seed in (1, 2, 3)]
+    alone, together = (set(evaluation_prompts(run, tiny_tokenizer, seeds)) for seeds in ((), (1, 2, 3)))
+    assert not alone & of_seeds[0]
+    assert alone & (of_seeds[1] | of_seeds[2])
+    assert together == alone - set().union(*of_seeds)
 
 
 def test_prompts_that_cannot_be_written_are_counted_and_refused_if_none_is_left(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -73,10 +73,13 @@ class Measurement:
         stage: the algorithm whose settings decide how responses are sampled.
         reward: as in `ppo`.
         policy: the folder of the policy, if it is not that of the algorithm.
+        seeds: of other runs on this data, whose training prompts are not among the held-out ones either.
     """
 
-    def __init__(self, run: Run, stage: str, reward: AnyReward = None, policy: str = "") -> None:
-        self.run, self.stage = run, stage
+    def __init__(
+        self, run: Run, stage: str, reward: AnyReward = None, policy: str = "", seeds: Iterable[int] = ()
+    ) -> None:
+        self.run, self.stage, self._seeds = run, stage, tuple(seeds)
         self.models = Models.load(run, stage, stage=policy or stage, reward_model=needs_reward_model(run, reward))
         self.settings = getattr(run.config, stage)  # temperature, response length and reward are those of training
         self.reward = as_reward(run, reward, self.models, self.settings.lower_bound)
@@ -118,7 +121,7 @@ class Measurement:
     @cached_property
     def held_out(self) -> tuple[list[str], list[list[int]]]:
         """The evaluation's prompts, as texts and as token ids."""
-        found = prompts_for(self.run, self.tokenizer, self.settings.max_new_tokens, window(self.sft))
+        found = prompts_for(self.run, self.tokenizer, self.settings.max_new_tokens, window(self.sft), self._seeds)
         return found[0], found[1]
 
     @cached_property
@@ -164,15 +167,19 @@ class Measurement:
 
 
 def prompts_for(
-    run: Run, tokenizer: Tokenizer, max_new_tokens: int, limit: int
+    run: Run, tokenizer: Tokenizer, max_new_tokens: int, limit: int, seeds: Iterable[int] = ()
 ) -> tuple[list[str], list[list[int]], str]:
     """The evaluation's prompts, as texts and as token ids, and a line if many do not fit into a window of `limit`.
+
+    `seeds` are as in `evaluation_prompts`.
 
     Raises:
         DataError: there are fewer than two, or half of them do not fit.
         ModelError: none fits.
     """
-    found, _ = without_refused(evaluation_prompts(run, tokenizer), lambda text: (text, tokenizer.prompt(text)))
+    found, _ = without_refused(
+        evaluation_prompts(run, tokenizer, seeds), lambda text: (text, tokenizer.prompt(text))
+    )
     texts, prompts = [text for text, _ in found], [ids for _, ids in found]
     rows, warning = rows_that_fit(prompts, max_new_tokens, limit, "held-out prompts") if prompts else ([], "")
     if len(rows) < 2:

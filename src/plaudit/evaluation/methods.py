@@ -112,7 +112,8 @@ def methods(
     write_atomic(folder / "config.toml", to_toml(run.config, versions()))
 
     plain = dataclasses.replace(run.config, ppo=dataclasses.replace(run.config.ppo, lora_rank=0))
-    measurement = Measurement(Run(run.path, plain), "ppo", reward, policy="sft")
+    seen = {config.seed for config in configs.values()}
+    measurement = Measurement(Run(run.path, plain), "ppo", reward, policy="sft", seeds=seen)
     own = folder / "sft.safetensors"
     if not own.exists():
         save(measured(measurement, measurement.sft), own)

@@ -1,5 +1,6 @@
 """The prompts that a policy is trained on: which there are, which fit into the window, and whose turn it is."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -15,10 +16,13 @@ from plaudit.training.run import Run
 SKIPPED = "prompts whose text has other tokens"
 
 
-def training_prompts(run: Run, tokenizer: Tokenizer) -> tuple[list[Text], dict[str, int]]:
-    """The prompts to train on, as the settings cut them, and how many were skipped, by reason."""
+def training_prompts(run: Run, tokenizer: Tokenizer, seed: int | None = None) -> tuple[list[Text], dict[str, int]]:
+    """The prompts to train on, as the settings cut them, and how many were skipped, by reason.
+
+    `seed` decides how long they are; the run's own by default.
+    """
     config, skipped = run.config, dict[str, int]()
-    rule = (config.prompt_min, config.prompt_max, config.seed)
+    rule = (config.prompt_min, config.prompt_max, config.seed if seed is None else seed)
     return cut_prompts(_prompts_part(run), *rule, **_how(run, tokenizer, skipped)), skipped
 
 
@@ -28,9 +32,10 @@ def _prompts_part(run: Run) -> Part:
     return replace(own, to_answer=(*train.to_answer, *own.to_answer)) if train.to_answer else own
 
 
-def evaluation_prompts(run: Run, tokenizer: Tokenizer) -> list[Text]:
-    """The held-out prompts, which are no prompts to train on."""
-    config, seen = run.config, training_prompts(run, tokenizer)[0]
+def evaluation_prompts(run: Run, tokenizer: Tokenizer, seeds: Iterable[int] = ()) -> list[Text]:
+    """The held-out prompts, which are no prompts to train on; nor those of a run with one of the other `seeds`."""
+    config = run.config
+    seen = [prompt for seed in {config.seed, *seeds} for prompt in training_prompts(run, tokenizer, seed)[0]]
     rule = (config.prompt_min, config.prompt_max, config.seed)
     return held_out_prompts(run.data.evaluation, *rule, seen, **_how(run, tokenizer, {}))
 
