@@ -34,6 +34,10 @@ class RunError(PlauditError):
     """A run directory or checkpoint is missing, incomplete, in the way, or made with other settings."""
 
 
+class RankError(RunError):
+    """Another process of the job has ended, hangs, or cannot be reached."""
+
+
 class RewardError(PlauditError):
     """A reward function does not return one finite number for each response."""
 

@@ -48,8 +48,8 @@ def test_shares_are_all_rows_in_order_and_differ_by_one_at_most(n, size, monkeyp
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_process_that_stays_alone_is_refused_and_writes_nothing(rank, tmp_path, tiny_config):
     code = (
-        "import sys; from datetime import timedelta; from plaudit.training import dist; from plaudit.cli import main; "
-        "dist._JOINING = timedelta(seconds=2); sys.exit(main(sys.argv[1:]))"
+        "import sys; from datetime import timedelta; from plaudit.training import meeting; "
+        "from plaudit.cli import main; meeting.JOINING = timedelta(seconds=2); sys.exit(main(sys.argv[1:]))"
     )
     out = tmp_path / "run"
     words = ["sft", "--model", tiny_config.model, "--data", tiny_config.data.name, "--out", str(out)]

@@ -19,8 +19,8 @@ from plaudit import __version__
 from plaudit.cli import data, experiments, failures, flags, people, rewards, sharing, sweep
 from plaudit.cli.layers import fit, layered, saved
 from plaudit.config import ALGORITHMS, SECTIONS, resolve
-from plaudit.errors import ConfigError, PlauditError, RewardError, RunError, TrainingError
-from plaudit.training import stopping
+from plaudit.errors import ConfigError, PlauditError, RankError, RewardError, RunError, TrainingError
+from plaudit.training import heartbeat, stopping
 
 RUN_STAGES = ("sft", "reward_model", "ppo", "evaluation")
 
@@ -61,6 +61,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command in `argv`, by default in sys.argv, and return its exit code (see `plaudit --help`)."""
     words = sys.argv[1:] if argv is None else argv
     _opened.clear()
+    heartbeat.say[:] = [lambda line: failures.tell(f"error: {line}{_way_on(words)}")]
     try:
         with stopping.signals("stopping after this step and a checkpoint; Ctrl-C or SIGTERM again stops at once"):
             return _answer(words)
@@ -89,11 +90,12 @@ def _answer(words: list[str]) -> int:
     except click.ClickException as error:
         failures.tell(f"error: {flags.message(error, commands, words)}")
         return 2
-    except Exception as error:
-        final = isinstance(error, PlauditError) and not (_opened and isinstance(error, RewardError))
+    except Exception as raised:
+        found = heartbeat.explained(raised)
+        final = isinstance(found, PlauditError) and not (_opened and isinstance(found, RewardError | RankError))
         way_on = "" if final else _way_on(words)
-        failures.tell(f"error: {failures.describe(error)}{way_on}", error)
-        return 2 if isinstance(error, ConfigError) else 1
+        failures.tell(f"error: {failures.describe(found)}{way_on}", found)
+        return 2 if isinstance(found, ConfigError) else 1
 
 
 def _way_on(words: list[str]) -> str:
@@ -104,7 +106,7 @@ def _way_on(words: list[str]) -> str:
     if _opened or not resumes:
         words = [word for word in words if word not in ("--overwrite", "--resume")]
         words += ["--resume"] if resumes else []
-    return f"; continue with: plaudit {shlex.join(words)}"
+    return failures.way_on(shlex.join(words))
 
 
 def _open(

@@ -8,6 +8,7 @@ import traceback
 from pathlib import Path
 
 from plaudit.errors import RunError, in_one_line
+from plaudit.training import heartbeat
 
 
 def describe(error: Exception) -> str:
@@ -25,19 +26,33 @@ def describe(error: Exception) -> str:
 def tell(line: str, error: Exception | None = None) -> None:
     """Print the line that ends a command.
 
-    In a job of several processes, rank 0 says what all of them would say, and a rank that failed alone names itself.
-    torchrun gets an unexpected error, and shows it.
+    In a job of several processes, the first one of each host says what all of them would say, and a rank that failed
+    alone names itself. torchrun gets an unexpected error, and shows it.
     """
+    heartbeat.leave(line)
     rank = int(os.environ.get("RANK") or 0)
-    several = os.environ.get("WORLD_SIZE", "1") != "1" and "plaudit.training.dist" in sys.modules
-    alone = error if several and not getattr(error, "everywhere", False) else None
-    if rank and alone is None:
+    alone = error if _several() and not getattr(error, "everywhere", False) else None
+    if int(os.environ.get("LOCAL_RANK") or rank) and alone is None:
         return
     print(f"plaudit: {f'rank {rank}: ' if alone else ''}{line}", file=sys.stderr)
     if alone is not None and not in_one_line(alone):
         from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
         get_error_handler().record_exception(alone)
+
+
+def way_on(words: str) -> str:
+    """How a command is continued; a job of several processes, by its torchrun command."""
+    if not _several():
+        return f"; continue with: plaudit {words}"
+    left = int(os.environ.get("TORCHELASTIC_MAX_RESTARTS") or 0) - int(
+        os.environ.get("TORCHELASTIC_RESTART_COUNT") or 0
+    )
+    return "; torchrun starts it again" if left > 0 else f"; continue with: torchrun ... -m plaudit {words}"
+
+
+def _several() -> bool:
+    return os.environ.get("WORLD_SIZE", "1") != "1" and "plaudit.training.dist" in sys.modules
 
 
 def must_exist(directory: Path) -> None:

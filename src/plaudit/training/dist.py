@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import atexit
 import os
-import socket
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -23,13 +22,15 @@ from torch import Tensor
 from plaudit import files
 from plaudit.batches import Rollout, join_responses, join_rollouts, to_device
 from plaudit.errors import PlauditError, RunError
+from plaudit.training import heartbeat, meeting
 
 T = TypeVar("T")
-# Ranks wait for each other while rank 0 saves a model or judges responses. A rank that has died is noticed sooner, by
-# torchrun.
+# Ranks wait for each other while rank 0 saves a model or judges responses. heartbeat.py notices sooner if one is gone.
 _TIMEOUT = timedelta(minutes=30)
-_JOINING = timedelta(seconds=90)  # until all processes of a job are there
 _BUCKET = 2**24  # numbers that are added up in one call
+_store: Any = None  # of the job; torchrun keeps it while it starts processes again
+_attempt = ""  # to start them: a name that no other attempt has
+_opened = 0  # run directories
 
 
 def started_by_torchrun() -> int:
@@ -43,7 +44,8 @@ def start() -> None:
     Raises:
         RunError: the other processes do not appear.
     """
-    if started_by_torchrun() == 1 or _joined():
+    global _store, _attempt
+    if started_by_torchrun() == 1 or _attempt:
         return
     if not torch_dist.is_available():
         raise RunError("this build of torch has no torch.distributed; start plaudit without torchrun")
@@ -51,40 +53,34 @@ def start() -> None:
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
         backend = "cpu:gloo,cuda:nccl"
-    if not _rank_0_answers():
-        raise RunError(_alone())
-    try:
-        store, own, of = next(torch_dist.rendezvous("env://", timeout=_JOINING))
-        store.set(f"plaudit/{own}", "here")
-        store.wait([f"plaudit/{each}" for each in range(of)], _JOINING)
-    except (torch_dist.DistError, ValueError):
-        raise RunError(_alone()) from None
-    torch_dist.init_process_group(backend, store=store, rank=own, world_size=of, timeout=_TIMEOUT)
-    # Its threads must end before the interpreter does, which would abort otherwise.
-    atexit.register(torch_dist.destroy_process_group)
-    if rank():
+    own, of, others = int(os.environ["RANK"]), started_by_torchrun(), _joined()  # Ray Train makes the group itself
+    _store = meeting.open_store(serve=not others)
+    _attempt = meeting.meet(_store, own, of)
+    prefix = f"plaudit/{_attempt}"
+    if not others:
+        group = torch_dist.PrefixStore(prefix, _store)
+        torch_dist.init_process_group(backend, store=group, rank=own, world_size=of, timeout=_TIMEOUT)
+        # Its threads must end before the interpreter does, which would abort otherwise.
+        atexit.register(torch_dist.destroy_process_group)
+    beats = torch_dist.PrefixStore(prefix, meeting.open_store(serve=False))
+    heartbeat.start(beats, own, of, ":".join(map(str, meeting.place())))
+    if own:
         files.write_nothing()
 
 
-def _rank_0_answers() -> bool:
-    """Whether this process is rank 0, or finds it. torch would print a page of addresses where it does not."""
-    until, found = time.monotonic() + _JOINING.seconds, os.environ.get("RANK", "0") == "0"
-    address = os.environ.get("MASTER_ADDR", ""), int(os.environ.get("MASTER_PORT") or 0)
-    while not found and time.monotonic() < until:
-        try:
-            socket.create_connection(address, timeout=1).close()
-            found = True
-        except OSError:
-            time.sleep(0.5)
-    return found
+@contextmanager
+def opening(what: str) -> Iterator[bool]:
+    """Join the job, if there is one, to open a run directory: whether an earlier attempt of the job had opened it.
 
-
-def _alone() -> str:
-    place = f"{os.environ.get('MASTER_ADDR', '')}:{os.environ.get('MASTER_PORT', '')}"
-    return (
-        f"WORLD_SIZE is {started_by_torchrun()}, but the processes of the job have not met at {place} within "
-        f"{_JOINING.seconds} s; start all of them, as torchrun does"
-    )
+    Processes that torchrun starts in place of others have the same flags, and continue what those have begun.
+    """
+    global _opened
+    start()
+    _opened += 1
+    mark = f"plaudit/opened/{_opened}/{what}"
+    yield _store is not None and _store.check([mark])
+    if _store is not None:
+        _store.set(mark, _attempt)
 
 
 def rank() -> int:

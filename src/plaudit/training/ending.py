@@ -13,8 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from plaudit.errors import in_one_line
 from plaudit.files import remove_file, write_json
+from plaudit.training import heartbeat
 from plaudit.training.metrics import StepReport
 
 FILE = "ended.json"
@@ -37,14 +37,24 @@ class Ending(NamedTuple):
 
 def recorded(run: Path, stage: str, reports: Iterator[StepReport]) -> Iterator[StepReport]:
     """The reports of a stage; leaves a record if they end early, which the next attempt removes."""
-    forget(run, (stage,))
-    try:
-        yield from reports
-    except BaseException as error:
+
+    def record(error: BaseException) -> None:
         if not (run / stage / "summary.json").exists():
             with suppress(OSError):  # the error itself matters more, such as a full disk
                 write_json(run / FILE, _entries(run) | {stage: _ending(error, run / stage)._asdict()})
-        raise
+
+    forget(run, (stage,))
+    with heartbeat.recorded_by(record):
+        try:
+            yield from reports
+        except Exception as error:
+            record(found := heartbeat.explained(error))
+            if found is error:
+                raise
+            raise found from None
+        except BaseException as error:
+            record(error)
+            raise
 
 
 def forget(run: Path, stages: Iterable[str]) -> None:
@@ -83,11 +93,7 @@ def _ending(error: BaseException, folder: Path) -> Ending:
         step = 0
     at = time.strftime("%Y-%m-%d %H:%M:%S")
     if isinstance(error, Exception):
-        return Ending("failed", in_one_line(error) or _unexpected(error), step, at)
+        return Ending("failed", heartbeat.described(error), step, at)
     if isinstance(error, KeyboardInterrupt):
         return Ending("stopped", signal.Signals(getattr(error, "number", signal.SIGINT)).name, step, at)
     return Ending("stopped", "", step, at)
-
-
-def _unexpected(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

@@ -6,12 +6,15 @@ import json
 import os
 import platform
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from plaudit.errors import RunError
+from plaudit.training import dist
 
+_SHARED = 10.0  # seconds until a network file system shows what another host has written
 FILES = _FILE, _OWNER = ".lock", ".owner.json"
 _held: dict[Path, FileLock] = {}  # locks that this process holds until it ends
 
@@ -43,6 +46,27 @@ def release(run: Path) -> None:
     if lock is not None:
         (run / _OWNER).unlink(missing_ok=True)
         lock.release()
+
+
+def check_shared(run: Path) -> Path:
+    """The directory; a RunError on all ranks if one of them does not see what rank 0 has written in it."""
+    owner = dist.on_main(lambda: (run / _OWNER).read_text(encoding="utf-8"))
+    dist.together(lambda: _check_seen(run, owner))
+    return run
+
+
+def _check_seen(run: Path, owner: str) -> None:
+    until = time.monotonic() + _SHARED
+    while time.monotonic() < until:
+        with suppress(OSError):
+            if (run / _OWNER).read_text(encoding="utf-8") == owner:
+                return
+        time.sleep(0.2)
+    host = json.loads(owner)["host"]
+    raise RunError(
+        f"{run}: {platform.node()} does not see the files that rank 0 writes there on {host}; choose an --out on a "
+        "file system that all hosts of the job share"
+    )
 
 
 def _owner(run: Path) -> str:

@@ -65,9 +65,10 @@ class Run:
             RunError: a folder exists already, is damaged, belongs to another process, or was made with other settings
                 or data; or there is nothing to resume.
         """
-        dist.start()
-        opened = dist.on_main(lambda: Run._open(path, config, resume=resume, overwrite=overwrite, stages=stages).config)
-        return Run(path, opened)
+        with dist.opening(f"{path.absolute()} {' '.join(stages)}") as again:
+            how = {"resume": resume or again, "overwrite": overwrite and not again}
+            opened = dist.on_main(lambda: Run._open(path, config, stages=stages, **how).config)
+        return Run(lock.check_shared(path), opened)
 
     @staticmethod
     def _open(path: Path, config: Config, *, resume: bool, overwrite: bool, stages: tuple[str, ...]) -> Run:
