@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 RUN ?= runs/demo
 
-.PHONY: browser demo lab notebooks notebooks-check test check ranks crashes mutants format parity bench seeds frontier hacking reward-curve clean
+.PHONY: browser network demo lab notebooks notebooks-check test check ranks crashes mutants format parity bench seeds frontier hacking reward-curve clean
 
 demo: $(VENV)/.user  ## install, then train and evaluate with the built-in model and data; continues a stopped run
 	$(BIN)/plaudit run --out $(RUN) $(if $(wildcard $(RUN)/config.toml),--resume)
@@ -27,6 +27,9 @@ check: test
 
 browser:  ## install Debian's chromium, which tests of the labelling pages drive; they are skipped without it
 	command -v chromium || (apt-get update -qq && apt-get install -qq --yes --no-install-recommends chromium)
+
+network:  ## install Debian's iproute2, with which tests make two hosts of this machine; they are skipped without it
+	command -v ip || (apt-get update -qq && apt-get install -qq --yes --no-install-recommends iproute2)
 
 mutants: $(VENV)/.dev  ## replace functions by versions with a known error: a test must fail for each; about four minutes
 	$(BIN)/python tests/mutants.py

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from types import TracebackType
@@ -24,8 +25,6 @@ def cannot() -> str:
 class Two:
     """A context with two hosts. They have the files of this machine, and names and addresses of their own."""
 
-    port = PORT
-
     def __init__(self) -> None:
         self.hosts = [f"plaudit-{letter}-{os.getpid()}" for letter in "ab"]
         self.addresses = dict(zip(self.hosts, ("10.77.0.1", "10.77.0.2"), strict=True))
@@ -45,6 +44,9 @@ class Two:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for host in self.hosts:
+            inside = subprocess.run(["ip", "netns", "pids", host], capture_output=True, text=True, check=False)
+            for pid in map(int, inside.stdout.split()):
+                os.kill(pid, signal.SIGKILL)
             _ip("netns", "del", host)
 
     def cut(self) -> None:

@@ -1,10 +1,8 @@
 """Several processes: shares of rows, and whole jobs under torchrun, which must give the figures of one process."""
 
-import json
 import os
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
@@ -12,26 +10,6 @@ import torch
 from plaudit.batches import Responses, Rollout, join_rollouts, select_rows
 from plaudit.training import dist
 from tests import ranks
-
-REWARD = """
-import os, signal
-calls = 0
-
-def score(prompts, responses):
-    global calls
-    calls += 1
-    if os.environ.get("RANK") == "1" and calls == 5:
-        if os.environ.get("AT_FIVE") == "die":
-            os.kill(os.getpid(), signal.SIGKILL)
-        if os.environ.get("AT_FIVE") == "raise":
-            raise ValueError("no score today")
-    return [float(len(text)) for text in responses]
-"""
-SMALL = {
-    "device": "cpu", "dtype": "float32", "prompt-min": 2, "prompt-max": 3, "sft.epochs": 0, "ppo.iterations": 6,
-    "ppo.batch-size": 10, "ppo.minibatch-size": 7, "ppo.max-new-tokens": 6, "ppo.save-every": 1,
-    "evaluation.prompts": 6,
-}  # fmt: skip
 
 
 @pytest.mark.parametrize(("n", "size"), [(10, 4), (3, 4), (1, 2), (0, 2), (7, 1)])
@@ -114,52 +92,3 @@ def test_every_algorithm_gives_the_figures_of_one_process(jobs, size):
     assert {stage: each for stage, each in found.items() if not each.ok} == {}
     assert found["ppo"].responses == found["grpo"].responses == 40
     assert not ranks.evaluation_differs(jobs["1"], jobs[size])
-
-
-def run_job(processes, inputs, folder, out, *more, at_five=""):
-    """`plaudit run` with so many processes; returns what it printed on stderr, its exit code, and the seconds."""
-    model, data = inputs
-    flags = [word for name, value in SMALL.items() for word in (f"--{name}", str(value))]
-    reward = folder / "reward.py"
-    reward.write_text(REWARD)
-    words = ["-m", "plaudit", "run", "--model", str(model), "--data", str(data), "--reward", f"{reward}:score",
-             "--judge", "none", "--out", str(out), *flags, *more]  # fmt: skip
-    began = time.perf_counter()
-    done = subprocess.run(
-        [*ranks.command(processes), *words],
-        env=os.environ | {"AT_FIVE": at_five, "OMP_NUM_THREADS": "1"},
-        capture_output=True, text=True, check=False, timeout=300,
-    )  # fmt: skip
-    return done.stderr, done.returncode, time.perf_counter() - began
-
-
-def test_a_job_ends_when_a_rank_dies_or_fails_and_resumes(tmp_path):
-    inputs = ranks.make_inputs(tmp_path)
-    whole, died, failed = (tmp_path / name for name in ("whole", "died", "failed"))
-    said, code, _ = run_job(2, inputs, tmp_path, whole)
-    assert code == 0, said
-    assert said.count("plaudit: ") == 1  # only rank 0 speaks
-
-    said, code, seconds = run_job(2, inputs, tmp_path, died, at_five="die")
-    assert code != 0
-    assert seconds < 60
-    assert "rank      : 1" in said
-    assert "SIGKILL" in said
-    said, code, _ = run_job(2, inputs, tmp_path, died, "--resume")
-    assert code == 0, said
-    for name in ("ppo/metrics.jsonl", "ppo/rollouts.jsonl", "ppo/model.safetensors", "evaluation.json"):
-        if name == "evaluation.json":
-            one, other = (json.loads((run / name).read_text()) for run in (whole, died))
-            assert one["policy"] == other["policy"]
-        else:
-            assert (whole / name).read_bytes() == (died / name).read_bytes(), name
-
-    said, code, seconds = run_job(2, inputs, tmp_path, failed, at_five="raise")
-    assert code != 0
-    assert seconds < 60
-    assert said.count("no score today") == 1  # every rank ends with the error, and one says it
-    said, code, _ = run_job(1, inputs, tmp_path, failed, "--resume")
-    assert code == 0, said
-    assert "processes 2, now 1" in said
-    texts = [[line["response"] for line in ranks.lines_of(run / "ppo/rollouts.jsonl")] for run in (whole, failed)]
-    assert texts[0] == texts[1]

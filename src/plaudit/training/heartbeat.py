@@ -17,6 +17,7 @@ import json
 import os
 import platform
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -136,6 +137,8 @@ class Heartbeat:
         if self._over.is_set():
             return
         self._over.set()
+        if beat is None and self._beat["local"] == 0:
+            _end_torchrun()
         if beat is None and self._sibling(self._of_rank_0) and not _exists(self._of_rank_0["pid"]):
             beat = self._of_rank_0
         near = beat if beat and self._sibling(beat) else None
@@ -197,6 +200,21 @@ def _exists(pid: int) -> bool:
     with suppress(OSError):  # where there is /proc: one that has died, and whose parent has not looked yet
         return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
     return True
+
+
+def _end_torchrun() -> None:
+    """Kill the torchrun above this process if it does not end by itself: it waits for the store as well, for minutes.
+
+    It would not see another signal there. A process that outlives this one does it.
+    """
+    parent = os.getppid()
+    with suppress(OSError):
+        words = Path(f"/proc/{parent}/cmdline").read_bytes()
+        if b"torch.distributed.run" in words or b"torchrun" in words:
+            wait = f"sleep {2 * _PATIENCE}; kill -9 {parent}"
+            subprocess.Popen(
+                ["sh", "-c", wait], start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            )
 
 
 def start(store: Any, rank: int, size: int, place: str) -> None:
