@@ -33,10 +33,11 @@ PROGRAMS = {
 @pytest.fixture
 def here(tmp_path, monkeypatch):
     """A folder with such programs before all others."""
+    (tmp_path / "bin").mkdir()
     for name, text in PROGRAMS.items():
-        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
-        (tmp_path / name).chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
     monkeypatch.setenv("HERE", str(tmp_path))
     monkeypatch.setenv("OUT", str(tmp_path / "run"))
     monkeypatch.setenv("CODE", "0")
