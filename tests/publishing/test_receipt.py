@@ -1,14 +1,17 @@
 """Receipts: what they say of a run, and a check that trains again."""
 
+import dataclasses
 import json
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 
 from plaudit.cli import main
 from plaudit.errors import RunError
 from plaudit.files import sha256
+from plaudit.pipeline import steps
 from plaudit.publishing.receipt import Figure, compared, read_receipt, settings_of, write_receipt
 from plaudit.training.run import Run
 
@@ -103,3 +106,23 @@ def test_either_a_run_or_a_receipt(words, code, capsys):
 )
 def test_what_agrees(here, tolerance, agrees):
     assert Figure("score", 0.5, here, tolerance).agrees is agrees
+
+
+def test_judgements_of_their_own_are_in_it_and_may_lie_elsewhere(finished_run, tiny_config, tmp_path, capsys):
+    votes, moved = tmp_path / "votes.tsv", tmp_path / "elsewhere.tsv"
+    votes.write_text(Path(tiny_config.data.name, "train.tsv").read_text())
+    settings = dataclasses.replace(tiny_config.reward_model, judgements=str(votes))
+    run = Run.existing(finished_run).branch(
+        tmp_path / "run", dataclasses.replace(tiny_config, reward_model=settings), ("sft",)
+    )
+    for _ in steps(run, ("reward_model", "ppo", "evaluation")):
+        pass
+    path = write_receipt(run.path)
+    assert f"| judgements | {votes} |" in path.read_text()
+    votes.rename(moved)
+    words = ["receipt", "--check", str(path), "--out", str(tmp_path / "again")]
+    votes.write_text(moved.read_text().replace("film 1 ", "film 1001 "))
+    assert main(words) == 1
+    assert "not the judgements of the receipt; say where they lie with --judgements" in capsys.readouterr().err
+    assert main([*words, "--judgements", str(moved)]) == 0
+    assert "weights equal to the last bit: sft, reward_model, ppo" in " ".join(capsys.readouterr().out.split())

@@ -42,7 +42,8 @@ def push(run: Path, repo: str, private: bool, token: str, only: str, dry_run: Pa
 @click.option("--check", metavar="FILE", type=flags.PATH, help="train and evaluate again what this receipt is about")
 @click.option("--out", metavar="DIR", type=flags.PATH, default="runs/receipt", help="run directory of --check")
 @click.option("--data", metavar="NAME", default="", help="where the data lie here, for --check")
-def receipt(run: Path | None, check: Path | None, out: Path, data: str) -> int:
+@click.option("--judgements", metavar="NAME", default="", help="where those of the reward model lie, for --check")
+def receipt(run: Path | None, check: Path | None, out: Path, data: str, judgements: str) -> int:
     """Write one page that documents a run, or check such a page.
 
     It is RUN/receipt.md: versions, hashes, settings, figures, and the statement that a paper needs. --check
@@ -58,7 +59,7 @@ def receipt(run: Path | None, check: Path | None, out: Path, data: str) -> int:
         return 0
     assert check is not None
     content = room.read_receipt(check)
-    known = room.settings_of(content, data)
+    known = room.settings_of(content, data, judgements)
 
     from plaudit.cli import progress, tables
     from plaudit.config import build

@@ -177,9 +177,7 @@ def prompts_for(
         DataError: there are fewer than two, or half of them do not fit.
         ModelError: none fits.
     """
-    found, _ = without_refused(
-        evaluation_prompts(run, tokenizer, seeds), lambda text: (text, tokenizer.prompt(text))
-    )
+    found, _ = without_refused(evaluation_prompts(run, tokenizer, seeds), lambda text: (text, tokenizer.prompt(text)))
     texts, prompts = [text for text, _ in found], [ids for _, ids in found]
     rows, warning = rows_that_fit(prompts, max_new_tokens, limit, "held-out prompts") if prompts else ([], "")
     if len(rows) < 2:

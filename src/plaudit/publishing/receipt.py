@@ -92,11 +92,13 @@ def content_of(run: Run) -> dict[str, Any]:
         summary = run.summary("reward_model")
         if (accuracy := number(summary, "accuracy")) is not None:
             figures["accuracy of the reward model"] = [accuracy, *(interval(summary, "accuracy_ci95") or (None, None))]
+    own = run.config.reward_model.judgements  # data of the reward model's own
     return strict(
         {
             "kind": _KIND,
             "model": {"name": run.config.model, "fingerprint": made["sft"].get("model")},
             "data": {"name": run.config.data.name, "fingerprint": run.data.fingerprint},
+            "judgements": {"name": own, "fingerprint": run.judged.fingerprint} if own else None,
             "reward": evaluation["meta"]["reward"],
             "reward_files": made[main].get("reward_files", {}),
             "made_with": made[main].get("made_with", {}),
@@ -125,8 +127,8 @@ def read_receipt(path: Path) -> dict[str, Any]:
     raise RunError(f"{path}: no receipt; make one with plaudit receipt RUN")
 
 
-def settings_of(receipt: dict[str, Any], data: str = "") -> dict[str, Any]:
-    """The settings to run again with, by full name; `data` is where the data lie here, if they have moved.
+def settings_of(receipt: dict[str, Any], data: str = "", judgements: str = "") -> dict[str, Any]:
+    """The settings to run again with, by full name; `data` and `judgements` are where these lie here, if they moved.
 
     Raises:
         RunError: the receipt has a setting that this version of plaudit does not know.
@@ -135,13 +137,18 @@ def settings_of(receipt: dict[str, Any], data: str = "") -> dict[str, Any]:
     if unknown := settings.keys() - known_settings().keys():
         version = receipt["made_with"].get("plaudit", "another version")
         raise RunError(f"the receipt has the setting '{min(unknown)}', which this plaudit does not; install {version}")
-    return settings | ({"data.name": data} if data else {})
+    moved = {"data.name": data, "reward_model.judgements": judgements}
+    return settings | {name: place for name, place in moved.items() if place}
 
 
 def check_inputs(receipt: dict[str, Any], run: Run) -> None:
     """Refuse to run again from other data or another model, with a RunError."""
     if run.data.fingerprint != receipt["data"]["fingerprint"]:
         raise RunError(f"{run.config.data.name}: not the data of the receipt; say where they lie with --data")
+    judged = receipt.get("judgements")
+    if judged and run.judged.fingerprint != judged["fingerprint"]:
+        own = run.config.reward_model.judgements
+        raise RunError(f"{own}: not the judgements of the receipt; say where they lie with --judgements")
     if receipt["model"]["fingerprint"] not in (None, loading.fingerprint(run.config.model)):
         raise RunError(f"{run.config.model}: not the model of the receipt: its weights differ")
     here = files_of(sources_of(None, run.config.reward))
@@ -180,7 +187,7 @@ def _page(run: Run, content: dict[str, Any]) -> str:
             for name, (v, lo, hi) in content["figures"].items()]  # fmt: skip
     hashes = [
         ("model", content["model"]["name"], content["model"]["fingerprint"]),
-        ("data", content["data"]["name"], content["data"]["fingerprint"]),
+        *((what, of["name"], of["fingerprint"]) for what in ("data", "judgements") if (of := content[what])),
         *((f"{heading(stage)}: model.safetensors", stage, digest) for stage, digest in content["stages"].items()),
         *(("reward", name, digest) for name, digest in content["reward_files"].items()),
     ]
