@@ -24,7 +24,7 @@ from plaudit.training import prompts as training_prompts
 from plaudit.training.rollouts import ScoreScale
 from plaudit.training.run import Run
 
-SETS = {"1 (A)": [0], "1 (B)": [1], "1 (C)": [2], "16": list(range(16)), "64": list(range(64))}
+SETS = {"1 (first)": [0], "1 (second)": [1], "1 (third)": [2], "16": list(range(16)), "64": list(range(64))}
 ROWS = 256  # responses by which a policy is measured: each prompt as often as this number allows
 DRAWS = 64  # responses of SFT to each row; best-of-n is measured for n up to it
 
@@ -77,7 +77,7 @@ def main() -> None:
         some = [known[i] for i in which]
         rows = (some * (ROWS // len(some)))[:ROWS] if len(some) < ROWS else some[:ROWS]
         for kl_coef in args.kl_coefs:
-            label = name.replace(" ", "-").strip("()").replace("(", "")
+            label = name.replace("(", "").replace(")", "").replace(" ", "-")
             branch = trained(run, args.out / f"{label}-{kl_coef:g}", kl_coef, some)
             found = measure(branch, "seen", rows, args.out / f"best-of-n-{label}.safetensors")
             print(f"| {name} | {kl_coef:g} | its own | {cells(*found, run.config.seed)} |", flush=True)
