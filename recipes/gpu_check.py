@@ -31,6 +31,7 @@ SMALL = {  # a few steps of each algorithm
     "prompt_max": 4, "evaluation.prompts": 16, "sft.epochs": 1, "reward_model.epochs": 1,
     **{f"{name}.iterations": 3 for name in ("ppo", "reinforce", "rloo", "grpo")},
     **{f"{name}.batch_size": 32 for name in ("ppo", "reinforce", "rloo", "grpo")},
+    **{f"{name}.minibatch_size": 8 for name in ("ppo", "reinforce", "rloo", "grpo")},
     **{f"{name}.max_new_tokens": 16 for name in ("ppo", "reinforce", "rloo", "grpo", "dpo", "kto", "best_of_n")},
     **{f"{name}.responses": 64 for name in ("dpo", "kto", "best_of_n")},
 }  # fmt: skip

@@ -10,6 +10,7 @@ import re
 import subprocess
 import threading
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -53,9 +54,10 @@ def score(prompts, responses):
 """
 SMALL = {
     "device": "cpu", "dtype": "float32", "prompt-min": 2, "prompt-max": 3, "sft.epochs": 0, "ppo.iterations": 6,
-    "ppo.batch-size": 10, "ppo.minibatch-size": 7, "ppo.max-new-tokens": 6, "ppo.save-every": 1,
+    "ppo.batch-size": 10, "ppo.minibatch-size": 7, "ppo.max-new-tokens": 6, "ppo.save-every": 2,
     "evaluation.prompts": 6,
 }  # fmt: skip
+SAVE_EVERY = 2
 LIMIT = 300  # seconds
 
 
@@ -113,6 +115,12 @@ def ended(process: "subprocess.Popen[str]", began: float) -> Ended:
     said = process.communicate()[1]
     watch.cancel()
     return Ended(said, process.returncode, time.perf_counter() - began)
+
+
+def lost_steps(said: str) -> int:
+    """The most steps of PPO that a job did again: each prints a line, as so short a run does."""
+    steps = [int(step) for step in re.findall(r"^ppo: .* step (\d+) of ", said, re.MULTILINE)]
+    return max((before - after + 1 for before, after in pairwise(steps)), default=0)
 
 
 def content(path: Path) -> bytes:

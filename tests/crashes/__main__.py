@@ -24,7 +24,7 @@ os.environ["HF_MODULES_CACHE"] = os.path.join(tempfile.gettempdir(), f"plaudit-c
 
 import torch
 
-from tests.crashes import changes, corruptions, hostile, kills, soak, stops, storage, writers
+from tests.crashes import changes, corruptions, hostile, kills, lost_ranks, soak, stops, storage, writers
 from tests.crashes.bench import Bench
 from tests.crashes.short import SHORT
 from tests.crashes.trials import Problem, Trial, sample, table
@@ -38,6 +38,7 @@ PARTS = {
     "storage": storage,
     "hostile": hostile,
     "soak": soak,
+    "ranks": lost_ranks,
 }
 
 

@@ -8,7 +8,7 @@ import pytest
 from plaudit.errors import RunError
 from plaudit.training import dist, lock
 from tests import hosts, ranks
-from tests.disturbed import Job, ended, errors
+from tests.disturbed import SAVE_EVERY, Job, ended, errors, lost_steps
 
 
 @pytest.fixture(scope="module")
@@ -55,12 +55,14 @@ def test_a_job_ends_when_a_rank_fails_and_resumes_with_other_processes(job):
 def test_torchrun_starts_a_rank_again_and_the_job_finishes(job):
     """One rank at a random moment, and in the next job rank 0 in the middle of a save."""
     draw = random.Random(time.time_ns())
-    moment = f"moment {draw.randrange(2)} {draw.uniform(0, 1.5):.2f}"
-    for out, disturb in {"moment": moment, "save": "save 0 3"}.items():
+    moment = f"moment {draw.randrange(2)} {draw.uniform(0, 1.0):.2f}"
+    for out, disturb in {"moment": moment, "save": "save 0 2"}.items():
         done = job.run(2, out, disturb=disturb, restarts=2)
         assert done.code == 0, (disturb, done.said)
-        assert done.said.count("; torchrun starts it again") == 1, (disturb, done.said)
+        assert "exitcode: -9" in done.said, disturb
+        assert len(errors(done.said)) <= 1, (disturb, done.said)  # none where the others have finished
         assert job.differing("whole", out) == [], disturb
+        assert lost_steps(done.said) <= SAVE_EVERY
 
 
 def test_what_the_job_has_not_begun_is_not_continued(job):

@@ -80,3 +80,11 @@ def test_without_the_context_ctrl_c_is_as_ever():
     with pytest.raises(KeyboardInterrupt) as raised:
         train(5, {1: [signal.SIGINT]})
     assert type(raised.value) is KeyboardInterrupt
+
+
+def test_one_signal_that_comes_by_two_ways_is_one_signal_in_several_processes(monkeypatch):
+    """Slurm sends it to each process, and torchrun, which gets it too, passes it on."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert stopped({2: [signal.SIGTERM, signal.SIGTERM]}) == (signal.SIGTERM, True)
+    monkeypatch.setattr(stopping, "_TWICE", 0.0)
+    assert stopped({2: [signal.SIGTERM, signal.SIGTERM]}) == (signal.SIGTERM, False)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_TWICE = 5.0  # seconds: Slurm sends a signal to every process of a job, and torchrun passes on its own
 _requests: list[int] = []  # signals received so far
 _loops: list[str] = []  # stages of the running training loops, which call `requested` after each step
 
@@ -32,7 +35,8 @@ class Stopped(KeyboardInterrupt):
 def signals(say: str) -> Iterator[None]:
     """Within this context, a training loop finishes its step and saves a checkpoint after the first Ctrl-C or SIGTERM.
 
-    A second signal, or a signal outside a training loop, stops the program at once.
+    A second signal, or a signal outside a training loop, stops the program at once. In a job of several processes, a
+    second one that follows within seconds is the first, by another way.
 
     Args:
         say: message for stderr when a training loop has been asked to stop.
@@ -41,7 +45,13 @@ def signals(say: str) -> Iterator[None]:
         Stopped: by the training loop after its step, or at once from the code that was running.
     """
 
+    several = os.environ.get("WORLD_SIZE", "1") != "1"
+    first = [-math.inf]  # when it came
+
     def note(number: int, frame: FrameType | None) -> None:
+        if _requests and several and time.monotonic() < first[0] + _TWICE:
+            return
+        first[0] = time.monotonic()
         at_once = bool(_requests) or not _loops
         _requests.append(number)
         if at_once:
