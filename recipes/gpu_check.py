@@ -237,7 +237,8 @@ def main(argv: list[str] | None = None) -> int:
             [*own, "--part", name, "--seconds", str(seconds * 0.8)], options.out / f"{name}.log", seconds
         )
         (options.out / "gpu.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-    results["machine"] = part([sys.executable, "-m", "benchmarks.machine", "--device", options.device],
+    if options.size == "gpt2":
+        results["machine"] = part([sys.executable, "-m", "benchmarks.machine", "--device", options.device],
                               options.out / "machine.log", 0.2 * (until - time.monotonic()))  # fmt: skip
     results["benchmark"] = benchmark(shared, options, until)
     (options.out / "gpu.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
