@@ -11,6 +11,7 @@ from datetime import timedelta
 import pytest
 import torch.distributed as torch_dist
 
+from plaudit.cli import main
 from plaudit.errors import RankError
 from plaudit.training import ending, heartbeat, meeting
 
@@ -131,3 +132,11 @@ def test_errors_of_other_kinds_are_not_explained():
     assert heartbeat.explained(error) is error  # one process
     assert heartbeat.described(RankError("rank 1\nhangs")) == "rank 1 hangs"
     assert heartbeat.described(ValueError("a\nb")) == "ValueError: a b"
+
+
+def test_the_command_line_prints_what_the_second_rank_of_a_host_has_to_say(monkeypatch, capsys):
+    assert main(["--version"]) == 0
+    for name, value in {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    heartbeat.say[-1]("rank 0 on HOST has died")
+    assert capsys.readouterr().err.startswith("plaudit: error: rank 0 on HOST has died")

@@ -61,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command in `argv`, by default in sys.argv, and return its exit code (see `plaudit --help`)."""
     words = sys.argv[1:] if argv is None else argv
     _opened.clear()
-    heartbeat.say[:] = [lambda line: failures.tell(f"error: {line}{_way_on(words)}")]
+    heartbeat.say[:] = [lambda line: failures.tell(f"error: {line}{_way_on(words)}", speaks=True)]
     try:
         with stopping.signals("stopping after this step and a checkpoint; Ctrl-C or SIGTERM again stops at once"):
             return _answer(words)

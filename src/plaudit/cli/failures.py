@@ -23,16 +23,16 @@ def describe(error: Exception) -> str:
     return f"unexpected {type(error).__name__}: {text}; please report it with {os.path.abspath(file.name)}"
 
 
-def tell(line: str, error: Exception | None = None) -> None:
+def tell(line: str, error: Exception | None = None, *, speaks: bool = False) -> None:
     """Print the line that ends a command.
 
     In a job of several processes, the first one of each host says what all of them would say, and a rank that failed
-    alone names itself. torchrun gets an unexpected error, and shows it.
+    alone names itself; `speaks` is for one that was chosen otherwise. torchrun gets an unexpected error, and shows it.
     """
     heartbeat.leave(line)
     rank = int(os.environ.get("RANK") or 0)
     alone = error if _several() and not getattr(error, "everywhere", False) else None
-    if int(os.environ.get("LOCAL_RANK") or rank) and alone is None:
+    if int(os.environ.get("LOCAL_RANK") or rank) and alone is None and not speaks:
         return
     print(f"plaudit: {f'rank {rank}: ' if alone else ''}{line}", file=sys.stderr)
     if alone is not None and not in_one_line(alone):
