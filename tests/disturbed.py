@@ -91,7 +91,9 @@ class Job:
     def start(self, words: list[str], disturb: str = "", **environment: str) -> "subprocess.Popen[str]":
         """Start a command in an environment with these variables."""
         own = {"DISTURB": disturb, "OMP_NUM_THREADS": "1"} | environment
-        return subprocess.Popen(words, env=os.environ | own, stderr=subprocess.PIPE, text=True)
+        return subprocess.Popen(
+            words, env=os.environ | own, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
 
     def run(self, processes: int, out: str, *more: str, disturb: str = "", restarts: int = 0) -> Ended:
         """Run the job with so many processes, which torchrun may start again."""
