@@ -1,8 +1,12 @@
 """What each process of a job does in `tests/ranks.py`: every algorithm and the evaluation, in one run directory.
 
-torchrun --nproc-per-node 2 -m tests.rank_job MODEL DATA OUT [NAME=VALUE ...]
+torchrun --nproc-per-node 2 -m tests.rank_job MODEL DATA OUT [NAME=VALUE ...] [start=ANOTHER_OUT]
+
+With `start`, the policies are trained from the SFT and reward model of another run directory. A reward model that
+differs by 1e-7 would make losses differ by more than 1e-5, because they are sums of some 30 nats times the score.
 """
 
+import shutil
 import sys
 import warnings
 from pathlib import Path
@@ -37,15 +41,34 @@ def settings_of(known: dict[str, object]) -> dict[str, object]:
     return chosen
 
 
+def own(out: Path, stage: str) -> Path:
+    """Where a job puts its own SFT and reward model, if its policies start from others."""
+    return out.with_name(f"{out.name} own") / stage
+
+
+def take(start: Path, out: Path) -> None:
+    """Replace SFT and reward model in a run directory by those of another one."""
+    for stage in ("sft", "reward_model"):
+        own(out, stage).parent.mkdir(exist_ok=True)
+        shutil.move(out / stage, own(out, stage))
+        shutil.copytree(start / stage, out / stage)
+
+
 def main(model: str, data: str, out: str, *more: str) -> None:
     """Train every algorithm from the same SFT and reward model."""
     from plaudit.config import default_settings, resolve
+    from plaudit.training import dist
 
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     settings = settings_of(default_settings()) | dict(word.split("=") for word in more)
+    start = settings.pop("start", "")
     run = plaudit.open_run(Path(out), data, resolve({"model": model, **settings}))
-    for _ in plaudit.steps(run, ["sft", "reward_model", *POLICIES, "evaluation"]):
+    for _ in plaudit.steps(run, ["sft", "reward_model"]):
+        pass
+    if start:
+        dist.on_main(lambda: take(Path(start), Path(out)))
+    for _ in plaudit.steps(run, [*POLICIES, "evaluation"]):
         pass
 
 

@@ -1,11 +1,13 @@
 """Every algorithm on 1, 2 and 4 processes: `make ranks` prints how far their figures are from those of one process.
 
-    python -m tests.ranks            the table; exits with 1 where a figure differs
-    python -m tests.ranks 2 lora     2 processes, with LoRA adapters
+    python -m tests.ranks               the table; exits with 1 where a figure differs
+    python -m tests.ranks 2 lora full   2 processes, with LoRA adapters, weights divided among them (FSDP2)
 
-All processes of a job run on this machine, with torchrun and gloo, in float32.
+All processes of a job run on this machine, with torchrun and gloo, in float32. They train SFT and reward model as one
+process does, and the policies from the very weights of SFT and reward model that the one process has made.
 """
 
+import itertools
 import json
 import os
 import subprocess
@@ -19,6 +21,7 @@ from safetensors.torch import load_file
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from plaudit.config import POLICIES
+from tests import rank_job
 from tests.tiny import labelled_texts, make_tokenizer
 
 ROOT = Path(__file__).parent.parent
@@ -28,6 +31,11 @@ MODELS = {  # what learns, as settings
     "top layer": tuple(f"{stage}.train_layers=1" for stage in STAGES),
     "lora": tuple(f"{stage}.lora_rank=2" for stage in STAGES),
 }
+MIXED = (  # each of them somewhere
+    "reward_model.lora_rank=2", "ppo.train_layers=1", "reinforce.lora_rank=2", "grpo.lora_rank=2",
+    "grpo.train_layers=1", "dpo.train_layers=1", "best_of_n.lora_rank=2",
+)  # fmt: skip
+STRATEGIES = {"none": "DDP", "full": "FSDP2"}
 LIMIT = 1e-5  # of a figure, relative to its size where that is above 1
 # Of a weight after all steps: where a gradient is near 0, Adam may turn the last digit into a step of another sign.
 WEIGHTS = 2e-3
@@ -67,9 +75,15 @@ def command(processes: int) -> list[str]:
     return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
 
 
-def train(processes: int, inputs: tuple[Path, Path], out: Path, settings: tuple[str, ...] = ()) -> None:
-    """Run the job with so many processes; what it prints is in a log beside `out`."""
-    words = [*command(processes), "-m", "tests.rank_job", *map(str, inputs), str(out), *settings]
+def train(
+    processes: int, inputs: tuple[Path, Path], out: Path, settings: tuple[str, ...] = (), start: Path | None = None
+) -> None:
+    """Run the job with so many processes; what it prints is in a log beside `out`.
+
+    With `start`, another run directory, the policies are trained from its SFT and reward model.
+    """
+    begin = [f"start={start}"] if start else []
+    words = [*command(processes), "-m", "tests.rank_job", *map(str, inputs), str(out), *settings, *begin]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     with out.with_suffix(".log").open("w", encoding="utf-8") as log:
         done = subprocess.run(words, cwd=ROOT, env=environment, stdout=log, stderr=log, check=False)
@@ -101,7 +115,8 @@ def difference(one: Path, several: Path) -> Difference:
 
 def compared(one: Path, several: Path) -> dict[str, Difference]:
     """How two run directories differ, by stage."""
-    return {stage: difference(one / stage, several / stage) for stage in STAGES}
+    own = {stage: rank_job.own(several, stage) for stage in STAGES}
+    return {stage: difference(one / stage, own[stage] if own[stage].exists() else several / stage) for stage in STAGES}
 
 
 def evaluation_differs(one: Path, several: Path) -> bool:
@@ -119,20 +134,23 @@ def evaluation_differs(one: Path, several: Path) -> bool:
 def main(words: list[str]) -> int:
     """Print the table; returns 1 where something differs."""
     sizes = [int(word) for word in words if word.isdigit()] or [2, 4]
+    strategies = [name for name in STRATEGIES if name in words] or list(STRATEGIES)
     chosen = [name for name in MODELS if name in words or name.split()[0] in words] or list(MODELS)
     failed = 0
-    print("| algorithm | what learns | processes | largest difference of a figure | of a weight | other responses |")
-    print("|---|---|---|---|---|---|")
+    print("| algorithm | what learns | strategy | processes | largest difference of a figure | of a weight | "
+          "other responses |")  # fmt: skip
+    print("|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         inputs = make_inputs(folder)
         for name in chosen:
             one = folder / f"{name}-1"
             train(1, inputs, one, MODELS[name])
-            for size in sizes:
-                several, again = folder / f"{name}-{size}", folder / f"{name}-{size}-again"
-                train(size, inputs, several, MODELS[name])
-                train(size, inputs, again, MODELS[name])
+            for strategy, size in itertools.product(strategies, sizes):
+                several, again = (folder / f"{name}-{strategy}-{size}{end}" for end in ("", "-again"))
+                settings = (*MODELS[name], f"sharding={strategy}")
+                train(size, inputs, several, settings, start=one)
+                train(size, inputs, again, settings, start=one)
                 for stage, found in compared(one, several).items():
                     mark = "" if found.ok else " WRONG"
                     same = compared(several, again)[stage]
@@ -140,13 +158,14 @@ def main(words: list[str]) -> int:
                         mark += " NOT REPEATED"
                     failed += bool(mark)
                     print(
-                        f"| {stage} | {name} | {size} | {found.of_figures:.1e} ({found.figure}) | "
-                        f"{found.of_weights:.1e} | {found.others} of {found.responses}{mark} |",
+                        f"| {stage} | {name} | {STRATEGIES[strategy]} | {size} | {found.of_figures:.1e} "
+                        f"({found.figure}) | {found.of_weights:.1e} | {found.others} of {found.responses}{mark} |",
                         flush=True,
                     )
                 wrong = evaluation_differs(one, several)
                 failed += wrong
-                print(f"| evaluation | {name} | {size} | | | {'WRONG' if wrong else 'none'} |", flush=True)
+                mark = "WRONG" if wrong else "none"
+                print(f"| evaluation | {name} | {STRATEGIES[strategy]} | {size} | | | {mark} |", flush=True)
     return int(failed > 0)
 
 

@@ -225,7 +225,7 @@ def _reports(run: Run, stage: str, reward: AnyReward) -> Iterator[StepReport]:
     if stage == "evaluation":
         return evaluate(run, reward)
     if stage == "sft":
-        return with_preflight_checks(run, stage, lambda models: sft(run, models.policy.lm))
+        return with_preflight_checks(run, stage, lambda models: sft(run, models and models.policy.lm))
     algorithm: Any = getattr(import_module(f"plaudit.algorithms.{stage}"), stage)
     if stage not in POLICIES:
         return with_preflight_checks(run, stage, lambda models: algorithm(run))

@@ -57,6 +57,12 @@ class General:
         "(in bfloat16) rounded weights for the model families that plaudit knows; auto is fast where it can be",
         choices=("auto", "plain", "fast"),
     )
+    sharding: str = setting(
+        "none",
+        "with several processes: none gives each the whole model, as DDP does; full divides weights, gradients and "
+        "optimizer among them, as FSDP2 does, for models that are too large otherwise; slower",
+        choices=("none", "full"),
+    )
     reward: tuple[str, ...] = setting(
         (),
         "what policies are trained for: FILE.py:NAME is a function of prompts and responses, model the run's reward "

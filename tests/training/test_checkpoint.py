@@ -170,7 +170,7 @@ def test_a_checkpoint_in_the_number_format_of_another_engine_is_refused(tmp_path
     model, rounded = make_network(), make_network(seed=9).bfloat16()
     Checkpoints(tmp_path, "f", MetricsLog(tmp_path)).save(1, model, adamw(model, 0.1))
     before = [p.clone() for p in rounded.parameters()]
-    with pytest.raises(RunError, match="step-00000001: made with another engine; set engine as before"):
+    with pytest.raises(RunError, match="step-00000001: made with another engine; set engine and sharding as"):
         Checkpoints(tmp_path, "f", MetricsLog(tmp_path)).restore(rounded, adamw(rounded, 0.1))
     assert all(torch.equal(p, q) for p, q in zip(rounded.parameters(), before, strict=True))
 

@@ -75,20 +75,26 @@ def test_joined_rollouts_have_the_rows_of_each_with_more_padding():
     assert select_rows(joined, torch.tensor([2])).raw_scores.tolist() == [8]
 
 
+JOBS = {"2, DDP": (2, "none"), "4, DDP": (4, "none"), "2, FSDP2": (2, "full"), "4, FSDP2": (4, "full")}
+
+
 @pytest.fixture(scope="module")
 def jobs(tmp_path_factory):
-    """The run directories of every algorithm on 1, 2 and 4 processes."""
+    """The run directories of every algorithm on 1, 2 and 4 processes, some with frozen layers and some with LoRA."""
     folder = tmp_path_factory.mktemp("ranks")
-    inputs, made = ranks.make_inputs(folder), {}
-    for name, size in {"1": 1, "2": 2, "4": 4}.items():
+    inputs, made = ranks.make_inputs(folder), {"1": folder / "run 1"}
+    ranks.train(1, inputs, made["1"], ranks.MIXED)
+    for name, (size, strategy) in JOBS.items():
         made[name] = folder / f"run {name}"
-        ranks.train(size, inputs, made[name])
+        ranks.train(size, inputs, made[name], (*ranks.MIXED, f"sharding={strategy}"), start=made["1"])
     return made
 
 
-@pytest.mark.parametrize("size", ["2", "4"])
-def test_every_algorithm_gives_the_figures_of_one_process(jobs, size):
-    found = ranks.compared(jobs["1"], jobs[size])
+@pytest.mark.parametrize("job", JOBS)
+def test_every_algorithm_gives_the_figures_of_one_process(jobs, job):
+    found = ranks.compared(jobs["1"], jobs[job])
     assert {stage: each for stage, each in found.items() if not each.ok} == {}
     assert found["ppo"].responses == found["grpo"].responses == 40
-    assert not ranks.evaluation_differs(jobs["1"], jobs[size])
+    assert not ranks.evaluation_differs(jobs["1"], jobs[job])
+    shares = [*(jobs[job] / "ppo" / "checkpoints").glob("*/shard-*")]
+    assert len(shares) == (2 * JOBS[job][0] if "FSDP2" in job else 0)

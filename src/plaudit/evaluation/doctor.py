@@ -35,7 +35,7 @@ from plaudit.models.loading import load_causal_lm, model_without_weights, window
 from plaudit.models.plain import PlainEngine
 from plaudit.models.policy import Policy
 from plaudit.rewards import AnyReward
-from plaudit.training import memory
+from plaudit.training import dist, memory
 from plaudit.training.engine import choose_engine
 from plaudit.training.metrics import StepReport
 from plaudit.training.models import Models
@@ -173,13 +173,17 @@ def with_preflight_checks(
 ) -> Iterator[StepReport]:
     """The reports that `start` makes from the models that were checked, the first with the warnings of the checks.
 
-    Before the reward model these models are None, because it is made from the SFT model's folder.
+    Before the reward model these models are None, because it is made from the SFT model's folder. Models that are
+    sharded are not checked.
 
     Leaves RUN/doctor.json and RUN/memory.json.
 
     Raises:
         ModelError: a check fails that everything after it depends on.
     """
+    if dist.divides(run.config.sharding):  # the checks train a copy of the whole model
+        yield from start(None)
+        return
     models = None if stage == "reward_model" else open_models(run, stage, reward)
     checks = doctor(run, stage, models, reward)
     if stage == "sft":  # what follows is trained again

@@ -45,8 +45,11 @@ def freeze_lower_layers(lm: Any, train_layers: int, setting: str = "train_layers
 def share_weights(owner: nn.Module, other: nn.Module) -> None:
     """Let `other` use the parameters of `owner` that are frozen in both and equal in both: they take memory once.
 
-    Layers with a LoRA adapter are compared by their base weights.
+    Layers with a LoRA adapter are compared by their base weights. A sharded model shares nothing: it keeps its own
+    share of each weight.
     """
+    if any(hasattr(p, "to_local") for module in (owner, other) for p in module.parameters()):
+        return
     owned = {name.replace(".base_layer.", "."): p for name, p in owner.named_parameters(remove_duplicate=False)}
     for full, own in list(other.named_parameters(remove_duplicate=False)):
         shared = owned.get(full.replace(".base_layer.", "."))

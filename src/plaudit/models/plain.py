@@ -15,9 +15,11 @@ from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor, nn
 
 from plaudit.batches import Responses
+from plaudit.files import writes
 from plaudit.maths.kl import SAMPLED, kl_of_logprobs
 from plaudit.maths.logprobs import entropy_of_logprobs, token_logprobs
 from plaudit.models.sampling import sample_tokens
+from plaudit.models.sharding import collect, is_sharded, is_share, local, norm, unsharded
 
 _ROWS = 16  # rows whose logits over the vocabulary exist together where no gradient is needed
 
@@ -45,7 +47,7 @@ class PlainEngine:
     def prepare(self, *models: Any) -> None:
         """Nothing: the models run as they are."""
 
-    def remember(self, model: Any, texts: list[list[int]], progress: Any = None) -> None:
+    def remember(self, model: Any, texts: list[list[int]], progress: Any = None, in_turn: Any = None) -> None:
         """Nothing: activations are not cached."""
 
     def forget(self) -> None:
@@ -53,25 +55,32 @@ class PlainEngine:
 
     def optimizer(self, model: Any, groups: list[dict[str, Any]], **settings: Any) -> torch.optim.AdamW:
         """torch's AdamW for the parameter groups of `model`."""
-        return torch.optim.AdamW(groups, **settings)
+        return torch.optim.AdamW(groups, **settings, foreach=False if is_sharded(model) else None)
 
     def clip_and_step(self, optimizer: torch.optim.Optimizer, max_norm: float) -> float:
         """Clip the gradients to `max_norm` and take a step, both only if their norm is finite; the norm."""
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]).item()
-        if norm < float("inf"):
-            nn.utils.clip_grad_norm_(parameters, max_norm)
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        divided = any(map(is_share, gradients))
+        size = (norm(gradients) if divided else nn.utils.get_total_norm(gradients)).item()
+        if size < float("inf"):
+            if not divided:
+                nn.utils.clip_grad_norm_(parameters, max_norm)
+            elif size > max_norm:
+                for gradient in gradients:
+                    local(gradient).mul_(max_norm / (size + 1e-6))
             optimizer.step()
-        return norm
+        return size
 
     def restore(self, model: Any, optimizer: torch.optim.Optimizer | None, source: Callable[[], Any]) -> None:
-        """Nothing: the parameters are float32 already."""
+        """Make a sharded model whole again where it is saved; its parameters are float32 already."""
+        collect(model, keep=writes())
 
     def hidden_states(
         self, model: Any, ids: Int[Tensor, "B T"], attention_mask: Bool[Tensor, "B T"], wanted: Bool[Tensor, "B T"]
     ) -> Float[Tensor, "N D"]:
         """Last hidden states, in float32, of the N tokens where `wanted` is True."""
-        with autocast(model, self.dtype):
+        with unsharded(model), autocast(model, self.dtype):
             output = model.base_model(**_inputs(model.base_model, ids, attention_mask), use_cache=False)
         return output.last_hidden_state[wanted].float()
 
@@ -101,7 +110,9 @@ class PlainEngine:
     def _compare(self, lm: Any, reference: Any, responses: Responses, temperature: float) -> Comparison:
         parts = []
         batch = (responses.ids, responses.attention_mask, responses.response_mask)
-        for ids, attention_mask, mask in zip(*(tensor.split(_ROWS) for tensor in batch), strict=True):
+        # Processes that share a model make as many passes, however many rows they have.
+        rows = len(responses.ids) if is_sharded(lm) else _ROWS
+        for ids, attention_mask, mask in zip(*(tensor.split(rows) for tensor in batch), strict=True):
             logits, states = self.response_logits(lm, ids, attention_mask, mask, temperature)
             with torch.no_grad():
                 ref_logits, _ = self.response_logits(reference, ids, attention_mask, mask, temperature)
@@ -163,7 +174,7 @@ class PlainEngine:
         inputs, positions = _inputs(lm, ids, attention_mask), response_mask.shape[1] + 1
         if _takes(lm, "logits_to_keep"):
             inputs["logits_to_keep"] = positions
-        with autocast(lm, self.dtype), _float32_output(lm, self.dtype):
+        with unsharded(lm), autocast(lm, self.dtype), _float32_output(lm, self.dtype):
             output = lm(**inputs, output_hidden_states=True)
         logits, states = (x[:, -positions:-1][response_mask].float() for x in (output.logits, output.hidden_states[-1]))
         return logits / temperature, states

@@ -93,12 +93,17 @@ class Reward:
 
     def measured(self, responses: Responses) -> dict[str, Float[Tensor, "B"]]:
         """What each part gives the responses, without its weight, by the part's name; the spread of an ensemble too."""
+        given: dict[str, tuple[Tensor, ...]] = {}
+        # Models first: processes that share one run it together, and a function may fail in one of them.
+        for part in sorted(self.parts, key=lambda part: isinstance(part.measure, FunctionReward)):
+            if isinstance(measure := part.measure, EnsembleReward):
+                given[part.name] = measure.with_spread(responses)
+            else:
+                given[part.name] = (measure(responses),)
         found = {}
         for part in self.parts:
-            if isinstance(part.measure, EnsembleReward):
-                found[part.name], found[f"{part.name} {SPREAD}"] = part.measure.with_spread(responses)
-            else:
-                found[part.name] = part.measure(responses)
+            found[part.name], *spread = given[part.name]
+            found |= {f"{part.name} {SPREAD}": each for each in spread}
         return found
 
     def total(self, measured: Mapping[str, Float[Tensor, "B"]]) -> Float[Tensor, "B"]:

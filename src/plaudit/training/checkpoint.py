@@ -1,9 +1,9 @@
 """Checkpoints after a step: safetensors and JSON, written to a temporary folder, renamed, and verified when loaded.
 
 checkpoints/step-00000010/
-  tensors.safetensors   parameters and optimizer moments
+  tensors.safetensors   parameters and optimizer moments; of a sharded model one file for each rank, see `shards`
   state.json            step, fingerprint of settings and inputs, other state of the stage, length and hash of its logs
-  manifest.json         SHA-256 of both files
+  manifest.json         SHA-256 of these files
 """
 
 from __future__ import annotations
@@ -14,16 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import nn
 
 from plaudit.errors import RunError
 from plaudit.files import move_folder, partial_of, remove_folder, sha256, writes
-from plaudit.training import dist
+from plaudit.models.sharding import is_share
+from plaudit.training import dist, shards
 from plaudit.training.metrics import MetricsLog
 
 _KEEP = 2
-_FILES = ("tensors.safetensors", "state.json")
 _DAMAGED = "damaged-"
 
 
@@ -43,17 +42,24 @@ class Checkpoints:
     def save(
         self, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any] | None = None
     ) -> None:
-        """Save the state after `step` steps. A crash at any moment leaves the older checkpoints intact."""
-        if not writes():
-            return
+        """Save the state after `step` steps. A crash at any moment leaves the older checkpoints intact.
+
+        All ranks must call it.
+        """
         final = self.folder / f"step-{step:08d}"
         partial = partial_of(final)
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        save_file(_tensors(model, optimizer), partial / "tensors.safetensors")
+        if writes():
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+        shards.write(partial, _tensors(model, optimizer))
+        if not writes():
+            return
+        names = shards.files_of(partial)
         content = {**(state or {}), "step": step, "fingerprint": self.fingerprint, "logs": self._log.position()}
-        (partial / "state.json").write_text(json.dumps(content, allow_nan=False), encoding="utf-8")
-        hashes = {name: sha256(partial / name) for name in _FILES}
+        content |= {"tensors": names} if names != [shards.FILE] else {}
+        text = json.dumps(content, allow_nan=False)
+        (partial / "state.json").write_text(text, encoding="utf-8")
+        hashes = {name: sha256(partial / name) for name in (*names, "state.json")}
         (partial / "manifest.json").write_text(json.dumps({"sha256": hashes}), encoding="utf-8")
         move_folder(partial, final)
         for old in self._steps()[:-_KEEP]:
@@ -71,35 +77,35 @@ class Checkpoints:
             RunError: every checkpoint is damaged, a log is damaged, or a checkpoint was made with other settings or
                 another number format.
         """
-        if dist.rank():
-            dist.barrier()  # damaged checkpoints have been set aside
-        damaged = []
+        path, state, damaged = dist.on_main(self._newest)
+        if path is not None:
+            there = shards.described(path)
+            if any(there[f"model/{name}"][1] != p.dtype for name, p in _trained(model, optimizer).items()):
+                raise RunError(
+                    f"{path}: made with another engine; set engine and sharding as before, or start again with "
+                    "--overwrite"
+                )
+            _restore(path, there, model, optimizer)
+        found = f"damaged checkpoint, set aside; training goes on from step {state['step']}"
+        self._notes = tuple(f"{path}: {found}" for path in damaged)
+        logs = state.pop("logs")
+        dist.on_main(lambda: self._log.cut_back(state["step"], logs))
+        return state
+
+    def _newest(self) -> tuple[Path | None, dict[str, Any], list[Path]]:
+        """The newest undamaged checkpoint and its state, and the damaged ones, which are renamed."""
+        damaged: list[Path] = []
         for path in reversed(self._steps()):
             state = self._verified(path)
             if state is not None:
-                break
+                return path, state, damaged
             aside = path.with_name(_DAMAGED + path.name)
             remove_folder(aside)
             path.rename(aside)
             damaged.append(aside)
-        else:
-            if damaged or any(self.folder.glob(f"{_DAMAGED}*")):
-                raise RunError(f"{self.folder}: every checkpoint is damaged; start the stage again with --overwrite")
-            state, path = {"step": 0, "logs": {}}, None
-        if path is not None:
-            tensors = load_file(path / "tensors.safetensors")
-            if any(tensors[f"model/{name}"].dtype != p.dtype for name, p in _trained(model, optimizer).items()):
-                raise RunError(
-                    f"{path}: made with another engine; set engine as before, or start again with --overwrite"
-                )
-            _restore(tensors, model, optimizer)
-        found = f"damaged checkpoint, set aside; training goes on from step {state['step']}"
-        self._notes = tuple(f"{path}: {found}" for path in damaged)
-        logs = state.pop("logs")
-        if not dist.rank():
-            self._log.cut_back(state["step"], logs)
-            dist.barrier()
-        return state
+        if damaged or any(self.folder.glob(f"{_DAMAGED}*")):
+            raise RunError(f"{self.folder}: every checkpoint is damaged; start the stage again with --overwrite")
+        return None, {"step": 0, "logs": {}}, []
 
     def take_notes(self) -> tuple[str, ...]:
         """One sentence for each damaged checkpoint that `restore` skipped; returned only once, for the next report."""
@@ -115,8 +121,9 @@ class Checkpoints:
         try:
             manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
             state = json.loads((path / "state.json").read_text(encoding="utf-8"))
-            whole = manifest["sha256"] == {name: sha256(path / name) for name in _FILES}
-            if not whole or state["step"] != int(path.name.removeprefix("step-")):
+            names = state.pop("tensors", [shards.FILE])
+            whole = manifest["sha256"] == {name: sha256(path / name) for name in (*names, "state.json")}
+            if not (whole and names) or state["step"] != int(path.name.removeprefix("step-")):
                 return None
         except (OSError, ValueError, KeyError, TypeError):
             return None
@@ -129,13 +136,14 @@ class Checkpoints:
 
 
 def saved_weights(folder: Path) -> dict[int, Path]:
-    """Paths of the tensors in the checkpoints of a folder, by number of steps."""
-    return {int(path.name.removeprefix("step-")): path / "tensors.safetensors" for path in folder.glob("step-*")}
+    """The checkpoints of a folder, by number of steps."""
+    return {int(path.name.removeprefix("step-")): path for path in folder.glob("step-*")}
 
 
 def load_weights(path: Path, model: nn.Module) -> None:
-    """Load the parameters in a checkpoint's `tensors.safetensors` at `path` into `model`, which must have them all."""
-    saved = {key.removeprefix("model/"): value for key, value in load_file(path).items() if key.startswith("model/")}
+    """Load the parameters in the checkpoint at `path` into `model`, which must have them all."""
+    tensors = shards.read(path)
+    saved = {key.removeprefix("model/"): value for key, value in tensors.items() if key.startswith("model/")}
     # Not strict: a checkpoint has only the trained parameters, and tied weights under one of their names.
     unknown = model.load_state_dict(saved, strict=False).unexpected_keys
     if unknown:
@@ -149,24 +157,29 @@ def _trained(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, nn
 
 
 def _tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """What a checkpoint has, by name; of a sharded model the shares of this rank."""
     tensors = {}
     for name, parameter in _trained(model, optimizer).items():
-        tensors[f"model/{name}"] = parameter.detach().contiguous()
+        tensors[f"model/{name}"] = parameter.detach()
         for key, value in optimizer.state[parameter].items():
-            tensors[f"optimizer/{key}/{name}"] = value.contiguous()
-    return tensors
+            tensors[f"optimizer/{key}/{name}"] = value
+    return {name: tensor if is_share(tensor) else tensor.contiguous() for name, tensor in tensors.items()}
 
 
 @torch.no_grad()
-def _restore(tensors: dict[str, torch.Tensor], model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+def _restore(path: Path, there: shards.Described, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """Set parameters and optimizer state. Existing state is set in place: the optimizer may have chosen its storage."""
-    parameters = _trained(model, optimizer)
-    for full, value in tensors.items():
+    parameters, tensors = _trained(model, optimizer), {}
+    for full in there:
         kind, *key, name = full.split("/")
-        state = optimizer.state[parameters[name]]
+        parameter = parameters[name]
         if kind == "model":
-            parameters[name].copy_(value)
-        elif key[0] in state:
-            state[key[0]].copy_(value)
-        else:
-            state[key[0]] = value if key[0] == "step" else value.to(parameters[name].device)
+            tensors[full] = parameter.detach()
+            continue
+        state = optimizer.state[parameter]
+        if key[0] not in state:
+            size, dtype = there[full]
+            like = size == parameter.shape
+            state[key[0]] = torch.zeros_like(parameter, dtype=dtype) if like else torch.zeros(size, dtype=dtype)
+        tensors[full] = state[key[0]]
+    shards.read(path, tensors)

@@ -22,6 +22,7 @@ from torch import Tensor
 from plaudit import files
 from plaudit.batches import Rollout, join_responses, join_rollouts, to_device
 from plaudit.errors import PlauditError, RunError
+from plaudit.models import sharding
 from plaudit.training import heartbeat, meeting
 
 T = TypeVar("T")
@@ -103,6 +104,11 @@ def rows(n: int) -> range:
     return range(n * rank() // size(), n * (rank() + 1) // size())
 
 
+def most_rows(n: int) -> int:
+    """The most rows that a rank computes of n."""
+    return -(-n // size())
+
+
 def gather(value: T) -> list[T]:
     """The values of all ranks, in their order, on every rank."""
     if size() == 1:
@@ -113,12 +119,23 @@ def gather(value: T) -> list[T]:
 
 
 def each(items: Sequence[Any], call: Callable[[Any], T]) -> list[T]:
-    """What a call makes of each item, in order; every rank calls it for a share of them."""
-    mine = together(lambda: {i: call(items[i]) for i in range(rank(), len(items), size())})
+    """What a call makes of each item, in order; every rank calls it for a share of them.
+
+    All ranks make as many calls, because those of a sharded model wait for one another.
+    """
+    starts = range(0, len(items), size())
+    mine = together(lambda: {i: call(items[i]) for i in (min(start + rank(), len(items) - 1) for start in starts)})
     found: dict[int, T] = {}
     for part in gather(mine):
         found |= part
     return [found[i] for i in range(len(items))]
+
+
+def in_turn(items: Sequence[Any], call: Callable[[Any], T]) -> Iterator[tuple[Any, T]]:
+    """Each item with what a call makes of it, in order, on every rank; one rank calls it for one item at a time."""
+    for start in range(0, len(items), size()):
+        some = items[start : start + size()]
+        yield from zip(some, each(some, call), strict=True)
 
 
 def any_rank(flag: bool) -> bool:
@@ -178,20 +195,36 @@ def _everywhere(error: Exception) -> Exception:
     return error
 
 
+def wrap(model: Any, strategy: str) -> None:
+    """Divide the weights of a model among the ranks, in place, where the strategy is "full"; see `models.sharding`."""
+    if divides(strategy):
+        sharding.shard(model)
+
+
+def divides(strategy: str) -> bool:
+    """Whether models are divided among the ranks."""
+    return size() > 1 and strategy == "full"
+
+
 @torch.no_grad()
 def share_weights(parameters: Iterable[Tensor]) -> None:
     """Give every rank the weights of rank 0 that learn, to the last bit: what ranks have fitted may differ there."""
     if size() > 1:
         for parameter in parameters:
-            if parameter.requires_grad:
+            if parameter.requires_grad and not sharding.is_share(parameter):
                 torch_dist.broadcast(parameter.data, src=0)
 
 
 def add_gradients(parameters: Iterable[Tensor]) -> None:
-    """Replace every gradient by its sum over all ranks, the same bits on each; a rank without rows has zeros."""
+    """Replace every gradient by its sum over all ranks, the same bits on each; a rank without rows has zeros.
+
+    The backward pass of a sharded model has done that for the weights that are divided.
+    """
     if size() == 1:
         return
-    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    trained = [p for p in parameters if p.requires_grad and not sharding.is_share(p)]
+    if not trained:
+        return
     there = gather([parameter.grad is not None for parameter in trained])
     bucket: list[Tensor] = []
     for parameter, anywhere in zip(trained, map(any, zip(*there, strict=True)), strict=True):

@@ -128,16 +128,16 @@ def _part(
 ) -> Iterator[dict[str, Any]]:
     """What drawn.jsonl has of each response to these prompts."""
     settings, tokenizer, share = getattr(run.config, stage), models.tokenizer, dist.rows(len(rows))
+    asked = share or range(1)  # a rank without a share answers one prompt, which is left out
     limits = settings.min_new_tokens, settings.max_new_tokens
 
     def call() -> Any:
-        if not share:
-            return []
-        noise = rng.uniforms(share, limits[1], run.config.seed, stage, number, "drawn", limits[0])
-        responses = generate(models.policy, [rows[i] for i in share], noise, tokenizer, settings.temperature)
+        noise = rng.uniforms(asked, limits[1], run.config.seed, stage, number, "drawn", limits[0])
+        responses = generate(models.policy, [rows[i] for i in asked], noise, tokenizer, settings.temperature)
         raw = reward.total(reward.measured(responses)).double()
         shown = reward.shown(raw).tolist()
-        return [*zip(responses.tokens(), raw.tolist(), shown, responses.ended.tolist(), strict=True)]
+        drawn = [*zip(responses.tokens(), raw.tolist(), shown, responses.ended.tolist(), strict=True)]
+        return drawn if share else []
 
     columns = zip(*chain(*dist.gather(dist.together(call))), strict=True)
     for ids, drawn, value, score, ended in zip(rows, *columns, strict=True):

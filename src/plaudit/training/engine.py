@@ -14,7 +14,7 @@ from plaudit.models.layers import freeze_lower_layers
 from plaudit.models.lora import add_adapters
 from plaudit.models.plain import PlainEngine
 from plaudit.models.tokenizer import Runs
-from plaudit.training import memory
+from plaudit.training import dist, memory
 from plaudit.training.preparation import announce
 from plaudit.training.run import Run
 
@@ -22,18 +22,20 @@ Engine: TypeAlias = PlainEngine | FastEngine
 
 
 def prepare_to_learn(run: Run, stage: str, model: Any, texts: Iterable[Runs] = (), name: str = "") -> Engine:
-    """Freeze lower layers and add adapters, as the settings of a stage say; returns the engine, which is prepared.
+    """Freeze lower layers, add adapters and shard the model, as the settings say; returns the engine, prepared for it.
 
     `texts` are token ids of the texts that every epoch reads. The values of adapters are drawn by `name`, which is that
     of the stage by default.
     """
     settings = getattr(run.config, stage)
-    memory.keep_freed()
+    if not dist.divides(run.config.sharding):  # there, memory counts more than time
+        memory.keep_freed()
     freeze_lower_layers(model, settings.train_layers, f"{stage}.train_layers")
     add_adapters(model, settings, run.config.seed, name or stage)
     engine = choose_engine(run, stage, model)
     engine.prepare(model)
-    engine.remember(model, [[*chain(*runs)] for runs in texts], partial(announce, "reading the texts"))
+    dist.wrap(model, run.config.sharding)
+    engine.remember(model, [[*chain(*runs)] for runs in texts], partial(announce, "reading the texts"), dist.in_turn)
     return engine
 
 
@@ -47,5 +49,6 @@ def choose_engine(run: Run, stage: str, model: Any) -> Engine:
             f"engine = 'fast': it cannot run a {model.config.model_type} model with "
             f"{model.config._attn_implementation} attention; use engine = 'auto' or 'plain'"
         )
-    lora_rank = getattr(getattr(run.config, stage), "lora_rank", 0)
-    return FastEngine(run.dtype, run.folder(stage), round_matrices=not lora_rank)
+    # Adapters are added to the layers' weights, and FSDP2 divides weights of one format.
+    whole = getattr(getattr(run.config, stage), "lora_rank", 0) or run.config.sharding != "none"
+    return FastEngine(run.dtype, run.folder(stage), round_matrices=not whole)

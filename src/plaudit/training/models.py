@@ -15,6 +15,7 @@ from plaudit.models.loading import load_causal_lm, load_reward_model, save
 from plaudit.models.lora import FOLDER, load_adapters
 from plaudit.models.policy import Policy, RewardModel
 from plaudit.models.tokenizer import Tokenizer
+from plaudit.training import dist
 from plaudit.training.engine import Engine, choose_engine, prepare_to_learn
 from plaudit.training.run import Run
 from plaudit.training.tokenizer import open_tokenizer
@@ -75,9 +76,11 @@ class Models:
         else:
             engine = choose_engine(run, algorithm, lm.requires_grad_(False))
             engine.prepare(lm)
+            dist.wrap(lm, run.config.sharding)
         reference = load_causal_lm(reference_folder).to(run.device).eval().requires_grad_(False)
         engine.prepare(reference)
         share_weights(lm, reference)
+        dist.wrap(reference, run.config.sharding)
         reward_models = []
         for folder in member_folders(Path(reward_folder)) if reward_folder is not None else ():
             adapter = folder / FOLDER
@@ -89,6 +92,7 @@ class Models:
             engine.prepare(classifier)
             for other in (reference, *(member.classifier for member in reward_models[:-1])):
                 share_weights(other, classifier)  # before the next one is opened
+            dist.wrap(classifier, run.config.sharding)
         policy = Policy(lm, engine, value_head=value_head).to(run.device)
         if policy.value_head is not None and (saved := Path(policy_folder) / VALUE_HEAD).exists():
             policy.value_head.load_state_dict(load_file(saved))

@@ -46,7 +46,7 @@ def train_offline(
         summary: for summary.json.
     """
     settings, policy = getattr(run.config, stage), models.policy
-    models.engine.remember(policy.lm, [[*chain(*runs)] for runs in texts])
+    models.engine.remember(policy.lm, [[*chain(*runs)] for runs in texts], in_turn=dist.in_turn)
     optimizer = adamw(policy, settings.lr, settings.weight_decay)
     # Once, and before a checkpoint is restored: the policy is still the SFT model, to the last bit.
     records = examples(nats_of(policy, texts, models.tokenizer.pad_id, run.device, settings.temperature))

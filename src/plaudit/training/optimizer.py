@@ -15,6 +15,7 @@ from torch import Tensor
 from plaudit.batches import number_of_rows, select_rows, split_rows
 from plaudit.errors import TrainingError
 from plaudit.maths.losses import Loss
+from plaudit.models.sharding import is_sharded, local
 from plaudit.training import dist
 
 # From a batch to (sum, count), and figures: sums over the same count, or maxima where the name ends in "_max".
@@ -66,10 +67,13 @@ def accumulate(
     Raises:
         TrainingError: the loss is not finite, or there is no memory for a single row.
     """
-    share = dist.rows(number_of_rows(batch))
-    if dist.size() > 1:
-        batch = select_rows(batch, torch.arange(share.start, share.stop))
-    figures, counted = _share(batch, microbatch_size, loss, count, where, model) if share else ({}, 0)
+    rows = number_of_rows(batch)
+    share = dist.rows(rows)
+    mine = select_rows(batch, torch.arange(share.start, share.stop)) if dist.size() > 1 else batch
+    figures, counted = _share(mine, microbatch_size, loss, count, where, model) if share else ({}, 0)
+    if model is not None and is_sharded(model):
+        for _ in range(_passes(dist.most_rows(rows), microbatch_size) - _passes(len(share), microbatch_size)):
+            _take_part(select_rows(batch, torch.arange(1)), loss)
     if model is not None:
         dist.add_gradients(model.parameters())
     figures, counted = dist.added_figures(figures), sum(dist.gather(counted))
@@ -89,7 +93,7 @@ def _share(
         except (MemoryError, RuntimeError) as error:
             if not out_of_memory(error):
                 raise
-            if size == 1 or model is None:
+            if size == 1 or model is None or is_sharded(model):  # other ranks would wait for more passes
                 raise TrainingError(
                     f"{where}: out of memory with {size} row{'s' * (size > 1)} in a microbatch; lower max_tokens or "
                     "max_new_tokens, set train_layers or lora_rank, or use a smaller model"
@@ -155,12 +159,23 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def not_finite(model: Any, *, gradients: bool = False) -> str:
-    """The name of the first weight, or gradient, that has NaN or infinity; empty if none has."""
+    """The name of the first weight, or gradient, that has NaN or infinity here; empty if none has."""
     for name, parameter in model.named_parameters():
         tensor = parameter.grad if gradients else parameter
-        if tensor is not None and not tensor.isfinite().all():
+        if tensor is not None and not local(tensor).isfinite().all():
             return name
     return ""
+
+
+def _passes(rows: int, microbatch_size: int) -> int:
+    """How many microbatches these rows are."""
+    return -(-rows // (microbatch_size or rows)) if rows else 0
+
+
+def _take_part(row: Any, loss: BatchLoss) -> None:
+    """A pass over one row that counts for nothing: ranks that share a model make as many passes as the others."""
+    (total, _), _ = loss(row)
+    (0.0 * total).backward()
 
 
 def _accumulate(
@@ -194,7 +209,7 @@ def step(optimizer: torch.optim.Optimizer, model: Any, max_grad_norm: float, whe
         TrainingError: a gradient is not finite; nothing has been changed.
     """
     norm = model.engine.clip_and_step(optimizer, max_grad_norm)
-    bad = "" if math.isfinite(norm) else not_finite(model, gradients=True)
+    bad = "" if math.isfinite(norm) else max(dist.gather(not_finite(model, gradients=True)))
     optimizer.zero_grad(set_to_none=True)
     if not math.isfinite(norm):
         of = f", in that of '{bad}'" if bad else ""

@@ -20,6 +20,7 @@ from plaudit.maths.losses import Loss
 from plaudit.maths.masked import float64, masked_mean, unflatten
 from plaudit.models.loading import window
 from plaudit.models.policy import Policy
+from plaudit.models.sharding import unsharded
 from plaudit.models.tokenizer import Tokenizer, pad_left
 from plaudit.rewards import AnyReward
 from plaudit.training import dist, stopping
@@ -66,9 +67,10 @@ def generate(
     ids, mask = pad_left(prompts, tokenizer.pad_id)
     # The random numbers are float64, which not every device has; they move as they are needed.
     drawn = noise.nan_to_num(0.0)
-    responses = policy.engine.generate(
-        policy.lm, ids.to(device), mask.to(device), drawn, tokenizer.end_ids, tokenizer.pad_id, temperature
-    )
+    with unsharded(policy.lm, layers_too=True):  # ranks stop at different lengths
+        responses = policy.engine.generate(
+            policy.lm, ids.to(device), mask.to(device), drawn, tokenizer.end_ids, tokenizer.pad_id, temperature
+        )
     missing = noise.isnan()
     return cut(responses, (~missing).sum(1).to(device), tokenizer.pad_id) if missing.any() else responses
 

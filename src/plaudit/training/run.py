@@ -34,14 +34,12 @@ from plaudit.training import dist, ending, lock, manifest, trackers
 from plaudit.training.checkpoint import Checkpoints
 from plaudit.training.device import device_named, multiplies_bfloat16
 from plaudit.training.metrics import MetricsLog
-from plaudit.training.stages import OTHER_FILES, ancestors, can_learn_from, needs_of, remove
+from plaudit.training.stages import NO_RESULT, OTHER_FILES, ancestors, can_learn_from, needs_of, remove
 from plaudit.training.versions import made_with, versions
 
 STAGES = ("sft", "reward_model", "ppo", "evaluation")  # of `plaudit run`
 _INPUTS_FILE = "inputs.json"
 _UNSEALED = ("summary.json", "timing.jsonl", "watch.jsonl", manifest.FILE, trackers.FILE)  # written later, or vary
-# Settings that change no result; of `reward`, which only the stages that use it depend on, `inputs` has an entry.
-_NO_RESULT = ("engine", "save_every", "keep_checkpoints", "microbatch_size", "reward", "reward_timeout", "track")
 _REMEDY = "choose another --out, or use --overwrite"
 _NOT_HASHED = ("fingerprint", "made_with", "reward_files")  # entries of `inputs`
 
@@ -224,14 +222,14 @@ class Run:
         needs = self.needs(stage, sources)
         sources = () if self.reads_judgements(stage) else sources  # nothing is scored
         content: dict[str, Any] = {
-            "settings": {k: v for k, v in settings.items() if k.rpartition(".")[2] not in _NO_RESULT},
+            "settings": {k: v for k, v in settings.items() if k.rpartition(".")[2] not in NO_RESULT},
             "data": (self.judged if self.reads_judgements(stage) else self.data).fingerprint,
             "inputs": {need: (self.made_from(need) or self.inputs(need))["fingerprint"] for need in needs},
         }
         content |= {} if needs else {"model": loading.fingerprint(self.config.model)}
         content |= {"reward": described(sources)} if described(sources) else {}
         files = {"reward_files": files_of(sources)} if described(sources) else {}
-        return content | {"fingerprint": _fingerprint(content), "made_with": made_with()} | files
+        return content | {"fingerprint": _fingerprint(content), "made_with": made_with(self.config.sharding)} | files
 
     def made_from(self, stage: str) -> dict[str, Any] | None:
         """The `inputs` that a folder was made from; None if it has no inputs.json."""
@@ -249,7 +247,7 @@ class Run:
 
     def differences(self, stages: tuple[str, ...]) -> list[str]:
         """Versions, thread counts and rewards that have changed since unfinished stages were begun: a sentence each."""
-        found, now = [], made_with()
+        found, now = [], made_with(self.config.sharding)
         for stage in stages:
             made = self.made_from(stage) if stage in ALGORITHMS and not self.complete(stage) else None
             for name, value in (made or {}).get("made_with", {}).items():

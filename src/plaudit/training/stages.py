@@ -7,6 +7,9 @@ from plaudit.data.splits import Part
 from plaudit.files import remove_folder
 from plaudit.training import ending, lock, manifest, trackers
 
+# Settings that change no result; of `reward`, which only the stages that use it depend on, `Run.inputs` has an entry.
+NO_RESULT: tuple[str, ...] = ("engine", "sharding", "microbatch_size", "save_every", "keep_checkpoints", "track")
+NO_RESULT += ("reward", "reward_timeout")
 MEMORY_FILE = "memory.json"  # bytes: predicted, and measured; they depend on the machine and differ from run to run
 _COMPARISON = ("methods", "methods.json", "methods.csv")  # of plaudit methods: made from the SFT and reward model
 OTHER_FILES = (

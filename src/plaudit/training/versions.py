@@ -26,9 +26,13 @@ def versions(model: str = "") -> dict[str, str]:
     return found | ({"model": commit} if model and (commit := hub.commit(model)) else {})
 
 
-def made_with() -> dict[str, Any]:
-    """What the last digits of a result depend on besides its inputs: versions, and numbers of threads and processes."""
-    return {**versions(), "threads": torch.get_num_threads(), "processes": dist.size()}
+def made_with(sharding: str) -> dict[str, Any]:
+    """What the last digits of a result depend on besides its inputs: versions, threads, processes and how they share.
+
+    `sharding` is the setting of that name.
+    """
+    strategy = sharding if dist.divides(sharding) else "none"
+    return {**versions(), "threads": torch.get_num_threads(), "processes": dist.size(), "sharding": strategy}
 
 
 @functools.cache

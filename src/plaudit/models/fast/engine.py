@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
 from plaudit.batches import Responses
+from plaudit.files import writes
 from plaudit.maths.logprobs import predicting
 from plaudit.models.fast import generation
 from plaudit.models.fast.activations import ActivationCache, key
@@ -22,6 +23,9 @@ from plaudit.models.fast.packing import pack
 from plaudit.models.fast.precision import matrices, restore, round_frozen
 from plaudit.models.layers import layers
 from plaudit.models.plain import Comparison, autocast, compare_logits, top_of_logits
+from plaudit.models.sharding import collect, is_sharded, unsharded
+
+_BYTES = 4  # of a token in the name of a text
 
 
 class FastEngine:
@@ -55,17 +59,22 @@ class FastEngine:
         self._caches = {d: ActivationCache(model.config.hidden_size, self._folder) for d in sorted({*depths} - {0})}
 
     def remember(
-        self, model: Any, texts: Sequence[Sequence[int]], progress: Callable[[float], None] = lambda share: None
+        self,
+        model: Any,
+        texts: Sequence[Sequence[int]],
+        progress: Callable[[float], None] = lambda share: None,
+        in_turn: Callable[[Any, Any], Any] = lambda items, call: ((item, call(item)) for item in items),
     ) -> None:
         """Compute the activations of a data set, which every epoch reads again; `progress` gets the share that is done.
 
-        They are computed before the first step, so that a step takes as long as the others.
+        They are computed before the first step, so that a step takes as long as the others. `in_turn` makes pairs of
+        each item and what the call makes of it, whichever process computes it.
         """
-        if depth := self._depths[model]:
+        if depth := self._depth(model):
             done, batches = 0, self._caches[depth].expect(texts)
             whole = sum(len(text) for some in batches for text in some)
-            for some in batches:
-                self._compute(model, depth, some)
+            for some, states in in_turn(batches, lambda some: self._of_frozen_layers(model, depth, some).cpu()):
+                self._caches[depth].add(some, states.split(_lengths(some)))
                 done += sum(map(len, some))
                 progress(done / whole)
 
@@ -86,7 +95,11 @@ class FastEngine:
         return norm
 
     def restore(self, model: Any, optimizer: torch.optim.Optimizer | None, source: Callable[[], Any]) -> None:
-        """Give a model float32 parameters again: those of the optimizer, and of `source` where nothing learned."""
+        """Give a model float32 parameters again: those of the optimizer, and of `source` where nothing learned.
+
+        A sharded model is made whole, where it is saved.
+        """
+        collect(model, keep=writes())
         restore(model, optimizer, source)
 
     def hidden_states(
@@ -98,8 +111,8 @@ class FastEngine:
         embedding: Float[Tensor, "V D"] | None = None,
     ) -> Float[Tensor, "N D"]:
         """Last hidden states, in float32, of the N tokens where `wanted` is True; for `embedding` see `embed`."""
-        packed, depth = pack(ids, attention_mask), self._depths.get(model, 0)
-        with autocast(model, self.dtype):
+        packed, depth = pack(ids, attention_mask), self._depth(model)
+        with unsharded(model), autocast(model, self.dtype):
             if depth:
                 hidden = packed.lay_out(self._cached(model, depth, ids, attention_mask))
             else:
@@ -117,12 +130,13 @@ class FastEngine:
     ) -> tuple[Float[Tensor, "N"], Float[Tensor, "N D"]]:
         """Log-probabilities of the N response tokens, in nats, and the hidden states that predict them."""
         head, embedding = self._head(lm), None
-        weight = head.weight
-        if weight.requires_grad and weight is lm.get_input_embeddings().weight:
-            weight, embedding = TiedWeight.apply(weight)
-        states = self.hidden_states(lm, ids, attention_mask, predicting(response_mask, ids.shape[1]), embedding)
         tokens = ids[:, -response_mask.shape[1] :][response_mask]
-        return head.logprobs(states, tokens, temperature, weight), states
+        with unsharded(lm):
+            weight = head.weight
+            if weight.requires_grad and weight is lm.get_input_embeddings().weight:
+                weight, embedding = TiedWeight.apply(weight)
+            states = self.hidden_states(lm, ids, attention_mask, predicting(response_mask, ids.shape[1]), embedding)
+            return head.logprobs(states, tokens, temperature, weight), states
 
     def compare(
         self, lm: Any, reference: Any, responses: Responses, temperature: float = 1.0, *, gradient: bool = False
@@ -132,9 +146,9 @@ class FastEngine:
         wanted, head, ref_head = predicting(mask, ids.shape[1]), self._head(lm), self._head(reference)
         logits_of = head.differentiable_logits if gradient else head.logits
         size = chunk_size(len(head.weight), ids.device, gradient=gradient)
-        with torch.no_grad():
-            ref_states = self.hidden_states(reference, ids, attention_mask, wanted)
-        with nullcontext() if gradient else torch.no_grad():
+        with nullcontext() if gradient else torch.no_grad(), unsharded(reference), unsharded(lm):
+            with torch.no_grad():
+                ref_states = self.hidden_states(reference, ids, attention_mask, wanted)
             states = self.hidden_states(lm, ids, attention_mask, wanted)
             parts = [
                 compare_logits(logits_of(some, temperature), ref_head.logits(others, temperature), tokens)
@@ -151,10 +165,11 @@ class FastEngine:
     ) -> tuple[Float[Tensor, "N K"], Int[Tensor, "N K"]]:
         """The `number` likeliest tokens in the place of each of the N response tokens, and their log-probabilities."""
         ids, attention_mask = responses.ids, responses.attention_mask
-        states = self.hidden_states(lm, ids, attention_mask, predicting(responses.response_mask, ids.shape[1]))
         head = self._head(lm)
         size = chunk_size(len(head.weight), ids.device, gradient=False)
-        parts = [top_of_logits(head.logits(some, temperature), number) for some in states.split(size)]
+        with unsharded(lm):
+            states = self.hidden_states(lm, ids, attention_mask, predicting(responses.response_mask, ids.shape[1]))
+            parts = [top_of_logits(head.logits(some, temperature), number) for some in states.split(size)]
         logprobs, tokens = (torch.cat(column) for column in zip(*parts, strict=True))
         return logprobs, tokens
 
@@ -171,7 +186,7 @@ class FastEngine:
     ) -> Responses:
         """Continue every prompt until an end token, or until R tokens; see `PlainEngine.generate`."""
         head = self._head(lm)
-        depths = tuple(d for d in self._caches if d <= self._depths.get(lm, 0))
+        depths = tuple(d for d in self._caches if d <= self._depth(lm))
         logits_of = partial(head.logits, temperature=temperature)
         with autocast(lm, self.dtype):
             responses, outputs = generation.generate(
@@ -186,16 +201,20 @@ class FastEngine:
     def _head(self, lm: Any) -> Head:
         return self._heads.setdefault(lm, Head(lm, rounded=self.dtype == torch.bfloat16))
 
+    def _depth(self, model: Any) -> int:
+        """How many layers have cached activations. Processes that share a model run all layers, at the same time."""
+        return 0 if is_sharded(model) else self._depths.get(model, 0)
+
     def _cached(self, model: Any, depth: int, ids: Tensor, attention_mask: Tensor) -> Float[Tensor, "N D"]:
         """Output of the frozen layers for the N tokens of a batch; texts that have not been read run through them."""
         cache, texts = self._caches[depth], _keys(ids, attention_mask)
         if some := cache.missing(texts):
-            self._compute(model, depth, some)
+            cache.add(some, self._of_frozen_layers(model, depth, some).split(_lengths(some)))
         return cache.get(texts, ids.device)
 
     @torch.no_grad()
-    def _compute(self, model: Any, depth: int, texts: tuple[bytes, ...]) -> None:
-        """Add what the frozen layers make of some texts, in one batch, to the cache."""
+    def _of_frozen_layers(self, model: Any, depth: int, texts: tuple[bytes, ...]) -> Float[Tensor, "N D"]:
+        """What the frozen layers make of the tokens of some texts, in one batch."""
         rows = [torch.frombuffer(bytearray(text), dtype=torch.int32).long() for text in texts]
         lengths, device = torch.tensor([len(row) for row in rows]), next(model.parameters()).device
         mask = torch.arange(int(lengths.max())) < lengths[:, None]
@@ -204,7 +223,12 @@ class FastEngine:
         with autocast(model, self.dtype):
             hidden = embed(model, packed.ids, packed.position_ids)
             hidden = run_layers(model, hidden, (0, depth), packed.mask, packed.position_ids)
-        self._caches[depth].add(texts, packed.collect(hidden).split(lengths.tolist()))
+        return packed.collect(hidden)
+
+
+def _lengths(texts: Sequence[bytes]) -> list[int]:
+    """Tokens of each text, by its name in an activation cache."""
+    return [len(text) // _BYTES for text in texts]
 
 
 def _keys(ids: Int[Tensor, "B T"], attention_mask: Bool[Tensor, "B T"]) -> list[bytes]:

@@ -16,6 +16,7 @@ from torch.autograd.function import once_differentiable
 
 from plaudit.models.fast.packing import STEP
 from plaudit.models.layers import layers
+from plaudit.models.sharding import is_sharded
 
 # Names of the last norm, and of the argument by which a layer takes its key-value cache. Then those inside a layer:
 # norm, attention, norm, feed-forward, where the last two read what the first two wrote; gpt_neox differs.
@@ -97,7 +98,7 @@ def top_states(
     """Last hidden states of some tokens, in float32, from the output of the lowest `depth` layers for all tokens.
 
     `places` are their indices in the flattened (B, T). No other token attends to the output of the last layer, so its
-    feed-forward part runs for these tokens only.
+    feed-forward part runs for these tokens only. A layer of a sharded model runs as a whole, as FSDP2 wants it.
     """
     arguments = _arguments(lm, hidden, mask, positions, cache)
     *lower, layer = list(layers(lm))[depth:]
@@ -105,7 +106,7 @@ def top_states(
         hidden = each(hidden, **arguments)
     number = len(places)
     places = F.pad(places, (0, -number % STEP))  # some token more than once, so that there are few shapes
-    if names := _NAMES[lm.config.model_type][2]:
+    if (names := _NAMES[lm.config.model_type][2]) and not is_sharded(lm):
         norm, attention, next_norm, feed_forward = (getattr(layer, name) for name in names)
         attended = (hidden + attention(norm(hidden), **arguments)[0]).flatten(0, 1)[places]
         top = attended + feed_forward(next_norm(attended))

@@ -14,6 +14,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from plaudit.models.sharding import is_sharded
+
 # Logits that exist together, where a gradient will ask for them again or on a GPU: 256 MB.
 _LOGITS_WITH_GRADIENT = 2**26
 _LOGITS = 2**22  # otherwise: 16 MB, which a cache holds
@@ -38,6 +40,7 @@ class Head:
 
     def __init__(self, lm: Any, rounded: bool) -> None:
         self._module, self.rounded = lm.get_output_embeddings(), rounded
+        self._can_keep = not is_sharded(lm)
         self._packed: tuple[int, Tensor, Tensor] | None = None
 
     @property
@@ -84,7 +87,7 @@ class Head:
         if number >= _MANY:
             more = -number % _MULTIPLE
             states, tokens = F.pad(states, (0, 0, 0, more)), F.pad(tokens, (0, more))
-        if torch.is_grad_enabled() and bias is None and not self.weight.requires_grad:
+        if torch.is_grad_enabled() and bias is None and not self.weight.requires_grad and self._can_keep:
             self._pack()
         weight = self.weight if weight is None else weight
         return _Logprobs.apply(states.float(), weight, bias, tokens, temperature, self)[:number]

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim.adamw import adamw as reference_adamw
 
 from plaudit.models.fast.precision import MASTER
+from plaudit.models.sharding import is_share, local, total
 
 _SLICE, _SLICE_ON_CPU = 2**24, 2**20  # numbers in a slice; the second fits into the cache of a CPU
 
@@ -46,11 +47,11 @@ class SlicedAdamW(torch.optim.AdamW):
     def gradient_norm(self) -> float:
         """Norm of all gradients together, summed in float32."""
         room = self._room()
-        gradients = (p.grad for p in self.parameters() if p.grad is not None)
-        slices = (_in_float32([part], room)[0] for g in gradients for part in g.view(-1).split(len(room)))
-        # The dot product takes a CPU half the time of torch.linalg.vector_norm.
-        squares = [torch.dot(part, part) for part in slices]
-        return torch.stack(squares).sum().sqrt().item() if squares else 0.0
+        gradients = [p.grad for p in self.parameters() if p.grad is not None]
+        squares = _squares((g for g in gradients if not is_share(g)), room)
+        if any(map(is_share, gradients)):
+            squares = squares + total(_squares(map(local, filter(is_share, gradients)), room))
+        return squares.sqrt().item()
 
     @torch.no_grad()
     def step(self, closure: Any = None, scale: float = 1.0) -> None:  # type: ignore[override]
@@ -77,7 +78,7 @@ class SlicedAdamW(torch.optim.AdamW):
             state, own = self.state[p], p.detach()
             state["step"] += 1
             whole = (state.get(MASTER, own), p.grad, state["exp_avg"], state["exp_avg_sq"], own)
-            parts = zip(*(x.view(-1).split(size) for x in whole), strict=True)
+            parts = zip(*(local(x).view(-1).split(size) for x in whole), strict=True)
             for weights, gradient, exp_avg, exp_avg_sq, part in parts:
                 rounded = part if MASTER in state else None
                 yield _Slice(weights, gradient, exp_avg, exp_avg_sq, rounded, state["step"])
@@ -92,6 +93,14 @@ class _Slice(NamedTuple):
     exp_avg_sq: Tensor
     rounded: Tensor | None
     step: Tensor
+
+
+def _squares(gradients: Iterable[Tensor], room: Tensor) -> Tensor:
+    """The sum of the squares of all numbers."""
+    slices = (_in_float32([part], room)[0] for g in gradients for part in g.view(-1).split(len(room)))
+    # The dot product takes a CPU half the time of torch.linalg.vector_norm.
+    squares = [torch.dot(part, part) for part in slices]
+    return torch.stack(squares).sum() if squares else torch.zeros((), device=room.device)
 
 
 def _in_float32(gradients: list[Tensor], room: Tensor) -> list[Tensor]:

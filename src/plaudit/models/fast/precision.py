@@ -32,7 +32,7 @@ def round_frozen(model: Any, dtype: torch.dtype) -> None:
     if model.config._attn_implementation == "sdpa":
         model.config._attn_implementation = ATTENTION
     for weight in matrices(model):
-        if not weight.requires_grad:
+        if not weight.requires_grad and weight.dtype != dtype:
             weight.data = weight.data.to(dtype)
 
 
