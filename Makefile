@@ -34,7 +34,7 @@ network:  ## install Debian's iproute2, with which tests make two hosts of this 
 mutants: $(VENV)/.dev  ## replace functions by versions with a known error: a test must fail for each; about four minutes
 	$(BIN)/python tests/mutants.py
 
-ranks: $(VENV)/.dev  ## every algorithm on 1, 2 and 4 processes: the same figures and responses; about ten minutes
+ranks: $(VENV)/.dev  ## every algorithm on 1, 2 and 4 processes, whole and sharded: the same figures and responses; about half an hour
 	$(BIN)/python -m tests.ranks
 
 crashes: $(VENV)/.dev  ## kill and stop runs, damage their files, take away disk and memory: no work may be lost; about half an hour
