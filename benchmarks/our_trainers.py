@@ -18,6 +18,7 @@ from benchmarks.workload import Workload, saved_models
 from plaudit import rng
 from plaudit.algorithms import dpo, grpo, reward_model, rloo, sft
 from plaudit.batches import number_of_rows
+from plaudit.cli.process import keep_freed_memory
 from plaudit.config import build
 from plaudit.data.judgements import Judgement
 from plaudit.models.loading import load_causal_lm, load_reward_model
@@ -170,6 +171,7 @@ def main(argv: list[str] | None = None) -> None:
         train_layers={"type": int, "default": 0, "help": "train the top layers only; 0: all"},
         engine={"choices": ("auto", "plain", "fast"), "default": "auto", "help": "how plaudit runs the models"},
     )
+    keep_freed_memory()  # as the command line does
     run = Run(Path(options.work) / "ours", build(settings_of(options, work)))
     folders, watch = saved_models(work, Path(options.work)), Stopwatch(device_of(options), options.clock)
     if options.task in tasks.SAMPLED:

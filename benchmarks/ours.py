@@ -12,6 +12,7 @@ from benchmarks.contender import WARM_UP, Stopwatch, device_of, print_record, re
 from benchmarks.workload import Workload, reward_model_on_frozen_layers, saved_models
 from plaudit import rng
 from plaudit.algorithms.ppo import compute_advantages, number_of_tokens, ppo_loss, rollout_values
+from plaudit.cli.process import keep_freed_memory
 from plaudit.config import build
 from plaudit.models.tokenizer import Tokenizer
 from plaudit.rewards import ModelReward
@@ -44,6 +45,7 @@ def main(argv: list[str] | None = None) -> None:
         lora={"type": int, "default": 0, "help": "rank of the LoRA matrices; 0: no LoRA"},
         engine={"choices": ("auto", "plain", "fast"), "default": "auto", "help": "how plaudit runs the models"},
     )
+    keep_freed_memory()  # as the command line does
     policy, reward = saved_models(work, Path(options.work))
     if options.train_layers:  # a reward model trained on the same frozen layers
         reward = reward_model_on_frozen_layers(policy, reward, options.train_layers)

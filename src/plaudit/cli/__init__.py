@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 from plaudit import __version__
-from plaudit.cli import data, experiments, failures, flags, people, rewards, sharing, sweep
+from plaudit.cli import data, experiments, failures, flags, people, process, rewards, sharing, sweep
 from plaudit.cli.layers import fit, layered, saved
 from plaudit.config import ALGORITHMS, SECTIONS, resolve
 from plaudit.errors import ConfigError, PlauditError, RankError, RewardError, RunError, TrainingError
@@ -60,6 +60,8 @@ _opened: list[Path] = []  # run directories of this command, once they are open
 def main(argv: list[str] | None = None) -> int:
     """Run the command in `argv`, by default in sys.argv, and return its exit code (see `plaudit --help`)."""
     words = sys.argv[1:] if argv is None else argv
+    if argv is None:
+        process.keep_freed_memory()
     _opened.clear()
     heartbeat.say[:] = [lambda line: failures.tell(f"error: {line}{_way_on(words)}", speaks=True)]
     try:

@@ -14,7 +14,7 @@ from plaudit.models.layers import freeze_lower_layers
 from plaudit.models.lora import add_adapters
 from plaudit.models.plain import PlainEngine
 from plaudit.models.tokenizer import Runs
-from plaudit.training import dist, memory
+from plaudit.training import dist
 from plaudit.training.preparation import announce
 from plaudit.training.run import Run
 
@@ -29,8 +29,7 @@ def prepare_to_learn(run: Run, stage: str, model: Any, texts: Iterable[Runs] = (
     """
     settings = getattr(run.config, stage)
     if not dist.divides(run.config.sharding):  # there, memory counts more than time
-        memory.keep_freed()
-    freeze_lower_layers(model, settings.train_layers, f"{stage}.train_layers")
+        freeze_lower_layers(model, settings.train_layers, f"{stage}.train_layers")
     add_adapters(model, settings, run.config.seed, name or stage)
     engine = choose_engine(run, stage, model)
     engine.prepare(model)

@@ -1,8 +1,7 @@
-"""Memory: the bytes that are free, the current and peak use of this process, and what becomes of freed memory."""
+"""Memory: the bytes that are free, and the current and peak use of this process."""
 
 from __future__ import annotations
 
-import ctypes
 import os
 import sys
 from collections.abc import Iterator
@@ -12,8 +11,6 @@ from pathlib import Path
 import torch
 
 _CGROUP = Path("/sys/fs/cgroup")
-# Options of glibc's mallopt: allocations that have a mapping of their own, and when the end of the heap is given back.
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 
 
 def free(device: torch.device) -> int | None:
@@ -69,16 +66,3 @@ def peak(device: torch.device) -> int | None:
     except ImportError:  # Windows
         return None
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-def keep_freed() -> None:
-    """Let this process keep memory that it frees, for its next allocation; without effect where glibc is missing.
-
-    Gradients and activations are freed and allocated again in every step. glibc gives large ones back to the system,
-    which clears each page anew when it is touched: for GPT-2 50,000 pages a step, a fifth of the time of SFT.
-    """
-    with suppress(OSError, AttributeError, TypeError):
-        libc = ctypes.CDLL(None)
-        libc.gnu_get_libc_version  # noqa: B018  # other libraries have a mallopt with other options
-        libc.mallopt(_M_MMAP_MAX, 0)
-        libc.mallopt(_M_TRIM_THRESHOLD, -1)  # never
