@@ -11,6 +11,7 @@ import pytest
 from plaudit.config import POLICIES, build
 from plaudit.errors import ConfigError, RunError
 from plaudit.evaluation.methods import CONTROL, METHODS, Trained, at_kl, compared, config_of, methods, parse
+from plaudit.training.checkpoint import due
 from plaudit.training.run import Run
 
 NAMES = ("ppo", "dpo", "best-of-n")
@@ -144,16 +145,28 @@ def policy(kl, score, n=400, seed=0):
 
 def test_at_equal_kl_a_method_is_read_between_its_policies():
     curve = {n: policy(kl, kl / 4) for n, kl in ((1, 0.0), (2, 1.0), (4, 4.0))}
-    near = [Trained("near", s, {0: policy(0, 0.0), 5: policy(4, 1.0, seed=s)}, 1.0) for s in (1, 2)]
-    far = [Trained("far", s, {0: policy(0, 0.0), 5: policy(4, 0.5, seed=s)}, 1.0) for s in (1, 2)]
-    short = [Trained("short", 1, {0: policy(0, 0.0), 5: policy(1.5, 0.5)}, 1.0)]
-    rows = {row["method"]: row for row in at_kl({"near": near, "far": far, "short": short}, curve, 2.0, 1)}
-    assert rows.keys() == {"near", "far"}
+    start = {0: policy(0, 0.0)}
+    near = [Trained("near", s, start | {1: policy(1, 0.25), 5: policy(4, 1.0, seed=s)}, 1.0) for s in (1, 2)]
+    far = [Trained("far", s, start | {1: policy(1, 0.0), 5: policy(4, 0.5, seed=s)}, 1.0) for s in (1, 2)]
+    short = [Trained("short", 1, start | {1: policy(1, 0.2), 5: policy(1.5, 0.5)}, 1.0)]
+    fast = [Trained("fast", s, start | {1: policy(1 + s, 0.5), 5: policy(4, 1.0)}, 1.0) for s in (1, 2)]
+    groups = {"near": near, "far": far, "short": short, "fast": fast}
+    rows = {row["method"]: row for row in at_kl(groups, curve, 2.0, 1)}
+    assert rows.keys() == {"near", "far"}  # nobody knows the score of `fast` with seed 2 before 3 nats
     assert rows["near"]["score"] == pytest.approx(0.5, abs=0.02)
     low, high = rows["near"]["score_above_best_of_n"]["ci95"]
     assert low <= 0 <= high
     low, high = rows["far"]["score_above_best_of_n"]["ci95"]
-    assert low < high < -0.2
+    assert low < high < -0.1
+
+
+def test_policies_are_measured_often_at_first(made):
+    for name, steps in (("ppo", [1, 2, 3, 4]), ("best_of_n", [1, 2, 3, 4])):
+        points = sorted(int(file.stem) for file in (made / "methods" / f"{name}-1" / "points").glob("*.safetensors"))
+        assert points[:4] == steps
+    assert due(7, 46, 46, {1, 7})
+    assert due(46, 46, 46, {1, 7})
+    assert not due(8, 46, 46, {1, 7})
 
 
 def test_an_advantage_that_only_one_seed_has_is_within_noise():

@@ -59,7 +59,7 @@ CONTROL = "random-of-n"  # best_of_n, which learns from any response of a group
 METHODS = (*POLICIES, CONTROL)
 KL = (0.5, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0)  # nats at which methods are compared
 _SECONDS = "seconds.json"
-_POINTS = 6  # policies measured during one training
+_GROWTH = 1.6  # from one policy that is measured to the next: steps 1, 2, 3, 4, 7, 10, 17, ... and the last one
 
 
 @dataclass(frozen=True)
@@ -184,13 +184,13 @@ def config_of(config: Config, method: str, seed: int, budget: int) -> Config:
         groups = budget // settings.group_size
         records = budget if stage == "kto" else groups
         steps = -(-records // settings.batch_size) * settings.epochs
-        changes = {"responses": groups * settings.group_size, "save_every": max(1, steps // _POINTS)}
+        changes = {"responses": groups * settings.group_size, "save_every": steps}
         changes |= (
             {"source": "drawn"} if hasattr(settings, "source") else {"keep": "random" if method == CONTROL else "best"}
         )
     else:
         iterations = budget // settings.batch_size
-        changes = {"iterations": iterations, "save_every": max(1, iterations // _POINTS)}
+        changes = {"iterations": iterations, "save_every": iterations}
     changed = dataclasses.replace(settings, **sampling, **changes)
     return dataclasses.replace(config, seed=seed, keep_checkpoints=0, **{stage: changed})
 
@@ -198,11 +198,15 @@ def config_of(config: Config, method: str, seed: int, budget: int) -> Config:
 def _train(
     measurement: Measurement, config: Config, method: str, path: Path, reward: AnyReward
 ) -> Iterator[StepReport]:
-    """Train a method in a branch of the run. Its seconds are those of sampling and training, without measuring."""
+    """Train a method in a branch of the run. Its seconds are those of sampling and training, without measuring.
+
+    A policy moves fastest at first, so it is measured often then, and seldom later.
+    """
     run, stage = measurement.run, stage_of(method)
     sub = run.branch(path, config, ("sft", "reward_model") if needs_reward_model(run, reward) else ("sft",))
     if sub.config != sub.resolved(config) or build(read_saved(path / "config.toml")) != sub.config:
         raise RunError(f"{path}: was begun with another budget or other settings; use --overwrite to start again")
+    sub = dataclasses.replace(sub, saved_after={round(_GROWTH**power) for power in range(40)})
     file, spent = path / _SECONDS, _seconds(path)
     began: float | None = time.perf_counter()
     for report in train_and_measure(measurement, sub, stage, path.name, reward):
@@ -269,14 +273,16 @@ def compared(trained: Sequence[Trained], curve: dict[int, Figures], seed: int) -
 def at_kl(groups: dict[str, list[Trained]], curve: dict[int, Figures], kl: float, seed: int) -> list[dict[str, Any]]:
     """Every method at the same KL, between its policies during training, beside best-of-n at that KL.
 
-    Only methods that reach it with every seed. Each resample draws seeds, and the same prompts for all of them.
+    Only methods that have it, with every seed, between the first and the last policy that was measured: between the SFT
+    model and the first one nobody knows the score. Each resample draws seeds, and the same prompts for all of them.
     """
     found = []
     n = len(next(iter(curve.values()))["kl"])
     weights = np.vstack([np.full(n, 1 / n), resamples(n, seed)])  # first the prompts as they are
     nats = weights @ np.stack([f["kl"] for f in curve.values()], axis=1)
     for name, group in groups.items():
-        if min(max(f["kl"].mean() for f in t.points.values()) for t in group) < kl or nats[0, -1] < kl:
+        reached = [[f["kl"].mean() for step, f in t.points.items() if step] for t in group]
+        if not all(min(some) <= kl <= max(some) for some in reached) or nats[0, -1] < kl:
             continue
         row: dict[str, Any] = {"kl": kl, "method": name}
         draws = rng.generator(seed, "methods", 0, "seeds").integers(len(group), size=(len(weights) - 1, len(group)))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +134,11 @@ class Checkpoints:
 
     def _steps(self) -> list[Path]:
         return sorted(self.folder.glob("step-*"))
+
+
+def due(step: int, total: int, every: int, also: Container[int] = ()) -> bool:
+    """Whether to save a checkpoint after a step, counted from 1, of `total`."""
+    return step % every == 0 or step == total or step in also
 
 
 def saved_weights(folder: Path) -> dict[int, Path]:

@@ -24,6 +24,7 @@ from plaudit.models.sharding import unsharded
 from plaudit.models.tokenizer import Tokenizer, pad_left
 from plaudit.rewards import AnyReward
 from plaudit.training import dist, stopping
+from plaudit.training.checkpoint import due
 from plaudit.training.metrics import PART, StepReport
 from plaudit.training.models import Models
 from plaudit.training.optimizer import adamw, set_lr, take_notes, update, warmup_then_linear
@@ -284,19 +285,14 @@ class RolloutLoop:
         self._log.append(report)
         report = self._track(report)
         self._log.log_responses(
-            number,
-            prompt=prompts,
-            response=texts,
-            score=shown.tolist(),
+            number, prompt=prompts, response=texts, score=shown.tolist(),
             **{f"{PART}{name}": values.tolist() for name, values in iteration.measured.items()},
-            kl=rollout.kl.sum(1).tolist(),
-            length=[len(t) for t in tokens],
-            ended=responses.ended.tolist(),
-        )
+            kl=rollout.kl.sum(1).tolist(), length=[len(t) for t in tokens], ended=responses.ended.tolist(),
+        )  # fmt: skip
         in_reward = iteration.kl_coef if settings.kl_in == "reward" else 0.0
         self._log.log_tokens(number, **token_columns(tokenizer, batch, rollout, in_reward))
         self._asked = dist.any_rank(stopping.requested())
-        if number % settings.save_every == 0 or number == settings.iterations or self._asked:
+        if due(number, settings.iterations, settings.save_every, self._run.saved_after) or self._asked:
             self._save(number)
         return report
 

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import shutil
+from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,7 @@ class Run:
 
     path: Path
     config: Config  # as in config.toml: dtype = "auto" is replaced by the number format that it chose
+    saved_after: Container[int] = ()  # further steps, beside every `save_every`, after which to save a checkpoint
 
     @staticmethod
     def open(path: Path, config: Config, *, resume: bool, overwrite: bool, stages: tuple[str, ...]) -> Run:

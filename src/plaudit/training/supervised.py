@@ -19,7 +19,7 @@ from plaudit.batches import to_device
 from plaudit.models.ensemble import member_folder
 from plaudit.rewards import Source
 from plaudit.training import dist, stopping
-from plaudit.training.checkpoint import Checkpoints
+from plaudit.training.checkpoint import Checkpoints, due
 from plaudit.training.metrics import MetricsLog, StepReport
 from plaudit.training.optimizer import BatchLoss, accumulate, set_lr, step, take_notes, warmup_then_linear
 from plaudit.training.run import Run
@@ -81,7 +81,7 @@ def train_supervised(
             log.append(report)
             shown = track(replace(report, step=before + report.step, total=members * total))
             asked = dist.any_rank(stopping.requested())
-            if (number + 1) % settings.save_every == 0 or number + 1 == total or asked:
+            if due(number + 1, total, settings.save_every, run.saved_after) or asked:
                 checkpoints.save(number + 1, model, optimizer)
             yield shown
             if asked and number + 1 < total:
