@@ -28,8 +28,7 @@ def prepare_to_learn(run: Run, stage: str, model: Any, texts: Iterable[Runs] = (
     of the stage by default.
     """
     settings = getattr(run.config, stage)
-    if not dist.divides(run.config.sharding):  # there, memory counts more than time
-        freeze_lower_layers(model, settings.train_layers, f"{stage}.train_layers")
+    freeze_lower_layers(model, settings.train_layers, f"{stage}.train_layers")
     add_adapters(model, settings, run.config.seed, name or stage)
     engine = choose_engine(run, stage, model)
     engine.prepare(model)
