@@ -106,7 +106,9 @@ def algorithms(options: argparse.Namespace) -> dict[str, Any]:
     run, found = plaudit.open_run(options.out / "run", options.texts, settings, overwrite=True), {}
     for stage in ("sft", "reward_model", *POLICIES, "evaluation"):
         if time.monotonic() > until:
-            break
+            late = {"steps": 0, "seconds": 0.0, "finite": True, "error": NO_TIME, "peak_memory": 0, "ok": True}
+            found[stage] = late
+            continue
         if cuda:
             torch.cuda.reset_peak_memory_stats()
         began, steps, finite, error = time.perf_counter(), 0, True, ""
@@ -125,6 +127,7 @@ def algorithms(options: argparse.Namespace) -> dict[str, Any]:
     return found
 
 
+NO_TIME = "no time left"
 PARTS = {"equality": equality, "algorithms": algorithms}
 BENCHMARK = {  # rows of `make bench`
     "PPO": ["ours"],
@@ -163,7 +166,7 @@ def benchmark(shared: list[str], options: argparse.Namespace, until: float) -> d
     for name, (module, *own) in BENCHMARK.items():
         left = until - time.monotonic()
         if left < 5:
-            records[name] = {"found": {}, "error": "no time left", "seconds": 0.0}
+            records[name] = {"found": {}, "error": NO_TIME, "seconds": 0.0}
             continue
         own += ["--train-layers", "1"] if "--train-layers" in own and options.size == "tiny" else []
         more = ["--steps", "10" if options.size == "gpt2" else "2"] if module == "our_trainers" else []
@@ -207,7 +210,8 @@ def tables(results: dict[str, Any]) -> str:
 def failed(results: dict[str, Any]) -> bool:
     """Whether something is wrong, apart from what there was no time for."""
     entries = [e for name in PARTS for e in results[name]["found"].values()]
-    return not entries or not all(e["ok"] for e in entries) or any("exit status" in results[n]["error"] for n in PARTS)
+    errors = [part["error"] for part in (*(results[name] for name in PARTS), *results.get("benchmark", {}).values())]
+    return not entries or not all(e["ok"] for e in entries) or any("exit status" in error for error in errors)
 
 
 def main(argv: list[str] | None = None) -> int:

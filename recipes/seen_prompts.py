@@ -24,8 +24,8 @@ from plaudit.training import prompts as training_prompts
 from plaudit.training.rollouts import ScoreScale
 from plaudit.training.run import Run
 
-SETS = {"1 (first)": [0], "1 (second)": [1], "1 (third)": [2], "16": list(range(16)), "64": list(range(64))}
-ROWS = 256  # responses by which a policy is measured: each prompt as often as this number allows
+SETS = {"1 (first)": [0], "1 (second)": [1], "16": list(range(16))}
+ROWS = 128  # responses by which a policy is measured: each prompt as often as this number allows
 DRAWS = 64  # responses of SFT to each row; best-of-n is measured for n up to it
 
 
@@ -66,7 +66,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="a run directory with a finished SFT and reward model")
     parser.add_argument("--out", type=Path, required=True, help="folder for the policies")
-    parser.add_argument("--kl-coefs", type=float, nargs="+", default=[0.15, 0.3], help="strengths of the KL penalty")
+    parser.add_argument("--kl-coefs", type=float, nargs="+", default=[0.3, 0.6], help="strengths of the KL penalty")
     args = parser.parse_args()
     run = Run.existing(args.run)
     args.out.mkdir(parents=True, exist_ok=True)

@@ -27,8 +27,8 @@ srun torchrun --nnodes "$SLURM_JOB_NUM_NODES" --nproc-per-node 8 --max-restarts 
     -m plaudit run --model HuggingFaceTB/SmolLM2-135M-Instruct --out "$OUT" $resume
 code=$?
 
-# RUN/ended.json says how a stage has ended; it is not there when all of them have finished.
-if grep -qs '"how": "stopped"' "$OUT/ended.json"; then
+# RUN/ended.json says how a stage has ended that has not finished.
+if [ $code -ne 0 ] && grep -qs '"how": "stopped"' "$OUT/ended.json"; then
     scontrol requeue "$SLURM_JOB_ID"
 fi
 exit $code

@@ -87,6 +87,12 @@ def test_other_data_are_refused_before_anything_is_trained(run, tmp_path, capsys
     assert not (tmp_path / "again").exists()
 
 
+def test_judgements_that_the_receipt_has_not_are_refused(run, tmp_path, capsys):
+    words = ["receipt", "--check", str(write_receipt(run)), "--out", str(tmp_path / "again")]
+    assert main([*words, "--judgements", str(tmp_path / "votes.tsv")]) == 1
+    assert "leave out --judgements" in capsys.readouterr().err
+
+
 def test_a_setting_of_another_version_is_named(run):
     content = read_receipt(write_receipt(run))
     content["settings"]["ppo.future"] = 1

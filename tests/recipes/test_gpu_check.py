@@ -42,6 +42,8 @@ def test_what_is_wrong_or_late_is_named(tmp_path):
     entry = {"ok": True, "steps": 1, "seconds": 1.0, "finite": True, "error": "", "peak_memory": 2**30}
     results = {"equality": {"found": {}, "error": ""}, "algorithms": {"found": {"ppo": entry}, "error": "not finished"}}
     assert not gpu_check.failed(results)
+    assert not gpu_check.failed(results | {"benchmark": {"sft": {"found": {}, "error": gpu_check.NO_TIME}}})
+    assert gpu_check.failed(results | {"benchmark": {"sft": bad}})
     results["algorithms"]["found"]["ppo"] = entry | {"ok": False, "error": "ValueError: odd"}
     assert gpu_check.failed(results)
     assert "| ppo | 1 | 1.0 | 1.00 GiB | ValueError: odd |" in gpu_check.tables(results)

@@ -29,7 +29,7 @@ def tell(line: str, error: Exception | None = None, *, speaks: bool = False) -> 
     In a job of several processes, the first one of each host says what all of them would say, and a rank that failed
     alone names itself; `speaks` is for one that was chosen otherwise. torchrun gets an unexpected error, and shows it.
     """
-    heartbeat.leave(line)
+    heartbeat.leave(heartbeat.described(error) if error else line)
     rank = int(os.environ.get("RANK") or 0)
     alone = error if _several() and not getattr(error, "everywhere", False) else None
     if int(os.environ.get("LOCAL_RANK") or rank) and alone is None and not speaks:

@@ -7,7 +7,6 @@ from typing import Any
 from plaudit.models.fast.activations import MAPPED_FROM
 from plaudit.models.fast.head import logits_at_once
 from plaudit.models.layers import layers, number_of_frozen_layers
-from plaudit.training import dist
 from plaudit.training.rewards import REFERENCE_SAMPLES
 from plaudit.training.run import Run
 
@@ -23,7 +22,6 @@ def memory_needed(run: Run, lm: Any, prompt: int, policy: str = "ppo") -> int:
     """
     sft, reward, ppo = run.config.sft, run.config.reward_model, getattr(run.config, policy)
     weights = 4 * sum(p.numel() for p in lm.parameters())
-    share = dist.size() if dist.divides(run.config.sharding) else 1  # each process holds one of so many
     vocabulary, width = lm.get_input_embeddings().weight.shape
     depth = getattr(lm.config, "num_hidden_layers", 1)
     one_layer = 4 * _KEPT * width  # of one token
@@ -41,8 +39,8 @@ def memory_needed(run: Run, lm: Any, prompt: int, policy: str = "ppo") -> int:
         all_learn = not (part.train_layers or part.lora_rank)
         logits = min(rows * predicted * vocabulary, logits_at_once(run.device, gradient=all_learn))
         batch = rows * tokens * (part.train_layers or depth) * one_layer + 4 * _LOSS_COPIES * logits
-        cached = cache if number_of_frozen_layers(lm, part.train_layers) and share == 1 else 0
-        return (weights + 3 * learns(part)) // share + cached + max(batch, weights, 3 * learns(part) // share)
+        cached = cache if number_of_frozen_layers(lm, part.train_layers) else 0
+        return weights + 3 * learns(part) + cached + max(batch, weights, 3 * learns(part))
 
     length = prompt + ppo.max_new_tokens
     heads = getattr(lm.config, "num_attention_heads", 1)  # a recurrent model has none
@@ -58,12 +56,11 @@ def memory_needed(run: Run, lm: Any, prompt: int, policy: str = "ppo") -> int:
     update = stage(
         ppo, rows, longest, max(ppo.max_new_tokens, longest - prompt), cache=4 * 2 * width * sampled, pair=pair
     )
-    # Reference and reward models hold what learned again, and share the rest with the policy if nothing is divided.
-    others = learns(ppo) + reward.members * learns(reward) if share == 1 else (1 + reward.members) * weights // share
     return max(
         stage(sft, sft.batch_size, sft.max_tokens, sft.max_tokens),
         stage(reward, texts * reward.batch_size, reward.max_tokens, 0),
-        update + others + 4 * _ROLLOUT_COPIES * rollout + sampling,
+        # Reference and reward models hold what learned again, and share the rest with the policy.
+        update + learns(ppo) + reward.members * learns(reward) + 4 * _ROLLOUT_COPIES * rollout + sampling,
         # While the last of them is opened: in the file and out of it.
-        (learns(ppo) + (reward.members - 1) * learns(reward) if share == 1 else others) + 3 * weights,
+        learns(ppo) + (reward.members - 1) * learns(reward) + 3 * weights,
     )

@@ -273,8 +273,8 @@ def compared(trained: Sequence[Trained], curve: dict[int, Figures], seed: int) -
 def at_kl(groups: dict[str, list[Trained]], curve: dict[int, Figures], kl: float, seed: int) -> list[dict[str, Any]]:
     """Every method at the same KL, between its policies during training, beside best-of-n at that KL.
 
-    Only methods that have it, with every seed, between the first and the last policy that was measured: between the SFT
-    model and the first one nobody knows the score. Each resample draws seeds, and the same prompts for all of them.
+    Only methods that have it, with every seed, between the first and the last policy that was measured: no score is
+    known between the SFT model and the first one. Each resample draws seeds, and the same prompts for all of them.
     """
     found = []
     n = len(next(iter(curve.values()))["kl"])

@@ -42,7 +42,7 @@ def train_and_measure(
     """Train a policy in a branch of the run, and measure it at each of its checkpoints; leaves `points` beside it.
 
     Args:
-        sub: the branch; `save_every` of its stage decides how often the policy is measured.
+        sub: the branch; the policy is measured wherever a checkpoint is saved.
         name: the stage of the reports.
     """
     (sub.path / "points").mkdir(exist_ok=True)

@@ -64,6 +64,11 @@ def is_sharded(model: Any) -> bool:
     return any(each in _sharded for each in (model, *model.children()))
 
 
+def any_sharded() -> bool:
+    """Whether this process has its share of some model."""
+    return len(_sharded) > 0
+
+
 def is_share(tensor: Tensor) -> bool:
     """Whether a tensor is one process's share of a larger one."""
     return hasattr(tensor, "to_local")

@@ -145,9 +145,10 @@ def check_inputs(receipt: dict[str, Any], run: Run) -> None:
     """Refuse to run again from other data or another model, with a RunError."""
     if run.data.fingerprint != receipt["data"]["fingerprint"]:
         raise RunError(f"{run.config.data.name}: not the data of the receipt; say where they lie with --data")
-    judged = receipt.get("judgements")
+    judged, own = receipt.get("judgements"), run.config.reward_model.judgements
+    if own and not judged:
+        raise RunError(f"{own}: the receipt has no judgements of their own; leave out --judgements")
     if judged and run.judged.fingerprint != judged["fingerprint"]:
-        own = run.config.reward_model.judgements
         raise RunError(f"{own}: not the judgements of the receipt; say where they lie with --judgements")
     if receipt["model"]["fingerprint"] not in (None, loading.fingerprint(run.config.model)):
         raise RunError(f"{run.config.model}: not the model of the receipt: its weights differ")

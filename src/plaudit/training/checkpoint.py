@@ -82,10 +82,10 @@ class Checkpoints:
         if path is not None:
             there = shards.described(path)
             if any(there[f"model/{name}"][1] != p.dtype for name, p in _trained(model, optimizer).items()):
-                raise RunError(
+                raise dist.everywhere(RunError(
                     f"{path}: made with another engine; set engine and sharding as before, or start again with "
                     "--overwrite"
-                )
+                ))  # fmt: skip
             _restore(path, there, model, optimizer)
         found = f"damaged checkpoint, set aside; training goes on from step {state['step']}"
         self._notes = tuple(f"{path}: {found}" for path in damaged)

@@ -21,11 +21,12 @@ from torch import Tensor
 
 from plaudit import files
 from plaudit.batches import Rollout, join_responses, join_rollouts, to_device
-from plaudit.errors import PlauditError, RunError
+from plaudit.errors import PlauditError, RewardError, RunError
 from plaudit.models import sharding
 from plaudit.training import heartbeat, meeting
 
 T = TypeVar("T")
+E = TypeVar("E", bound=Exception)
 # Ranks wait for each other while rank 0 saves a model or judges responses. heartbeat.py notices sooner if one is gone.
 _TIMEOUT = timedelta(minutes=30)
 _BUCKET = 2**24  # numbers that are added up in one call
@@ -162,23 +163,28 @@ def on_main(call: Callable[[], T]) -> T:
     content: list[Any] = [value, _sent(error)]
     torch_dist.broadcast_object_list(content, src=0)
     if content[1] is not None:
-        raise _everywhere(error or content[1])
+        raise everywhere(error or content[1])
     return content[0]
 
 
 def together(call: Callable[[], T]) -> T:
-    """What a call returns on this rank; where it raises on any rank, every rank raises the same error."""
+    """What a call returns on this rank; where it raises on any rank, every rank raises the same error.
+
+    Where a model is sharded, the others may wait for this rank within the model. Then an error ends this rank at once,
+    and its heartbeat ends the others; but for the error of a reward, which is asked after the models.
+    """
     if size() == 1:
         return call()
     value, error = None, None
     try:
         value = call()
     except Exception as raised:  # the other ranks would wait for this one
+        if sharding.any_sharded() and not isinstance(raised, RewardError):
+            raise
         error = raised
-    errors = gather(_sent(error))
-    for found in errors:
+    for number, found in enumerate(gather(_sent(error))):
         if found is not None:
-            raise _everywhere(error or found)
+            raise everywhere(error if error is not None and number == rank() else found)
     return value  # type: ignore[return-value]
 
 
@@ -189,7 +195,7 @@ def _sent(error: Exception | None) -> Exception | None:
     return RunError(f"rank {rank()} failed: {type(error).__name__}: {' '.join(str(error).split())[:500]}")
 
 
-def _everywhere(error: Exception) -> Exception:
+def everywhere(error: E) -> E:
     """The error, marked as one that every rank raises, so that one of them is enough to show it."""
     error.everywhere = True  # type: ignore[attr-defined]
     return error

@@ -35,8 +35,8 @@ LOST = 8.0  # the same after a connection broke or a rank failed: most such jobs
 _PATIENCE = 4.0  # seconds that a thread or the program has for its last words
 _EXCHANGE = ("gloo", "nccl", "connection closed by peer", "connection reset by peer", "socket")
 
-say: list[Callable[[str], None]] = []  # who prints the line that ends the job; otherwise it is printed as it is
-_records: list[Callable[[RankError], None]] = []  # who writes down why it has ended
+say: list[Callable[[str], None]] = []  # calls that print the line that ends the job; otherwise it is printed as it is
+_records: list[Callable[[RankError], None]] = []  # calls that record why it has ended
 _own: Heartbeat | None = None
 
 
@@ -51,7 +51,7 @@ class Heartbeat:
     def __init__(self, store: Any, rank: int, size: int, place: str) -> None:
         self._store, self._rank, self._size, self._place = store, rank, size, place
         self._beat: dict[str, Any] = {
-            "count": 0, "host": platform.node(), "pid": os.getpid(), "parent": os.getppid(),
+            "count": 0, "host": platform.node(), "space": _process_space(), "pid": os.getpid(), "parent": os.getppid(),
             "local": int(os.environ.get("LOCAL_RANK") or rank), "error": "", "left": False, "lost": False,
         }  # fmt: skip
         self._counts, self._silence = [-1] * size, [0.0] * size
@@ -80,8 +80,9 @@ class Heartbeat:
             while not self._judged.is_set():
                 if self._hurry.wait(EVERY) and not self._beat["left"]:
                     time.sleep(EVERY / 4)
+                leaving = self._beat["left"]  # it may be set while this beat is on its way
                 self._send()
-                if self._beat["left"]:
+                if leaving:
                     return
                 self._look()
                 self._unheard = 0.0
@@ -130,7 +131,7 @@ class Heartbeat:
 
     def _sibling(self, beat: dict[str, Any]) -> bool:
         """Whether the same torchrun has started it."""
-        return (beat["host"], beat["parent"]) == (self._beat["host"], self._beat["parent"])
+        return all(beat[name] == self._beat[name] for name in ("host", "space", "parent"))
 
     def _end(self, line: str, beat: dict[str, Any] | None) -> None:
         """End the job: by the main thread if it waits for the verdict, otherwise at once."""
@@ -188,6 +189,14 @@ class Heartbeat:
             # A thread that is inside torch when the interpreter ends would abort the process.
             self._threads[0].join(_PATIENCE)
         self._over.set()
+
+
+def _process_space() -> str:
+    """Within which numbers of processes mean the same: two containers of a host may have the same host name."""
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return ""
 
 
 def _exists(pid: int) -> bool:

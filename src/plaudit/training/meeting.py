@@ -45,7 +45,7 @@ def open_store(*, serve: bool) -> Any:
 def meet(store: Any, rank: int, size: int) -> str:
     """A name that all processes of this attempt agree on, and no other attempt has.
 
-    Each process calls out with a token of its own. Rank 0 answers every token that it finds with the name: those of an
+    Each process publishes a token of its own. Rank 0 answers every token that it finds with the name: those of an
     earlier attempt as well, but nobody takes these answers. When all have taken one, the meeting is over.
 
     Raises:

@@ -29,7 +29,7 @@ class Models:
 
     tokenizer: Tokenizer
     policy: Policy  # to train, with a value head if requested
-    reference: Any  # the SFT model, frozen; it shares the policy's frozen weights
+    reference: Any  # the SFT model, frozen; it shares the policy's frozen weights, unless sharded
     reward_models: tuple[RewardModel, ...]  # frozen; several members of an ensemble, or none in a run without one
     engine: Engine
 

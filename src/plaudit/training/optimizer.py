@@ -53,7 +53,7 @@ def accumulate(
     """Set p.grad to the gradients of a batch's mean loss, a microbatch at a time.
 
     Every rank computes its share of the rows, and gets the gradients and figures of all of them. Where memory runs out,
-    it starts again with microbatches of half as many rows, for this model from now on.
+    it starts again with microbatches of half as many rows, for this model from now on; not if the model is sharded.
 
     Args:
         microbatch_size: rows of a microbatch; 0 for the whole batch at once. The result is the same.
@@ -65,7 +65,8 @@ def accumulate(
         `loss`, the mean over the batch, and the figures of the whole batch.
 
     Raises:
-        TrainingError: the loss is not finite, or there is no memory for a single row.
+        TrainingError: the loss is not finite; or there is no memory for a single row, or for a microbatch of a sharded
+            model.
     """
     rows = number_of_rows(batch)
     share = dist.rows(rows)
@@ -94,9 +95,10 @@ def _share(
             if not out_of_memory(error):
                 raise
             if size == 1 or model is None or is_sharded(model):  # other ranks would wait for more passes
+                remedy = "lower max_tokens or max_new_tokens, set train_layers or lora_rank, or use a smaller model"
+                remedy = f"lower microbatch_size to {size // 2}" if size > 1 else remedy
                 raise TrainingError(
-                    f"{where}: out of memory with {size} row{'s' * (size > 1)} in a microbatch; lower max_tokens or "
-                    "max_new_tokens, set train_layers or lora_rank, or use a smaller model"
+                    f"{where}: out of memory with {size} row{'s' * (size > 1)} in a microbatch; {remedy}"
                 ) from None
         # Outside of the handler, which keeps the tensors of the attempt alive.
         model.zero_grad(set_to_none=True)
@@ -213,5 +215,5 @@ def step(optimizer: torch.optim.Optimizer, model: Any, max_grad_norm: float, whe
     optimizer.zero_grad(set_to_none=True)
     if not math.isfinite(norm):
         of = f", in that of '{bad}'" if bad else ""
-        raise TrainingError(f"{where}: the gradient norm is {norm}{of}; lower the learning rate")
+        raise dist.everywhere(TrainingError(f"{where}: the gradient norm is {norm}{of}; lower the learning rate"))
     return norm

@@ -49,7 +49,7 @@ def write(folder: Path, tensors: Mapping[str, Tensor]) -> None:
     try:
         save(dict(tensors), storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True))
     except CheckpointException as error:
-        raise RunError(f"{folder}: {_reason(error)}") from None
+        raise dist.everywhere(RunError(f"{folder}: {_reason(error)}")) from None
 
 
 def files_of(folder: Path) -> list[str]:
