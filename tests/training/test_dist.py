@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from plaudit.batches import Responses, Rollout, join_rollouts, select_rows
+from plaudit.errors import RewardError, RunError
 from plaudit.training import dist
 from tests import ranks
 
@@ -55,6 +56,46 @@ def test_figures_are_added_and_maxima_are_kept(monkeypatch):
         dist, "gather", lambda value: [{"loss": 1.0, "ratio_max": 2.0}, {}, {"loss": 2.0, "ratio_max": 1.5}]
     )
     assert dist.added_figures({}) == {"loss": 3.0, "ratio_max": 2.0}
+
+
+@pytest.fixture
+def second_of_two(monkeypatch):
+    """A function that makes this process rank 1 of 2, whose rank 0 sends a value."""
+
+    def make(sent):
+        monkeypatch.setattr(dist, "size", lambda: 2)
+        monkeypatch.setattr(dist, "rank", lambda: 1)
+        monkeypatch.setattr(dist, "gather", lambda own: [sent, own])
+
+    return make
+
+
+def fails(error):
+    def call():
+        raise error
+
+    return call
+
+
+def test_all_ranks_raise_the_error_of_the_first_that_failed(second_of_two):
+    second_of_two(RewardError("no score"))
+    with pytest.raises(RewardError, match="no score"):
+        dist.together(fails(ValueError("odd")))
+    with pytest.raises(RewardError, match="no score"):
+        dist.together(lambda: 3)
+    second_of_two(None)
+    with pytest.raises(ValueError, match="odd"):
+        dist.together(fails(ValueError("odd")))
+
+
+def test_with_a_sharded_model_an_error_ends_its_rank_at_once(second_of_two, monkeypatch):
+    """The others may be within the model, where they wait for this rank; they meet only after a reward's error."""
+    second_of_two(RunError("of rank 0"))
+    monkeypatch.setattr("plaudit.models.sharding.any_sharded", lambda: True)
+    with pytest.raises(MemoryError):
+        dist.together(fails(MemoryError()))
+    with pytest.raises(RunError, match="of rank 0"):
+        dist.together(fails(RewardError("no score")))
 
 
 def test_joined_rollouts_have_the_rows_of_each_with_more_padding():

@@ -1,5 +1,6 @@
 """Ranks that hang, die or fail alone: the others end within seconds, with one line that says which rank, and why."""
 
+import json
 import os
 import platform
 import subprocess
@@ -140,3 +141,37 @@ def test_the_command_line_prints_what_the_second_rank_of_a_host_has_to_say(monke
         monkeypatch.setenv(name, value)
     heartbeat.say[-1]("rank 0 on HOST has died")
     assert capsys.readouterr().err.startswith("plaudit: error: rank 0 on HOST has died")
+
+
+class Store:
+    """A store in memory; it calls `meanwhile` while a beat is on its way."""
+
+    def __init__(self):
+        self.kept, self.meanwhile = {}, lambda: None
+
+    def set(self, name, value):
+        self.kept[name] = value
+        self.meanwhile()
+
+    def get(self, name):
+        return self.kept[name].encode()
+
+    def multi_get(self, names):
+        return [self.get(name) for name in names]
+
+
+def test_a_rank_that_leaves_while_a_beat_is_on_its_way_says_so(monkeypatch):
+    """Otherwise the others would take its end for its death."""
+    monkeypatch.setattr(heartbeat, "EVERY", 0.05)
+    store = Store()
+    own = heartbeat.Heartbeat(store, 0, 1, "here:1")
+
+    def leave():
+        store.meanwhile = lambda: None
+        own._beat["left"] = True
+
+    store.meanwhile = leave
+    own._threads[0].join(10)
+    own.leave("")
+    assert not own._threads[0].is_alive()
+    assert json.loads(store.kept["beat/0"])["left"]

@@ -51,6 +51,13 @@ def test_a_run_remembers_its_settings(tmp_path):
     assert "torch = " in (tmp_path / "run" / "config.toml").read_text()
 
 
+def test_a_removed_directory_may_be_made_again_by_the_same_process(tmp_path):
+    open_run(tmp_path / "run")
+    shutil.rmtree(tmp_path / "run")
+    open_run(tmp_path / "run")
+    assert (tmp_path / "run" / "config.toml").exists()
+
+
 def test_a_full_directory_is_left_untouched_without_resume_or_overwrite(tmp_path):
     finished(tmp_path / "run")
     before = snapshot(tmp_path / "run")
