@@ -12,11 +12,12 @@ FULL = ("--sharding", "full")
 
 @pytest.fixture(scope="module")
 def job(tmp_path_factory):
-    """A sharded job of two processes that nobody disturbed, and one that lost a process at its fifth call."""
+    """A sharded job of two processes that nobody disturbed, and one that lost a process after its second checkpoint."""
     job = Job(tmp_path_factory.mktemp("shards"))
     done = job.run(2, "whole", *FULL)
     assert done.code == 0, done.said
-    assert job.run(2, "died", *FULL, disturb="die 1 5").code != 0
+    assert job.run(2, "died", *FULL, disturb="die 1 7").code != 0
+    assert len(list((job.folder / "died" / "ppo" / "checkpoints").glob("step-*"))) == 2
     return job
 
 

@@ -186,8 +186,9 @@ class Heartbeat:
         self._beat["error"], self._beat["left"] = error[:500], True
         self._hurry.set()
         if not self._judged.is_set() and threading.current_thread() not in self._threads:
-            # A thread that is inside torch when the interpreter ends would abort the process.
-            self._threads[0].join(_PATIENCE)
+            # A thread that is inside torch when the interpreter ends would abort the process. It may wait for a busy
+            # store; where that is gone, `_listen` ends the process first.
+            self._threads[0].join(2 * SILENT)
         self._over.set()
 
 

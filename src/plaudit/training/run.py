@@ -51,7 +51,7 @@ class Run:
 
     path: Path
     config: Config  # as in config.toml: dtype = "auto" is replaced by the number format that it chose
-    saved_after: Container[int] = ()  # further steps, beside every `save_every`, after which to save a checkpoint
+    saved_after: Container[int] = dataclasses.field(default=(), kw_only=True)  # steps, beside every `save_every`
 
     @staticmethod
     def open(path: Path, config: Config, *, resume: bool, overwrite: bool, stages: tuple[str, ...]) -> Run:
