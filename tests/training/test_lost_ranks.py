@@ -102,6 +102,9 @@ def test_hosts_that_do_not_share_the_run_directory_are_refused(tmp_path, monkeyp
     lock.acquire(tmp_path)
     try:
         assert lock.check_shared(tmp_path) == tmp_path
+        monkeypatch.setattr(dist, "size", lambda: 2)
+        monkeypatch.setattr(dist, "gather", lambda own: [None, own])
+        monkeypatch.setattr(dist, "rank", lambda: 1)
         monkeypatch.setattr(dist, "on_main", lambda call: '{"process": 7, "host": "another", "since": "today"}')
         monkeypatch.setattr(lock, "_SHARED", 0.1)
         with pytest.raises(RunError, match="does not see the files that rank 0 writes there on another; choose an"):
