@@ -3,6 +3,7 @@
 import csv
 import itertools
 import json
+import re
 import shutil
 
 import numpy as np
@@ -102,6 +103,8 @@ def test_the_report_and_the_command_line_show_it(made, capsys):
     assert "Methods side by side" in page
     assert "64 sampled" in " ".join(page.split())
     assert page.count("<svg") >= 2
+    assert re.search(r'<p class="verdict">\s*Mean score after training: ', page)  # the run has no policy of its own
+    assert "Not in this run directory" not in page
     words = ["methods", str(made), "--methods", "ppo,dpo,best-of-n", "--seeds", "2", "--budget", "64", "--draws", "16"]
     assert main(words) == 0
     out = " ".join(capsys.readouterr().out.split())

@@ -105,6 +105,8 @@ class RunFiles:
             optional = (*optional, "reward_model/")
         if LOOP in existing and not has_policy:  # the policies are in the folders of the rounds
             optional = tuple(name for name in files if not name.startswith("sft/"))
+        if "methods.json" in existing and not has_policy:  # the policies are in the folders of the methods
+            optional = (*optional, f"{self.policy}/", "evaluation.json", "samples.jsonl", "responses.jsonl")
         self.missing = [name for name in files if name not in existing and not name.startswith(optional)]
 
     def lines(self, path: str) -> list[Line]:

@@ -19,6 +19,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from plaudit.evaluation.report.methods import name_of
 from plaudit.evaluation.report.words import interval, number, written
 from plaudit.maths.intervals import wilson
 
@@ -155,7 +156,7 @@ def methods(best: Sequence[dict[str, Any]], points: Sequence[dict[str, Any]], ke
             kl, value = columns(some, "kl_mean", key)
             axes.scatter(
                 np.clip(kl, 0, None), value, s=22, color=colour, marker="s^DvPXo<>"[i % 9], alpha=0.8, linewidths=0,
-                label=name.replace("_", "-"),
+                label=name_of(name),
             )  # fmt: skip
         axes.legend(frameon=False, fontsize=8, ncols=3, loc="lower right")
         return svg(figure, f"{title} against KL, of best-of-n and of the policies of each method")
