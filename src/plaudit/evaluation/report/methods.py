@@ -25,10 +25,12 @@ def findings(content: Mapping[str, Any]) -> list[str]:
         for row in content["at_kl"]:
             if above := row.get(f"{of}_above_best_of_n"):
                 found.setdefault(_place(above), {}).setdefault(row["method"], []).append(f"{row['kl']:g}")
-        parts = [
-            f"{place} it: {', '.join(f'{name_of(method)} at {_listed(kls)} nats' for method, kls in methods.items())}"
-            for place, methods in found.items()
-        ]
+        parts = []
+        for place, methods in found.items():
+            same: dict[str, list[str]] = {}  # methods that are there at the same KL
+            for method, kls in methods.items():
+                same.setdefault(_listed(kls), []).append(name_of(method))
+            parts.append(f"{place} it: {', '.join(f'{_listed(some)} at {kls} nats' for kls, some in same.items())}")
         if parts:
             sentences.append(f"By {what}, at the KL of best-of-n sampling, {'; '.join(parts)}.")
     if first["seeds"] == 1:
