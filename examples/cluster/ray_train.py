@@ -24,11 +24,11 @@ def train(job: dict[str, Any]) -> None:
 def main() -> None:
     """Start the workers and wait for them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--workers", type=int, default=2, help="number of worker processes")
     parser.add_argument("--gpu", action="store_true", help="a GPU for each worker")
     parser.add_argument("--storage", default="ray-results", help="folder of Ray's own files, which all hosts share")
     parser.add_argument("--out", default="runs/ray", help="run directory, which all hosts share")
-    parser.add_argument("--data", help="as in plaudit.load")
+    parser.add_argument("--data", help="training data: a built-in name, a file, a folder or a hub id")
     parser.add_argument("--config", help="a TOML file of settings, which all hosts share")
     words = parser.parse_args()
     paths = {name: Path(value).resolve() for name in ("out", "config", "storage") if (value := getattr(words, name))}

@@ -1,8 +1,8 @@
 #!/bin/bash
 # plaudit on several nodes of a Slurm cluster: sbatch examples/cluster/slurm.sh
 #
-# Five minutes before the time limit, and when it is preempted, the job saves a checkpoint and stops; it is queued again
-# until it has finished. Adapt the directives, OUT and what follows `plaudit run`.
+# Slurm sends SIGTERM five minutes before the time limit, or when it preempts the job. The job then saves a checkpoint,
+# stops, and is queued again until it has finished. Adapt the directives, OUT and what follows `plaudit run`.
 #SBATCH --job-name=plaudit
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=1
@@ -27,7 +27,7 @@ srun torchrun --nnodes "$SLURM_JOB_NUM_NODES" --nproc-per-node 8 --max-restarts 
     -m plaudit run --model HuggingFaceTB/SmolLM2-135M-Instruct --out "$OUT" $resume
 code=$?
 
-# RUN/ended.json says how a stage has ended that has not finished.
+# RUN/ended.json says why an unfinished stage ended.
 if [ $code -ne 0 ] && grep -qs '"how": "stopped"' "$OUT/ended.json"; then
     scontrol requeue "$SLURM_JOB_ID"
 fi

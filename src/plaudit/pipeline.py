@@ -19,8 +19,8 @@ from plaudit.evaluation.doctor import check_memory, with_preflight_checks
 from plaudit.evaluation.evaluate import evaluate, policy_stage, prompts_for
 from plaudit.evaluation.hacking import detect_reward_hacking
 from plaudit.evaluation.judge import open_judge
+from plaudit.evaluation.memory import longest_prompt
 from plaudit.maths.kl import bias
-from plaudit.models.chat import without_refused
 from plaudit.models.layers import number_of_frozen_layers
 from plaudit.models.loading import check_classifier, model_without_weights, window
 from plaudit.models.lora import FOLDER, check_installed
@@ -29,7 +29,7 @@ from plaudit.records import transcript
 from plaudit.rewards import AnyReward, Source, sources_of, uses_model
 from plaudit.training import dist, ending, stopping
 from plaudit.training.metrics import StepReport
-from plaudit.training.prompts import counted_prompts, rows_that_fit, training_prompts, warn_of_skipped
+from plaudit.training.prompts import counted_prompts, rows_that_fit, warn_of_skipped
 from plaudit.training.rewards import try_reward
 from plaudit.training.run import STAGES, Run
 from plaudit.training.tokenizer import open_tokenizer
@@ -153,8 +153,7 @@ def check(config: Config, path: Path, stages: tuple[str, ...], reward: AnyReward
     samples = [f"{transcript(p)} {transcript(r)}".strip() for p, r in some_texts(data.train, TEXTS)]
     try_model(name, tokenizer, samples, run.device, classifier)
     if set(stages) & set(ALGORITHMS):
-        some, _ = without_refused(training_prompts(run, tokenizer)[0][:100], tokenizer.prompt)
-        check_memory(run, stages, model, max(map(len, some), default=0))
+        check_memory(run, stages, model, longest_prompt(run, tokenizer))
     check_disk_space(run, [stage for stage in stages if stage != "evaluation"], model)
     return list(filter(None, lines))
 

@@ -59,8 +59,9 @@ class General:
     )
     sharding: str = setting(
         "none",
-        "with several processes: none gives each the whole model, as DDP does; full divides weights, gradients and "
-        "optimizer among them, as FSDP2 does, for models that are too large otherwise; slower",
+        "with several processes (torchrun): none gives each the whole model (DDP); full divides weights, gradients and "
+        "optimizer state among them (FSDP2), for a model that does not fit with its optimizer; it is slower, and "
+        "sampling still needs room for one whole model",
         choices=("none", "full"),
     )
     reward: tuple[str, ...] = setting(

@@ -13,6 +13,7 @@ from plaudit.cli import main
 from plaudit.config import build
 from plaudit.errors import ConfigError
 from plaudit.evaluation import sweep
+from plaudit.evaluation.memory import runs_that_fit
 from plaudit.evaluation.sweep import Cell, grid, stages_of, summarise
 from plaudit.training.run import Run
 
@@ -159,6 +160,13 @@ def test_the_command_trains_shared_stages_once_and_continues(tmp_path, tiny_mode
     assert main(words) == 0
     assert "ppo 1 of" not in capsys.readouterr().err
     assert before == {cell: (out / cell / "ppo" / "model.safetensors").stat().st_mtime_ns for cell in cells}
+
+
+def test_no_more_runs_at_once_than_the_memory_holds(tiny_config, tmp_path, monkeypatch):
+    runs = [Run(tmp_path / str(seed), tiny_config) for seed in range(4)]
+    for free, fitting in ((None, 4), (0, 1), (2**29, 1), (3 * 2**29, 2), (2**40, 4)):
+        monkeypatch.setattr("plaudit.evaluation.memory.memory.free", lambda device, free=free: free)
+        assert runs_that_fit(runs, "ppo") == fitting
 
 
 def test_help_names_the_flags():

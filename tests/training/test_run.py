@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -474,6 +475,19 @@ def test_the_revision_is_never_that_of_another_repository(tmp_path, monkeypatch,
     monkeypatch.setattr(versions, "__file__", str(root / "lib" / "plaudit" / "training" / "versions.py"))
     monkeypatch.setattr(versions.subprocess, "run", lambda *a, **k: pytest.fail("git was asked"))
     assert versions._revision.__wrapped__() == "unknown"
+
+
+def test_the_revision_says_that_files_were_changed(tmp_path, monkeypatch):
+    file = tmp_path / "src" / "plaudit" / "training" / "run.py"
+    file.parent.mkdir(parents=True)
+    file.write_text("")
+    for words in ("init -q", "add .", "-c user.name=a -c user.email=b commit -qm first", "tag v1"):
+        subprocess.run(["git", "-C", tmp_path, *words.split()], check=True)
+    monkeypatch.setattr(versions, "__file__", str(file))
+    revision = versions._revision.__wrapped__()
+    assert re.fullmatch("[0-9a-f]{12}", revision)
+    file.write_text("changed")
+    assert versions._revision.__wrapped__() == f"{revision}-dirty"
 
 
 def test_git_may_be_missing(monkeypatch):

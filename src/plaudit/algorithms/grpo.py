@@ -62,7 +62,7 @@ def grpo(run: Run, reward: AnyReward = None, models: Models | None = None) -> It
     Raises:
         PlauditError: as in `ppo`.
 
-    Source: Shao et al. 2024; Liu et al. 2025 for `scale_advantages` and `normalise`.
+    Source: Shao et al. 2024; Liu et al. 2025 for `scale_by` and `normalise`.
     """
     models = models or Models.load(run, "grpo", reward_model=needs_reward_model(run, reward))
     loop = RolloutLoop(run, "grpo", models, reward)

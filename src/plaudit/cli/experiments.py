@@ -51,15 +51,15 @@ def frontier(run: Path, kl_coefs: str | None, draws: int, overwrite: bool) -> No
     show_default=True,
     help="methods to compare, the first being the one that the others are compared with",
 )
-@flags.count("--seeds", low=1, default=3, help="trainings of each method, with other random numbers")
+@flags.count("--seeds", low=1, default=3, help="random seeds for each method; more give narrower intervals")
 @flags.count("--budget", low=2, default=6000, help="responses that each method samples in training")
 @flags.count("--draws", low=16, default=64, help="responses of the SFT model to each held-out prompt, for best-of-n")
 @flags.overwrite
 def methods(run: Path, names: str, seeds: int, budget: int, draws: int, overwrite: bool) -> None:
     """Train several methods at equal cost, and compare them.
 
-    Each begins with the run's SFT model, has the same reward, and samples as many responses. To continue after a stop,
-    repeat the command.
+    Each starts from the run's SFT model, has the same reward, and samples the same number of responses. The results are
+    in RUN/methods.json, RUN/methods.csv and RUN/report.html. To continue after a stop, repeat the command.
     """
     failures.must_exist(run)
 

@@ -39,10 +39,10 @@ def push(run: Path, repo: str, private: bool, token: str, only: str, dry_run: Pa
 
 @click.command("receipt", cls=flags.Command)
 @click.argument("run", type=flags.PATH, required=False, help="run directory")
-@click.option("--check", metavar="FILE", type=flags.PATH, help="train and evaluate again what this receipt is about")
+@click.option("--check", metavar="FILE", type=flags.PATH, help="receipt to check: train again with its settings")
 @click.option("--out", metavar="DIR", type=flags.PATH, default="runs/receipt", help="run directory of --check")
-@click.option("--data", metavar="NAME", default="", help="where the data lie here, for --check")
-@click.option("--judgements", metavar="NAME", default="", help="where those of the reward model lie, for --check")
+@click.option("--data", metavar="NAME", default="", help="the data here, if not where the receipt says")
+@click.option("--judgements", metavar="NAME", default="", help="the same for judgements of the reward model")
 def receipt(run: Path | None, check: Path | None, out: Path, data: str, judgements: str) -> int:
     """Write one page that documents a run, or check such a page.
 

@@ -23,11 +23,11 @@ from plaudit.training import stopping
     "--set", "sets", multiple=True, metavar="NAME=X,X,...",
     help="a setting and the values to try; repeat it for a grid: --set ppo.kl_coef=0.1,0.2 --set ppo.lr=1e-4,3e-4",
 )  # fmt: skip
-@flags.count("--seeds", low=1, default=3, help="runs of each point of the grid, --seed being the first")
-@click.option("--by", type=click.Choice(["score", "judge"]), default="score", show_default=True, help="what is best")
-@flags.count("--processes", low=1, help="runs at once, which share the cores; default: one for each two cores")
+@flags.count("--seeds", low=1, default=3, help="seeds for each combination; the first is --seed")
+@click.option("--by", type=click.Choice(["score", "judge"]), default="score", show_default=True, help="figure that decides which is best")
+@flags.count("--processes", low=1, help="runs at once; default: one for each two cores, if memory allows")
 def sweep(out: Path, sets: tuple[str, ...], seeds: int, by: str, processes: int | None, **given: Any) -> None:
-    """Train a grid of settings with seeds, and find the best.
+    """Train every combination of settings with several seeds, and compare them.
 
     Stages that a setting does not change are trained once. To continue after a stop, repeat the command.
     """
@@ -52,6 +52,7 @@ def sweep(out: Path, sets: tuple[str, ...], seeds: int, by: str, processes: int 
 
     with progress.waiting("starting"):
         from plaudit.config import build
+        from plaudit.evaluation.memory import runs_that_fit
         from plaudit.pipeline import stages_for
         from plaudit.rewards import sources_of
         from plaudit.training.run import Run
@@ -64,6 +65,11 @@ def sweep(out: Path, sets: tuple[str, ...], seeds: int, by: str, processes: int 
     files = [_settings_file(out, cell.name, cell.settings) for cell in cells]
     cores = os.cpu_count() or 1
     at_once = processes or max(1, cores // 2)
+    if not processes and at_once > 1:
+        fitting = runs_that_fit(runs, stages[-2])
+        if fitting < at_once:
+            progress.say(f"runs at once: {fitting}, not {at_once}, because of the memory; --processes sets their number")
+            at_once = fitting
     stopped: dict[str, str] = {}
     for stage in stages:
         alive = [run for run in runs if run.path.name not in stopped]

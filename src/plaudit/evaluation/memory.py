@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+from plaudit.models.chat import without_refused
 from plaudit.models.fast.activations import MAPPED_FROM
 from plaudit.models.fast.head import logits_at_once
 from plaudit.models.layers import layers, number_of_frozen_layers
+from plaudit.models.loading import model_without_weights
+from plaudit.models.tokenizer import Tokenizer
+from plaudit.training import memory
+from plaudit.training.prompts import training_prompts
 from plaudit.training.rewards import REFERENCE_SAMPLES
 from plaudit.training.run import Run
+from plaudit.training.tokenizer import open_tokenizer
 
 # float32 numbers that a layer keeps for the backward pass, a token and unit of width (counted for GPT-2), and copies of
 # the logits that exist at once: in a loss with its gradient, and in a rollout with its KL and entropy.
 _KEPT, _LOSS_COPIES, _ROLLOUT_COPIES = 18, 4, 5
+_PROGRAM = 2**29  # bytes of Python and its libraries
 
 
 def memory_needed(run: Run, lm: Any, prompt: int, policy: str = "ppo") -> int:
@@ -64,3 +72,24 @@ def memory_needed(run: Run, lm: Any, prompt: int, policy: str = "ppo") -> int:
         # While the last of them is opened: in the file and out of it.
         learns(ppo) + (reward.members - 1) * learns(reward) + 3 * weights,
     )
+
+
+def longest_prompt(run: Run, tokenizer: Tokenizer) -> int:
+    """Tokens of the longest of some prompts of the run, at most 100."""
+    some, _ = without_refused(training_prompts(run, tokenizer)[0][:100], tokenizer.prompt)
+    return max(map(len, some), default=0)
+
+
+def runs_that_fit(runs: Sequence[Run], policy: str) -> int:
+    """How many of these runs the free memory holds at once: at least 1, and all of them where it is not known.
+
+    `policy` is the algorithm that they train.
+    """
+    free = memory.free(runs[0].device)
+    if free is None:
+        return len(runs)
+    needed = 0
+    for run in runs:
+        prompt = longest_prompt(run, open_tokenizer(run, run.config.model))
+        needed = max(needed, memory_needed(run, model_without_weights(run.config.model), prompt, policy))
+    return max(1, min(len(runs), free // (needed + _PROGRAM)))

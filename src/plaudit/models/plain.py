@@ -24,7 +24,7 @@ from plaudit.models.sharding import collect, is_sharded, is_share, local, norm, 
 _ROWS = 16  # rows whose logits over the vocabulary exist together where no gradient is needed
 
 
-class Comparison(NamedTuple):
+class TokenFigures(NamedTuple):
     """What a model and a reference say about N response tokens, in nats."""
 
     logprobs: Tensor  # (N,) of the tokens under the model
@@ -102,12 +102,12 @@ class PlainEngine:
 
     def compare(
         self, lm: Any, reference: Any, responses: Responses, temperature: float = 1.0, *, gradient: bool = False
-    ) -> Comparison:
+    ) -> TokenFigures:
         """What `lm` and `reference` say about the N response tokens; `gradient` keeps the graph of what `lm` says."""
         with nullcontext() if gradient else torch.no_grad():
             return self._compare(lm, reference, responses, temperature)
 
-    def _compare(self, lm: Any, reference: Any, responses: Responses, temperature: float) -> Comparison:
+    def _compare(self, lm: Any, reference: Any, responses: Responses, temperature: float) -> TokenFigures:
         parts = []
         batch = (responses.ids, responses.attention_mask, responses.response_mask)
         # Processes that share a model make as many passes, however many rows they have.
@@ -117,7 +117,7 @@ class PlainEngine:
             with torch.no_grad():
                 ref_logits, _ = self.response_logits(reference, ids, attention_mask, mask, temperature)
             parts.append((*compare_logits(logits, ref_logits, ids[:, -mask.shape[1] :][mask]), states))
-        return Comparison(*(torch.cat(column) for column in zip(*parts, strict=True)))
+        return TokenFigures(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
     @torch.no_grad()
     def top_tokens(
@@ -189,7 +189,7 @@ def autocast(model: nn.Module, dtype: torch.dtype) -> AbstractContextManager[Any
 def compare_logits(
     logits: Float[Tensor, "N V"], ref_logits: Float[Tensor, "N V"], tokens: Int[Tensor, "N"]
 ) -> tuple[Float[Tensor, "N"], Float[Tensor, "N"], Float[Tensor, "N"], Float[Tensor, "N"]]:
-    """The first four figures of a `Comparison` from the logits that predict the tokens."""
+    """The first four figures of a `TokenFigures` from the logits that predict the tokens."""
     logp, ref_logp = torch.log_softmax(logits, dim=-1), torch.log_softmax(ref_logits, dim=-1)
     logprobs, ref_logprobs = (x.gather(1, tokens[:, None]).squeeze(1) for x in (logp, ref_logp))
     return logprobs, ref_logprobs, kl_of_logprobs(logp, ref_logp), entropy_of_logprobs(logp)

@@ -37,11 +37,11 @@ def made_with(sharding: str) -> dict[str, Any]:
 
 @functools.cache
 def _revision() -> str:
-    """The commit of plaudit's own repository; "unknown" where it is installed from a package."""
+    """The commit of plaudit's own repository, with "-dirty" where files were changed since; "unknown" in a package."""
     root = Path(__file__).parents[3]
     if not (root / ".git").exists() or not (root / "src" / "plaudit" / "training" / "run.py").exists():
         return "unknown"
-    command = ["git", "-C", str(root), "rev-parse", "--short=12", "HEAD"]
+    command = ["git", "-C", str(root), "describe", "--always", "--exclude=*", "--dirty", "--abbrev=12"]
     try:
         git = subprocess.run(command, capture_output=True, text=True, check=False)
     except OSError:  # git is not installed

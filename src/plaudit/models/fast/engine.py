@@ -22,7 +22,7 @@ from plaudit.models.fast.optimizer import SlicedAdamW
 from plaudit.models.fast.packing import pack
 from plaudit.models.fast.precision import matrices, restore, round_frozen
 from plaudit.models.layers import layers
-from plaudit.models.plain import Comparison, autocast, compare_logits, top_of_logits
+from plaudit.models.plain import TokenFigures, autocast, compare_logits, top_of_logits
 from plaudit.models.sharding import collect, is_sharded, unsharded
 
 _BYTES = 4  # of a token in the name of a text
@@ -140,7 +140,7 @@ class FastEngine:
 
     def compare(
         self, lm: Any, reference: Any, responses: Responses, temperature: float = 1.0, *, gradient: bool = False
-    ) -> Comparison:
+    ) -> TokenFigures:
         """What `lm` and `reference` say about the N response tokens; `gradient` keeps the graph of what `lm` says."""
         ids, attention_mask, mask = responses.ids, responses.attention_mask, responses.response_mask
         wanted, head, ref_head = predicting(mask, ids.shape[1]), self._head(lm), self._head(reference)
@@ -157,7 +157,7 @@ class FastEngine:
                 )
             ]
         logprobs, ref_logprobs, kl, entropy = (torch.cat(column) for column in zip(*parts, strict=True))
-        return Comparison(logprobs, ref_logprobs, kl, entropy, states)
+        return TokenFigures(logprobs, ref_logprobs, kl, entropy, states)
 
     @torch.no_grad()
     def top_tokens(
