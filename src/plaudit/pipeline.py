@@ -132,9 +132,7 @@ def check(config: Config, path: Path, stages: tuple[str, ...], reward: AnyReward
     for stage in policies:
         settings = getattr(config, stage)
         if getattr(settings, "kl_coef", 0) and (wrong := bias(settings.kl_estimator, settings.kl_in)):
-            lines.append(
-                f"{stage}: the gradient of the penalty {settings.kl_estimator} in the {settings.kl_in} {wrong}"
-            )
+            lines.append(f"{stage}: {wrong}")
         if run.reads_judgements(stage):
             lines.append(run.judged.warning if run.judged is not data else "")
             read, left_out = read_judgements(run.judged.train, tokenizer, min(settings.max_tokens, limit), stage=stage)

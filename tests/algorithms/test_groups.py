@@ -185,6 +185,9 @@ def test_a_biased_gradient_is_named_before_training(make, settings, words):
     lines = [line for line in check(run.config, run.path, ("grpo",)) if "penalty" in line]
     assert len(lines) == bool(words)
     assert all(words.replace("\\", "") in line for line in lines)
+    first, *later = [report.warnings for report in grpo(run, low_letters)]
+    assert [f"grpo: {line}" for line in first] == lines
+    assert not any(later)
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)

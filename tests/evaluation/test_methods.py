@@ -11,12 +11,12 @@ import pytest
 
 from plaudit.config import POLICIES, build
 from plaudit.errors import ConfigError, RunError
-from plaudit.evaluation.methods import CONTROL, METHODS, Trained, at_kl, compared, config_of, methods, parse
+from plaudit.evaluation.comparison import Trained, at_kl, compared, passed
+from plaudit.evaluation.methods import CONTROL, METHODS, config_of, methods, parse
 from plaudit.training.checkpoint import due
 from plaudit.training.run import Run
 
 NAMES = ("ppo", "dpo", "best-of-n")
-FILES = ("methods.json", "methods.csv", "report.html")
 
 
 def copy_of(finished_run, path, **settings):
@@ -79,6 +79,15 @@ def test_the_figures_are_means_over_seeds_and_paired_differences(made):
     lines = list(csv.DictReader((made / "methods.csv").read_text().splitlines()))
     assert [line["seed"] for line in lines] == ["1", "2", "mean"] * 3
     assert float(lines[2]["score_mean"]) == rows["ppo"]["score_mean"]
+    for number, name in ((5, "dpo"), (8, "best_of_n")):
+        for of in ("score", "judge", "kl", "length"):
+            difference = rows[name][f"{of}_difference"]
+            ends = [lines[number][f"{of}_difference_{end}"] for end in ("low", "high")]
+            assert list(map(float, ends)) == difference["ci95"]
+    at_equal_kl = list(csv.DictReader((made / "methods-at-kl.csv").read_text().splitlines()))
+    assert [(float(line["kl"]), line["method"]) for line in at_equal_kl] == [
+        (row["kl"], row["method"]) for row in content["at_kl"]
+    ]
 
 
 def test_the_first_seed_of_a_method_is_the_run_itself(made, finished_run):
@@ -139,6 +148,7 @@ def test_a_budget_below_a_batch_is_refused():
 
 
 def policy(kl, score, n=400, seed=0):
+    """Figures of a policy with this KL and this mean score."""
     noise = np.random.default_rng(seed).normal(0, 0.05, n)
     return {
         "kl": np.full(n, kl), "score": score + noise, "length": np.full(n, 9.0),
@@ -161,6 +171,20 @@ def test_at_equal_kl_a_method_is_read_between_its_policies():
     assert low <= 0 <= high
     low, high = rows["far"]["score_above_best_of_n"]["ci95"]
     assert low < high < -0.1
+    assert rows["near"]["score_difference"] == {"mean": 0.0, "ci95": [0.0, 0.0]}
+    low, high = rows["far"]["score_difference"]["ci95"]
+    assert low < rows["far"]["score"] - rows["near"]["score"] < high < 0
+    beyond = {row["method"]: row for row in at_kl(groups, {n: curve[n] for n in (1, 2)}, 2.0, 1)}
+    assert beyond["far"]["score_difference"] == rows["far"]["score_difference"]
+    assert "score_above_best_of_n" not in beyond["far"]  # best-of-2 has 1 nat
+
+
+def test_a_kl_is_passed_where_training_first_reaches_it():
+    points = {0: policy(0, 0.0)} | {step: policy(kl, 0.1 * step) for step, kl in enumerate((1.0, 3.0, 1.5, 4.0), 1)}
+    training = Trained("a", 1, points, 1.0)
+    for kl, steps in ((0.5, None), (1.0, (1, 2)), (2.0, (1, 2)), (3.5, (3, 4)), (4.5, None)):
+        assert passed(training, kl) == (steps and tuple(points[step] for step in steps))
+    assert passed(Trained("a", 1, {0: points[0], 1: points[2], 2: points[3], 3: points[4]}, 1.0), 2.0) is None
 
 
 def test_policies_are_measured_often_at_first(made):

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from plaudit.training.metrics import StepReport
     from plaudit.training.run import Run
 
+_said: set[str] = set()  # warnings of this process before the stages began
 _SHOWN = {  # figures of a step, the most important first; a narrow terminal shows fewer
     "sft": ("loss",),
     "reward_model": ("loss", "accuracy"),
@@ -90,6 +91,7 @@ def say(line: str) -> None:
 
 def warn(line: str) -> None:
     """A warning before the stages begin."""
+    _said.add(line)
     new_console(stderr=True).print(f"WARNING: {line}", style="bold red", soft_wrap=True)
 
 
@@ -183,6 +185,8 @@ def watch(reports: Iterable[StepReport], title: str, console: Console | None = N
             what = title if step < total else f"{title}: finishing"
             bar.update(task, description=what, total=total, completed=step, figures=figures, until=now + left)
             for warning in report.warnings:
+                if f"{title}: {warning}" in _said:
+                    continue
                 console.print(f"{title}: WARNING: {warning}", style="bold red", soft_wrap=True)
             new_tenth, tenth = 10 * step // total > tenth, 10 * step // total
             if lines and (new_tenth or now > printed + _QUIET):

@@ -41,6 +41,7 @@ def figures(answers: Answers, verdicts: np.ndarray | None, seed: int) -> dict[st
         "score_ci95": bootstrap_ci95(answers.scores, seed),
         "judge_positive": None if verdicts is None else float((verdicts > 0.5).mean()),
         "kl_mean": float(answers.kl.mean()),
+        "kl_ci95": bootstrap_ci95(answers.kl, seed),
         "perplexity_ref": perplexity,
         "distinct_1": distinct(answers.tokens, 1),
         "distinct_2": distinct(answers.tokens, 2),

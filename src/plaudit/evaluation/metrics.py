@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from scipy.stats import bootstrap
+from scipy.stats import bootstrap, t
 
 from plaudit import rng
 
@@ -61,30 +61,42 @@ def resamples(n: int, seed: int) -> np.ndarray:
     return np.stack([np.bincount(row, minlength=n) for row in draws]) / n
 
 
-def crossed_ci95(values: np.ndarray, seed: int) -> tuple[float, float]:
-    """95% percentile interval of the mean of values (S, N) of S seeds on the same N prompts, resampling both.
+def over_seeds_ci95(groups: Sequence[np.ndarray], prompts: Sequence[Sequence[Any]] = ()) -> tuple[float, float]:
+    """95% interval of the mean of the groups' means, for other seeds and other prompts.
 
-    A resample has the same prompts for every seed, because what is hard about a prompt is so for all of them.
+    Args:
+        groups: (N,) the values of a seed, one a prompt; N may differ. Each seed counts the same.
+        prompts: the N prompts of each seed, by which seeds share them; by default all seeds have the same ones.
+
+    The variance is clustered by seeds and by prompts; what is random in a single answer is in both parts, so that the
+    interval is rather too wide. Source: Cameron, Gelbach and Miller 2011.
     """
-    seeds = len(values)
-    draws = rng.generator(seed, "evaluation", 0, "seeds").integers(seeds, size=(_RESAMPLES, seeds))
-    each = resamples(values.shape[1], seed) @ values.T
-    means = np.take_along_axis(each, draws, axis=1).mean(1)
-    low, high = np.quantile(means, [0.025, 0.975])
-    return float(low), float(high)
+    seeds = len(groups)
+    shares: dict[Any, float] = {}  # of the overall mean's deviation, by prompt
+    for number, values in enumerate(groups):
+        names = prompts[number] if prompts else range(len(values))
+        for name, deviation in zip(names, (values - values.mean()) / (len(values) * seeds), strict=True):
+            shares[name] = shares.get(name, 0.0) + float(deviation)
+    of_prompts = sum(share**2 for share in shares.values())
+    return seeds_and_prompts_ci95(np.array([values.mean() for values in groups]), of_prompts, len(shares))
 
 
-def hierarchical_ci95(groups: Sequence[np.ndarray], seed: int) -> tuple[float, float]:
-    """95% percentile interval of the mean of the groups' means, resampling groups and then the values (N,) in each.
+def seeds_and_prompts_ci95(means: np.ndarray, of_prompts: float, n: int) -> tuple[float, float]:
+    """95% interval of the mean of `means` (S,), one for each seed.
 
-    A group is a seed, and its values are those of N prompts. Each seed counts the same, whatever its N.
+    Args:
+        of_prompts: variance of that mean over the choice of the `n` prompts.
+
+    With few seeds their spread is itself uncertain, so the interval is Student's, with the degrees of freedom of a sum
+    of variances (Satterthwaite 1946): 2 for three seeds that differ much, and many for seeds that agree. With one seed
+    it is over prompts only.
     """
-    # Not scipy.stats.bootstrap: it resamples on one level only.
-    draw = rng.generator(seed, "evaluation", 0, "hierarchical bootstrap")
-    means = np.empty((_RESAMPLES, len(groups)))
-    for row in means:
-        for place, group in enumerate(draw.integers(len(groups), size=len(groups))):
-            values = groups[group]
-            row[place] = values[draw.integers(len(values), size=len(values))].mean()
-    low, high = np.quantile(means.mean(axis=1), [0.025, 0.975])
-    return float(low), float(high)
+    parts = [(of_prompts, max(n - 1, 1))]
+    if len(means) > 1:
+        parts.append((float(means.var(ddof=1)) / len(means), len(means) - 1))
+    total, centre = sum(part for part, _ in parts), float(means.mean())
+    if not total > 0:
+        return centre, centre
+    freedom = total**2 / sum(part**2 / degrees for part, degrees in parts)
+    half = float(t.ppf(0.975, freedom)) * math.sqrt(total)
+    return centre - half, centre + half

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from plaudit.evaluation.metrics import hierarchical_ci95, strict
+from plaudit.evaluation.metrics import over_seeds_ci95, strict
 from plaudit.evaluation.report.words import number, policy_of
 from plaudit.files import write_json
 from plaudit.training.metrics import read_jsonl
@@ -28,6 +28,7 @@ def summarise(directory: Path, runs: list[Run], stopped: dict[int, str]) -> dict
     """
     rows: list[dict[str, Any]] = []
     groups: dict[str, list[np.ndarray]] = {"score_difference": [], "judge_difference": []}
+    prompts: dict[str, list[list[Any]]] = {name: [] for name in groups}
     for run in runs:
         seed = run.config.seed
         if seed in stopped:
@@ -35,18 +36,21 @@ def summarise(directory: Path, runs: list[Run], stopped: dict[int, str]) -> dict
             continue
         rows.append({"seed": seed, **row_of(run)})
         lines = read_jsonl(run.path / "responses.jsonl")
-        pairs = [(number(line, "policy_score"), number(line, "sft_score")) for line in lines]
-        differences = [after - before for after, before in pairs if after is not None and before is not None]
-        groups["score_difference"] += [np.array(differences)] if differences else []
+        pairs = [(line["prompt"], number(line, "policy_score"), number(line, "sft_score")) for line in lines]
+        differences = [(p, after - before) for p, after, before in pairs if after is not None and before is not None]
+        if differences:
+            prompts["score_difference"].append([prompt for prompt, _ in differences])
+            groups["score_difference"].append(np.array([difference for _, difference in differences]))
         if rows[-1]["judge"] is not None:
             policy, sft = (np.array([line[f"{model}_judge"] for line in lines]) > 0.5 for model in ("policy", "sft"))
+            prompts["judge_difference"].append([line["prompt"] for line in lines])
             groups["judge_difference"].append(policy - sft.astype(float))
     for name in _ONE_PER_SEED:
         groups[name] = [np.array([row[name]]) for row in rows if row.get(name) is not None]
     means = {
         name: {
             "mean": float(np.mean([g.mean() for g in each])),
-            "ci95": list(hierarchical_ci95(each, runs[0].config.seed)) if sum(map(len, each)) > 1 else None,
+            "ci95": list(over_seeds_ci95(each, prompts.get(name, ()))) if sum(map(len, each)) > 1 else None,
         }
         for name, each in groups.items()
         if each

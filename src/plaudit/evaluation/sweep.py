@@ -22,7 +22,7 @@ import numpy as np
 
 from plaudit.config import POLICIES, build, read_saved, resolve
 from plaudit.errors import ConfigError, RunError
-from plaudit.evaluation.metrics import hierarchical_ci95, strict
+from plaudit.evaluation.metrics import over_seeds_ci95, strict
 from plaudit.evaluation.report.words import number
 from plaudit.evaluation.seeds import row_of
 from plaudit.files import link_or_copy, partial_of, write_atomic, write_json
@@ -157,7 +157,7 @@ def summarise(directory: Path, cells: Sequence[tuple[Cell, Run]], stopped: dict[
         prompts; the best; and a warning where others are within noise of it.
     """
     rows: list[dict[str, Any]] = []
-    values, prompts = dict[str, dict[int, np.ndarray]](), dict[int, set[tuple[str, ...]]]()
+    values, prompts = dict[str, dict[int, np.ndarray]](), dict[int, set[tuple[Any, ...]]]()
     for cell, run in cells:
         if cell.name in stopped:
             rows.append({"point": cell.point, "seed": cell.seed, "diverged": stopped[cell.name]})
@@ -177,7 +177,7 @@ def summarise(directory: Path, cells: Sequence[tuple[Cell, Run]], stopped: dict[
         raise ConfigError("the points have different held-out prompts, so they cannot be compared in pairs")
     means = {point: float(np.mean([v.mean() for v in of.values()])) for point, of in whole.items()}
     best = max(means, key=lambda point: means[point], default="")
-    first = cells[0][1].config.seed
+    asked = [next(iter(prompts[seed])) for seed in sorted(seeds)] if whole else []
     points: list[dict[str, Any]] = []
     for point, of in whole.items():
         apart = [of[seed].astype(float) - whole[best][seed] for seed in sorted(seeds)]
@@ -186,10 +186,10 @@ def summarise(directory: Path, cells: Sequence[tuple[Cell, Run]], stopped: dict[
                 "point": point,
                 "mean": means[point],
                 "kl": float(np.mean([row["kl"] for row in rows if row["point"] == point])),
-                "ci95": list(hierarchical_ci95([v.astype(float) for v in of.values()], first)),
+                "ci95": list(over_seeds_ci95([of[seed].astype(float) for seed in sorted(seeds)], asked)),
                 "below_best": {
                     "mean": float(np.mean([a.mean() for a in apart])),
-                    "ci95": [0.0, 0.0] if point == best else list(hierarchical_ci95(apart, first)),
+                    "ci95": [0.0, 0.0] if point == best else list(over_seeds_ci95(apart, asked)),
                 },
             }
         )

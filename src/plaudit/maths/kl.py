@@ -29,14 +29,17 @@ def bias(estimator: str, place: str) -> str:
 
     Source: arXiv 2506.09477; tests/proofs/test_groups.py computes each by enumeration.
     """
-    if place == "reward":
-        return "" if estimator == "k1" else "is not that of KL: only k1 is unbiased in the reward"
-    return {
+    if (estimator, place) == ("k1", "reward"):
+        return ""
+    of_tokens = "is that of KL at each token, without its effect on the tokens that follow"
+    in_loss = {
         "k1": "is 0 on average: use k2 or full, or kl_in = reward",
-        "k2": "is that of KL at each token, without its effect on the tokens that follow",
+        "k2": of_tokens,
         "k3": "is that of KL(reference || policy), not of KL(policy || reference)",
-        "full": "is that of KL at each token, without its effect on the tokens that follow",
-    }[estimator]
+        "full": of_tokens,
+    }
+    wrong = in_loss[estimator] if place == "loss" else "is not that of KL: only k1 is unbiased in the reward"
+    return f"the gradient of the penalty {estimator} in the {place} {wrong}"
 
 
 SAMPLED = {"k1": kl_k1, "k2": kl_k2, "k3": kl_k3}  # estimators that need the sampled token alone

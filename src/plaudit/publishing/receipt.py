@@ -85,7 +85,7 @@ def content_of(run: Run) -> dict[str, Any]:
     for side, name in _SIDES.items():
         for key, what in _FIGURES.items():
             if (value := number(evaluation[side], key)) is not None:
-                ends = interval(evaluation[side], "score_ci95") if key == "score_mean" else None
+                ends = interval(evaluation[side], f"{key.removesuffix('_mean')}_ci95")
                 ends = wilson(round(value * prompts), prompts) if key == "judge_positive" else ends
                 figures[f"{what}, {name}"] = [value, *(ends or (None, None))]
     if "reward_model" in stages:

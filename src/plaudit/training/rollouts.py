@@ -15,7 +15,7 @@ from plaudit import rng
 from plaudit.batches import Responses, Rollout, cut
 from plaudit.data.text import distinct
 from plaudit.errors import RewardError
-from plaudit.maths.kl import adapt_kl_coef
+from plaudit.maths.kl import adapt_kl_coef, bias
 from plaudit.maths.losses import Loss
 from plaudit.maths.masked import float64, masked_mean, unflatten
 from plaudit.models.loading import window
@@ -280,7 +280,8 @@ class RolloutLoop:
         prompts = [tokenizer.text(prompt) for prompt in ids]
         texts = [tokenizer.continuation(p, t) for p, t in zip(ids, tokens, strict=True)]
         sample = (prompts[0], texts[0])
-        notes = (*self._checkpoints.take_notes(), *take_notes(self._models.policy))
+        wrong = bias(settings.kl_estimator, settings.kl_in) if settings.kl_coef and number == 1 else ""
+        notes = (*filter(None, [wrong]), *self._checkpoints.take_notes(), *take_notes(self._models.policy))
         report = StepReport(self._stage, number, settings.iterations, metrics, timing, notes, sample)
         self._log.append(report)
         report = self._track(report)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from plaudit.evaluation.report.words import bracketed, interval, number, written
 
 HEADS = ("", "score", "difference", "judged positive", "KL", "distinct", "length", "seconds")
-AT_KL_HEADS = ("KL", "", "score", "against best-of-n sampling", "judged positive", "against best-of-n sampling")
+AT_KL_HEADS = ("KL", "", "score", "difference", "to best-of-n", "judged positive", "difference", "to best-of-n")
 
 
 def findings(content: Mapping[str, Any]) -> list[str]:
-    """What `methods.json` shows, in sentences: the order by score, and how methods compare with best-of-n sampling."""
+    """What `methods.json` shows, in sentences: the order by score, and comparisons at equal KL."""
     rows = sorted(content["methods"], key=lambda row: -row["score_mean"])
     named = [f"{name_of(row['method'])} {written(row['score_mean'], '{:.2f}')}" for row in rows]
     sentences = [f"Mean score after training: {', '.join(named)}."]
@@ -21,21 +21,28 @@ def findings(content: Mapping[str, Any]) -> list[str]:
     if near:
         sentences.append(f"Within noise of {name_of(first['method'])}: {', '.join(map(name_of, near))}.")
     for of, what in (("score", "score"), ("judge", "share judged positive")):
-        found: dict[str, dict[str, list[str]]] = {}
-        for row in content["at_kl"]:
-            if above := row.get(f"{of}_above_best_of_n"):
-                found.setdefault(_place(above), {}).setdefault(row["method"], []).append(f"{row['kl']:g}")
-        parts = []
-        for place, methods in found.items():
-            same: dict[str, list[str]] = {}  # methods that are there at the same KL
-            for method, kls in methods.items():
-                same.setdefault(_listed(kls), []).append(name_of(method))
-            parts.append(f"{place} it: {', '.join(f'{_listed(some)} at {kls} nats' for kls, some in same.items())}")
-        if parts:
-            sentences.append(f"By {what}, at the KL of best-of-n sampling, {'; '.join(parts)}.")
+        others = {"above_best_of_n": "best-of-n sampling", "difference": name_of(first["method"])}
+        for key, other in others.items():
+            compared = [row for row in content["at_kl"] if name_of(row["method"]) != other and row.get(f"{of}_{key}")]
+            if compared:
+                sentences.append(f"By {what}, at the same KL as {other}, {_places(compared, f'{of}_{key}')}.")
     if first["seeds"] == 1:
         sentences.append("One seed only: the intervals are over prompts, and another seed may lie outside of them.")
     return sentences
+
+
+def _places(rows: Sequence[Mapping[str, Any]], key: str) -> str:
+    """Which methods are above, level with and below what they are compared with, and at which KL."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for row in rows:
+        found.setdefault(_place(row[key]), {}).setdefault(row["method"], []).append(f"{row['kl']:g}")
+    parts = []
+    for place, methods in found.items():
+        same: dict[str, list[str]] = {}  # methods that are there at the same KL
+        for method, kls in methods.items():
+            same.setdefault(_listed(kls), []).append(name_of(method))
+        parts.append(f"{place} it: {', '.join(f'{_listed(some)} at {kls} nats' for kls, some in same.items())}")
+    return "; ".join(parts)
 
 
 def _place(difference: Mapping[str, Any]) -> str:
@@ -59,15 +66,11 @@ def name_of(method: str) -> str:
 def cells(row: Mapping[str, Any]) -> tuple[str, ...]:
     """A method of `methods.json` as cells under `HEADS`, with its intervals."""
     found = [name_of(row["method"])]
-    for key in ("score_mean", "judge_positive", "kl_mean"):
-        of = key.partition("_")[0]
+    for key in ("score_mean", "judge_positive", "kl_mean", "distinct_2"):
+        of = key if key == "distinct_2" else key.partition("_")[0]
         found.append(f"{written(number(row, key), '{:.2f}')} {bracketed(interval(row, f'{of}_ci95'))}".rstrip())
-    difference = row.get("score_difference") or {}
-    if not any(interval(difference, "ci95") or ()):  # the one that the others are compared with
-        difference = {}
-    apart = f"{written(number(difference, 'mean'), '{:+.2f}')} {bracketed(interval(difference, 'ci95'), '{:+.2f}')}"
-    found.insert(2, apart.rstrip())
-    forms = {"distinct_2": "{:.2f}", "length_mean": "{:.1f}", "seconds": "{:.0f}"}
+    found.insert(2, _difference(row.get("score_difference")))
+    forms = {"length_mean": "{:.1f}", "seconds": "{:.0f}"}
     return (*found, *(written(number(row, key), form) for key, form in forms.items()))
 
 
@@ -75,7 +78,14 @@ def at_kl_cells(row: Mapping[str, Any]) -> tuple[str, ...]:
     """A method at one KL as cells under `AT_KL_HEADS`."""
     found = [f"{row['kl']:g}", name_of(row["method"])]
     for of in ("score", "judge"):
-        above = row.get(f"{of}_above_best_of_n") or {}
-        apart = f"{written(number(above, 'mean'), '{:+.2f}')} {bracketed(interval(above, 'ci95'), '{:+.2f}')}"
-        found += [written(number(row, of), "{:.2f}"), apart.rstrip()]
+        found.append(written(number(row, of), "{:.2f}"))
+        found += [_difference(row.get(f"{of}_{what}")) for what in ("difference", "above_best_of_n")]
     return tuple(found)
+
+
+def _difference(content: Any) -> str:
+    """A difference with its interval; "" where there is none, or for what the others are compared with."""
+    ends = interval(content or {}, "ci95")
+    if not any(ends or ()):
+        return ""
+    return f"{written(number(content, 'mean'), '{:+.2f}')} {bracketed(ends, '{:+.2f}')}"
