@@ -51,19 +51,19 @@ def test_resamples_are_the_ones_of_the_bootstrap():
 
 
 @pytest.mark.parametrize("seeds", [2, 3, 10])
-@pytest.mark.parametrize("of_seeds", [0.0, 0.05, 0.5])
+@pytest.mark.parametrize("of_seeds", [0.0, 0.1, 0.5])
 @pytest.mark.parametrize("shared", [True, False])
 def test_an_interval_over_seeds_covers_the_truth(seeds, of_seeds, shared):
-    """In at least 95% of 1,000 experiments, whether seeds or prompts differ more, and with few seeds too."""
+    """In at least 95% of 400 experiments, whether seeds or prompts differ more, and with few seeds too."""
     draw = np.random.default_rng(0)
     covered, n = 0, 40
-    for _ in range(1000):
+    for _ in range(400):
         hard = draw.normal(0, 0.4, (1, n) if shared else (seeds, n))
         values = 0.3 + draw.normal(0, of_seeds, (seeds, 1)) + hard + draw.normal(0, 0.2, (seeds, n))
         prompts = () if shared else [[(seed, i) for i in range(n)] for seed in range(seeds)]
         low, high = over_seeds_ci95(list(values), prompts)
         covered += low <= 0.3 <= high
-    assert covered >= 937  # two standard errors of a binomial below 950
+    assert covered >= 371  # two standard errors of a binomial below 380
 
 
 def test_an_interval_over_one_seed_is_that_over_prompts():
@@ -79,7 +79,7 @@ def test_an_interval_over_seeds_weighs_each_seed_the_same():
     assert (high - low) / 2 == pytest.approx(12.706 * 0.5, rel=1e-3)  # Student's with one degree of freedom
     values = np.random.default_rng(0).normal(size=30)
     same, other = over_seeds_ci95([values, values]), over_seeds_ci95([values, values], [range(30), range(30, 60)])
-    assert same[1] - same[0] == pytest.approx(2**0.5 * (other[1] - other[0]))
+    assert same[1] - same[0] == pytest.approx(2**0.5 * (other[1] - other[0]), rel=0.03)  # 29 degrees and 59
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf"), np.float64("inf")])

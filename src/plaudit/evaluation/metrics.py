@@ -87,16 +87,11 @@ def seeds_and_prompts_ci95(means: np.ndarray, of_prompts: float, n: int) -> tupl
     Args:
         of_prompts: variance of that mean over the choice of the `n` prompts.
 
-    With few seeds their spread is itself uncertain, so the interval is Student's, with the degrees of freedom of a sum
-    of variances (Satterthwaite 1946): 2 for three seeds that differ much, and many for seeds that agree. With one seed
-    it is over prompts only.
+    Half of its width is the root of the squared half-widths over seeds alone and over prompts alone (Zou and Donner
+    2008). The one over seeds is Student's: with three seeds 4.3 standard errors. With one seed it is over prompts only.
     """
-    parts = [(of_prompts, max(n - 1, 1))]
-    if len(means) > 1:
-        parts.append((float(means.var(ddof=1)) / len(means), len(means) - 1))
-    total, centre = sum(part for part, _ in parts), float(means.mean())
-    if not total > 0:
-        return centre, centre
-    freedom = total**2 / sum(part**2 / degrees for part, degrees in parts)
-    half = float(t.ppf(0.975, freedom)) * math.sqrt(total)
+    halves = [float(t.ppf(0.975, max(n - 1, 1))) * math.sqrt(of_prompts)]
+    if (seeds := len(means)) > 1:
+        halves.append(float(t.ppf(0.975, seeds - 1) * means.std(ddof=1)) / math.sqrt(seeds))
+    centre, half = float(means.mean()), math.hypot(*halves)
     return centre - half, centre + half

@@ -17,15 +17,17 @@ def findings(content: Mapping[str, Any]) -> list[str]:
     named = [f"{name_of(row['method'])} {written(row['score_mean'], '{:.2f}')}" for row in rows]
     sentences = [f"Mean score after training: {', '.join(named)}."]
     first = content["methods"][0]
-    near = [row["method"] for row in content["methods"][1:] if _place(row["score_difference"]) == "level with"]
+    near = [row["method"] for row in content["methods"][1:] if _place(row["score_difference"]) == "within noise of"]
     if near:
         sentences.append(f"Within noise of {name_of(first['method'])}: {', '.join(map(name_of, near))}.")
-    for of, what in (("score", "score"), ("judge", "share judged positive")):
-        others = {"above_best_of_n": "best-of-n sampling", "difference": name_of(first["method"])}
-        for key, other in others.items():
-            compared = [row for row in content["at_kl"] if name_of(row["method"]) != other and row.get(f"{of}_{key}")]
-            if compared:
-                sentences.append(f"By {what}, at the same KL as {other}, {_places(compared, f'{of}_{key}')}.")
+    for key, what, other in (
+        ("score_difference", "score", name_of(first["method"])),
+        ("score_above_best_of_n", "score", "best-of-n sampling"),
+        ("judge_above_best_of_n", "share judged positive", "best-of-n sampling"),
+    ):
+        compared = [row for row in content["at_kl"] if name_of(row["method"]) != other and row.get(key)]
+        if compared:
+            sentences.append(f"By {what}, at the same KL as {other}, {_places(compared, key)}.")
     if first["seeds"] == 1:
         sentences.append("One seed only: the intervals are over prompts, and another seed may lie outside of them.")
     return sentences
@@ -48,7 +50,7 @@ def _places(rows: Sequence[Mapping[str, Any]], key: str) -> str:
 def _place(difference: Mapping[str, Any]) -> str:
     """Where a difference with an interval lies."""
     low, high = difference["ci95"]
-    return "above" if low > 0 else "below" if high < 0 else "level with"
+    return "above" if low > 0 else "below" if high < 0 else "within noise of"
 
 
 def _listed(words: list[str]) -> str:
