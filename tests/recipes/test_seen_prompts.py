@@ -1,0 +1,27 @@
+import sys
+
+from plaudit.training.metrics import read_jsonl
+from recipes import seen_prompts
+
+
+def test_each_policy_learns_from_its_own_prompts_alone_and_is_measured_on_them(
+    finished_run, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(seen_prompts, "SETS", {"1": [0], "2": [1, 2]})
+    monkeypatch.setattr(seen_prompts, "ROWS", 8)
+    monkeypatch.setattr(seen_prompts, "DRAWS", 4)
+    words = ["seen_prompts.py", str(finished_run), "--out", str(tmp_path), "--kl-coefs", "0.1"]
+    monkeypatch.setattr(sys, "argv", words)
+    seen_prompts.main()
+    printed = capsys.readouterr().out
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in printed.splitlines()[2:]]
+    names = [name for name in ("1", "2", rows[-1][0]) for _ in ("its own", "held-out")]
+    assert [row[0] for row in rows] == names
+    assert [row[2] for row in rows] == ["its own", "held-out"] * 3
+    asked = [
+        {line["prompt"] for line in read_jsonl(tmp_path / f"{name}-0.1" / "ppo" / "rollouts.jsonl")} for name in "12"
+    ]
+    assert [len(prompts) for prompts in asked] == [1, 2]
+    assert not asked[0] & asked[1]
+    seen_prompts.main()  # continues: nothing is trained or measured again
+    assert capsys.readouterr().out == printed
