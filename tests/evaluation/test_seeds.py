@@ -1,4 +1,5 @@
 import json
+import math
 import shutil
 
 import numpy as np
@@ -50,7 +51,8 @@ def test_a_run_without_judge_and_reward_model_has_no_figures_of_them(tmp_path):
     no_judge = {"judge_positive": None}
     content = {"sft": FIGURES | no_judge, "policy": FIGURES | no_judge}
     (run.path / "evaluation.json").write_text(json.dumps(content))
-    lines = [{"sft_score": 1.0, "policy_score": 1.5 + i, "sft_judge": None, "policy_judge": None} for i in range(2)]
+    line = {"sft_score": 1.0, "sft_judge": None, "policy_judge": None}
+    lines = [line | {"prompt": str(i), "policy_score": 1.5 + i} for i in range(2)]
     (run.path / "responses.jsonl").write_text("\n".join(map(json.dumps, lines)))
     found = summarise(tmp_path, [run], {})
     assert found == json.loads((tmp_path / "seeds.json").read_text())
@@ -77,8 +79,8 @@ def stages(monkeypatch, tmp_path):
                 policy = FIGURES | {"score_mean": 0.1 + seed / 20, "distinct_2": 0.4, "length_mean": 15.0}
                 (run.path / "evaluation.json").write_text(json.dumps({"sft": FIGURES, "policy": policy}))
                 line = {"sft_score": 0.1, "sft_judge": 0.4}
-                lines = [line | {"policy_score": 0.1 + seed / 10, "policy_judge": 0.9}]
-                lines += [line | {"policy_score": 0.1, "policy_judge": 0.3}]
+                lines = [line | {"prompt": "a", "policy_score": 0.1 + seed / 10, "policy_judge": 0.9}]
+                lines += [line | {"prompt": "b", "policy_score": 0.1, "policy_judge": 0.3}]
                 (run.path / "responses.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
                 (run.path / "report.html").write_text("")
                 manifest.write(run.path, [run.path / "evaluation.json", run.path / "responses.jsonl"])
@@ -120,7 +122,8 @@ def test_each_seed_is_shown_and_the_means_are_of_paired_differences(stages, tmp_
     assert found["means"]["reward_accuracy"]["mean"] == pytest.approx(0.73)
     assert found["means"]["length_ratio"] == {"mean": 0.75, "ci95": [0.75, 0.75]}
     low, high = found["means"]["score_difference"]["ci95"]
-    assert 0 <= low < 0.15 < high <= 0.4
+    half = math.hypot(4.3027 * 0.05 / 3**0.5, 12.706 * 0.075 * 2**0.5)  # over three seeds, and over two prompts
+    assert (low, high) == pytest.approx((0.15 - half, 0.15 + half), abs=1e-3)
     assert f"score, policy minus SFT: 0.15 [{low:.2f}, {high:.2f}]" in out
 
 
