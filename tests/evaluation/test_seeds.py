@@ -124,7 +124,7 @@ def test_each_seed_is_shown_and_the_means_are_of_paired_differences(stages, tmp_
     low, high = found["means"]["score_difference"]["ci95"]
     half = math.hypot(4.3027 * 0.05 / 3**0.5, 12.706 * 0.075 * 2**0.5)  # over three seeds, and over two prompts
     assert (low, high) == pytest.approx((0.15 - half, 0.15 + half), abs=1e-3)
-    assert f"score, policy minus SFT: 0.15 [{low:.2f}, {high:.2f}]" in out
+    assert f"score, policy minus SFT: 0.15 [{low:.2f}, {high:.2f}]".replace("-", "−") in out
 
 
 def test_figures_are_those_of_the_run_directories(tmp_path, finished_run, capsys):
