@@ -17,8 +17,8 @@ from plaudit.pipeline import steps
 from plaudit.training.run import STAGES, Run
 
 TRAINED = ("sft", "reward_model", "ppo")
-FIGURES = {"score_mean", "score_ci95", "judge_positive", "kl_mean", "kl_ci95", "perplexity_ref", "distinct_1", "distinct_2",
-           "length_mean", "eos_rate", "duplicate_rate", "parts"}  # fmt: skip
+FIGURES = {"score_mean", "score_ci95", "judge_positive", "kl_mean", "kl_ci95", "perplexity_ref", "distinct_1",
+           "distinct_2", "length_mean", "eos_rate", "duplicate_rate", "parts"}  # fmt: skip
 
 
 def opened(path, config, **options):

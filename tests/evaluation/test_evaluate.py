@@ -152,8 +152,8 @@ def test_each_model_has_an_entry_by_its_folder_and_the_policy_a_second_one(finis
     assert evaluation.keys() == {"sft", "ppo", "policy", "meta"}
     assert evaluation["policy"] == evaluation["ppo"] != evaluation["sft"]
     assert evaluation["sft"].keys() == {
-        "score_mean", "score_ci95", "judge_positive", "kl_mean", "kl_ci95", "perplexity_ref", "distinct_1", "distinct_2",
-        "length_mean", "eos_rate", "duplicate_rate", "parts",
+        "score_mean", "score_ci95", "judge_positive", "kl_mean", "kl_ci95", "perplexity_ref", "distinct_1",
+        "distinct_2", "length_mean", "eos_rate", "duplicate_rate", "parts",
     }  # fmt: skip
     assert evaluation["sft"]["kl_mean"] == pytest.approx(0, abs=1e-5)
     assert evaluation["meta"]["wall_seconds"].keys() == {"sft", "reward_model", "ppo", "evaluation"}

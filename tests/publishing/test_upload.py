@@ -182,7 +182,9 @@ def test_the_card_of_a_policy_has_the_figures_with_intervals_and_the_command(fin
     evaluation = json.loads((finished_run / "evaluation.json").read_text())
     low, high = evaluation["ppo"]["score_ci95"]
     assert f"{evaluation['ppo']['score_mean']:.2f} [{low:.2f}, {high:.2f}]".replace("-", "−") in card
-    assert f"| KL (nats) | 0.0 | {evaluation['ppo']['kl_mean']:.1f} |" in card
+    ends = [evaluation[model]["kl_ci95"] for model in ("sft", "ppo")]
+    before, after = (f"[{low:.1f}, {high:.1f}]" for low, high in ends)
+    assert f"| KL (nats) | 0.0 {before} | {evaluation['ppo']['kl_mean']:.1f} {after} |" in card
     assert "On 16 held-out prompts" in card
     command = re.search(r"```sh\n(.*?)\n```", card)[1]
     assert command.startswith("plaudit run --model tiny-gpt2")

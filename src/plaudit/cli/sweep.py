@@ -24,7 +24,13 @@ from plaudit.training import stopping
     help="a setting and the values to try; repeat it for a grid: --set ppo.kl_coef=0.1,0.2 --set ppo.lr=1e-4,3e-4",
 )  # fmt: skip
 @flags.count("--seeds", low=1, default=3, help="seeds for each combination; the first is --seed")
-@click.option("--by", type=click.Choice(["score", "judge"]), default="score", show_default=True, help="figure that decides which is best")
+@click.option(
+    "--by",
+    type=click.Choice(["score", "judge"]),
+    default="score",
+    show_default=True,
+    help="figure that decides which is best",
+)
 @flags.count("--processes", low=1, help="runs at once; default: one for each two cores, if memory allows")
 def sweep(out: Path, sets: tuple[str, ...], seeds: int, by: str, processes: int | None, **given: Any) -> None:
     """Train every combination of settings with several seeds, and compare them.
@@ -68,7 +74,9 @@ def sweep(out: Path, sets: tuple[str, ...], seeds: int, by: str, processes: int 
     if not processes and at_once > 1:
         fitting = runs_that_fit(runs, stages[-2])
         if fitting < at_once:
-            progress.say(f"runs at once: {fitting}, not {at_once}, because of the memory; --processes sets their number")
+            progress.say(
+                f"runs at once: {fitting}, not {at_once}, because of the memory; --processes sets their number"
+            )
             at_once = fitting
     stopped: dict[str, str] = {}
     for stage in stages:
