@@ -107,7 +107,8 @@ class Job:
         """The files of two runs of PPO and the evaluation that are not equal byte for byte, times apart."""
         names = ["config.toml", "responses.jsonl", "samples.jsonl", "evaluation.json"]
         names += [f"ppo/{name}" for name in ("metrics.jsonl", "rollouts.jsonl", "model.safetensors", "summary.json")]
-        return [name for name in names if content(self.folder / one / name) != content(self.folder / other / name)]
+        folders = self.folder / one, self.folder / other
+        return [name for name in names if len({ranks.content(folder / name) for folder in folders}) > 1]
 
 
 def ended(process: "subprocess.Popen[str]", began: float) -> Ended:
@@ -123,11 +124,6 @@ def lost_steps(said: str) -> int:
     """The most steps of PPO that a job did again: each prints a line, as so short a run does."""
     steps = [int(step) for step in re.findall(r"^ppo: .* step (\d+) of ", said, re.MULTILINE)]
     return max((before - after + 1 for before, after in pairwise(steps)), default=0)
-
-
-def content(path: Path) -> bytes:
-    """A file of a run without what differs in every run."""
-    return re.sub(rb'"wall_seconds": {[^}]*}', b"", path.read_bytes())
 
 
 def errors(said: str) -> list[str]:

@@ -10,9 +10,11 @@ process does, and the policies from the very weights of SFT and reward model tha
 import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,9 +38,12 @@ MIXED = (  # each of them somewhere
     "grpo.train_layers=1", "dpo.train_layers=1", "best_of_n.lora_rank=2",
 )  # fmt: skip
 STRATEGIES = {"none": "DDP", "full": "FSDP2"}
+UPDATES = 8  # optimizer steps that an algorithm makes at least, so that a difference has time to grow
 LIMIT = 1e-5  # of a figure, relative to its size where that is above 1
 # Of a weight after all steps: where a gradient is near 0, Adam may turn the last digit into a step of another sign.
 WEIGHTS = 2e-3
+LOGS = ("metrics.jsonl", "rollouts.jsonl", "tokens.jsonl", "drawn.jsonl")
+FILES = (*LOGS, "model.safetensors", "value_head.safetensors")  # of a stage: the same bytes when a job is repeated
 
 
 class Difference(NamedTuple):
@@ -49,11 +54,13 @@ class Difference(NamedTuple):
     of_weights: float
     responses: int  # that were sampled
     others: int  # of them, those that differ
+    updates: int  # optimizer steps
 
     @property
     def ok(self) -> bool:
-        """Whether it is the same, apart from the order of sums."""
-        return self.of_figures <= LIMIT and self.of_weights <= WEIGHTS and not self.others
+        """Whether it is the same, apart from the order of sums, after enough optimizer steps."""
+        same = self.of_figures <= LIMIT and self.of_weights <= WEIGHTS and not self.others
+        return same and self.updates >= UPDATES
 
 
 def make_inputs(folder: Path) -> tuple[Path, Path]:
@@ -76,19 +83,23 @@ def command(processes: int) -> list[str]:
 
 
 def train(
-    processes: int, inputs: tuple[Path, Path], out: Path, settings: tuple[str, ...] = (), start: Path | None = None
+    processes: int, inputs: tuple[Path, Path], jobs: Mapping[Path, Sequence[str]], start: Path | None = None
 ) -> None:
-    """Run the job with so many processes; what it prints is in a log beside `out`.
+    """Start so many processes, which do one job after the other; what they print is in a log beside the first one.
 
-    With `start`, another run directory, the policies are trained from its SFT and reward model.
+    Args:
+        jobs: the settings of each run directory, as NAME=VALUE.
+        start: another run directory, from whose SFT and reward model the policies are trained.
     """
     begin = [f"start={start}"] if start else []
-    words = [*command(processes), "-m", "tests.rank_job", *map(str, inputs), str(out), *settings, *begin]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    with out.with_suffix(".log").open("w", encoding="utf-8") as log:
+    words = [*command(processes), "-m", "tests.rank_job", *map(str, inputs)]
+    for number, (out, settings) in enumerate(jobs.items()):
+        words += [*["--"][:number], str(out), *settings, *begin]
+    environment, path = os.environ | {"OMP_NUM_THREADS": "1"}, next(iter(jobs)).with_suffix(".log")
+    with path.open("w", encoding="utf-8") as log:
         done = subprocess.run(words, cwd=ROOT, env=environment, stdout=log, stderr=log, check=False)
     if done.returncode:
-        raise RuntimeError(f"{' '.join(words)}\n{out.with_suffix('.log').read_text(encoding='utf-8')[-4000:]}")
+        raise RuntimeError(f"{' '.join(words)}\n{path.read_text(encoding='utf-8')[-4000:]}")
 
 
 def lines_of(path: Path) -> list[dict[str, Any]]:
@@ -98,25 +109,53 @@ def lines_of(path: Path) -> list[dict[str, Any]]:
 
 def difference(one: Path, several: Path) -> Difference:
     """How two folders of a stage differ."""
-    worst, figure = 0.0, ""
+    worst, figure, updates = 0.0, "", 0
     for a, b in zip(lines_of(one / "metrics.jsonl"), lines_of(several / "metrics.jsonl"), strict=True):
         assert a.keys() == b.keys()
+        updates += round(a.get("optimizer_steps", 1))  # a line is a step where the stage learns from records
         for name, value in a.items():
             gap = abs(value - b[name]) / max(1.0, abs(value))
             if gap > worst:
                 worst, figure = gap, name
     drawn = [name for name in ("rollouts.jsonl", "drawn.jsonl") if (one / name).exists()]
     pairs = [pair for name in drawn for pair in zip(lines_of(one / name), lines_of(several / name), strict=True)]
-    others = sum(a[key] != b[key] for a, b in pairs for key in ("response",))
+    others = sum(a["response"] != b["response"] for a, b in pairs)
     a, b = (load_file(folder / "model.safetensors") for folder in (one, several))
     weights = max((a[name] - b[name]).abs().max().item() for name in a)
-    return Difference(figure, worst, weights, len(pairs), others)
+    return Difference(figure, worst, weights, len(pairs), others, updates)
+
+
+def made(run: Path, stage: str) -> Path:
+    """What a job itself has made of a stage: its policies may have started from those of another job."""
+    own = rank_job.own(run, stage)
+    return own if own.exists() else run / stage
 
 
 def compared(one: Path, several: Path) -> dict[str, Difference]:
     """How two run directories differ, by stage."""
-    own = {stage: rank_job.own(several, stage) for stage in STAGES}
-    return {stage: difference(one / stage, own[stage] if own[stage].exists() else several / stage) for stage in STAGES}
+    return {stage: difference(made(one, stage), made(several, stage)) for stage in STAGES}
+
+
+def not_repeated(job: Path, again: Path) -> list[str]:
+    """The files of two run directories of the same job that are not equal byte for byte, times apart."""
+    names = ["evaluation.json", "responses.jsonl"]
+    found = [name for name in names if _differ(job / name, again / name)]
+    for stage in STAGES:
+        folders = made(job, stage), made(again, stage)
+        found += [f"{stage}: {name}" for name in FILES if _differ(*(folder / name for folder in folders))]
+    return found
+
+
+def _differ(one: Path, other: Path) -> bool:
+    """Whether two files have other bytes, or only one is there."""
+    if not (one.exists() and other.exists()):
+        return one.exists() or other.exists()
+    return content(one) != content(other)
+
+
+def content(path: Path) -> bytes:
+    """A file of a run without what differs in every run."""
+    return re.sub(rb'"wall_seconds": {[^}]*}', b"", path.read_bytes())
 
 
 def evaluation_differs(one: Path, several: Path) -> bool:
@@ -137,35 +176,34 @@ def main(words: list[str]) -> int:
     strategies = [name for name in STRATEGIES if name in words] or list(STRATEGIES)
     chosen = [name for name in MODELS if name in words or name.split()[0] in words] or list(MODELS)
     failed = 0
-    print("| algorithm | what learns | strategy | processes | largest difference of a figure | of a weight | "
+    print("| algorithm | what learns | strategy | processes | updates | largest difference of a figure | of a weight | "
           "other responses |")  # fmt: skip
-    print("|---|---|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         inputs = make_inputs(folder)
         for name in chosen:
             one = folder / f"{name}-1"
-            train(1, inputs, one, MODELS[name])
+            train(1, inputs, {one: MODELS[name]})
             for strategy, size in itertools.product(strategies, sizes):
                 several, again = (folder / f"{name}-{strategy}-{size}{end}" for end in ("", "-again"))
-                settings = (*MODELS[name], f"sharding={strategy}")
-                train(size, inputs, several, settings, start=one)
-                train(size, inputs, again, settings, start=one)
+                for out in (several, again):
+                    train(size, inputs, {out: (*MODELS[name], f"sharding={strategy}")}, start=one)
+                others = not_repeated(several, again)
                 for stage, found in compared(one, several).items():
                     mark = "" if found.ok else " WRONG"
-                    same = compared(several, again)[stage]
-                    if (same.of_figures, same.of_weights, same.others) != (0.0, 0.0, 0):
-                        mark += " NOT REPEATED"
+                    mark += " NOT REPEATED" if any(file.startswith(f"{stage}:") for file in others) else ""
                     failed += bool(mark)
                     print(
-                        f"| {stage} | {name} | {STRATEGIES[strategy]} | {size} | {found.of_figures:.1e} "
-                        f"({found.figure}) | {found.of_weights:.1e} | {found.others} of {found.responses}{mark} |",
+                        f"| {stage} | {name} | {STRATEGIES[strategy]} | {size} | {found.updates} | "
+                        f"{found.of_figures:.1e} ({found.figure}) | {found.of_weights:.1e} | "
+                        f"{found.others} of {found.responses}{mark} |",
                         flush=True,
                     )
-                wrong = evaluation_differs(one, several)
-                failed += wrong
-                mark = "WRONG" if wrong else "none"
-                print(f"| evaluation | {name} | {STRATEGIES[strategy]} | {size} | | | {mark} |", flush=True)
+                mark = "WRONG" if evaluation_differs(one, several) else "none"
+                mark += " NOT REPEATED" if {"evaluation.json", "responses.jsonl"} & {*others} else ""
+                failed += mark != "none"
+                print(f"| evaluation | {name} | {STRATEGIES[strategy]} | {size} | | | | {mark} |", flush=True)
     return int(failed > 0)
 
 

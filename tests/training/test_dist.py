@@ -1,6 +1,8 @@
 """Several processes: shares of rows, and whole jobs under torchrun, which must give the figures of one process."""
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -24,22 +26,25 @@ def test_shares_are_all_rows_in_order_and_differ_by_one_at_most(n, size, monkeyp
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
-@pytest.mark.parametrize("rank", [0, 1])
-def test_a_process_that_stays_alone_is_refused_and_writes_nothing(rank, tmp_path, tiny_config):
+def test_a_process_that_stays_alone_is_refused_and_writes_nothing(tmp_path, tiny_config):
+    """Rank 0, to which nobody comes, and rank 1, which finds no rank 0: two jobs, at the same time."""
     code = (
         "import sys; from datetime import timedelta; from plaudit.training import meeting; "
         "from plaudit.cli import main; meeting.JOINING = timedelta(seconds=2); sys.exit(main(sys.argv[1:]))"
     )
     out = tmp_path / "run"
     words = ["sft", "--model", tiny_config.model, "--data", tiny_config.data.name, "--out", str(out)]
-    job = {"WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29541"}
-    done = subprocess.run(
-        [sys.executable, "-c", code, *words], env=os.environ | job, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 1
-    assert f"plaudit: rank {rank}: error: WORLD_SIZE is 2, but the processes of the job have not met" in done.stderr
-    assert "frame #" not in done.stderr
-    assert "Traceback" not in done.stderr
+    started = []
+    for rank, port in enumerate(("29541", "29542")):
+        job = {"WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        command = [sys.executable, "-c", code, *words]
+        started.append(subprocess.Popen(command, env=os.environ | job, stderr=subprocess.PIPE, text=True))
+    for rank, process in enumerate(started):
+        error = process.communicate(timeout=300)[1]
+        assert process.returncode == 1
+        assert f"plaudit: rank {rank}: error: WORLD_SIZE is 2, but the processes of the job have not met" in error
+        assert "frame #" not in error
+        assert "Traceback" not in error
     assert not out.exists()
 
 
@@ -116,18 +121,24 @@ def test_joined_rollouts_have_the_rows_of_each_with_more_padding():
     assert select_rows(joined, torch.tensor([2])).raw_scores.tolist() == [8]
 
 
-JOBS = {"2, DDP": (2, "none"), "4, DDP": (4, "none"), "2, FSDP2": (2, "full"), "4, FSDP2": (4, "full")}
+JOBS = {"2, DDP": (2, "none"), "2, FSDP2": (2, "full"), "4, DDP": (4, "none"), "4, FSDP2": (4, "full")}
+AGAIN = ("2, FSDP2", "2, DDP")  # made once more, by other processes and in another order
 
 
 @pytest.fixture(scope="module")
 def jobs(tmp_path_factory):
-    """The run directories of every algorithm on 1, 2 and 4 processes, some with frozen layers and some with LoRA."""
+    """The run directories of every algorithm on 1, 2 and 4 processes, some with frozen layers and some with LoRA.
+
+    The same processes do both jobs of a size, because most of the time of a job goes into starting them.
+    """
     folder = tmp_path_factory.mktemp("ranks")
-    inputs, made = ranks.make_inputs(folder), {"1": folder / "run 1"}
-    ranks.train(1, inputs, made["1"], ranks.MIXED)
-    for name, (size, strategy) in JOBS.items():
-        made[name] = folder / f"run {name}"
-        ranks.train(size, inputs, made[name], (*ranks.MIXED, f"sharding={strategy}"), start=made["1"])
+    inputs, one = ranks.make_inputs(folder), folder / "run 1"
+    ranks.train(1, inputs, {one: ranks.MIXED})
+    made = {"1": one} | {name: folder / f"run {name}" for name in (*JOBS, *(f"{name}, again" for name in AGAIN))}
+    for size, names in ((2, ("2, DDP", "2, FSDP2")), (4, ("4, DDP", "4, FSDP2")), (2, AGAIN)):
+        suffix = ", again" if names is AGAIN else ""
+        settings = {made[name + suffix]: (*ranks.MIXED, f"sharding={JOBS[name][1]}") for name in names}
+        ranks.train(size, inputs, settings, start=one)
     return made
 
 
@@ -139,3 +150,37 @@ def test_every_algorithm_gives_the_figures_of_one_process(jobs, job):
     assert not ranks.evaluation_differs(jobs["1"], jobs[job])
     shares = [*(jobs[job] / "ppo" / "checkpoints").glob("*/shard-*")]
     assert len(shares) == (2 * JOBS[job][0] if "FSDP2" in job else 0)
+
+
+@pytest.mark.parametrize("job", AGAIN)
+def test_a_job_that_is_repeated_gives_the_same_bits(jobs, job):
+    again = jobs[f"{job}, again"]
+    assert ranks.not_repeated(jobs[job], again) == []
+    found = ranks.compared(jobs[job], again).values()
+    assert {(each.of_figures, each.of_weights, each.others) for each in found} == {(0.0, 0.0, 0)}
+    assert {name for name in ranks.FILES if not [*again.rglob(name)]} == set()  # all of them are compared
+
+
+def test_a_difference_is_seen(jobs, tmp_path):
+    """In one bit, and where an algorithm has made too few updates."""
+    folder = jobs["1"] / "grpo"
+    for name in ("metrics.jsonl", "rollouts.jsonl", "model.safetensors"):
+        shutil.copy(folder / name, tmp_path)
+    assert ranks.difference(folder, tmp_path).ok
+    log = tmp_path / "metrics.jsonl"
+    lines = log.read_text().splitlines(keepends=True)
+    values = json.loads(lines[-1])
+    log.write_text("".join(lines[:-1]) + json.dumps(values | {"loss": values["loss"] + 2e-5}) + "\n")
+    assert not ranks.difference(folder, tmp_path).ok
+    few = [json.dumps(json.loads(line) | {"optimizer_steps": 1}) + "\n" for line in lines]
+    log.write_text("".join(few))
+    assert not ranks.difference(tmp_path, tmp_path).ok
+
+
+def test_a_file_that_is_not_repeated_is_named(tmp_path):
+    for run, digit, files in (("job", 1, 2), ("again", 2, 1)):
+        (tmp_path / run / "ppo").mkdir(parents=True)
+        for name in ranks.LOGS[:files]:
+            (tmp_path / run / "ppo" / name).write_text(f'{{"loss": 0.30000000000000{digit}}}\n')
+        (tmp_path / run / "evaluation.json").write_text(f'{{"wall_seconds": {{"ppo": {digit}}}}}')
+    assert ranks.not_repeated(tmp_path / "job", tmp_path / "again") == ["ppo: metrics.jsonl", "ppo: rollouts.jsonl"]
