@@ -1,8 +1,11 @@
 """Options shared by the benchmark and its contenders. This module must not import torch: see `__main__.py`."""
 
 import argparse
+from pathlib import Path
 
 DATA = "../shared/data"
+DATA_FILES = ("sst2/train.tsv", "gpt2-tokenizer/vocab.json", "gpt2-tokenizer/merges.txt")
+RANDOM = Path("random")  # in place of a folder: random token ids, for a machine without these files
 WORK = "build/bench"
 
 
@@ -20,7 +23,7 @@ def parser(description: str) -> argparse.ArgumentParser:
     flags.add_argument(
         "--dtype", choices=("float32", "bfloat16"), default="float32", help="format of the forward passes"
     )
-    flags.add_argument("--data", default=DATA, help="folder with gpt2-tokenizer/ and sst2/")
+    flags.add_argument("--data", default=DATA, help="folder with gpt2-tokenizer/ and sst2/; random: random ids")
     flags.add_argument("--work", default=WORK, help="folder for the random models and the results")
     return flags
 

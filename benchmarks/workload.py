@@ -19,6 +19,8 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadModel
 
+from benchmarks.options import DATA_FILES, RANDOM
+
 SHAPES = {
     "gpt2": {},  # GPT2Config's defaults are the 124M model
     "tiny": {
@@ -94,7 +96,8 @@ def make(size: str, data: Path, prompts: int = 32, epochs: int = 4, minibatch_si
     """The workload. The same arguments always give the same one.
 
     Args:
-        data: folder with gpt2-tokenizer/ and sst2/, the source of prompts for size gpt2. Other sizes use random ids.
+        data: folder with gpt2-tokenizer/ and sst2/, the source of prompts for size gpt2. Other sizes use random ids, as
+            size gpt2 does with RANDOM.
         prompts: number of prompts.
 
     Raises:
@@ -117,18 +120,21 @@ def eos_id_of(size: str) -> int:
 
 
 def texts(size: str, data: Path, draw: random.Random) -> Iterator[list[int]]:
-    """Token ids of sentences of SST-2 in random order, without an end; random ids for a size other than gpt2."""
-    return _sst2(data, draw) if size == "gpt2" else _random_ids(SHAPES[size]["eos_token_id"] - 1, draw)
+    """Token ids of sentences of SST-2 in random order, without an end.
+
+    For a size other than gpt2, or with RANDOM as data, random ids: texts of 9 to 14 tokens.
+    """
+    return _sst2(data, draw) if size == "gpt2" and data != RANDOM else _random_ids(eos_id_of(size) - 1, draw)
 
 
 def _sst2(data: Path, draw: random.Random) -> Iterator[list[int]]:
-    files = [data / name for name in ("sst2/train.tsv", "gpt2-tokenizer/vocab.json", "gpt2-tokenizer/merges.txt")]
-    for file in files:
+    texts, vocabulary, merges = (data / name for name in DATA_FILES)
+    for file in (texts, vocabulary, merges):
         if not file.exists():
-            raise FileNotFoundError(f"{file}: no such file; choose the data folder with --data")
-    tokenizer = Tokenizer(models.BPE.from_file(str(files[1]), str(files[2])))
+            raise FileNotFoundError(f"{file}: no such file; choose the data folder with --data, or --data random")
+    tokenizer = Tokenizer(models.BPE.from_file(str(vocabulary), str(merges)))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    rows = files[0].read_text(encoding="utf-8").splitlines()[1:]
+    rows = texts.read_text(encoding="utf-8").splitlines()[1:]
     draw.shuffle(rows)
     return (tokenizer.encode(row.rpartition("\t")[0].strip()).ids for row in rows)
 

@@ -2,6 +2,7 @@
 
     python -m recipes.rank_memory                    # 1, 2 and 4 processes on this machine: some minutes, 16 GiB
     python -m recipes.rank_memory --processes 2
+    python -m recipes.rank_memory --derived          # measures nothing: the formula for models of 1B, 8B and 70B
 
 A policy in float32 whose layers all learn, and a frozen reference. Each process starts from the same random weights.
 Its peak is what Linux counted as resident (VmHWM, set back before each phase) less what it held before the models.
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig
 
 from plaudit.batches import Sequences
 from plaudit.maths.losses import causal_lm_loss
@@ -36,6 +37,19 @@ ROWS, TOKENS, NEW = 16, 64, 32  # of a batch; tokens of a text, and of a respons
 KEPT = 18  # float32 numbers that a layer keeps for the backward pass, a token and unit of width (counted for GPT-2)
 PHASES = ("models", "update", "scoring", "sampling")
 CPU = torch.device("cpu")
+LLAMA = {  # the published shapes of Llama 3.2 (1B) and Llama 3 (8B, 70B)
+    "1B": {
+        "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32,
+        "tie_word_embeddings": True,
+    },
+    "8B": {
+        "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32,
+    },
+    "70B": {
+        "hidden_size": 8192, "intermediate_size": 28672, "num_hidden_layers": 80, "num_attention_heads": 64,
+    },
+}  # fmt: skip
+GPUS = tuple(2**power for power in range(1, 10))  # 2 to 512
 
 
 class Shape(NamedTuple):
@@ -85,6 +99,28 @@ def formula(shape: Shape, strategy: str, n: int, rows: int = ROWS, frozen: int =
         "scoring": models + moments + gathered + buffer,
         "sampling": models + moments + (4 * shape.whole if divided else 0) + buffer + keys_and_values,
     }
+
+
+def llama(size: str) -> Shape:
+    """The shape of a model in LLAMA, which is not put into memory."""
+    with torch.device("meta"):
+        config = LlamaConfig(**LLAMA[size], num_key_value_heads=8, vocab_size=128256)
+        return shape_of(AutoModelForCausalLM.from_config(config))
+
+
+def derived() -> str:
+    """The formula for policies of LLAMA's shapes with a reference and a reward model, without activations."""
+    shapes = {size: llama(size) for size in LLAMA}
+    billions = {size: [n / 1e9 for n in (s.whole, s.outside, s.layer)] for size, s in shapes.items()}
+    heads = [f"{size}: N {n:.2f}, E {e:.2f}, L {layer:.3f}" for size, (n, e, layer) in billions.items()]
+    rows = [f"| GPUs | sharding | {' | '.join(heads)} |", "|---|---|" + "---|" * len(heads)]
+    for n in (1, *GPUS):
+        cells = []
+        for shape in shapes.values():
+            found = formula(shape, "full", n, rows=0, frozen=2)
+            cells.append(" / ".join(f"{found[phase] / 2**30:,.1f}" for phase in ("update", "sampling")))
+        rows.append(f"| {n} | {'full' if n > 1 else 'none, with any number of GPUs'} | {' | '.join(cells)} |")
+    return "\n".join(rows)
 
 
 def peak_of(call: Callable[[], Any]) -> int:
@@ -175,11 +211,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2, 4], help="how many, one job after the other")
     parser.add_argument("--sharding", nargs="+", default=["none", "full"], choices=("none", "full"))
+    parser.add_argument("--derived", action="store_true", help="print the formula for larger models, and measure nothing")
     parser.add_argument("--job", help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.job:
         return job(args.job, args.out)
+    if args.derived:
+        print(derived())
+        return None
     print("| sharding | processes | " + " | ".join(f"{phase}: measured (formula)" for phase in PHASES) + " |")
     print("|---|---|" + "---|" * len(PHASES))
     for strategy in args.sharding:

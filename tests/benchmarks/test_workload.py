@@ -9,6 +9,7 @@ import torch
 from shared_data import SHARED, needs_shared
 from transformers import GPT2ForSequenceClassification, GPT2LMHeadModel
 
+from benchmarks.options import DATA_FILES, RANDOM
 from benchmarks.workload import (
     PROMPT_TOKENS,
     RESPONSE_TOKENS,
@@ -28,7 +29,7 @@ NOWHERE = Path("nowhere")
         "tiny",
         pytest.param(
             "gpt2",
-            marks=needs_shared("sst2/train.tsv", "gpt2-tokenizer/vocab.json", "gpt2-tokenizer/merges.txt"),
+            marks=needs_shared(*DATA_FILES),
         ),
     ],
 )
@@ -44,6 +45,14 @@ def test_the_same_arguments_give_the_same_work_and_its_lengths_are_in_range(size
     assert work.optimizer_steps == 32
 
 
+def test_without_data_the_ids_are_random():
+    work = make("gpt2", RANDOM)
+    assert work == make("gpt2", RANDOM)
+    assert len(set(work.prompts)) == 32
+    ids = [token for prompt in work.prompts for token in prompt]
+    assert 10_000 < max(ids) < 50_255  # of the whole vocabulary, but for the end token and that which pads
+
+
 def test_the_work_does_not_depend_on_the_process():
     """Each contender is a process, and hashes of strings differ between processes."""
     code = "import json, pathlib; from benchmarks.workload import make; w = make('tiny', pathlib.Path('nowhere'))"
@@ -56,7 +65,7 @@ def test_the_work_does_not_depend_on_the_process():
 
 
 def test_missing_data_are_named():
-    with pytest.raises(FileNotFoundError, match=r"nowhere/sst2/train\.tsv.*--data"):
+    with pytest.raises(FileNotFoundError, match=r"nowhere/sst2/train\.tsv.*--data random"):
         make("gpt2", NOWHERE)
 
 
