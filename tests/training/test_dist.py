@@ -12,6 +12,7 @@ import torch
 from plaudit.batches import Responses, Rollout, join_rollouts, select_rows
 from plaudit.errors import RewardError, RunError
 from plaudit.training import dist
+from recipes import gpu_check
 from tests import ranks
 
 
@@ -184,3 +185,26 @@ def test_a_file_that_is_not_repeated_is_named(tmp_path):
             (tmp_path / run / "ppo" / name).write_text(f'{{"loss": 0.30000000000000{digit}}}\n')
         (tmp_path / run / "evaluation.json").write_text(f'{{"wall_seconds": {{"ppo": {digit}}}}}')
     assert ranks.not_repeated(tmp_path / "job", tmp_path / "again") == ["ppo: metrics.jsonl", "ppo: rollouts.jsonl"]
+
+
+def test_the_check_of_a_gpu_compares_such_jobs(jobs, tmp_path, monkeypatch):
+    """With the jobs that are here, in place of its own."""
+
+    def train(processes, inputs, asked, start=None):
+        ((out, settings),) = asked.items()
+        strategy = "FSDP2" if "sharding=full" in settings else "DDP"
+        assert {*ranks.MIXED, "device=cpu"} <= {*settings}
+        shutil.copytree(jobs["1" if processes == 1 else f"{processes}, {strategy}"], out)
+        if processes == 4 and strategy == "FSDP2":
+            raise RuntimeError("odd")
+
+    monkeypatch.setattr(ranks, "train", train)
+    options = gpu_check.parsed(["--device", "cpu", "--out", str(tmp_path), "--ranks", "2"])
+    found = gpu_check.ranks(options)
+    assert {*found} == {f"{stage}, {name}" for stage in (*ranks.STAGES, "evaluation") for name in ("DDP", "FSDP2")}
+    assert {entry["ok"] for entry in found.values()} == {True}
+    options.ranks = 4
+    found = gpu_check.ranks(options)
+    assert [name for name, entry in found.items() if not entry["ok"]] == ["FSDP2"]
+    options.seconds = 0.0
+    assert gpu_check.ranks(options)["DDP"] == {"error": gpu_check.NO_TIME, "ok": True}
