@@ -260,7 +260,7 @@ def parsed(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=10.0, help="for everything")
     parser.add_argument("--size", choices=("gpt2", "tiny"), default="gpt2")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    parser.add_argument("--data", type=Path, help="of the benchmark, with sst2/ and gpt2-tokenizer/; random: random ids")
+    parser.add_argument("--data", type=Path, help="of the benchmark: sst2/ and gpt2-tokenizer/; random: random ids")
     parser.add_argument("--texts", default="movie-reviews", help="what the algorithms learn from, as in plaudit.load")
     parser.add_argument("--ranks", type=int, help="processes of the part ranks; without it, the number of GPUs")
     parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)

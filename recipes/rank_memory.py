@@ -211,7 +211,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2, 4], help="how many, one job after the other")
     parser.add_argument("--sharding", nargs="+", default=["none", "full"], choices=("none", "full"))
-    parser.add_argument("--derived", action="store_true", help="print the formula for larger models, and measure nothing")
+    parser.add_argument("--derived", action="store_true", help="the formula for larger models; measures nothing")
     parser.add_argument("--job", help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
