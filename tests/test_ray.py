@@ -12,7 +12,7 @@ from plaudit.config import default_settings
 from tests import ranks
 from tests.disturbed import SMALL, Job
 
-pytest.importorskip("ray", reason="not a dependency, and CI does not install it: pip install 'ray[train]' for this test")
+pytest.importorskip("ray", reason="not a dependency, and CI does not install it: pip install 'ray[train]' for this one")
 SCRIPT = ranks.ROOT / "examples" / "cluster" / "ray_train.py"
 STAGES = ("sft", "reward_model", "ppo")
 
