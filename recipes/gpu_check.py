@@ -185,8 +185,10 @@ def algorithms(options: argparse.Namespace) -> dict[str, Any]:
 
 
 NO_TIME = "no time left"
+LOOP = "notebook-style loop"
 PARTS = {"machine": machine, "equality": equality, "ranks": ranks, "algorithms": algorithms}
 CHECKS = ("equality", "ranks", "algorithms")  # parts whose entries are right or wrong
+
 
 def plans(size: str) -> dict[str, dict[str, list[str]]]:
     """What starts each row of `make bench`: PPO updates and trainers, in bfloat16 where they do not say otherwise."""
@@ -197,7 +199,7 @@ def plans(size: str) -> dict[str, dict[str, list[str]]]:
     return {
         "updates": {
             "plaudit": ours,
-            "notebook-style loop": ["notebook_loop", *few],
+            LOOP: ["notebook_loop", *few],
             f"plaudit, top {layers} layers": [*ours, *top],
             "plaudit, float32": [*ours, "--dtype", "float32"],
             **lora,
@@ -234,7 +236,7 @@ def benchmark(rows: dict[str, list[str]], shared: list[str], out: Path, until: f
     """The records of some rows of the benchmark, as far as there is time, in the form that benchmarks.table reads."""
     records = []
     for name, (module, *own) in rows.items():
-        record, left = {"name": name, "ours": module != "notebook_loop"}, until - time.monotonic()
+        record, left = {"name": name, "ours": name != LOOP}, until - time.monotonic()
         if left < 5:
             records.append(record | {"error": NO_TIME})
             continue

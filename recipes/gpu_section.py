@@ -42,7 +42,7 @@ def section(results: dict[str, Any], size: str, texts: str, ranks: int) -> str:
     parts.append(settings(results["updates"]))
     head = ("trainer, bfloat16", "plaudit, tokens/s", "plaudit's memory")
     parts.append(table(head, [trainer(row) for row in results["trainers"]]))
-    parts += [f"{name}: {each['error']}" for name, each in results.items() if "error" in each and each["error"]]
+    parts += [f"{name}: {each['error']}" for name, each in results.items() if isinstance(each, dict) and each["error"]]
     return "\n\n".join(filter(None, parts))
 
 

@@ -40,9 +40,7 @@ def test_the_shape_of_a_model_counts_every_weight_once():
     assert (shape.depth, shape.width, shape.vocabulary) == (2, 32, 300)
 
 
-@pytest.mark.parametrize(
-    ("size", "published"), [("1B", 1_235_814_400), ("8B", 8_030_261_248), ("70B", 70_553_706_496)]
-)
+@pytest.mark.parametrize(("size", "published"), [("1B", 1_235_814_400), ("8B", 8_030_261_248), ("70B", 70_553_706_496)])
 def test_the_larger_models_have_the_published_numbers_of_weights(size, published):
     assert llama(size).whole == published
 
