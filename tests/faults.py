@@ -21,6 +21,7 @@ from plaudit.batches import Responses, number_of_rows
 from plaudit.maths.kl import kl_k3
 from plaudit.maths.masked import masked_mean, masked_sum, masked_variance
 from plaudit.models.layers import layers
+from plaudit.models.policy import Policy
 from plaudit.rewards import FunctionReward, ModelReward, Part, Reward
 from plaudit.training.rollouts import ScoreScale
 
@@ -98,6 +99,7 @@ IDS = "algorithms/test_ppo.py::test_responses_stay_token_ids_from_sampling_to_sc
 RETURNS = "algorithms/test_ppo.py::test_returns_come_from_raw_advantages_which_are_whitened_afterwards"
 SCHEDULES = "algorithms/test_ppo.py::test_the_kl_controller_and_the_learning_rate_schedule_change_what_they_should"
 PPO_GRADIENT = "proofs/test_gradient.py::test_the_mean_sampled_gradient_of_ppo_is_the_exact_one"
+EXPECTED_PPO = "proofs/test_gradient.py::test_the_expected_gradient_of_ppo_is_the_exact_one_but_for_whitening"
 SAMPLED_GRADIENT = "proofs/test_gradient.py::test_the_mean_sampled_gradient_of_reinforce_is_the_exact_one"
 REINFORCE_GRADIENT = "proofs/test_gradient.py::test_the_expected_gradient_of_reinforce_is_the_exact_one"
 ACTIVATIONS_OF_RESPONSES = (
@@ -689,6 +691,9 @@ fault(17, "the clip range wrong by a thousandth", "maths/test_losses.py", "maths
 fault(17, "the sampled gradient a tenth too small", PPO_GRADIENT, "maths.losses.policy_loss")(
     result(lambda found, *_: ((0.9 * found[0][0], found[0][1]), found[1]))
 )
+fault(17, "the gradient of PPO wrong by a thousandth", EXPECTED_PPO, "maths.losses.policy_loss")(
+    result(lambda found, *_: ((1.001 * found[0][0], found[0][1]), found[1]))
+)
 
 # 18. The reference does not move.
 fault(18, "the reference is the policy", LATER, LOAD_MODELS)(
@@ -827,6 +832,16 @@ def _(group_advantages):
     return replacement
 
 
+# 30, of groups of two: the deviation is that of a sample, with n - 1.
+GRPO_GRADIENT = "proofs/test_groups.py::test_the_expected_gradient_of_grpo_has_a_closed_form"
+fault(30, "the deviation of a group is that of a population", GRPO_GRADIENT, "maths.advantages.group_advantages")(
+    result(lambda found, rewards, size, scale: found * (size / (size - 1)) ** 0.5 if scale else found)
+)
+fault(30, "a group is always divided by its deviation", GRPO_GRADIENT, "maths.advantages.group_advantages")(
+    arguments(scale=lambda scale: True)
+)
+
+
 # 31. A token of a long response counts less than one of a short response.
 fault(
     31, "a group's loss is a mean over each response",
@@ -853,10 +868,42 @@ for what, change in {
     fault(32, f"DPO: {what}", WHOLE_DPO, "algorithms.dpo.pair_loss")(arguments(batch=change))
 
 
+@fault(32, "DPO: label smoothing is left out", WHOLE_DPO, "maths.losses.dpo_loss")
+def _(dpo_loss):
+    return lambda margins, weight, beta, label_smoothing=0.0: dpo_loss(margins, weight, beta)
+
+
+@fault(32, "DPO: label smoothing is on the wrong side", WHOLE_DPO, "maths.losses.dpo_loss")
+def _(dpo_loss):
+    def replacement(margins, weight, beta, label_smoothing=0.0):
+        return dpo_loss(margins, weight, beta, 1 - label_smoothing if label_smoothing else 0.0)
+
+    return replacement
+
+
 # 33. DPO sums over a response; a mean is another objective.
 fault(33, "DPO compares means", WHOLE_DPO, "algorithms.dpo.response_nats")(
     result(lambda nats, policy, ids, attention_mask, loss_mask, *_: nats / loss_mask.sum(1))
 )
+
+
+# 37. IPO and SimPO. The margin at which IPO's loss is smallest is 1 / (2 beta).
+fault(37, "IPO: the target is 1 / beta", WHOLE_DPO, "maths.losses.ipo_loss")(arguments(beta=lambda beta: beta / 2))
+fault(37, "SimPO: the margin has the wrong sign", WHOLE_DPO, "maths.losses.simpo_loss")(
+    arguments(gamma=lambda gamma: -gamma)
+)
+
+
+@fault(37, "SimPO: sums over the tokens", WHOLE_DPO, "algorithms.dpo.pair_loss")
+def _(pair_loss):
+    def replacement(policy, batch, settings):
+        def summed(ids, attention_mask, response_mask, temperature):
+            logprobs, values = policy(ids, attention_mask, response_mask, temperature)
+            return logprobs * response_mask.sum(1, keepdim=True), values
+
+        return pair_loss(summed if settings.loss == "simpo" else policy, batch, settings)
+
+    return replacement
 
 
 # 34. The gradient of k3 is that of the other KL.
@@ -864,13 +911,27 @@ fault(
     34, "k3 in the loss is taken for KL", "algorithms/test_groups.py::test_a_biased_gradient_is_named_before_training",
     "maths.kl.bias"
 )(result(lambda line, estimator, *_: "" if estimator == "k3" else line))  # fmt: skip
+fault(
+    34, "the estimate over the vocabulary is k3",
+    "proofs/test_groups.py::test_what_the_gradient_of_each_estimate_of_kl_is", "models.plain.TokenFigures.estimate"
+)(lambda estimate: lambda self, name: estimate(self, "k3" if name == "full" else name))  # fmt: skip
 
 
 # 35. KTO compares with the KL of responses to other prompts, which learns nothing from its gradient.
+MISMATCHED = (
+    "proofs/test_preferences.py::"
+    "test_what_kto_compares_with_is_the_mean_log_ratio_of_the_mismatched_pairs_and_never_below_0"
+)
 fault(
-    35, "KTO measures the KL on the responses that it learns from",
-    "algorithms/test_offline.py::test_a_mismatched_response_fits_into_the_window", "algorithms.kto.mismatched"
+    35, "KTO measures the KL on the responses that it learns from", MISMATCHED, "algorithms.kto.mismatched"
 )(lambda mismatched: lambda texts, limit: list(texts))  # fmt: skip
+fault(35, "KTO measures the KL of the reference from the policy", MISMATCHED, "algorithms.kto.kl_of_mismatched")(
+    lambda kl_of_mismatched: (
+        lambda policy, reference, *rest: kl_of_mismatched(
+            Policy(reference, policy.engine, value_head=False), policy.lm, *rest
+        )
+    )
+)
 fault(
     35, "KTO: good and bad are swapped",
     "proofs/test_preferences.py::test_the_whole_of_kto_has_the_exact_gradient_of_its_objective",

@@ -11,9 +11,46 @@ from plaudit.maths.kl import kl_k1
 from plaudit.models.plain import PlainEngine
 from plaudit.training import rollouts
 
+# Faults of the methods beside PPO, of which each has a mutant of its own.
+OF_METHODS = {
+    "the baseline of a response includes itself",
+    "the baseline of a group includes the response itself",
+    "k3 in the loss in place of KL in the reward",
+    "k3 in the loss is taken for KL",
+    "the estimate over the vocabulary is k3",
+    "a mean over the tokens of a response",
+    "advantages of a group with equal rewards",
+    "the deviation of a group is that of a population",
+    "a group is always divided by its deviation",
+    "a group's loss is a mean over each response",
+    "the penalty in the loss is a sum over each response",
+    "DPO: chosen and rejected are swapped",
+    "DPO: without the reference",
+    "DPO: the references are swapped",
+    "DPO: label smoothing is left out",
+    "DPO: label smoothing is on the wrong side",
+    "DPO compares means",
+    "IPO: the target is 1 / beta",
+    "SimPO: sums over the tokens",
+    "SimPO: the margin has the wrong sign",
+    "KTO measures the KL on the responses that it learns from",
+    "KTO measures the KL of the reference from the policy",
+    "KTO: good and bad are swapped",
+    "best-of-n imitates the first response",
+}
+
 
 def test_every_fault_seen_in_published_code_has_a_mutant():
     assert set(range(1, 19)) <= {mutant.fault for mutant in MUTANTS}
+
+
+def test_every_fault_of_the_methods_beside_ppo_has_a_mutant():
+    assert OF_METHODS - {mutant.name for mutant in MUTANTS} == set()
+
+
+def test_no_two_mutants_have_one_name():
+    names = [mutant.name for mutant in MUTANTS]
+    assert len(names) == len(set(names))
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: f"{mutant.fault}: {mutant.name}")

@@ -218,6 +218,9 @@ def resolve(*layers: dict[str, Any]) -> dict[str, Any]:
     for name in (f"{s}.lower_bound" for s in SECTIONS):
         if settings.get(name) and settings["reward_model.members"] < 2:
             raise ConfigError(f"{name} = {settings[name]}: one reward model has no spread; raise reward_model.members")
+    for name, loss in ((f"{s}.label_smoothing", f"{s}.loss") for s in SECTIONS):
+        if settings.get(name) and (chosen := settings[loss]) != "sigmoid":
+            raise ConfigError(f"{name} = {settings[name]}: {loss} = {chosen} has no smoothing; set {name} = 0")
     return settings
 
 

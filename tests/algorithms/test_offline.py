@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import json
 import math
+import re
 import shutil
 
 import numpy as np
@@ -150,6 +151,15 @@ def test_a_reward_that_never_differs_is_refused(make, stage, words):
 def test_responses_are_whole_groups():
     with pytest.raises(ConfigError, match=r"dpo.responses = 100 is not a multiple of dpo.group_size = 8"):
         build({"dpo.responses": 100})
+
+
+@pytest.mark.parametrize("loss", ["ipo", "simpo"])
+def test_label_smoothing_of_a_loss_that_has_none_is_refused(loss):
+    line = f"dpo.label_smoothing = 0.1: dpo.loss = {loss} has no smoothing; set dpo.label_smoothing = 0"
+    with pytest.raises(ConfigError, match=f"^{re.escape(line)}$"):
+        build({"dpo.label_smoothing": 0.1, "dpo.loss": loss})
+    assert build({"dpo.label_smoothing": 0.1}).dpo.label_smoothing == 0.1
+    assert build({"dpo.loss": loss}).dpo.loss == loss
 
 
 @pytest.mark.parametrize("stage", ALGORITHMS)

@@ -59,10 +59,18 @@ def objective(table, reference, scores, beta):
 
 def gradient(table, reference, scores, beta):
     """(STATES, VOCABULARY) gradient of the objective: E[(score - beta log p/q) grad log p], all terms summed."""
-    p = probabilities(table)
-    rewards = scores - beta * np.log(p / probabilities(reference))
+    return per_response(table, probabilities(table) * rewards(table, reference, scores, beta))
+
+
+def rewards(table, reference, scores, beta):
+    """(40,) score of every response, less beta times its log-ratio to the reference."""
+    return scores - beta * np.log(probabilities(table) / probabilities(reference))
+
+
+def per_response(table, weights):
+    """(STATES, VOCABULARY) sum over all responses of a weight (40,) times the gradient of their log-probability."""
     out = np.zeros_like(table)
-    for y, weight in zip(RESPONSES, p * rewards, strict=True):
+    for y, weight in zip(RESPONSES, weights, strict=True):
         for t in range(len(y)):
             state = state_of(y[:t])
             out[state] -= weight * _softmax(table[state])
@@ -74,6 +82,15 @@ def optimum(reference, scores, beta):
     """(40,) the distribution that maximises the objective: reference x exp(score / beta), normalised."""
     weights = probabilities(reference) * np.exp(scores / beta)
     return weights / weights.sum()
+
+
+def table_of(distribution):
+    """The table of the policy with these probabilities (40,) of the responses."""
+    mass = np.zeros((STATES, VOCABULARY))
+    for y, p in zip(RESPONSES, distribution, strict=True):
+        for t in range(len(y)):
+            mass[state_of(y[:t]), y[t]] += p
+    return np.log(np.where(mass > 0, mass, 1.0))
 
 
 def tables(seed=0, spread=1.0):

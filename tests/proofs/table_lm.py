@@ -8,6 +8,7 @@ from proofs.enumerable import CAP, EOS, PENALTY, RESPONSES, STATES, VOCABULARY, 
 from torch import nn
 
 from plaudit import rng
+from plaudit.batches import Responses
 from plaudit.models.plain import PlainEngine
 from plaudit.models.policy import Policy, RewardModel
 from plaudit.models.tokenizer import Tokenizer, collate
@@ -93,6 +94,20 @@ def sampled(policy, reward, rows, *purpose):
     noise = rng.uniforms(range(rows), CAP, 0, "proof", 0, "/".join(map(str, purpose)))
     responses = generate(policy, [PROMPT] * rows, noise, TOKENIZER, 1.0)
     return responses, reward(responses)
+
+
+def every_response():
+    """All 40 responses as one batch."""
+    batch = collate([(PROMPT, list(y)) for y in RESPONSES], TOKENIZER.pad_id)
+    ended = torch.tensor([y[-1] == EOS for y in RESPONSES])
+    return Responses(batch.ids, batch.attention_mask, batch.loss_mask[:, -CAP:], ended)
+
+
+def gradient_of(policy, loss):
+    """(STATES, VOCABULARY) gradient of a loss with respect to the policy's table."""
+    policy.zero_grad()
+    loss.backward()
+    return policy.lm.head.weight.grad.double().numpy().T.copy()
 
 
 def scored_responses(policy):

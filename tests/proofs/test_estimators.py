@@ -3,23 +3,15 @@
 import numpy as np
 import pytest
 import torch
-from proofs.enumerable import CAP, RESPONSES, divergence, probabilities, tables
-from proofs.table_lm import PROMPT, SCALE, TOKENIZER, TableLM, policy_of, reward_of, sampled
+from proofs.enumerable import divergence, probabilities, tables
+from proofs.table_lm import SCALE, TableLM, every_response, policy_of, reward_of, sampled
 
-from plaudit.batches import Responses
 from plaudit.maths.kl import kl_k1, kl_k3
-from plaudit.models.tokenizer import collate
 from plaudit.training.rollouts import score_rollout
 
 POLICY, REFERENCE, LOGITS = tables()
 EXACT = divergence(probabilities(POLICY), probabilities(REFERENCE))
 ESTIMATORS = ("k1", "k3", "rao-blackwell")
-
-
-def _every_response():
-    """All 40 responses as one batch."""
-    batch = collate([(PROMPT, list(y)) for y in RESPONSES], TOKENIZER.pad_id)
-    return Responses(batch.ids, batch.attention_mask, batch.loss_mask[:, -CAP:], torch.ones(40, dtype=torch.bool))
 
 
 def _scored(responses, policy, reference):
@@ -35,14 +27,14 @@ def _estimates(responses, policy=POLICY, reference=REFERENCE):
 
 
 def test_the_library_gives_every_response_its_probability():
-    rollout = _scored(_every_response(), POLICY, REFERENCE)
+    rollout = _scored(every_response(), POLICY, REFERENCE)
     for logprobs, table in ((rollout.logprobs, POLICY), (rollout.ref_logprobs, REFERENCE)):
         assert logprobs.double().sum(1).exp().numpy() == pytest.approx(probabilities(table), abs=1e-6)
 
 
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_the_expectation_of_every_estimator_is_the_exact_kl(name):
-    assert probabilities(POLICY) @ _estimates(_every_response())[name] == pytest.approx(EXACT, abs=1e-5)
+    assert probabilities(POLICY) @ _estimates(every_response())[name] == pytest.approx(EXACT, abs=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +54,7 @@ def test_the_mean_over_sampled_responses_agrees_with_the_exact_kl(estimates, nam
 @pytest.mark.parametrize("seed", range(6))
 def test_rao_blackwell_has_less_variance_than_k1_and_only_k1_is_ever_negative(seed):
     policy, reference, _ = tables(seed)
-    p, estimates = probabilities(policy), _estimates(_every_response(), policy, reference)
+    p, estimates = probabilities(policy), _estimates(every_response(), policy, reference)
     variance = {name: p @ x**2 - (p @ x) ** 2 for name, x in estimates.items()}
     assert variance["rao-blackwell"] < variance["k1"]
     assert estimates["k1"].min() < 0

@@ -1,20 +1,30 @@
 """The gradients of the algorithms are, on average, the gradient of E[score] - beta KL, known by enumeration."""
 
+import dataclasses
 import itertools
 
 import numpy as np
 import pytest
 import torch
-from proofs.enumerable import CAP, EOS, RESPONSES, gradient, objective, probabilities, scores_of, tables
-from proofs.table_lm import PROMPT, SCALE, TOKENIZER, TableLM, policy_of, reward_of, sampled
+from proofs.enumerable import (
+    RESPONSES,
+    STATES,
+    gradient,
+    objective,
+    probabilities,
+    scores_of,
+    state_of,
+    tables,
+)
+from proofs.table_lm import SCALE, TOKENIZER, TableLM, every_response, gradient_of, policy_of, reward_of, sampled
 
-from plaudit.algorithms.ppo import rollout_values
+from plaudit.algorithms.ppo import OBJECTIVE as PPO
+from plaudit.algorithms.ppo import Config as PPOConfig
 from plaudit.algorithms.reinforce import ReinforceBatch, reinforce_advantages, reinforce_loss
-from plaudit.batches import Responses, select_rows
-from plaudit.maths.advantages import gae, token_rewards
-from plaudit.maths.losses import policy_loss
-from plaudit.models.tokenizer import collate
+from plaudit.batches import join_rollouts, select_rows
 from plaudit.training.rollouts import score_rollout
+
+CASES = [(0.0, 1.0), (0.7, 0.0), (0.7, 1.0)]  # beta, and what the scores are multiplied by
 
 
 def test_the_enumeration_is_complete_and_its_gradient_is_that_of_finite_differences():
@@ -31,36 +41,94 @@ def test_the_enumeration_is_complete_and_its_gradient_is_that_of_finite_differen
         assert slope == pytest.approx(exact[place], abs=1e-9)
 
 
-def _sampled_gradient(policy, reference, reward, beta, rows, part):
-    """Ascent direction from one batch of `rows` responses: rewards, raw GAE, policy loss at ratio 1."""
-    responses, raw = sampled(policy, reward, rows, "gradient", part)
-    rollout, states = score_rollout(policy, reference, responses, raw, SCALE, 1.0)
-    mask = responses.response_mask
-    rewards = token_rewards(rollout.scores, rollout.penalised_kl, mask, beta)
-    advantages, _ = gae(rewards, rollout_values(policy, states, rollout), mask, gamma=1.0, lam=1.0)
-    logprobs, _ = policy(responses.ids, responses.attention_mask, mask)
-    (loss, _), _ = policy_loss(logprobs, rollout.logprobs, advantages, mask, clip_range=0.2)
-    policy.zero_grad()
-    (-loss / rows).backward()  # the loss is a sum over tokens; the objective is a mean over responses
-    return policy.lm.head.weight.grad.double().numpy().T.copy()
+def _with_critic(table, values):
+    """A policy whose value head gives these values (STATES,)."""
+    policy = policy_of(table)
+    with torch.no_grad():
+        policy.value_head.weight.copy_(torch.from_numpy(values)[None])
+    return policy
 
 
-@pytest.mark.parametrize("baseline", [0.0, 0.5])
-@pytest.mark.parametrize(("beta", "scored"), [(0.0, 1.0), (0.7, 0.0), (0.7, 1.0)])
-def test_the_mean_sampled_gradient_of_ppo_is_the_exact_one(beta, scored, baseline):
+def _token_rewards(table, reference, scores, beta):
+    """Of every response, the reward of each token: the penalty on its log-ratio, and the score at the last one."""
+    found = []
+    for y, score in zip(RESPONSES, scores, strict=True):
+        rows = [(table[state_of(y[:t])], reference[state_of(y[:t])], y[t]) for t in range(len(y))]
+        each = [-beta * (p[k] - np.log(np.exp(p).sum()) - q[k] + np.log(np.exp(q).sum())) for p, q, k in rows]
+        found.append(np.array([*each[:-1], each[-1] + score]))
+    return found
+
+
+def _exact_values(table, of_tokens):
+    """(STATES,) expected reward from each state on."""
+    total, mass = np.zeros(STATES), np.zeros(STATES)
+    for y, p, rewards in zip(RESPONSES, probabilities(table), of_tokens, strict=True):
+        for t in range(len(y)):
+            total[state_of(y[:t])] += p * rewards[t:].sum()
+            mass[state_of(y[:t])] += p
+    return np.divide(total, mass, out=np.zeros(STATES), where=mass > 0)
+
+
+def _raw_advantages(of_tokens, values, lam):
+    """Advantages of all tokens of all responses, in a row: sums of discounted temporal differences."""
+    found = []
+    for y, rewards in zip(RESPONSES, of_tokens, strict=True):
+        v = np.array([*(values[state_of(y[:t])] for t in range(len(y))), 0.0])
+        deltas = rewards + v[1:] - v[:-1]
+        found += [sum(lam ** (u - t) * deltas[u] for u in range(t, len(y))) for t in range(len(y))]
+    return np.array(found)
+
+
+CRITICS = {  # what its values are, and a lambda with which GAE has no bias
+    "none": (lambda exact: np.zeros(STATES), 1.0),
+    "wrong": (lambda exact: 0.5 * np.random.default_rng(0).standard_normal(STATES), 1.0),
+    "exact": (lambda exact: exact, PPOConfig().lam),
+}
+
+
+@pytest.mark.parametrize("critic", CRITICS)
+@pytest.mark.parametrize(("beta", "scored"), CASES)
+def test_the_expected_gradient_of_ppo_is_the_exact_one_but_for_whitening(beta, scored, critic):
+    """All responses are one rollout, whose advantages are whitened together; then each has its probability.
+
+    Whitening subtracts one number from all advantages, which changes no expectation, and divides by their deviation.
+    """
     table, reference, logits = tables()
     logits = {y: scored * x for y, x in logits.items()}
-    policy = policy_of(table)
-    torch.nn.init.normal_(
-        policy.value_head.weight, std=baseline, generator=torch.Generator().manual_seed(0)
-    )  # lam = 1: any baseline is unbiased
-    parts = np.stack(
-        [
-            _sampled_gradient(policy, TableLM(reference), reward_of(logits), beta, 250, part) for part in range(40)
-        ]  # 10,000 responses
-    )
+    of_tokens = _token_rewards(table, reference, scores_of(logits), beta)
+    make_values, lam = CRITICS[critic]
+    values, settings = make_values(_exact_values(table, of_tokens)), PPOConfig(temperature=1.0, lam=lam)
+    policy, responses = _with_critic(table, values), every_response()
+    rollout, states = score_rollout(policy, TableLM(reference), responses, reward_of(logits)(responses), SCALE, 1.0)
+    batch = PPO.batch(policy, rollout, states, beta, settings)
+    weights = torch.from_numpy(probabilities(table)).float()[:, None]
+    (loss, count), _ = PPO.loss(policy, dataclasses.replace(batch, advantages=batch.advantages * weights), settings)
+    exact = gradient(table, reference, scores_of(logits), beta) / _raw_advantages(of_tokens, values, lam).std()
+    assert count == PPO.count(batch, settings) == sum(map(len, RESPONSES))
+    assert gradient_of(policy, -loss) == pytest.approx(exact, abs=1e-6)
+    assert abs(exact).max() > 0.05
+
+
+@pytest.mark.parametrize("critic", ["none", "wrong"])
+@pytest.mark.parametrize(("beta", "scored"), CASES)
+def test_the_mean_sampled_gradient_of_ppo_is_the_exact_one(beta, scored, critic):
+    """10,000 responses, whose advantages are whitened together, and the gradients of forty parts of them."""
+    table, reference, logits = tables()
+    logits = {y: scored * x for y, x in logits.items()}
+    make_values, lam = CRITICS[critic]
+    policy, settings = _with_critic(table, make_values(None)), PPOConfig(temperature=1.0, lam=lam)
+    draws = [sampled(policy, reward_of(logits), 250, "gradient", part) for part in range(40)]
+    found = [score_rollout(policy, TableLM(reference), *draw, SCALE, 1.0) for draw in draws]
+    rollouts, states = zip(*found, strict=True)
+    rollout = join_rollouts(rollouts, TOKENIZER.pad_id)
+    batch = PPO.batch(policy, rollout, torch.cat(states), beta, settings)
+    deviation = (batch.returns - batch.values)[rollout.responses.response_mask].std().item()  # of raw advantages
+    parts = []
+    for rows in torch.arange(10_000).split(250):
+        (loss, _), _ = PPO.loss(policy, select_rows(batch, rows), settings)
+        parts.append(gradient_of(policy, -loss * deviation / len(rows)))  # the objective is a mean over responses
     exact = gradient(table, reference, scores_of(logits), beta)
-    mean, error = parts.mean(0), parts.std(0, ddof=1) / np.sqrt(len(parts))
+    mean, error = np.mean(parts, 0), np.std(parts, 0, ddof=1) / np.sqrt(len(parts))
     reached = error > 0  # states after an end token have no gradient
     assert (exact[~reached] == 0).all()
     z = (mean - exact)[reached] / error[reached]
@@ -70,13 +138,6 @@ def test_the_mean_sampled_gradient_of_ppo_is_the_exact_one(beta, scored, baselin
     assert np.linalg.norm(mean - exact) < 0.1 * np.linalg.norm(exact)  # so small an error that a fault would show
 
 
-def _every_response():
-    """All 40 responses as one batch."""
-    batch = collate([(PROMPT, list(y)) for y in RESPONSES], TOKENIZER.pad_id)
-    ended = torch.tensor([y[-1] == EOS for y in RESPONSES])
-    return Responses(batch.ids, batch.attention_mask, batch.loss_mask[:, -CAP:], ended)
-
-
 def _expected_gradient(advantages_of, table, reference, logits, beta):
     """Ascent direction of REINFORCE in expectation over all 40 x 40 batches of two responses.
 
@@ -84,7 +145,7 @@ def _expected_gradient(advantages_of, table, reference, logits, beta):
     the sum over the batches of its advantage in the batch, times the probability of the batch, divided by two.
     """
     policy, p = policy_of(table, value_head=False), torch.from_numpy(probabilities(table))
-    responses = _every_response()
+    responses = every_response()
     rollout, _ = score_rollout(policy, TableLM(reference), responses, reward_of(logits)(responses), SCALE, 1.0)
     totals = torch.zeros(len(RESPONSES), dtype=torch.float64)
     for pair in itertools.product(range(len(RESPONSES)), repeat=2):
@@ -92,8 +153,7 @@ def _expected_gradient(advantages_of, table, reference, logits, beta):
         totals.index_add_(0, rows, p[rows].prod() / 2 * advantages_of(select_rows(rollout, rows), beta).double())
     (loss, count), _ = reinforce_loss(policy, ReinforceBatch(rollout, totals.float()), 1.0)
     assert count == len(RESPONSES)
-    (-loss).backward()
-    return policy.lm.head.weight.grad.double().numpy().T
+    return gradient_of(policy, -loss)
 
 
 def _baseline_with_the_response_itself(rollout, beta):
@@ -141,9 +201,7 @@ def test_the_mean_sampled_gradient_of_reinforce_is_the_exact_one(beta, scored, b
         rollout, _ = score_rollout(policy, frozen, responses, raw, SCALE, 1.0)
         advantages = torch.cat([baseline(select_rows(rollout, rows), beta) for rows in torch.arange(400).split(4)])
         (loss, count), _ = reinforce_loss(policy, ReinforceBatch(rollout, advantages), 1.0)
-        policy.zero_grad()
-        (-loss / count).backward()
-        parts.append(policy.lm.head.weight.grad.double().numpy().T.copy())
+        parts.append(gradient_of(policy, -loss / count))
     exact = gradient(table, reference, scores_of(logits), beta)
     mean, error = np.mean(parts, 0), np.std(parts, 0, ddof=1) / np.sqrt(len(parts))
     z = (mean - exact)[error > 0] / error[error > 0]

@@ -2,29 +2,30 @@
 
 import dataclasses
 import itertools
+import math
 
 import numpy as np
 import pytest
 import torch
 from proofs.enumerable import (
     CAP,
-    EOS,
     RESPONSES,
     VOCABULARY,
     gradient,
+    per_response,
     probabilities,
+    rewards,
     scores_of,
     state_of,
     tables,
 )
-from proofs.table_lm import PROMPT, SCALE, TOKENIZER, TableLM, policy_of, reward_of
+from proofs.table_lm import SCALE, TableLM, every_response, gradient_of, policy_of, reward_of
 
 from plaudit.algorithms.grpo import Config as GRPOConfig
-from plaudit.algorithms.grpo import GRPOBatch, grpo_batch, grpo_loss
+from plaudit.algorithms.grpo import GRPOBatch, divisor, grpo_batch, grpo_loss
 from plaudit.algorithms.reinforce import ReinforceBatch, reinforce_loss
 from plaudit.algorithms.rloo import rloo_batch
-from plaudit.batches import Responses, select_rows
-from plaudit.models.tokenizer import collate
+from plaudit.batches import number_of_rows, select_rows
 from plaudit.training.rollouts import score_rollout
 
 POLICY, REFERENCE, LOGITS = tables()
@@ -32,34 +33,25 @@ BETA = 0.7
 GRPO = GRPOConfig(group_size=2, temperature=1.0, max_new_tokens=CAP, normalise="constant", scale_by="none")
 
 
-def every_response():
-    """All 40 responses as one batch."""
-    batch = collate([(PROMPT, list(y)) for y in RESPONSES], TOKENIZER.pad_id)
-    ended = torch.tensor([y[-1] == EOS for y in RESPONSES])
-    return Responses(batch.ids, batch.attention_mask, batch.loss_mask[:, -CAP:], ended)
-
-
-def scored(policy, kl_estimator="k1"):
+def scored(policy, kl_estimator="k1", logits=LOGITS):
     responses = every_response()
-    raw = reward_of(LOGITS)(responses)
+    raw = reward_of(logits)(responses)
     return score_rollout(policy, TableLM(REFERENCE), responses, raw, SCALE, 1.0, kl_estimator)[0]
 
 
-def mean_advantages(rollout, batch_of):
-    """The advantages of each response summed over all 40 x 40 groups of two, each times its probability, over two."""
+def mean_advantages(rollout, batch_of, count_of=number_of_rows):
+    """The advantages of each response summed over all 40 x 40 groups of two, each times its probability.
+
+    Each group is a batch of its own, whose loss is divided by its count.
+    """
     p = torch.from_numpy(probabilities(POLICY))
     totals = 0.0
     for pair in itertools.product(range(len(RESPONSES)), repeat=2):
         rows = torch.tensor(pair)
-        found = batch_of(select_rows(rollout, rows)).advantages.double()
-        totals += torch.zeros(len(RESPONSES), *found.shape[1:]).double().index_add_(0, rows, p[rows].prod() / 2 * found)
+        batch = batch_of(select_rows(rollout, rows))
+        share = p[rows].prod() / count_of(batch) * batch.advantages.double()
+        totals += torch.zeros(len(RESPONSES), *share.shape[1:]).double().index_add_(0, rows, share)
     return totals.float()
-
-
-def gradient_of(policy, loss):
-    policy.zero_grad()
-    loss.backward()
-    return policy.lm.head.weight.grad.double().numpy().T
 
 
 def test_the_expected_gradient_of_rloo_is_the_exact_one():
@@ -80,6 +72,53 @@ def test_the_expected_gradient_of_grpo_is_the_exact_one_but_for_a_factor():
     exact = gradient(POLICY, REFERENCE, scores_of(LOGITS), BETA)
     assert count == len(RESPONSES)
     assert gradient_of(policy, -loss) == pytest.approx(exact / 2 / CAP, abs=1e-6)
+
+
+def of_pair(beta, logits, scale_by, normalise):
+    """(40, 40) what the first response of a pair learns from the second: its advantage times its share of the loss."""
+    scores = rewards(POLICY, REFERENCE, scores_of(logits), beta)
+    gap = scores[:, None] - scores
+    gap[abs(gap) < 1e-6] = 0
+    # A pair differs from its mean by half its gap, and has a deviation of the gap over the root of 2.
+    advantage = np.sign(gap) / math.sqrt(2) if scale_by == "std" else gap / 2
+    length = np.array([len(y) for y in RESPONSES])[:, None]
+    return advantage / {"token": length + length.T, "sequence": 2 * length, "constant": 2 * CAP}[normalise]
+
+
+@pytest.mark.parametrize(
+    ("scale_by", "normalise", "ties"),
+    [*itertools.product(("std", "none"), ("token", "sequence", "constant"), (False,)), ("std", "token", True)],
+)
+def test_the_expected_gradient_of_grpo_has_a_closed_form(scale_by, normalise, ties):
+    """With pairs, for every setting; the last case is that of many equal rewards."""
+    assert (GRPOConfig().scale_by, GRPOConfig().normalise) == ("std", "token")
+    beta, logits = (0.0, {y: float(round(x)) for y, x in LOGITS.items()}) if ties else (BETA, LOGITS)
+    settings = dataclasses.replace(GRPO, scale_by=scale_by, normalise=normalise)
+    policy = policy_of(POLICY, value_head=False)
+    rollout = scored(policy, logits=logits)
+    advantages = mean_advantages(
+        rollout, lambda rows: grpo_batch(rows, beta, settings), lambda batch: divisor(batch, settings)
+    )
+    (loss, _), _ = grpo_loss(policy, GRPOBatch(rollout, advantages), settings)
+    p, learned = probabilities(POLICY), of_pair(beta, logits, scale_by, normalise)
+    assert (learned == 0).sum() > 40 if ties else (learned == 0).sum() == 40  # a response and itself
+    weights = 2 * p * (learned @ p)  # a response is the first or the second of its pair
+    assert gradient_of(policy, -loss) == pytest.approx(per_response(POLICY, weights), abs=1e-6)
+    assert abs(per_response(POLICY, weights)).max() > 0.02
+
+
+def test_divided_by_the_deviation_a_pair_raises_the_share_of_responses_that_are_worse():
+    """Of the responses of a policy that stays, less the share of those that are better: by how much does not count."""
+    p = probabilities(POLICY)
+    scores = rewards(POLICY, REFERENCE, scores_of(LOGITS), BETA)
+    wins = np.sign(scores[:, None] - scores) @ p
+    found = per_response(POLICY, 2 * p * (of_pair(BETA, LOGITS, "std", "constant") @ p))
+    h = 1e-6
+    for place in np.ndindex(*POLICY.shape):
+        step = np.zeros_like(POLICY)
+        step[place] = h
+        up, down = (probabilities(POLICY + sign * step) @ wins for sign in (1, -1))
+        assert (up - down) / (2 * h) / math.sqrt(2) / CAP == pytest.approx(found[place], abs=1e-9)
 
 
 def test_a_mean_over_each_response_is_another_objective():

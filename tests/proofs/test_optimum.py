@@ -1,42 +1,94 @@
-"""The optimum of PPO is known: reference x exp(score / beta), normalised. The whole update must converge to it."""
+"""The optimum of RLHF is known: reference x exp(score / beta), normalised. Whole updates must converge to it."""
 
+import dataclasses
+
+import numpy as np
 import pytest
-from proofs.enumerable import divergence, objective, optimum, probabilities, scores_of, tables
-from proofs.table_lm import SCALE, TableLM, policy_of, reward_of, sampled
+import torch
+from proofs.enumerable import (
+    CAP,
+    RESPONSES,
+    divergence,
+    objective,
+    optimum,
+    probabilities,
+    scores_of,
+    table_of,
+    tables,
+)
+from proofs.table_lm import SCALE, TableLM, every_response, policy_of, reward_of, sampled
 
 from plaudit import rng
-from plaudit.algorithms.ppo import Config as PPOConfig
-from plaudit.algorithms.ppo import compute_advantages, number_of_tokens, ppo_loss, rollout_values
+from plaudit.algorithms import grpo, ppo, reinforce, rloo
 from plaudit.training.optimizer import adamw, set_lr, update
-from plaudit.training.rollouts import score_rollout
+from plaudit.training.rollouts import penalised_loss, score_rollout
 
 ITERATIONS, ROWS = 80, 512
-SETTINGS = PPOConfig(
+PPO = ppo.Config(
     batch_size=ROWS, minibatch_size=256, epochs=2, temperature=1.0, lr=0.1, lam=0.95, value_coef=1.0, kl_stop=1.0
 )
+N = len(RESPONSES)
+WHOLE = {"batch_size": N, "minibatch_size": N, "temperature": 1.0, "max_new_tokens": CAP, "lr": 0.1}
+WITHOUT_CRITIC = {  # all responses are one group
+    "reinforce": (reinforce.OBJECTIVE, reinforce.Config(**WHOLE)),
+    "rloo": (rloo.OBJECTIVE, rloo.Config(**WHOLE, group_size=N)),
+    "grpo": (grpo.OBJECTIVE, grpo.Config(**WHOLE, group_size=N, scale_by="none")),
+}
+STEPS = 150
+
+
+def _updated(policy, frozen, optimizer, objective, batch, settings, orders):
+    """Let the library's own update take its steps."""
+    update(
+        policy,
+        optimizer,
+        batch,
+        loss=lambda minibatch: penalised_loss(objective, policy, frozen, minibatch, 0.0, settings),
+        count=lambda minibatch: objective.count(minibatch, settings),
+        settings=settings,
+        orders=orders,
+        where="test",
+    )
 
 
 def _trained(reference, logits, beta):
-    """The table that PPO makes of the reference's, with the library's own update."""
+    """The table that PPO makes of the reference's, from sampled responses."""
     policy, frozen, reward = policy_of(reference), TableLM(reference), reward_of(logits)
-    optimizer = adamw(policy, SETTINGS.lr, eps=1e-5)
+    optimizer = adamw(policy, PPO.lr, eps=1e-5)
     for iteration in range(ITERATIONS):
         responses, raw = sampled(policy, reward, ROWS, "optimum", iteration)
         rollout, states = score_rollout(policy, frozen, responses, raw, SCALE, 1.0)
-        values = rollout_values(policy, states, rollout)
-        set_lr(optimizer, SETTINGS.lr * (1 - iteration / ITERATIONS))
-        update(
-            policy,
-            optimizer,
-            compute_advantages(rollout, values, beta, gamma=1.0, lam=SETTINGS.lam),
-            loss=lambda batch: ppo_loss(policy, batch, SETTINGS),
-            count=number_of_tokens,
-            settings=SETTINGS,
-            orders=[
-                rng.permutation(ROWS, 0, "optimum", SETTINGS.epochs * iteration + e) for e in range(SETTINGS.epochs)
-            ],
-            where="test",
-        )
+        batch = ppo.OBJECTIVE.batch(policy, rollout, states, beta, PPO)
+        epochs = range(PPO.epochs * iteration, PPO.epochs * (iteration + 1))
+        set_lr(optimizer, PPO.lr * (1 - iteration / ITERATIONS))
+        orders = [rng.permutation(ROWS, 0, "optimum", epoch) for epoch in epochs]
+        _updated(policy, frozen, optimizer, ppo.OBJECTIVE, batch, PPO, orders)
+    return policy.lm.table
+
+
+def _expected_batch(policy, frozen, reward, objective, settings, beta):
+    """All responses as one group, each as often as the policy gives it.
+
+    So the gradient is the expected one. The mean of the group, over all responses alike, is one number for all of them,
+    which as a baseline changes no expectation.
+    """
+    responses = every_response()
+    rollout, states = score_rollout(policy, frozen, responses, reward(responses), SCALE, 1.0)
+    batch = objective.batch(policy, rollout, states, beta, settings)
+    weights = torch.from_numpy(probabilities(policy.lm.table)).float()
+    weights = weights.view(N, *[1] * (batch.advantages.ndim - 1))
+    return dataclasses.replace(batch, advantages=batch.advantages * weights)
+
+
+def _trained_in_expectation(name, reference, logits, beta):
+    """The table that the expected steps of an algorithm make of the reference's."""
+    objective, settings = WITHOUT_CRITIC[name]
+    policy, frozen, reward = policy_of(reference, value_head=False), TableLM(reference), reward_of(logits)
+    optimizer = adamw(policy, settings.lr, eps=1e-8)
+    for step in range(STEPS):
+        set_lr(optimizer, settings.lr * (1 - step / STEPS))
+        batch = _expected_batch(policy, frozen, reward, objective, settings, beta)
+        _updated(policy, frozen, optimizer, objective, batch, settings, [np.arange(N)])
     return policy.lm.table
 
 
@@ -62,3 +114,35 @@ def test_training_converges_to_the_known_optimum(beta):
     assert divergence(p, best) < 5e-4
     # Sampling noise: the last steps see 512 responses, and a learning rate of a hundredth of the first.
     assert abs(p - best).max() < 4e-3
+
+
+@pytest.mark.parametrize("beta", [0.3, 1.0, 3.0])
+@pytest.mark.parametrize("name", WITHOUT_CRITIC)
+def test_without_a_critic_training_converges_to_the_known_optimum(name, beta):
+    """In expectation, so without the noise of sampling."""
+    _, reference, logits = tables()
+    best = optimum(reference, scores_of(logits), beta)
+    p = probabilities(_trained_in_expectation(name, reference, logits, beta))
+    assert divergence(p, best) < 1e-5
+    assert abs(p - best).max() < 1e-3
+
+
+@pytest.mark.parametrize("beta", [0.3, 1.0, 3.0])
+@pytest.mark.parametrize("name", [*WITHOUT_CRITIC, "grpo as published"])
+def test_at_the_optimum_no_response_teaches_anything(name, beta):
+    """There the reward of each response is the same number, beta log Z, so no sample has noise.
+
+    The deviation of equal rewards, which is rounding, divides nothing.
+    """
+    _, reference, logits = tables()
+    objective, settings = WITHOUT_CRITIC[name.split()[0]]
+    if name == "grpo as published":
+        settings = dataclasses.replace(settings, scale_by="std", normalise="sequence")
+    advantages = {}
+    for of, table in (("reference", reference), ("optimum", table_of(optimum(reference, scores_of(logits), beta)))):
+        policy, responses = policy_of(table, value_head=False), every_response()
+        raw = reward_of(logits)(responses)
+        rollout, states = score_rollout(policy, TableLM(reference), responses, raw, SCALE, 1.0)
+        advantages[of] = objective.batch(policy, rollout, states, beta, settings).advantages.abs().max()
+    assert advantages["reference"] > 0.5
+    assert advantages["optimum"] < 1e-5

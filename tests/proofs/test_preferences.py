@@ -5,15 +5,24 @@ import math
 import numpy as np
 import pytest
 import torch
-from proofs.enumerable import RESPONSES, divergence, optimum, probabilities, scores_of, state_of, tables
-from proofs.table_lm import PROMPT, TOKENIZER, policy_of, scored_responses
+from proofs.enumerable import (
+    RESPONSES,
+    divergence,
+    optimum,
+    per_response,
+    probabilities,
+    scores_of,
+    state_of,
+    tables,
+)
+from proofs.table_lm import PROMPT, TOKENIZER, TableLM, gradient_of, policy_of, scored_responses
 
 from plaudit.algorithms.best_of_n import Config as BestOfNConfig
 from plaudit.algorithms.best_of_n import imitation_loss, kept
 from plaudit.algorithms.dpo import Config as DPOConfig
 from plaudit.algorithms.dpo import Pair, collate_pairs, pair_loss
 from plaudit.algorithms.kto import Config as KTOConfig
-from plaudit.algorithms.kto import marked_loss
+from plaudit.algorithms.kto import kl_of_mismatched, marked_loss
 from plaudit.batches import MarkedBatch
 from plaudit.evaluation.best_of_n import kl_measured
 from plaudit.maths.losses import dpo_loss, ipo_loss, kto_loss
@@ -84,29 +93,37 @@ TEXTS = [(PROMPT, list(y)) for y in RESPONSES]
 POLICY, _, _ = tables(1)
 
 
-def per_response(table, weights):
-    """(STATES, VOCABULARY) sum over all responses of a weight (40,) times the gradient of their log-probability."""
-    out = np.zeros_like(table)
-    for y, weight in zip(RESPONSES, weights, strict=True):
-        for t in range(len(y)):
-            row = table[state_of(y[:t])]
-            p = np.exp(row - row.max())
-            out[state_of(y[:t])] -= weight * p / p.sum()
-            out[state_of(y[:t]), y[t]] += weight
-    return out
-
-
-def gradient_of(policy, loss):
-    policy.zero_grad()
-    loss.backward()
-    return policy.lm.head.weight.grad.double().numpy().T
-
-
 def sigmoid(x):
     return 1 / (1 + np.exp(-x))
 
 
-def test_the_whole_of_dpo_has_the_exact_gradient_of_its_objective():
+LENGTHS = np.array([len(y) for y in RESPONSES])
+PAIR_LOSSES = {
+    "sigmoid": DPOConfig(beta=0.7, temperature=1.0),
+    "label smoothing": DPOConfig(beta=0.7, temperature=1.0, label_smoothing=0.2),
+    "ipo": DPOConfig(beta=0.7, temperature=1.0, loss="ipo"),
+    "simpo": DPOConfig(temperature=1.0, loss="simpo", simpo_beta=1.7, simpo_margin=0.6),
+}
+
+
+def slope_of(name, margin, share):
+    """The derivative of the loss of a pair with respect to its margin, where a share of people prefer the first.
+
+    Each is for one vote for the first, and with the signs changed for one for the second.
+    """
+    if name in ("sigmoid", "label smoothing"):  # -log sigmoid(0.7 margin)
+        first, second = -0.7 * sigmoid(-0.7 * margin), 0.7 * sigmoid(0.7 * margin)
+        mistakes = 0.2 if name == "label smoothing" else 0.0
+        first, second = (1 - mistakes) * first + mistakes * second, (1 - mistakes) * second + mistakes * first
+    elif name == "ipo":  # (margin - 1 / (2 x 0.7))^2
+        first, second = 2 * margin - 1 / 0.7, 2 * margin + 1 / 0.7
+    else:  # -log sigmoid(1.7 margin - 0.6)
+        first, second = -1.7 * sigmoid(0.6 - 1.7 * margin), 1.7 * sigmoid(0.6 + 1.7 * margin)
+    return share * first + (1 - share) * second
+
+
+@pytest.mark.parametrize("name", PAIR_LOSSES)
+def test_the_whole_of_dpo_has_the_exact_gradient_of_its_objective(name):
     """From token ids to the gradient, with the reference measured as in training; the pairs have every weight."""
     policy, reference = policy_of(POLICY, value_head=False), policy_of(REFERENCE, value_head=False)
     nats = nats_of(reference, TEXTS, TOKENIZER.pad_id, torch.device("cpu"), 1.0)
@@ -115,13 +132,44 @@ def test_the_whole_of_dpo_has_the_exact_gradient_of_its_objective():
     rows = draw.permuted(np.tile(np.arange(40), (2, 5)), axis=1)
     shares = draw.choice([0.0, 0.25, 0.5, 1.0], 200)
     pairs = [Pair((TEXTS[a], TEXTS[b]), w, (nats[a], nats[b])) for a, b, w in zip(*rows, shares, strict=True)]
-    settings = DPOConfig(beta=0.7, temperature=1.0)
-    (loss, count), _ = pair_loss(policy, collate_pairs(pairs, TOKENIZER.pad_id), settings)
-    ratio = np.log(probabilities(POLICY) / Q)
-    of_pair = settings.beta * (sigmoid(settings.beta * (ratio[rows[0]] - ratio[rows[1]])) - shares)
-    weights = np.bincount(rows[0], of_pair, 40) - np.bincount(rows[1], of_pair, 40)
+    (loss, count), _ = pair_loss(policy, collate_pairs(pairs, TOKENIZER.pad_id), PAIR_LOSSES[name])
+    logp = np.log(probabilities(POLICY))
+    # SimPO compares means over the tokens, without the reference; the others compare sums, with it.
+    value, divisor = (logp / LENGTHS, LENGTHS) if name == "simpo" else (logp - np.log(Q), np.ones(40))
+    slopes = slope_of(name, value[rows[0]] - value[rows[1]], shares) / 200
+    weights = (np.bincount(rows[0], slopes, 40) - np.bincount(rows[1], slopes, 40)) / divisor
     assert count == 200
-    assert gradient_of(policy, loss) == pytest.approx(per_response(POLICY, weights), abs=1e-4)
+    assert gradient_of(policy, loss / count) == pytest.approx(per_response(POLICY, weights), abs=1e-6)
+    assert abs(per_response(POLICY, weights)).max() > 0.02
+
+
+def test_what_kto_compares_with_is_the_mean_log_ratio_of_the_mismatched_pairs_and_never_below_0():
+    """The prompts differ in the state that they leave, so that each prompt has to get the next response."""
+    prompts, responses = [(), (1,), (2,), (3,)], [(1, 0), (2, 3), (0,), (3,)]
+    texts = [([*PROMPT, *prompt], list(y)) for prompt, y in zip(prompts, responses, strict=True)]
+    ratio = {
+        (prompt, y): sum(logp(POLICY, prompt, y, t) - logp(REFERENCE, prompt, y, t) for t in range(len(y)))
+        for prompt in prompts
+        for y in responses
+    }
+    exact = np.mean([ratio[prompts[i], responses[(i + 1) % 4]] for i in range(4)])
+    assert abs(exact) > 0.1
+    others = [np.mean([ratio[prompts[i], responses[(i + shift) % 4]] for i in range(4)]) for shift in (0, 2, 3)]
+    assert min(abs(exact - other) for other in others) > 0.05  # no other pairing has this value
+
+    def measured(policy, reference):
+        policy = policy_of(policy, value_head=False)
+        return kl_of_mismatched(policy, TableLM(reference), texts, TOKENIZER.pad_id, torch.device("cpu"), 1.0)
+
+    both = measured(POLICY, REFERENCE), measured(REFERENCE, POLICY)
+    assert both == pytest.approx((max(0.0, exact), max(0.0, -exact)), abs=1e-6)
+    assert sorted(both)[0] == 0.0
+
+
+def logp(table, prompt, y, t):
+    """Log-probability of the token at place t of a response, after the tokens of its prompt."""
+    row = table[state_of((*prompt, *y[:t]))]
+    return row[y[t]] - np.log(np.exp(row).sum())
 
 
 @pytest.mark.parametrize("kl", [0.0, 0.4])
