@@ -100,6 +100,7 @@ RETURNS = "algorithms/test_ppo.py::test_returns_come_from_raw_advantages_which_a
 SCHEDULES = "algorithms/test_ppo.py::test_the_kl_controller_and_the_learning_rate_schedule_change_what_they_should"
 PPO_GRADIENT = "proofs/test_gradient.py::test_the_mean_sampled_gradient_of_ppo_is_the_exact_one"
 EXPECTED_PPO = "proofs/test_gradient.py::test_the_expected_gradient_of_ppo_is_the_exact_one_but_for_whitening"
+NATURAL_STEPS = "proofs/test_optimum.py::test_without_a_critic_three_natural_steps_reach_the_optimum"
 SAMPLED_GRADIENT = "proofs/test_gradient.py::test_the_mean_sampled_gradient_of_reinforce_is_the_exact_one"
 REINFORCE_GRADIENT = "proofs/test_gradient.py::test_the_expected_gradient_of_reinforce_is_the_exact_one"
 ACTIVATIONS_OF_RESPONSES = (
@@ -292,6 +293,10 @@ fault(8, "the penalty is left out of the reward", "maths/test_advantages.py", "m
 fault(8, "the penalty is left out of REINFORCE", REINFORCE_GRADIENT, "algorithms.reinforce.reinforce_advantages")(
     arguments(kl_coef=lambda kl_coef: 0.0)
 )
+for method in ("rloo", "grpo"):
+    fault(8, f"the penalty is left out of {method.upper()}", NATURAL_STEPS, f"algorithms.{method}.{method}_batch")(
+        arguments(kl_coef=lambda kl_coef: 0.0)
+    )
 fault(8, "the adaptive coefficient stays fixed", SCHEDULES, "training.rollouts.adapt_kl_coef")(
     lambda adapt_kl_coef: lambda kl_coef, *_: kl_coef
 )

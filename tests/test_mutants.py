@@ -13,6 +13,9 @@ from plaudit.training import rollouts
 
 # Faults of the methods beside PPO, of which each has a mutant of its own.
 OF_METHODS = {
+    "the penalty is left out of REINFORCE",
+    "the penalty is left out of RLOO",
+    "the penalty is left out of GRPO",
     "the baseline of a response includes itself",
     "the baseline of a group includes the response itself",
     "k3 in the loss in place of KL in the reward",

@@ -84,12 +84,18 @@ def optimum(reference, scores, beta):
     return weights / weights.sum()
 
 
-def table_of(distribution):
-    """The table of the policy with these probabilities (40,) of the responses."""
+def occupancy(distribution):
+    """(STATES, VOCABULARY) probability that a response has a token in a state."""
     mass = np.zeros((STATES, VOCABULARY))
     for y, p in zip(RESPONSES, distribution, strict=True):
         for t in range(len(y)):
             mass[state_of(y[:t]), y[t]] += p
+    return mass
+
+
+def table_of(distribution):
+    """The table of the policy with these probabilities (40,) of the responses."""
+    mass = occupancy(distribution)
     return np.log(np.where(mass > 0, mass, 1.0))
 
 
