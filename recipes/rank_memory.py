@@ -29,7 +29,7 @@ from plaudit.maths.losses import causal_lm_loss
 from plaudit.models.fast.engine import FastEngine
 from plaudit.models.layers import layers
 from plaudit.models.policy import Policy
-from plaudit.models.sharding import unsharded
+from plaudit.models.sharding import gathered, unsharded
 from plaudit.training import dist, memory
 from plaudit.training.optimizer import accumulate, adamw, step
 
@@ -85,18 +85,15 @@ def formula(shape: Shape, strategy: str, n: int, rows: int = ROWS, frozen: int =
     mine, divided = -(-rows // n), share > 1
     models = 4 * (1 + frozen) * shape.whole // share
     gradients, moments = 4 * shape.whole // share, 8 * shape.whole // share
-    # Gathered: what is outside of the layers, and two layers, the second of them in advance. In the backward pass also
-    # their gradients, and a copy of one of them while it is added up and divided.
-    gathered = 4 * (shape.outside + 2 * shape.layer) if divided else 0
-    reduced = 4 * (2 * shape.outside + shape.layer) if divided else 0
+    weights, reduced = gathered(shape.outside, shape.layer) if divided else (0, 0)
     activations = 4 * KEPT * shape.width * shape.depth * mine * TOKENS
     logits = 4 * 4 * min(mine * TOKENS * shape.vocabulary, 2**26)
     buffer = 4 * shape.outside if divided else 0  # in which the largest part arrives
     keys_and_values = 4 * 2 * shape.width * shape.depth * mine * TOKENS
     return {
         "models": models,
-        "update": models + gradients + moments + gathered + max(reduced, activations + logits),
-        "scoring": models + moments + gathered + buffer,
+        "update": models + gradients + moments + weights + max(reduced, activations + logits),
+        "scoring": models + moments + weights + buffer,
         "sampling": models + moments + (4 * shape.whole if divided else 0) + buffer + keys_and_values,
     }
 

@@ -28,13 +28,14 @@ def main() -> None:
     parser.add_argument("--gpu", action="store_true", help="a GPU for each worker")
     parser.add_argument("--storage", default="ray-results", help="folder of Ray's own files, which all hosts share")
     parser.add_argument("--out", default="runs/ray", help="run directory, which all hosts share")
-    parser.add_argument("--data", help="training data: a built-in name, a file, a folder or a hub id")
+    parser.add_argument("--data", help="training data: a built-in name, a file or folder that all hosts share, or a hub id")
     parser.add_argument("--config", help="a TOML file of settings, which all hosts share")
     words = parser.parse_args()
     paths = {name: Path(value).resolve() for name in ("out", "config", "storage") if (value := getattr(words, name))}
+    data = str(Path(words.data).resolve()) if words.data and Path(words.data).exists() else words.data
     trainer = TorchTrainer(
         train,
-        train_loop_config={"out": str(paths["out"]), "data": words.data, "settings": paths.get("config")},
+        train_loop_config={"out": str(paths["out"]), "data": data, "settings": paths.get("config")},
         torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if words.gpu else "gloo"),
         scaling_config=ScalingConfig(num_workers=words.workers, use_gpu=words.gpu),
         run_config=RunConfig(storage_path=str(paths["storage"]), failure_config=FailureConfig(max_failures=3)),

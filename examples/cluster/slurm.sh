@@ -21,6 +21,7 @@ resume=$(test -f "$OUT/config.toml" && echo --resume)
 # How long torchrun lets the processes finish a step and save; 30 s before torch 2.12.
 export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=270
 export OMP_NUM_THREADS=$((SLURM_CPUS_PER_TASK / 8))
+export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK  # since Slurm 22.05, srun does not take it from sbatch
 
 srun torchrun --nnodes "$SLURM_JOB_NUM_NODES" --nproc-per-node 8 --max-restarts 3 \
     --rdzv-backend c10d --rdzv-id "$SLURM_JOB_ID" --rdzv-endpoint "$head:29500" \

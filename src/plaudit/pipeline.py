@@ -141,7 +141,7 @@ def check(config: Config, path: Path, stages: tuple[str, ...], reward: AnyReward
             lines.append(rows_that_fit(prompts, settings.max_new_tokens, limit, f"prompts of {stage}")[1])
     if ("evaluation" in stages or policies) and config.evaluation.judge not in ("auto", "film", "none"):
         judge = open_judge(config.evaluation.judge, config.reward_timeout)
-        judge.positive(["a response", "another one"], ["a prompt", "a prompt"])
+        dist.on_main(lambda: judge.positive(["a response", "another one"], ["a prompt", "a prompt"]))
     if "evaluation" in stages:
         stage = policies[0] if policies else policy_stage(run)
         lines.append(prompts_for(run, tokenizer, getattr(config, stage).max_new_tokens, limit)[2])
@@ -176,7 +176,8 @@ def check_disk_space(run: Run, stages: list[str], model: Any) -> None:
 
 def due(run: Run, stages: tuple[str, ...]) -> tuple[str, ...]:
     """The unfinished ones of `stages`. The evaluation is repeated after any of them, or if it is the only stage."""
-    unfinished = [stage for stage in stages if not run.complete(stage)]
+    # All ranks run the same stages, although another host may still see old files.
+    unfinished = dist.on_main(lambda: [stage for stage in stages if not run.complete(stage)])
     again = ["evaluation"] if unfinished or stages == ("evaluation",) else []
     return tuple(stage for stage in stages if stage in unfinished + again)
 

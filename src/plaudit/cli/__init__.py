@@ -123,8 +123,10 @@ def _open(
         from plaudit.cli.plan import plan
         from plaudit.pipeline import check, stages_for
         from plaudit.rewards import sources_of
+        from plaudit.training import dist
         from plaudit.training.run import Run
 
+        dist.start()  # one process of a job tries the reward
         stages = stages_for(stages, sources_of(None, config.reward))
         left_out = check(config, out, stages)
         planned = plan(config, out, stages)

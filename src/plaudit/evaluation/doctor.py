@@ -250,7 +250,7 @@ def _first_iteration(
     raw = torch.zeros(len(prompts), device=run.device)
     if trained and not run.reads_judgements(stage):
         opened = as_reward(run, reward, models, settings.lower_bound)
-        raw = opened(responses)
+        raw = dist.on_main(lambda: opened(responses).cpu()).to(run.device)  # it may be paid for, or random
         low, high = raw.min().item(), raw.max().item()
         found = f"{opened.name}: from {low:.3g} to {high:.3g} on {len(raw)} responses"
         advice = "it never differs, so there is nothing to learn: check it with these responses"

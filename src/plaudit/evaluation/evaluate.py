@@ -212,9 +212,7 @@ def evaluate(run: Run, reward: AnyReward = None) -> Iterator[StepReport]:
     texts, ids = measurement.held_out
     sft, policy, seconds = yield from measurement.reports()
     began = time.perf_counter()
-    judge, no_judge = measurement.judge
-    # The judge reads the responses alone: the sentiment of a prompt is not the model's merit.
-    sft_judge, policy_judge = (judge.positive(a.texts, texts) if judge else None for a in (sft, policy))
+    sft_judge, policy_judge, judge, no_judge = dist.on_main(lambda: _judged(measurement, sft, policy))
     responses = side_by_side(texts, sft, policy)
     difference = None
     if sft_judge is not None and policy_judge is not None:
@@ -239,13 +237,11 @@ def evaluate(run: Run, reward: AnyReward = None) -> Iterator[StepReport]:
         "reward": measurement.reward.name,
         "score_range": measurement.reward.score_range,
         "lower_bound": measurement.settings.lower_bound,
-        "judge": judge and judge.meta,
+        "judge": judge,
         "no_judge": no_judge,
         "score_difference_ci95": bootstrap_ci95(policy.scores - sft.scores, config.seed),
         "judge_difference_ci95": difference,
-        "wall_seconds": {s: run.log(s).seconds() for s in ALGORITHMS if run.complete(s)}
-        | {"evaluation": seconds + took},
-        "warnings": [finding.sentence for finding in diagnose(run.path)],
+        **dist.on_main(lambda: _of_training(run, seconds + took)),
     }
     content = {"sft": sft_figures, measurement.stage: policy_figures, "policy": policy_figures, "meta": meta}
     write_json(run.path / "evaluation.json", strict(content))
@@ -254,6 +250,27 @@ def evaluate(run: Run, reward: AnyReward = None) -> Iterator[StepReport]:
     gain = policy_figures["score_mean"] - sft_figures["score_mean"]
     timing = {"seconds": took, "tokens_per_second": 0.0}
     yield StepReport("evaluation", measurement.steps, measurement.steps, {"score_gain": gain}, timing)
+
+
+def _judged(measurement: Measurement, sft: Answers, policy: Answers) -> tuple[Any, Any, dict[str, Any] | None, str]:
+    """The judge's verdicts on both models' answers, and what evaluation.json says about the judge, or about its absence.
+
+    It reads the responses alone: the sentiment of a prompt is not the model's merit.
+    """
+    judge, no_judge = measurement.judge
+    if judge is None:
+        return None, None, None, no_judge
+    first, second = (judge.positive(answers.texts, measurement.held_out[0]) for answers in (sft, policy))
+    return first, second, judge.meta, no_judge
+
+
+def _of_training(run: Run, seconds: float) -> dict[str, Any]:
+    """What evaluation.json says about the stages, the evaluation with its seconds among them."""
+    took = {stage: run.log(stage).seconds() for stage in ALGORITHMS if run.complete(stage)}
+    return {
+        "wall_seconds": took | {"evaluation": seconds},
+        "warnings": [finding.sentence for finding in diagnose(run.path)],
+    }
 
 
 def sample(

@@ -10,8 +10,9 @@ from plaudit.models.fast.activations import MAPPED_FROM
 from plaudit.models.fast.head import logits_at_once
 from plaudit.models.layers import layers, number_of_frozen_layers
 from plaudit.models.loading import model_without_weights
+from plaudit.models.sharding import gathered, layers_to_shard
 from plaudit.models.tokenizer import Tokenizer
-from plaudit.training import memory
+from plaudit.training import dist, memory
 from plaudit.training.prompts import training_prompts
 from plaudit.training.rewards import REFERENCE_SAMPLES
 from plaudit.training.run import Run
@@ -26,13 +27,18 @@ _PROGRAM = 2**29  # bytes of Python and its libraries
 def memory_needed(run: Run, lm: Any, prompt: int, policy: str = "ppo") -> int:
     """Bytes that the largest stage needs beyond the program itself, for prompts of `prompt` tokens in float32.
 
-    `policy` is the algorithm that trains it.
+    Of a job of several processes, those of one of them. `policy` is the algorithm that trains it.
     """
     sft, reward, ppo = run.config.sft, run.config.reward_model, getattr(run.config, policy)
     weights = 4 * sum(p.numel() for p in lm.parameters())
     vocabulary, width = lm.get_input_embeddings().weight.shape
     depth = getattr(lm.config, "num_hidden_layers", 1)
     one_layer = 4 * _KEPT * width  # of one token
+    divided, weights_in_pass, gradients_in_pass = dist.divides(run.config.sharding), 0, 0
+    shares = dist.size() if divided else 1
+    if divided:
+        sizes = [sum(p.numel() for p in layer.parameters()) for layer in layers_to_shard(lm)]
+        weights_in_pass, gradients_in_pass = gathered(weights // 4 - sum(sizes), max(sizes))
 
     def learns(part: Any) -> int:
         """Bytes of the weights that learn; LoRA adapters are small beside them."""
@@ -43,34 +49,38 @@ def memory_needed(run: Run, lm: Any, prompt: int, policy: str = "ppo") -> int:
 
     def stage(part: Any, rows: int, tokens: int, predicted: int, cache: int = MAPPED_FROM, pair: int = 1) -> int:
         """A model, gradients and Adam's moments of what learns, cached activations, and a batch or a copy to save."""
+        rows = dist.most_rows(rows)
         rows = min(rows, pair * part.microbatch_size or rows)
         all_learn = not (part.train_layers or part.lora_rank)
         logits = min(rows * predicted * vocabulary, logits_at_once(run.device, gradient=all_learn))
         batch = rows * tokens * (part.train_layers or depth) * one_layer + 4 * _LOSS_COPIES * logits
-        cached = cache if number_of_frozen_layers(lm, part.train_layers) else 0
-        return weights + 3 * learns(part) + cached + max(batch, weights, 3 * learns(part))
+        cached = cache if number_of_frozen_layers(lm, part.train_layers) and not divided else 0
+        held, saved = (weights + 3 * learns(part)) // shares, max(weights, 3 * learns(part) // shares)
+        return held + cached + weights_in_pass + max(batch, gradients_in_pass, saved)
 
     length = prompt + ppo.max_new_tokens
     heads = getattr(lm.config, "num_attention_heads", 1)  # a recurrent model has none
     keys_and_values = 4 * 2 * width * getattr(lm.config, "num_key_value_heads", heads) // heads  # a token and layer
-    sampled = max(REFERENCE_SAMPLES, ppo.batch_size) * length  # tokens
-    sampling = sampled * (one_layer + depth * keys_and_values)
-    rollout = min(ppo.batch_size * ppo.max_new_tokens * vocabulary, logits_at_once(run.device, gradient=False))
+    sampled = max(REFERENCE_SAMPLES, ppo.batch_size)
+    sampling = dist.most_rows(sampled) * length * (one_layer + depth * keys_and_values)
+    answered = dist.most_rows(ppo.batch_size) * ppo.max_new_tokens  # tokens
+    rollout = min(answered * vocabulary, logits_at_once(run.device, gradient=False))
     pair = 2 if policy == "dpo" else 1  # sequences of a record
     rows = pair * min(ppo.minibatch_size, ppo.batch_size)
     longest = max(length, ppo.max_tokens) if run.reads_judgements(policy) else length
     texts = max((len(ranking.responses) for ranking in run.judged.train.rankings), default=2)
-    # Activations of the sampled tokens at two depths: one for the policy, one for the reward model.
-    update = stage(
-        ppo, rows, longest, max(ppo.max_new_tokens, longest - prompt), cache=4 * 2 * width * sampled, pair=pair
-    )
+    # Activations of the sampled tokens at two depths: one for the policy, one for the reward model. The minibatches of an
+    # iteration lead almost all of them to every process.
+    cache = 4 * 2 * width * sampled * length
+    update = stage(ppo, rows, longest, max(ppo.max_new_tokens, longest - prompt), cache=cache, pair=pair)
+    # Reference and reward models hold what learned again, and share the rest with the policy, unless they are divided.
+    others = [weights // shares if divided else learns(part) for part in (ppo, *[reward] * reward.members)]
     return max(
         stage(sft, sft.batch_size, sft.max_tokens, sft.max_tokens),
         stage(reward, texts * reward.batch_size, reward.max_tokens, 0),
-        # Reference and reward models hold what learned again, and share the rest with the policy.
-        update + learns(ppo) + reward.members * learns(reward) + 4 * _ROLLOUT_COPIES * rollout + sampling,
+        update + sum(others) + 4 * _ROLLOUT_COPIES * rollout + sampling,
         # While the last of them is opened: in the file and out of it.
-        learns(ppo) + (reward.members - 1) * learns(reward) + 3 * weights,
+        weights // shares + sum(others[:-1]) + 2 * weights,
     )
 
 

@@ -38,17 +38,13 @@ def shard(model: Any) -> None:
         FSDPModule.set_force_sum_reduction_for_comms  # noqa: B018
     except (ImportError, AttributeError):
         raise ModelError("sharding = 'full' needs a newer torch, 2.13 for example; or use sharding = 'none'") from None
-    try:
-        layers(model)
-    except ModelError:
-        kind = model.config.model_type
-        raise ModelError(f"sharding = 'full': the layers of a {kind} model are not known; use 'none'") from None
+    stack = layers_to_shard(model)
     mesh = init_device_mesh(next(model.parameters()).device.type, (torch_dist.get_world_size(),))
     whole = {p for name, p in model.named_parameters() if name.startswith(_WHOLE)}
-    for layer in layers(model):
+    for layer in stack:
         fully_shard(layer, mesh=mesh, reshard_after_forward=True)
     fully_shard(model, mesh=mesh, reshard_after_forward=False, ignored_params=whole)
-    for part in (model, *layers(model)):  # gradients are sums: losses are divided by the count of all processes
+    for part in (model, *stack):  # gradients are sums: losses are divided by the count of all processes
         part.set_gradient_divide_factor(1.0)
         part.set_force_sum_reduction_for_comms(True)
     # The first module that runs becomes the root of FSDP2. The engines call layers, so the model runs once here.
@@ -57,6 +53,26 @@ def shard(model: Any) -> None:
     model.become_root()
     model.reshard()
     _sharded.add(model)
+
+
+def layers_to_shard(model: Any) -> nn.ModuleList:
+    """The layers of a model, each of which gathers its own weights; a ModelError if they are not known."""
+    try:
+        return layers(model)
+    except ModelError:
+        kind = model.config.model_type
+        raise ModelError(f"sharding = 'full': the layers of a {kind} model are not known; use 'none'") from None
+
+
+def gathered(outside: int, layer: int) -> tuple[int, int]:
+    """Bytes beside a process's shares of a model in float32: weights during a pass, and gradients in a backward pass.
+
+    Args:
+        outside: number of weights outside of the layers.
+        layer: number of weights of a layer.
+    """
+    # A layer is gathered while the one before it runs. What is outside is copied to add up its gradients.
+    return 4 * (outside + 2 * layer), 4 * (2 * outside + layer)
 
 
 def is_sharded(model: Any) -> bool:

@@ -3,10 +3,11 @@
 import torch
 
 from plaudit.errors import ConfigError
+from plaudit.training import dist
 
 
 def device_named(name: str) -> torch.device:
-    """The device of this name, or the first GPU, if there is one, for auto.
+    """The device of this name, or a GPU, if there is one, for auto: the current one, or the own one of a rank.
 
     Raises:
         ConfigError: this machine has no such device.
@@ -16,7 +17,7 @@ def device_named(name: str) -> torch.device:
     wanted = usable[0] if name == "auto" else name
     if wanted not in usable:
         raise ConfigError(f"device = '{wanted}': this machine has no such device; use cpu or auto")
-    return torch.device(wanted, torch.cuda.current_device()) if wanted == "cuda" else torch.device(wanted)
+    return torch.device(wanted, dist.own_gpu()) if wanted == "cuda" else torch.device(wanted)
 
 
 def multiplies_bfloat16(device: torch.device) -> bool:

@@ -40,6 +40,21 @@ def started_by_torchrun() -> int:
     return int(os.environ.get("WORLD_SIZE") or 1)
 
 
+def on_this_host() -> int:
+    """How many of them run on this host."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE") or 1)
+
+
+def own_gpu() -> int:
+    """The number of this process's GPU, which is torch's current one from here on.
+
+    Some schedulers show all GPUs of a host to each of its processes, and others one, which then has number 0.
+    """
+    if started_by_torchrun() > 1:
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK") or 0) % torch.cuda.device_count())
+    return torch.cuda.current_device()
+
+
 def start() -> None:
     """Join the job, if there is one; ranks other than 0 write no files from here on.
 
@@ -53,7 +68,7 @@ def start() -> None:
         raise RunError("this build of torch has no torch.distributed; start plaudit without torchrun")
     backend = "gloo"
     if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        own_gpu()
         backend = "cpu:gloo,cuda:nccl"
     own, of, others = int(os.environ["RANK"]), started_by_torchrun(), _joined()  # Ray Train makes the group itself
     _store = meeting.open_store(serve=not others)
@@ -247,10 +262,10 @@ def add_gradients(parameters: Iterable[Tensor]) -> None:
 
 
 def _add(gradients: Sequence[Tensor]) -> None:
-    """Add up some gradients of one format in one call."""
+    """Add up some gradients of one format in one call, in float32: bfloat16 would round the sum after every rank."""
     if not gradients:
         return
-    flat = torch.cat([g.reshape(-1) for g in gradients])
+    flat = torch.cat([g.reshape(-1) for g in gradients]).float()
     torch_dist.all_reduce(flat)
     for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
         gradient.copy_(part.view_as(gradient))

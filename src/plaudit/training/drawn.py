@@ -63,21 +63,13 @@ def draw(run: Run, stage: str, models: Models, reward: AnyReward) -> Groups:
     prompts, dropped = prompts_to_answer(run, models.tokenizer, settings.max_new_tokens, window(models.policy.lm))
     run.checkpoints(stage, sources)  # what the responses depend on, before the first of them
     made_from = {"fingerprint": run.inputs(stage, sources)["fingerprint"], "reward_files": files_of(sources)}
-    record = folder / RECORD
-    if _drawn_from(record) != made_from:
-        remove_file(folder / FILE)
-        write_json(record, made_from)
-    dist.barrier()
     path = folder / FILE
-    if "sha256" not in json.loads(record.read_text(encoding="utf-8")):
+    # Rank 0 reads these files for all: another host may still see the old ones, and ranks must not disagree.
+    if not dist.on_main(lambda: _all_there(folder, made_from, stage)):
         with stopping.training_loop(stage):
             _complete(run, stage, models, opened, prompts, path)
-        sync(path)
-        write_json(record, made_from | {"sha256": sha256(path)})
-        dist.barrier()
-    elif not path.exists() or sha256(path) != json.loads(record.read_text(encoding="utf-8"))["sha256"]:
-        raise RunError(f"{path}: missing or changed since it was drawn; put it back, or start {stage} with --overwrite")
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        dist.on_main(lambda: _seal(folder, made_from))
+    lines = [json.loads(line) for line in dist.on_main(lambda: path.read_text(encoding="utf-8")).splitlines()]
     raw, ended = (torch.tensor([line[name] for line in lines]) for name in ("raw_score", "ended"))
     scale = ScoreScale.measured(raw, settings.missing_eos_penalty)
     found = [
@@ -88,6 +80,24 @@ def draw(run: Run, stage: str, models: Models, reward: AnyReward) -> Groups:
     summary = {"responses": len(found), "prompts": len(prompts), "dropped": dropped, "reward": opened.name}
     summary |= {"parts": {part.name: part.weight for part in opened.parts}, "scale": dataclasses.asdict(scale)}
     return Groups([found[i : i + size] for i in range(0, len(found), size)], summary)
+
+
+def _all_there(folder: Path, made_from: dict[str, Any], stage: str) -> bool:
+    """Whether all responses have been drawn, for the same inputs; those drawn for others are removed."""
+    record, path = folder / RECORD, folder / FILE
+    if _drawn_from(record) != made_from:
+        remove_file(path)
+        write_json(record, made_from)
+    known = json.loads(record.read_text(encoding="utf-8"))
+    if "sha256" in known and not (path.exists() and sha256(path) == known["sha256"]):
+        raise RunError(f"{path}: missing or changed since it was drawn; put it back, or start {stage} with --overwrite")
+    return "sha256" in known
+
+
+def _seal(folder: Path, made_from: dict[str, Any]) -> None:
+    """Record that all responses are there."""
+    sync(folder / FILE)
+    write_json(folder / RECORD, made_from | {"sha256": sha256(folder / FILE)})
 
 
 def _drawn_from(record: Path) -> dict[str, Any] | None:
@@ -104,10 +114,9 @@ def _complete(run: Run, stage: str, models: Models, reward: Reward, prompts: lis
     settings = getattr(run.config, stage)
     together = max(1, _AT_ONCE // settings.group_size)  # groups
     part, total = together * settings.group_size, settings.responses
-    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    lines = dist.on_main(lambda: path.read_bytes().splitlines(keepends=True) if path.exists() else [])
     whole = [line for line in lines if line.endswith(b"\n")]
     done = len(whole) // part
-    dist.barrier()  # every rank has read the file
     with (path if writes() else Path(os.devnull)).open("wb") as file:
         file.writelines(whole[: done * part])
         for number in range(done, -(-total // part)):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterable
 from functools import partial
 from itertools import chain
+from pathlib import Path
 from typing import Any, TypeAlias
 
 from plaudit.errors import ModelError
@@ -49,4 +51,6 @@ def choose_engine(run: Run, stage: str, model: Any) -> Engine:
         )
     # Adapters are added to the layers' weights, and FSDP2 divides weights of one format.
     whole = getattr(getattr(run.config, stage), "lora_rank", 0) or run.config.sharding != "none"
-    return FastEngine(run.dtype, run.folder(stage), round_matrices=not whole)
+    # Every rank has a file of activations of its own, which is not to go over the network.
+    folder = Path(tempfile.gettempdir()) if dist.size() > dist.on_this_host() else run.folder(stage)
+    return FastEngine(run.dtype, folder, round_matrices=not whole)

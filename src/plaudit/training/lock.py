@@ -15,6 +15,7 @@ from plaudit.errors import RunError
 from plaudit.training import dist
 
 _SHARED = 10.0  # seconds until a network file system shows what another host has written
+_CACHED = 90.0  # the same where this host may remember that there was no such file; NFS forgets that after a minute
 FILES = _FILE, _OWNER = ".lock", ".owner.json"
 _held: dict[Path, FileLock] = {}  # locks that this process holds until it ends
 
@@ -58,17 +59,38 @@ def check_shared(run: Path) -> Path:
 
 
 def _check_seen(run: Path, owner: str) -> None:
-    until = time.monotonic() + _SHARED
+    if not _shows(run / _OWNER, owner, _SHARED):
+        host = json.loads(owner)["host"]
+        raise RunError(
+            f"{run}: {platform.node()} does not see the files that rank 0 writes there on {host}; choose an --out on a "
+            "file system that all hosts of the job share"
+        )
+
+
+def wait_for(path: Path) -> None:
+    """Wait until every rank sees a file that rank 0 has written; a RunError on all of them if one does not."""
+    if dist.size() > 1:
+        content = dist.on_main(lambda: path.read_text(encoding="utf-8"))
+        dist.together(lambda: _wait_for(path, content))
+
+
+def _wait_for(path: Path, content: str) -> None:
+    if not _shows(path, content, _CACHED):
+        raise RunError(
+            f"{path}: {platform.node()} does not see after {_CACHED:.0f} s what rank 0 has written there; continue "
+            "with --resume, on a file system whose hosts remember directories for less long (NFS: acdirmax)"
+        )
+
+
+def _shows(path: Path, content: str, seconds: float) -> bool:
+    """Whether a file has this content on this host, now or within so many seconds."""
+    until = time.monotonic() + seconds
     while time.monotonic() < until:
         with suppress(OSError):
-            if (run / _OWNER).read_text(encoding="utf-8") == owner:
-                return
+            if path.read_text(encoding="utf-8") == content:
+                return True
         time.sleep(0.2)
-    host = json.loads(owner)["host"]
-    raise RunError(
-        f"{run}: {platform.node()} does not see the files that rank 0 writes there on {host}; choose an --out on a "
-        "file system that all hosts of the job share"
-    )
+    return False
 
 
 def _owner(run: Path) -> str:

@@ -10,30 +10,39 @@ from pathlib import Path
 
 import torch
 
+from plaudit.training import dist
+
 _CGROUP = Path("/sys/fs/cgroup")
 
 
 def free(device: torch.device) -> int | None:
-    """Bytes that are available now on `device`; None if the system does not report them."""
+    """Bytes that are available now on `device`; None if the system does not report them.
+
+    On a CPU the processes of a job on this host have equal shares.
+    """
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
+    processes = dist.on_this_host()
     with suppress(OSError, StopIteration):
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
         available = 1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
-        return min([available, *_limits()])
+        return min([available // processes, *_limits(processes)])
     try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")  # systems other than Linux: total memory
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // processes  # systems other than Linux: total memory
     except (AttributeError, OSError, ValueError):
         return None
 
 
-def _limits() -> Iterator[int]:
-    """Bytes that this process may still take, by the limit of its container and by that of its address space."""
+def _limits(processes: int) -> Iterator[int]:
+    """Bytes that this process may still take: by the limit of its container, and by that of its address space.
+
+    So many processes share the container.
+    """
     with suppress(OSError, ValueError, KeyError):  # cgroup v2; without a limit memory.max is "max"
         limit, used = (int((_CGROUP / name).read_text(encoding="ascii")) for name in ("memory.max", "memory.current"))
         lines = (_CGROUP / "memory.stat").read_text(encoding="ascii").splitlines()
         cache = dict(line.split() for line in lines)["inactive_file"]  # given back when memory is needed
-        yield max(0, limit - used + int(cache))
+        yield max(0, limit - used + int(cache)) // processes
     with suppress(ImportError, OSError, ValueError):
         import resource
 

@@ -34,6 +34,7 @@ from plaudit.rewards import (
     uses_model,
 )
 from plaudit.rewards.sources import short_names
+from plaudit.training import dist
 from plaudit.training.models import Models
 from plaudit.training.run import Run
 from plaudit.training.tokenizer import open_tokenizer
@@ -131,7 +132,7 @@ def try_reward(run: Run, stages: tuple[str, ...], model: str, reward: AnyReward 
     if not (sources and largest):
         return Trial(0.0, ())
     opened = tuple(source.open() for source in sources)  # a changed file is another function
-    return _try(run, model, largest, sources, opened)
+    return dist.on_main(lambda: _try(run, model, largest, sources, opened))
 
 
 @functools.lru_cache(maxsize=1)  # one trial for the checks and for the plan of a run

@@ -143,7 +143,7 @@ class Iteration:
     number: int  # counted from 0
     rollout: Rollout
     measured: dict[str, Tensor]  # what each part of the reward gives the responses (B,)
-    states: Float[Tensor, "N D"]  # the policy's hidden states that predict the response tokens
+    states: Any  # the policy's hidden states (N, D) that predict the response tokens; None without a value head
     kl_coef: float
     lr: float
     began: float  # by time.perf_counter()
@@ -213,8 +213,9 @@ class RolloutLoop:
             settings.temperature,
             settings.kl_estimator,
         )
+        kept = [states] if models.policy.value_head is not None else []  # only a value head reads them
         rollout, measured, states = dist.gathered(
-            len(prompts), rollout, measured, states, pad_id=models.tokenizer.pad_id
+            len(prompts), rollout, measured, *kept, pad_id=models.tokenizer.pad_id
         )
         lr = settings.lr * warmup_then_linear(number, settings.iterations, settings.warmup)
         set_lr(self._optimizer, lr)

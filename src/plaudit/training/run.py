@@ -167,6 +167,7 @@ class Run:
     def finish(self, stage: str, summary: dict[str, Any]) -> None:
         """Write the folder's manifest, then summary.json, which marks the stage as finished; remove its checkpoints."""
         dist.on_main(lambda: self._finish(stage, summary))
+        lock.wait_for(self.folder(stage) / "summary.json")
 
     def _finish(self, stage: str, summary: dict[str, Any]) -> None:
         folder, text = self.folder(stage), json_text(summary)
@@ -263,8 +264,7 @@ class Run:
 
     def check_inputs(self, stage: str) -> None:
         """Raise a RunError if a stage's folder was made from other settings, other inputs or other data."""
-        made = self.made_from(stage)
-        if made is None:
+        if (made := self.made_from(stage)) is None:
             return
         now, begins = self.inputs(stage), f"{self.path}: its {stage} was made"
         for name, value in now["settings"].items():
@@ -298,7 +298,7 @@ class Run:
 
     @property
     def device(self) -> torch.device:
-        """Where to compute: as set, or the first GPU if there is one."""
+        """Where to compute: as set, or a GPU if there is one."""
         return device_named(self.config.device)
 
     @property
