@@ -22,7 +22,7 @@ FOLDER = Path(plaudit.__file__).parents[2] / "examples" / "cluster"
 STOPPED = '{"ppo": {"how": "stopped", "reason": "SIGTERM", "step": 3}}'
 # Programs of a cluster: they write down how they are called, one word a line.
 PROGRAMS = {
-    "srun": 'exec "$@"',
+    "srun": 'echo "$SRUN_CPUS_PER_TASK" > "$HERE/cpus"; exec "$@"',
     "scontrol": 'if [ "$1" = show ]; then echo node-1; echo node-2; else echo "$@" > "$HERE/scontrol"; fi',
     "torchrun": """printf "%s\\n" "$@" > "$HERE/torchrun"
         echo "$TORCH_ELASTIC_SHUTDOWN_TIMEOUT" > "$HERE/wait"
@@ -78,6 +78,7 @@ def test_slurm_starts_resumes_and_queues_again(here, monkeypatch):
     options, params = started(here)
     assert (options.nnodes, options.rdzv_endpoint, options.rdzv_id) == ("2", "node-1:29500", "77")
     assert options.nproc_per_node == directives["gpus-per-node"]
+    assert (here / "cpus").read_text().strip() == directives["cpus-per-task"]
     assert (params["out"], params["resume"]) == (here / "run", False)
     assert name == "TERM"  # which plaudit and torchrun answer; torchrun waits less long than there is left
     assert 0 < int((here / "wait").read_text()) < int(before)
@@ -117,17 +118,29 @@ def test_kubernetes_starts_and_resumes(here):
         (here / "run" / "config.toml").touch()
 
 
-def test_ray_trains_what_plaudit_trains(tmp_path, tiny_config, monkeypatch):
-    """Its function in one process, where a stand-in for Ray takes the reports."""
-    reports = []
+@pytest.fixture
+def ray(monkeypatch):
+    """A stand-in for Ray, which takes the reports and the arguments of its trainer."""
+    taken = types.SimpleNamespace(reports=[], trainer={})
+
+    def trainer(train, **arguments):
+        taken.trainer = arguments
+        return types.SimpleNamespace(fit=lambda: types.SimpleNamespace(metrics={}))
+
     for name in ("ray", "ray.train", "ray.train.torch"):
         monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
     sys.modules["ray"].train = sys.modules["ray.train"]
-    sys.modules["ray.train"].report = reports.append
+    sys.modules["ray.train"].report = taken.reports.append
     for name in ("FailureConfig", "RunConfig", "ScalingConfig"):
-        setattr(sys.modules["ray.train"], name, None)
-    for name in ("TorchConfig", "TorchTrainer"):
-        setattr(sys.modules["ray.train.torch"], name, None)
+        setattr(sys.modules["ray.train"], name, dict)
+    sys.modules["ray.train.torch"].TorchConfig = dict
+    sys.modules["ray.train.torch"].TorchTrainer = trainer
+    return taken
+
+
+def test_ray_trains_what_plaudit_trains(tmp_path, tiny_config, ray):
+    """Its function in one process."""
+    reports = ray.reports
     train = runpy.run_path(str(FOLDER / "ray_train.py"))["train"]
     settings = SMALL | {"model": tiny_config.model}
     train({"out": str(tmp_path / "run"), "data": tiny_config.data.name, "settings": settings})
@@ -137,3 +150,15 @@ def test_ray_trains_what_plaudit_trains(tmp_path, tiny_config, monkeypatch):
     before = len(reports)
     train({"out": str(tmp_path / "run"), "data": tiny_config.data.name, "settings": settings})
     assert {report["stage"] for report in reports[before:]} <= {"evaluation"}
+
+
+@pytest.mark.parametrize("data", ["here.tsv", "movie-reviews", None])
+def test_the_workers_of_ray_find_a_file_of_data(data, tmp_path, ray, monkeypatch):
+    """They run in folders of their own."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here.tsv").touch()
+    monkeypatch.setattr(sys, "argv", ["ray_train.py", *(["--data", data] if data else [])])
+    runpy.run_path(str(FOLDER / "ray_train.py"))["main"]()
+    job = ray.trainer["train_loop_config"]
+    assert job["data"] == (str(tmp_path / data) if data == "here.tsv" else data)
+    assert job["out"] == str(tmp_path / "runs" / "ray")

@@ -14,6 +14,7 @@ from plaudit.cli import main
 from plaudit.errors import RunError
 from plaudit.models.loading import load_tokenizer, model_without_weights, save
 from plaudit.pipeline import steps
+from plaudit.training import dist
 from plaudit.training.run import STAGES, Run
 
 TRAINED = ("sft", "reward_model", "ppo")
@@ -265,3 +266,9 @@ def test_a_disk_that_is_too_small_is_refused_before_training(tmp_path, tiny_conf
     monkeypatch.setattr(pipeline.shutil, "disk_usage", lambda path: SimpleNamespace(free=needed - 1))
     with pytest.raises(RunError, match=r"sft, ppo need about 0\.0 GB of disk space, and 0\.0 GB are free there"):
         pipeline.check_disk_space(run, stages, model)
+
+
+def test_all_ranks_run_the_stages_that_rank_0_finds_unfinished(tmp_path, tiny_config, monkeypatch):
+    """This one does not see what SFT and reward model have left."""
+    monkeypatch.setattr(dist, "on_main", lambda call: ["ppo"])
+    assert pipeline.due(Run(tmp_path, tiny_config), STAGES) == ("ppo", "evaluation")

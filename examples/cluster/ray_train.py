@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("--gpu", action="store_true", help="a GPU for each worker")
     parser.add_argument("--storage", default="ray-results", help="folder of Ray's own files, which all hosts share")
     parser.add_argument("--out", default="runs/ray", help="run directory, which all hosts share")
-    parser.add_argument("--data", help="training data: a built-in name, a file or folder that all hosts share, or a hub id")
+    parser.add_argument("--data", help="a built-in name, a file or folder that all hosts share, or a hub id")
     parser.add_argument("--config", help="a TOML file of settings, which all hosts share")
     words = parser.parse_args()
     paths = {name: Path(value).resolve() for name in ("out", "config", "storage") if (value := getattr(words, name))}

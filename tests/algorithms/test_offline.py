@@ -6,6 +6,7 @@ import json
 import math
 import re
 import shutil
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from plaudit.models.tokenizer import collate
 from plaudit.pipeline import check, steps
 from plaudit.records import Comparison, Demonstration, LabelledText, Ranking
 from plaudit.rewards import sources_of
+from plaudit.training import dist
 from plaudit.training.drawn import Drawn, draw
 from plaudit.training.models import Models
 from plaudit.training.offline import nats_of
@@ -352,3 +354,49 @@ def test_texts_that_are_all_too_long_name_the_setting_of_the_method(tmp_path, ti
     run = open_run(tmp_path / "run", people("comparisons"), settings)
     with pytest.raises(DataError, match=r"raise dpo\.max_tokens"):
         check(run.config, run.path, ("sft", "dpo"))
+
+
+@contextmanager
+def on_another_host(*paths):
+    """Only what rank 0 does for all ranks sees these files, and nothing is written."""
+    places = {path: path.with_name(f"hidden {path.name}") for path in paths}
+
+    def hide():
+        for path, place in places.items():
+            path.rename(place)
+
+    def show():
+        for path, place in places.items():
+            place.rename(path)
+
+    def on_main(call):
+        show()
+        try:
+            return call()
+        finally:
+            hide()
+
+    hide()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dist, "on_main", on_main)
+        patch.setattr("plaudit.files._writes", False)
+        yield
+    show()
+
+
+def test_a_rank_that_does_not_see_what_was_drawn_gets_it_from_rank_0(make, monkeypatch):
+    run = make("dpo", responses=400, group_size=8)
+    models = Models.load(run, "dpo")
+    found = draw(run, "dpo", models, low_letters)
+    path, record = run.folder("dpo") / "drawn.jsonl", run.folder("dpo") / "drawn.json"
+    with on_another_host(path, record):
+        assert draw(run, "dpo", models, low_letters).groups == found.groups
+
+    # All ranks draw the part that is missing, and no other.
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:300]))
+    record.write_text(json.dumps({k: v for k, v in json.loads(record.read_text()).items() if k != "sha256"}))
+    parts = []
+    monkeypatch.setattr("plaudit.training.drawn._part", lambda *arguments: parts.append(arguments[-1]) or [])
+    with on_another_host(path, record):
+        draw(run, "dpo", models, low_letters)
+    assert parts == [1]

@@ -16,6 +16,7 @@ from plaudit.evaluation.evaluate import Answers, Measurement, evaluate, figures,
 from plaudit.evaluation.judge import Judge, imdb_judge
 from plaudit.models.loading import save
 from plaudit.pipeline import steps
+from plaudit.training import dist
 from plaudit.training.metrics import read_jsonl
 from plaudit.training.run import Run
 
@@ -229,3 +230,25 @@ def test_what_cannot_be_evaluated_is_refused(cpu_run, finished_run):
     long = dataclasses.replace(run.config, ppo=dataclasses.replace(run.config.ppo, max_new_tokens=64))
     with pytest.raises(ModelError, match="do not fit into the model's window of 64 tokens"):
         next(evaluate(Run(run.path, long)))
+
+
+@pytest.mark.parametrize("two_models", [2], indirect=True, ids=["all layers"])
+def test_rank_0_asks_the_judge_for_all_ranks(two_models, monkeypatch):
+    for_all, asked = [False], []
+
+    def on_main(call):
+        for_all.append(True)
+        try:
+            return call()
+        finally:
+            for_all.pop()
+
+    def judge_for(*data):
+        asked.append(for_all[-1])  # it measures the judge on held-out texts
+        return Judge("none", "nothing", lambda texts, prompts: asked.append(for_all[-1]) or np.zeros(len(texts))), ""
+
+    monkeypatch.setattr(dist, "on_main", on_main)
+    monkeypatch.setattr("plaudit.evaluation.evaluate.judge_for", judge_for)
+    list(evaluate(two_models))
+    assert asked == [True] * 3
+    assert read(two_models.path)["meta"]["judge"] == {"name": "none", "domain": "nothing"}

@@ -1,9 +1,18 @@
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+import torch
 from tiny import make_lm
+from transformers import LlamaConfig, LlamaForCausalLM
 
+from plaudit.config import build
+from plaudit.errors import ModelError
+from plaudit.evaluation.doctor import check_memory
+from plaudit.evaluation.memory import memory_needed
+from plaudit.training import dist
+from plaudit.training.run import Run
 from recipes import rank_memory
 from recipes.rank_memory import Shape, formula, llama, shape_of
 
@@ -58,3 +67,50 @@ def test_the_page_has_the_table_that_the_command_prints(monkeypatch, capsys):
     update = (24 * weights / 8 + 4 * (outside + 2 * layer) + 4 * (2 * outside + layer)) / 2**30
     sampling = (20 * weights / 8 + 4 * weights + 4 * outside) / 2**30
     assert rows[5][3] == f"{update:.1f} / {sampling:.1f}"
+
+
+def llama_8b():
+    """A model with the shapes of Llama 3 8B, and no weights."""
+    with torch.device("meta"):
+        return LlamaForCausalLM(
+            LlamaConfig(
+                vocab_size=128256, hidden_size=4096, intermediate_size=14336, num_hidden_layers=32,
+                num_attention_heads=32, num_key_value_heads=8,
+            )
+        )  # fmt: skip
+
+
+def run_of(ranks, monkeypatch, **settings):
+    monkeypatch.setattr(dist, "size", lambda: ranks)
+    everything = {f"{stage}.train_layers": 0 for stage in ("sft", "reward_model", "ppo")}
+    return Run(Path("nowhere"), build(everything | {"device": "cpu"} | settings))
+
+
+@pytest.mark.parametrize(("ranks", "strategy"), [(1, "none"), (8, "none"), (2, "full"), (8, "full"), (64, "full")])
+def test_the_prediction_of_a_run_has_room_for_the_formula(ranks, strategy, monkeypatch):
+    """Beside it, it has room to open and to save models, which the recipe does not do: at most half as much again."""
+    lm = llama_8b()
+    needed = memory_needed(run_of(ranks, monkeypatch, sharding=strategy), lm, prompt=8)
+    largest = max(formula(shape_of(lm), strategy, ranks, frozen=2).values())
+    assert largest < needed < 1.6 * largest
+
+
+@pytest.mark.parametrize(("ranks", "strategy"), [(1, "none"), (8, "none"), (8, "full")])
+def test_a_divided_model_is_not_refused_where_its_shares_fit(ranks, strategy, monkeypatch):
+    monkeypatch.setattr("plaudit.training.memory.free", lambda device: 80 * 2**30)
+    run = run_of(ranks, monkeypatch, sharding=strategy)
+    refused = nullcontext() if strategy == "full" else pytest.raises(ModelError, match="GiB needed at most, 80.0 GiB")
+    with refused:
+        check_memory(run, ("sft", "reward_model", "ppo"), llama_8b(), 8)
+
+
+def test_a_process_needs_memory_for_its_rows(monkeypatch):
+    names = [f"{stage}.batch_size" for stage in ("sft", "reward_model", "ppo")] + ["ppo.minibatch_size"]
+    whole = {f"{stage}.microbatch_size": 0 for stage in ("sft", "reward_model", "ppo")}
+    lm = make_lm()
+    one, four, small = (
+        memory_needed(run_of(ranks, monkeypatch, **whole, **dict.fromkeys(names, rows)), lm, prompt=8)
+        for ranks, rows in ((1, 1024), (4, 4096), (4, 1024))
+    )
+    assert one == four
+    assert small < one / 2

@@ -14,6 +14,7 @@ from plaudit.errors import RewardError, RunError
 from plaudit.training import dist
 from recipes import gpu_check
 from tests import ranks
+from tests.disturbed import Job
 
 
 @pytest.mark.parametrize(("n", "size"), [(10, 4), (3, 4), (1, 2), (0, 2), (7, 1)])
@@ -62,6 +63,20 @@ def test_figures_are_added_and_maxima_are_kept(monkeypatch):
         dist, "gather", lambda value: [{"loss": 1.0, "ratio_max": 2.0}, {}, {"loss": 2.0, "ratio_max": 1.5}]
     )
     assert dist.added_figures({}) == {"loss": 3.0, "ratio_max": 2.0}
+
+
+def test_gradients_in_bfloat16_are_added_in_float32(monkeypatch):
+    """Sums of ones stay at 256 in bfloat16, whose next number is 258."""
+
+    def others_add(tensor):
+        for _ in range(299):
+            tensor += 1
+
+    monkeypatch.setattr(torch.distributed, "all_reduce", others_add)
+    gradients = [torch.ones(2, 3, dtype=torch.bfloat16), torch.ones(5, dtype=torch.bfloat16)]
+    dist._add(gradients)
+    for gradient, shape in zip(gradients, ((2, 3), (5,)), strict=True):
+        torch.testing.assert_close(gradient, torch.full(shape, 300, dtype=torch.bfloat16), rtol=0, atol=0)
 
 
 @pytest.fixture
@@ -120,6 +135,46 @@ def test_joined_rollouts_have_the_rows_of_each_with_more_padding():
     assert joined.logprobs.tolist() == [[7, 7, 0, 0]] * 2 + [[8, 8, 8, 8]]
     assert joined.scores.tolist() == [14, 14, 16]
     assert select_rows(joined, torch.tensor([2])).raw_scores.tolist() == [8]
+
+
+LOGS_ITS_RANK = """
+import os
+from pathlib import Path
+
+def note(responses):
+    with Path(__file__).with_suffix("." + os.environ["RANK"]).open("a") as file:
+        file.write(f"{len(responses)}\\n")
+
+def score(prompts, responses):
+    note(responses)
+    return [float(len(text)) for text in responses]
+
+def judge(responses):
+    note(responses)
+    return [0.25 for text in responses]
+"""
+
+
+def test_judge_and_trials_of_the_reward_are_asked_on_one_rank(tmp_path):
+    job = Job(tmp_path)
+    job.reward.write_text(LOGS_ITS_RANK)
+    other = tmp_path / "judge.py"
+    other.write_text(LOGS_ITS_RANK)
+    done = job.run(2, "run", "--judge", f"{other}:judge")
+    assert done.code == 0, done.said
+
+    def asked(of, rank):
+        path = of.with_suffix(f".{rank}")
+        return list(map(int, path.read_text().split())) if path.exists() else []
+
+    assert asked(other, 1) == []
+    assert len(asked(other, 0)) > 2
+    # 256 responses of the reference, 6 iterations of 10, and 6 held-out prompts with those that are shown, of two models.
+    shares = [128, *[5] * 6, 3, 3, 3, 3]
+    assert asked(job.reward, 1) == shares
+    trials = asked(job.reward, 0)[: -len(shares)]
+    assert asked(job.reward, 0)[len(trials) :] == shares
+    assert trials == [8, 16]  # texts of the data, and the responses of the preflight checks
 
 
 JOBS = {"2, DDP": (2, "none"), "2, FSDP2": (2, "full"), "4, DDP": (4, "none"), "4, FSDP2": (4, "full")}

@@ -1,4 +1,6 @@
 import dataclasses
+import tempfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -7,6 +9,7 @@ from tiny import FAMILIES, OTHER_FAMILIES, make_family
 from plaudit.errors import ModelError
 from plaudit.models.fast.engine import FastEngine
 from plaudit.models.plain import PlainEngine
+from plaudit.training import dist
 from plaudit.training.engine import choose_engine
 
 
@@ -46,3 +49,16 @@ def test_matrices_stay_float32_under_adapters(cpu_run, rank):
     lm = make_family("gpt2").requires_grad_(False)
     choose_engine(with_settings(cpu_run, sft=sft, dtype="bfloat16"), "sft", lm).prepare(lm)
     assert lm.transformer.h[0].mlp.c_fc.weight.dtype == (torch.float32 if rank else torch.bfloat16)
+
+
+def test_activations_lie_on_the_host_of_their_rank(cpu_run, monkeypatch):
+    """A run directory that several hosts share is a network file system."""
+
+    def folder():
+        return choose_engine(cpu_run, "sft", make_family("gpt2"))._folder
+
+    assert folder() == cpu_run.folder("sft")
+    monkeypatch.setattr(dist, "size", lambda: 4)
+    for here, expected in (("4", cpu_run.folder("sft")), ("2", Path(tempfile.gettempdir()))):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", here)
+        assert folder() == expected

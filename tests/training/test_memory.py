@@ -64,3 +64,14 @@ def test_the_peak_is_that_of_this_process_and_not_of_the_one_that_began_it():
     script = "import torch; from plaudit.training.memory import peak; print(peak(torch.device('cpu')))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert int(done.stdout) < held.nbytes
+
+
+def test_the_processes_of_a_host_share_its_memory(tmp_path, monkeypatch):
+    alone = memory.free(CPU)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    if alone is not None:
+        assert memory.free(CPU) < alone / 2
+    for name, text in (("max", 2**20), ("current", 2**19), ("stat", "anon 1\ninactive_file 0")):
+        (tmp_path / f"memory.{name}").write_text(f"{text}\n")
+    monkeypatch.setattr(memory, "_CGROUP", tmp_path)
+    assert memory.free(CPU) == 2**19 / 4

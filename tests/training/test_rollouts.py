@@ -9,10 +9,13 @@ from tiny import make_lm
 from torch import nn
 
 from plaudit import rng
+from plaudit.algorithms.grpo import grpo
+from plaudit.algorithms.ppo import ppo
 from plaudit.errors import ModelError
 from plaudit.models.fast.engine import FastEngine
 from plaudit.models.plain import PlainEngine
 from plaudit.models.policy import Policy
+from plaudit.training import dist
 from plaudit.training.optimizer import update
 from plaudit.training.prompts import check_window, prompts_of
 from plaudit.training.rollouts import ScoreScale, generate, score_rollout
@@ -200,3 +203,17 @@ def test_a_prompt_that_leaves_no_room_is_refused_with_the_figures():
     check_window([[1] * 10], 54, 64)
     with pytest.raises(ModelError, match="11 tokens and a response of 54 do not fit into the model's window of 64"):
         check_window([[1] * 11], 54, 64)
+
+
+@pytest.mark.parametrize(("algorithm", "exchanged"), [(ppo, {0, 1}), (grpo, {0})])
+def test_hidden_states_are_exchanged_where_a_value_head_reads_them(algorithm, exchanged, bare_run, monkeypatch):
+    number, gathered = [], dist.gathered
+
+    def counted(rows, batch, measured, *states, pad_id):
+        number.append(len(states))
+        return gathered(rows, batch, measured, *states, pad_id=pad_id)
+
+    monkeypatch.setattr(dist, "gathered", counted)
+    next(algorithm(bare_run()))
+    assert set(number) == exchanged  # none of the reference
+    assert len(number) == 2

@@ -253,7 +253,7 @@ def evaluate(run: Run, reward: AnyReward = None) -> Iterator[StepReport]:
 
 
 def _judged(measurement: Measurement, sft: Answers, policy: Answers) -> tuple[Any, Any, dict[str, Any] | None, str]:
-    """The judge's verdicts on both models' answers, and what evaluation.json says about the judge, or about its absence.
+    """The judge's verdicts on the answers of both models, and what evaluation.json says about it, or why there is none.
 
     It reads the responses alone: the sentiment of a prompt is not the model's merit.
     """

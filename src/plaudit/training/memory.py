@@ -27,8 +27,8 @@ def free(device: torch.device) -> int | None:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
         available = 1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
         return min([available // processes, *_limits(processes)])
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // processes  # systems other than Linux: total memory
+    try:  # systems other than Linux: total memory
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // processes
     except (AttributeError, OSError, ValueError):
         return None
 
