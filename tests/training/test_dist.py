@@ -169,7 +169,7 @@ def test_judge_and_trials_of_the_reward_are_asked_on_one_rank(tmp_path):
 
     assert asked(other, 1) == []
     assert len(asked(other, 0)) > 2
-    # 256 responses of the reference, 6 iterations of 10, and 6 held-out prompts with those that are shown, of two models.
+    # 256 responses of the reference, 6 iterations of 10, and 6 held-out prompts: for figures and to show, twice each.
     shares = [128, *[5] * 6, 3, 3, 3, 3]
     assert asked(job.reward, 1) == shares
     trials = asked(job.reward, 0)[: -len(shares)]

@@ -69,8 +69,8 @@ def memory_needed(run: Run, lm: Any, prompt: int, policy: str = "ppo") -> int:
     rows = pair * min(ppo.minibatch_size, ppo.batch_size)
     longest = max(length, ppo.max_tokens) if run.reads_judgements(policy) else length
     texts = max((len(ranking.responses) for ranking in run.judged.train.rankings), default=2)
-    # Activations of the sampled tokens at two depths: one for the policy, one for the reward model. Minibatches are drawn
-    # from all of them, so that a process meets almost all.
+    # Activations of the sampled tokens at two depths: one for the policy, one for the reward model. Minibatches bring
+    # almost all of them to every process.
     cache = 4 * 2 * width * sampled * length
     update = stage(ppo, rows, longest, max(ppo.max_new_tokens, longest - prompt), cache=cache, pair=pair)
     # Reference and reward models hold what learned again, and share the rest with the policy, unless they are divided.
