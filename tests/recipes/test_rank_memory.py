@@ -88,18 +88,19 @@ def run_of(ranks, monkeypatch, **settings):
 
 @pytest.mark.parametrize(("ranks", "strategy"), [(1, "none"), (8, "none"), (2, "full"), (8, "full"), (64, "full")])
 def test_the_prediction_of_a_run_has_room_for_the_formula(ranks, strategy, monkeypatch):
-    """Beside it, it has room to open and to save models, which the recipe does not do: at most half as much again."""
+    """It is at most 1.6 times as much, or a model and its file: the recipe does not open or save models."""
     lm = llama_8b()
     needed = memory_needed(run_of(ranks, monkeypatch, sharding=strategy), lm, prompt=8)
-    largest = max(formula(shape_of(lm), strategy, ranks, frozen=2).values())
-    assert largest < needed < 1.6 * largest
+    shape = shape_of(lm)
+    largest = max(formula(shape, strategy, ranks, frozen=2).values())
+    assert largest < needed < max(1.6 * largest, 2.1 * 4 * shape.whole)
 
 
 @pytest.mark.parametrize(("ranks", "strategy"), [(1, "none"), (8, "none"), (8, "full")])
 def test_a_divided_model_is_not_refused_where_its_shares_fit(ranks, strategy, monkeypatch):
     monkeypatch.setattr("plaudit.training.memory.free", lambda device: 80 * 2**30)
     run = run_of(ranks, monkeypatch, sharding=strategy)
-    refused = nullcontext() if strategy == "full" else pytest.raises(ModelError, match="GiB needed at most, 80.0 GiB")
+    refused = nullcontext() if strategy == "full" else pytest.raises(ModelError, match="GiB needed at most, 80")
     with refused:
         check_memory(run, ("sft", "reward_model", "ppo"), llama_8b(), 8)
 

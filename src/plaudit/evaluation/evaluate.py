@@ -30,7 +30,7 @@ from plaudit.models.tokenizer import Tokenizer
 from plaudit.records import Message, asking
 from plaudit.rewards import AnyReward
 from plaudit.settings import setting
-from plaudit.training import dist, manifest
+from plaudit.training import dist, lock, manifest
 from plaudit.training.metrics import StepReport
 from plaudit.training.models import Models
 from plaudit.training.prompts import check_window, evaluation_prompts, rows_that_fit
@@ -247,6 +247,7 @@ def evaluate(run: Run, reward: AnyReward = None) -> Iterator[StepReport]:
     write_json(run.path / "evaluation.json", strict(content))
     manifest.write(run.path, [run.path / name for name in ("evaluation.json", "responses.jsonl", "samples.jsonl")])
     dist.on_main(lambda: write_report(run.path))
+    lock.wait_for(run.path / "evaluation.json")
     gain = policy_figures["score_mean"] - sft_figures["score_mean"]
     timing = {"seconds": took, "tokens_per_second": 0.0}
     yield StepReport("evaluation", measurement.steps, measurement.steps, {"score_gain": gain}, timing)

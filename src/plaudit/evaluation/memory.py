@@ -79,8 +79,8 @@ def memory_needed(run: Run, lm: Any, prompt: int, policy: str = "ppo") -> int:
         stage(sft, sft.batch_size, sft.max_tokens, sft.max_tokens),
         stage(reward, texts * reward.batch_size, reward.max_tokens, 0),
         update + sum(others) + 4 * _ROLLOUT_COPIES * rollout + sampling,
-        # While the last of them is opened: in the file and out of it.
-        weights // shares + sum(others[:-1]) + 2 * weights,
+        # While the last of them is opened: out of the file, and on a CPU in it too.
+        weights // shares + sum(others[:-1]) + (1 if run.device.type == "cuda" else 2) * weights,
     )
 
 
