@@ -130,6 +130,7 @@ def follow(run: Run, stages: tuple[str, ...], console: Console | None = None) ->
     from plaudit.cli.console import details, result
     from plaudit.evaluation.report.words import duration
     from plaudit.pipeline import due, steps
+    from plaudit.training import dist
 
     console = console or new_console(stderr=True)
     to_run, seconds = due(run, stages), {}
@@ -147,7 +148,7 @@ def follow(run: Run, stages: tuple[str, ...], console: Console | None = None) ->
         console.print(line, style="bold", soft_wrap=True)
         for detail in details(run.path, stage):
             console.print(detail, soft_wrap=True)
-        if stopping.requested() and stage != to_run[-1]:  # a signal in the stage's last step
+        if stage != to_run[-1] and dist.any_rank(stopping.requested()):  # a signal in the stage's last step
             stopping.stop()
     return seconds
 
