@@ -11,7 +11,7 @@ from plaudit import pipeline
 from plaudit.cli import plan as plans
 from plaudit.cli import progress
 from plaudit.config import ALGORITHMS, in_words
-from plaudit.training import preparation, run
+from plaudit.training import dist, preparation, run, stopping
 from plaudit.training.metrics import StepReport
 
 
@@ -123,6 +123,13 @@ def test_a_warning_is_a_line_of_its_own_on_the_step_that_it_came_with():
     assert lines[6].startswith("ppo:  60%  step 12")
 
 
+def test_a_warning_that_was_said_before_the_stages_is_not_repeated(capsys):
+    progress.warn("sft: a biased gradient")
+    warned = dataclasses.replace(report("sft", 1, 1), warnings=("a biased gradient", "another"))
+    assert [line for line in lines_of([warned]) if "WARNING" in line] == ["sft: WARNING: another"]
+    assert "WARNING: sft: a biased gradient" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("terminal", [False, True])
 def test_at_most_ten_samples_a_stage_are_shown_in_one_line_that_fits(terminal):
     file = Terminal() if terminal else io.StringIO()
@@ -215,6 +222,13 @@ def test_stages_that_are_complete_are_named_in_their_place(follow, tmp_path):
 def test_the_evaluation_is_made_again_after_a_stage_that_ran_and_alone(follow, stages, complete, again):
     follow({stage: [report(stage, 1, 1)] for stage in stages}, stages, complete)
     assert ("evaluation" in follow.seconds) == again
+
+
+def test_a_signal_that_reached_another_rank_in_a_last_step_stops_this_one_too(follow, monkeypatch):
+    monkeypatch.setattr(dist, "any_rank", lambda own: True)
+    with pytest.raises(stopping.Stopped):
+        follow({"sft": [report("sft", 1, 1)]}, ("sft", "ppo"))
+    follow({"ppo": [report("ppo", 1, 1)]}, ("ppo",))  # the last stage ends as usual
 
 
 def test_seconds_are_wall_clock_with_loading_and_saving(follow):
