@@ -33,7 +33,7 @@ from plaudit.training import stopping
 )
 @flags.count("--processes", low=1, help="runs at once; default: one for each two cores, if memory allows")
 def sweep(out: Path, sets: tuple[str, ...], seeds: int, by: str, processes: int | None, **given: Any) -> None:
-    """Train every combination of settings with several seeds, and compare them.
+    """Train a grid of settings with several seeds.
 
     Stages that a setting does not change are trained once. To continue after a stop, repeat the command.
     """
