@@ -59,7 +59,7 @@ def methods(run: Path, names: str, seeds: int, budget: int, draws: int, overwrit
     """Train several methods at equal cost, and compare them.
 
     Each starts from the run's SFT model, has the same reward, and samples the same number of responses. The results are
-    in RUN/methods.json, RUN/methods.csv and RUN/report.html. To continue after a stop, repeat the command.
+    in RUN/report.html, RUN/methods.json and two CSV files beside it. To continue after a stop, repeat the command.
     """
     failures.must_exist(run)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -99,7 +100,7 @@ def runs_that_fit(runs: Sequence[Run], policy: str) -> int:
     if free is None:
         return len(runs)
     needed = 0
-    for run in runs:
+    for run in {dataclasses.replace(run.config, seed=0): run for run in runs}.values():  # a seed changes nothing
         prompt = longest_prompt(run, open_tokenizer(run, run.config.model))
         needed = max(needed, memory_needed(run, model_without_weights(run.config.model), prompt, policy))
     return max(1, min(len(runs), free // (needed + _PROGRAM)))

@@ -34,9 +34,9 @@ def free(device: torch.device) -> int | None:
 
 
 def _limits(processes: int) -> Iterator[int]:
-    """Bytes that this process may still take: by the limit of its container, and by that of its address space.
+    """Bytes that this process may still take: its share of the container's limit, and the limit of its address space.
 
-    So many processes share the container.
+    `processes` is how many share the container.
     """
     with suppress(OSError, ValueError, KeyError):  # cgroup v2; without a limit memory.max is "max"
         limit, used = (int((_CGROUP / name).read_text(encoding="ascii")) for name in ("memory.max", "memory.current"))

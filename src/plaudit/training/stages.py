@@ -11,12 +11,8 @@ from plaudit.training import ending, lock, manifest, trackers
 NO_RESULT: tuple[str, ...] = ("engine", "sharding", "microbatch_size", "save_every", "keep_checkpoints", "track")
 NO_RESULT += ("reward", "reward_timeout")
 MEMORY_FILE = "memory.json"  # bytes: predicted, and measured; they depend on the machine and differ from run to run
-_COMPARISON = (
-    "methods",
-    "methods.json",
-    "methods.csv",
-    "methods-at-kl.csv",
-)  # of plaudit methods: made from the SFT and reward model
+# Of plaudit methods: made from the SFT and reward model.
+_COMPARISON = ("methods", "methods.json", "methods.csv", "methods-at-kl.csv")
 OTHER_FILES = (
     *(manifest.FILE, "frontier", *_COMPARISON, "config.toml", "doctor.json", MEMORY_FILE, ending.FILE, *lock.FILES),
     trackers.FOLDER,
