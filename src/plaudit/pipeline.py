@@ -3,6 +3,7 @@
 import shutil
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -205,7 +206,7 @@ def steps(run: Run, stages: Sequence[str] = STAGES, reward: AnyReward = None) ->
             warnings.warn(line, stacklevel=2)
     for stage in stages:
         if stage in to_run:
-            yield from ending.recorded(run.path, stage, _reports(run, stage, reward))
+            yield from ending.recorded(run.path, stage, _reports(run, stage, reward), partial(run.complete, stage))
             if stage != to_run[-1] and dist.any_rank(stopping.requested()):  # a signal in the stage's last step
                 stopping.stop()
         elif stage in POLICIES:

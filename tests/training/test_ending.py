@@ -18,6 +18,10 @@ from plaudit.training.run import Run
 from plaudit.training.stopping import Stopped
 
 
+def never():
+    return False
+
+
 def failing(folder, error, done=3):
     """Reports of a stage that logs some steps and then raises."""
     (folder / "ppo").mkdir(exist_ok=True)
@@ -51,7 +55,7 @@ def failing(folder, error, done=3):
 )
 def test_the_record_says_why_and_where_a_stage_ended(tmp_path, error, how, reason):
     with pytest.raises(type(error)):
-        list(recorded(tmp_path, "ppo", failing(tmp_path, error)))
+        list(recorded(tmp_path, "ppo", failing(tmp_path, error), never))
     found = endings(tmp_path)["ppo"]
     assert (found.how, found.step) == (how, 3)
     assert found.reason.startswith(reason)
@@ -60,7 +64,7 @@ def test_the_record_says_why_and_where_a_stage_ended(tmp_path, error, how, reaso
 
 
 def test_a_program_that_stops_asking_has_stopped_the_stage(tmp_path):
-    reports = recorded(tmp_path, "ppo", failing(tmp_path, ValueError()))
+    reports = recorded(tmp_path, "ppo", failing(tmp_path, ValueError()), never)
     next(reports), next(reports)
     reports.close()
     assert endings(tmp_path)["ppo"][:3] == ("stopped", "", 2)
@@ -72,7 +76,7 @@ def test_a_failure_before_the_first_step_is_recorded_and_leaves_no_folder(tmp_pa
         yield
 
     with pytest.raises(TrainingError):
-        list(recorded(tmp_path, "ppo", refused()))
+        list(recorded(tmp_path, "ppo", refused(), never))
     assert endings(tmp_path)["ppo"].reason == "before ppo: no"
     assert [path.name for path in tmp_path.iterdir()] == [FILE]
 
@@ -80,10 +84,10 @@ def test_a_failure_before_the_first_step_is_recorded_and_leaves_no_folder(tmp_pa
 def test_the_next_attempt_removes_the_record_of_its_stage_alone(tmp_path):
     for stage in ("sft", "ppo"):
         with pytest.raises(TrainingError):
-            list(recorded(tmp_path, stage, failing(tmp_path, TrainingError())))
-    assert list(recorded(tmp_path, "ppo", iter([1, 2]))) == [1, 2]
+            list(recorded(tmp_path, stage, failing(tmp_path, TrainingError()), never))
+    assert list(recorded(tmp_path, "ppo", iter([1, 2]), never)) == [1, 2]
     assert list(endings(tmp_path)) == ["sft"]
-    list(recorded(tmp_path, "sft", iter([])))
+    list(recorded(tmp_path, "sft", iter([]), never))
     assert not (tmp_path / FILE).exists()
 
 
@@ -93,7 +97,7 @@ def test_a_disk_without_room_for_the_record_hides_no_error(tmp_path, monkeypatch
 
     monkeypatch.setattr(ending, "write_json", full)
     with pytest.raises(TrainingError, match="the first"):
-        list(recorded(tmp_path, "ppo", failing(tmp_path, TrainingError("the first"))))
+        list(recorded(tmp_path, "ppo", failing(tmp_path, TrainingError("the first")), never))
 
 
 JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=5), st.lists, max_leaves=4)
@@ -107,6 +111,14 @@ def test_whatever_the_file_holds_it_is_read_and_removed(tmp_path_factory, conten
     assert all(isinstance(found.reason, str) for found in endings(folder).values())
     forget(folder, ("sft", "ppo"))
     assert not (folder / FILE).exists()
+
+
+def test_a_stage_that_was_stopped_after_its_work_has_finished(tmp_path):
+    reports = recorded(tmp_path, "ppo", iter([1]), lambda: True)
+    next(reports)
+    with pytest.raises(Stopped):
+        reports.throw(Stopped(signal.SIGINT))
+    assert not (tmp_path / FILE).exists()
 
 
 @pytest.mark.parametrize("how", [{"resume": True, "overwrite": False}, {"resume": False, "overwrite": True}])
@@ -126,3 +138,14 @@ def test_a_run_that_is_continued_or_begun_again_forgets_how_it_ended(tmp_path, t
 def test_reading_and_writing_records_does_without_torch():
     code = "import sys, plaudit.training.ending; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_an_evaluation_that_was_stopped_after_its_last_file_has_finished(tmp_path, tiny_config):
+    stages = ("sft", "reward_model", "ppo", "evaluation")
+    run = Run.open(tmp_path / "run", tiny_config, resume=False, overwrite=False, stages=stages)
+    reports = steps(run, stages)
+    while not run.complete("evaluation"):
+        next(reports)
+    with pytest.raises(Stopped):
+        reports.throw(Stopped(signal.SIGINT))
+    assert not (run.path / FILE).exists()

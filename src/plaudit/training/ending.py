@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import signal
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -35,11 +35,17 @@ class Ending(NamedTuple):
     at: str = ""
 
 
-def recorded(run: Path, stage: str, reports: Iterator[StepReport]) -> Iterator[StepReport]:
-    """The reports of a stage; leaves a record if they end early, which the next attempt removes."""
+def recorded(
+    run: Path, stage: str, reports: Iterator[StepReport], complete: Callable[[], bool]
+) -> Iterator[StepReport]:
+    """The reports of a stage; leaves a record if they end early, which the next attempt removes.
+
+    Args:
+        complete: says whether the stage has finished. A signal may come just after that.
+    """
 
     def record(error: BaseException) -> None:
-        if not (run / stage / "summary.json").exists():
+        if not complete():
             with suppress(OSError):  # the error itself matters more, such as a full disk
                 write_json(run / FILE, _entries(run) | {stage: _ending(error, run / stage)._asdict()})
 
