@@ -1,11 +1,13 @@
 """Run the tests against every known fault: `make mutants`.
 
-    python tests/mutants.py [numbers of faults, or words of their names]
+    python tests/mutants.py            every mutant
+    python tests/mutants.py 31 RLOO    the mutants of some faults: numbers, or words of their names
 
 A mutant replaces functions of plaudit, in a process of its own, and runs the tests that must fail. The table names the
 test that caught each mutant. The exit status is 1 if a mutant survives, or if a test fails without any mutant.
 """
 
+import argparse
 import inspect
 import json
 import multiprocessing
@@ -163,7 +165,10 @@ def outcomes(jobs: list[tuple[Mutant | None, tuple[str, ...]]]) -> Iterator[tupl
                 process.join()
 
 
-def main(wanted: list[str]) -> int:
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("wanted", nargs="*", metavar="FAULT", help="number of a fault, or a word of its name")
+    wanted = parser.parse_args().wanted
     began = time.perf_counter()
     os.environ |= {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}
     import conftest  # noqa: F401  # so that annotations are checked as in the tests, and each fork has its imports
@@ -172,6 +177,8 @@ def main(wanted: list[str]) -> int:
     import plaudit.pipeline  # noqa: F401
 
     chosen = [m for m in MUTANTS if not wanted or any(w == str(m.fault) or w in m.name.split() for w in wanted)]
+    if not chosen:
+        parser.error(f"no mutant has the number or the word {' or '.join(wanted)}")
     every_test = tuple(dict.fromkeys(test for mutant in chosen for test in mutant.tests))
     found = outcomes([(None, every_test), *((mutant, mutant.tests) for mutant in chosen)])
     verdict, output = next(found)
@@ -189,4 +196,4 @@ def main(wanted: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())
