@@ -29,7 +29,6 @@ from plaudit.training.run import Run
 
 SETS = {"first": [0], "second": [1], "16": list(range(16))}  # of training prompts, by name; and all
 ROWS = 128  # responses by which a policy is measured: each prompt as often as this number allows
-DRAWS = 64  # responses of SFT to each row; best-of-n is measured for n up to it
 
 
 def trained(run: Run, path: Path, stage: str, settings: dict[str, Any], some: list[list[int]]) -> Run:
@@ -45,13 +44,13 @@ def trained(run: Run, path: Path, stage: str, settings: dict[str, Any], some: li
 
 
 def measure(
-    branch: Run, stage: str, name: str, rows: list[list[int]], curve: Path
+    branch: Run, stage: str, name: str, rows: list[list[int]], curve: Path, draws: int
 ) -> tuple[Figures, dict[int, Figures]]:
     """Figures of a branch's policy on these prompts, and of best-of-n on the same ones, kept at `curve`."""
     measurement = Measurement(branch, stage)
     measurement.__dict__["held_out"] = ([measurement.tokenizer.text(ids) for ids in rows], rows)
     if not curve.exists():
-        for _ in draw(measurement, DRAWS, ScoreScale(**branch.summary(stage)["scale"]), curve):
+        for _ in draw(measurement, draws, ScoreScale(**branch.summary(stage)["scale"]), curve):
             pass
     found = branch.path / f"{name}.safetensors"
     if not found.exists():
@@ -76,6 +75,8 @@ def main() -> None:
     parser.add_argument(
         "--set", action="append", metavar="NAME=X,X,...", help="settings of one algorithm; default: ppo.kl_coef=0.3"
     )
+    help_draws = "responses of SFT to each of the rows; best-of-n is measured for n up to it (%(default)s)"
+    parser.add_argument("--draws", type=int, default=64, metavar="M", help=help_draws)
     args = parser.parse_args()
     run, points = Run.existing(args.run), grid(args.set or ["ppo.kl_coef=0.3"])
     stage = stages_of(points)[2]
@@ -90,10 +91,10 @@ def main() -> None:
         rows = (some * (ROWS // len(some)))[:ROWS] if len(some) < ROWS else some[:ROWS]
         for point, settings in points.items():
             branch = trained(run, args.out / f"{name}-{point}", stage, settings, some)
-            found = measure(branch, stage, "seen", rows, args.out / f"best-of-n-{name}.safetensors")
+            found = measure(branch, stage, "seen", rows, args.out / f"best-of-n-{name}.safetensors", args.draws)
             print(f"| {name} | {point} | its own | {cells(*found, run.config.seed)} |", flush=True)
             others = Measurement(branch, stage).held_out[1]
-            found = measure(branch, stage, "held-out", others, args.out / "best-of-n-held-out.safetensors")
+            found = measure(branch, stage, "held-out", others, args.out / "best-of-n-held-out.safetensors", args.draws)
             print(f"| {name} | {point} | held-out | {cells(*found, run.config.seed)} |", flush=True)
 
 

@@ -20,6 +20,7 @@ from plaudit.config import (
     resolve,
     section_class,
     to_toml,
+    without_effect,
 )
 from plaudit.errors import ConfigError, ModelError
 
@@ -114,6 +115,33 @@ def test_settings_that_are_impossible_together_are_refused():
         refusal({"ppo.batch_size": 8, "ppo.minibatch_size": 32})
         == "ppo.minibatch_size = 32 is above ppo.batch_size = 8"
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "other", "useful"),
+    [
+        ("ppo.kl_target", 3.0, "ppo.kl_control", "adaptive"),
+        ("ppo.kl_estimator", "k3", "ppo.kl_coef", 0.1),
+        ("dpo.beta", 0.2, "dpo.loss", "ipo"),
+        ("dpo.simpo_margin", 0.5, "dpo.loss", "simpo"),
+        ("sft.lora_alpha", 32, "sft.lora_rank", 8),
+    ],
+)
+def test_a_setting_that_another_one_makes_useless_is_named(name, value, other, useful):
+    section = name.partition(".")[0]
+    idle = {"ppo.kl_coef": 0.0, "dpo.loss": "simpo" if name == "dpo.beta" else "sigmoid"}
+    useless = {name: value} | {k: v for k, v in idle.items() if k == other}
+    (line,) = without_effect(build(useless), [section])
+    assert line.startswith(f"{name} = {value} changes nothing while {other} = ")
+    assert without_effect(build(useless, {other: useful}), [section]) == []
+    assert without_effect(build({other: useful}), [section]) == []
+
+
+@pytest.mark.parametrize("name", [name for name, field in known_settings().items() if field.metadata["only_with"]])
+def test_what_a_setting_needs_is_a_setting_of_its_section_that_can_have_this_value(name):
+    other, _, values = known_settings()[name].metadata["only_with"].partition("=")
+    needed = known_settings()[f"{name.partition('.')[0]}.{other}"].metadata
+    assert set(values.split("|")) <= {*needed["choices"]} if values else needed["low"] == 0
 
 
 def test_a_contradiction_in_one_layer_may_be_resolved_by_the_next():

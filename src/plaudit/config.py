@@ -13,6 +13,7 @@ import importlib
 import json
 import math
 import sys
+from collections.abc import Iterable
 from dataclasses import field, fields
 from decimal import Decimal
 from pathlib import Path
@@ -222,6 +223,19 @@ def resolve(*layers: dict[str, Any]) -> dict[str, Any]:
         if settings.get(name) and (chosen := settings[loss]) != "sigmoid":
             raise ConfigError(f"{name} = {settings[name]}: {loss} = {chosen} has no smoothing; set {name} = 0")
     return settings
+
+
+def without_effect(config: Config, sections: Iterable[str]) -> list[str]:
+    """A sentence for each setting of these sections that was changed and changes nothing, because of another one."""
+    found = []
+    for section in sections:
+        settings = getattr(config, section)
+        for about in fields(settings):
+            other, _, values = about.metadata["only_with"].partition("=")
+            value, now = getattr(settings, about.name), getattr(settings, other, None)
+            if other and value != about.default and not (now in values.split("|") if values else now):
+                found.append(f"{section}.{about.name} = {value} changes nothing while {section}.{other} = {now}")
+    return found
 
 
 def build(*layers: dict[str, Any]) -> Config:

@@ -11,7 +11,7 @@ from typing import Any
 from plaudit.algorithms.reward_model import check_judged, judgements
 from plaudit.algorithms.reward_model import tokenise as read_judgements
 from plaudit.algorithms.sft import check_dropped, sft, tokenise, training_texts
-from plaudit.config import ALGORITHMS, POLICIES, Config, build, flatten, given, read_saved, read_toml
+from plaudit.config import ALGORITHMS, POLICIES, Config, build, flatten, given, read_saved, read_toml, without_effect
 from plaudit.config import preset as settings_of
 from plaudit.data.corpus import load
 from plaudit.data.prompts import some_texts
@@ -115,7 +115,7 @@ def check(config: Config, path: Path, stages: tuple[str, ...], reward: AnyReward
     tokenizer, model = open_tokenizer(run, name), model_without_weights(name)
     for stage in stages:
         number_of_frozen_layers(model, getattr(getattr(config, stage), "train_layers", 0), f"{stage}.train_layers")
-    limit, lines = window(model), [data.warning]
+    limit, lines = window(model), [data.warning, *without_effect(config, stages)]
     if "reward_model" in stages:
         check_judged(run.judged.train)
         lines.append(run.judged.warning if run.judged is not data else "")

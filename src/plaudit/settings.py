@@ -23,13 +23,17 @@ def setting(
     high: float | None = None,
     choices: tuple[str, ...] = (),
     short: str = "",
+    only_with: str = "",
 ) -> Any:
     """A dataclass field with its description, for `--help` and validation.
 
     Values must have the type of the default: int, float, str, or a tuple of texts, whose flag may be repeated. `low`
-    and `high` are allowed themselves. `short` is a name without the section: `data` for `data.name`.
+    and `high` are allowed themselves. `short` is a name without the section: `data` for `data.name`. `only_with` says
+    when the setting changes anything: where another one of its section has one of some values, "loss=sigmoid|ipo", or
+    is not 0, "lora_rank".
     """
     about = {"help": help, "unit": unit, "low": low, "high": high, "choices": choices, "short": short}
+    about["only_with"] = only_with
     return field(default=default, metadata=about)
 
 
@@ -110,7 +114,7 @@ class SupervisedConfig:
         low=0,
     )
     lora_rank: int = setting(0, LORA_RANK, low=0)
-    lora_alpha: int = setting(16, LORA_ALPHA, low=1)
+    lora_alpha: int = setting(16, LORA_ALPHA, low=1, only_with="lora_rank")
     lr: float = setting(1e-3, "peak learning rate of AdamW; lower it if the loss jumps", low=0, high=1)
     warmup: float = setting(0.05, "fraction of the steps in which lr rises linearly to its peak", low=0, high=1)
     weight_decay: float = setting(0.01, "decoupled weight decay of AdamW; raise it against overfitting", low=0, high=1)
@@ -176,7 +180,7 @@ class RolloutConfig(SamplingConfig):
         low=0,
     )
     lora_rank: int = setting(0, LORA_RANK, low=0)
-    lora_alpha: int = setting(16, LORA_ALPHA, low=1)
+    lora_alpha: int = setting(16, LORA_ALPHA, low=1, only_with="lora_rank")
     lr: float = setting(
         3e-4, "peak learning rate of Adam, from which it falls linearly to 0; lower it if KL jumps", low=0, high=1
     )
@@ -191,11 +195,13 @@ class RolloutConfig(SamplingConfig):
         "k1",
         "estimate of KL in the penalty: k1, k2 and k3 of the sampled token, full is the sum over the vocabulary",
         choices=("k1", "k2", "k3", "full"),
+        only_with="kl_coef",
     )
     kl_in: str = setting(
         "reward",
         "reward subtracts the penalty from the reward; loss adds it to the loss and differentiates the estimate",
         choices=("reward", "loss"),
+        only_with="kl_coef",
     )
     entropy_coef: float = setting(
         0.0, "bonus in the loss for each nat of entropy of the next token; raise it if responses become alike", low=0
@@ -205,9 +211,15 @@ class RolloutConfig(SamplingConfig):
         "fixed keeps kl_coef; adaptive changes it so that KL approaches kl_target",
         choices=("fixed", "adaptive"),
     )
-    kl_target: float = setting(6.0, "KL that kl_control = adaptive aims at", unit="nats/response", low=1e-6)
+    kl_target: float = setting(
+        6.0, "KL that kl_control = adaptive aims at", unit="nats/response", low=1e-6, only_with="kl_control=adaptive"
+    )
     kl_horizon: int = setting(
-        10_000, "time constant of kl_control = adaptive; raise it for slower changes", unit="responses", low=1
+        10_000,
+        "time constant of kl_control = adaptive; raise it for slower changes",
+        unit="responses",
+        low=1,
+        only_with="kl_control=adaptive",
     )
     max_grad_norm: float = setting(1.0, "largest norm of the gradient; a larger one is scaled down to it", low=1e-6)
     save_every: int = setting(10, "iterations between checkpoints", unit="iterations", low=1)

@@ -9,8 +9,7 @@ def test_each_policy_learns_from_its_own_prompts_alone_and_is_measured_on_them(
 ):
     monkeypatch.setattr(seen_prompts, "SETS", {"1": [0], "2": [1, 2]})
     monkeypatch.setattr(seen_prompts, "ROWS", 8)
-    monkeypatch.setattr(seen_prompts, "DRAWS", 4)
-    words = ["seen_prompts.py", str(finished_run), "--out", str(tmp_path), "--set", "ppo.kl_coef=0.1"]
+    words = ["seen_prompts.py", str(finished_run), "--out", str(tmp_path), "--draws", "4", "--set", "ppo.kl_coef=0.1"]
     monkeypatch.setattr(sys, "argv", words)
     seen_prompts.main()
     printed = capsys.readouterr().out
@@ -31,9 +30,8 @@ def test_each_policy_learns_from_its_own_prompts_alone_and_is_measured_on_them(
 def test_the_choices_of_best_of_n_are_taught_on_the_prompts_asked_for(finished_run, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(seen_prompts, "SETS", {"2": [1, 2]})
     monkeypatch.setattr(seen_prompts, "ROWS", 8)
-    monkeypatch.setattr(seen_prompts, "DRAWS", 4)
     settings = ["--set", "best_of_n.responses=16", "--set", "best_of_n.group_size=4"]
-    words = ["seen_prompts.py", str(finished_run), "--out", str(tmp_path), "--prompts", "2", *settings]
+    words = ["seen_prompts.py", str(finished_run), "--out", str(tmp_path), "--prompts", "2", "--draws", "4", *settings]
     monkeypatch.setattr(sys, "argv", words)
     seen_prompts.main()
     assert len(capsys.readouterr().out.splitlines()) == 4

@@ -50,16 +50,26 @@ class Config(DrawnConfig):
         choices=("sigmoid", "ipo", "simpo"),
     )
     beta: float = setting(
-        0.1, "strength of the KL penalty that the loss stands for; raise it to stay closer to the SFT model", low=1e-6
+        0.1,
+        "strength of the KL penalty that the loss stands for; raise it to stay closer to the SFT model",
+        low=1e-6,
+        only_with="loss=sigmoid|ipo",
     )
     label_smoothing: float = setting(
         0.0, "share of the preferences that are taken to be mistakes; for loss = sigmoid", low=0, high=0.5
     )
     simpo_beta: float = setting(
-        2.0, "weight of the mean log-probabilities, in place of beta; for loss = simpo", low=1e-6
+        2.0,
+        "weight of the mean log-probabilities, in place of beta; for loss = simpo",
+        low=1e-6,
+        only_with="loss=simpo",
     )
     simpo_margin: float = setting(
-        1.0, "by how much simpo_beta times the difference of the means should be larger", unit="nats", low=0
+        1.0,
+        "by how much simpo_beta times the difference of the means should be larger",
+        unit="nats",
+        low=0,
+        only_with="loss=simpo",
     )
 
 
