@@ -44,13 +44,15 @@ format: $(VENV)/.dev  ## format the code and fix lint errors where ruff can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+parity: export HF_HUB_OFFLINE = 1
+parity: export TRL_EXPERIMENTAL_SILENCE = 1
 parity: .venv-trl/.ready .venv-trl-new/.ready $(VENV)/.dev  ## compute again the numbers of TRL that tests/parity compares with
-	TRL_EXPERIMENTAL_SILENCE=1 .venv-trl/bin/python tests/parity/make_fixtures.py
-	TRL_EXPERIMENTAL_SILENCE=1 .venv-trl/bin/python tests/parity/make_tokens.py
-	TRL_EXPERIMENTAL_SILENCE=1 .venv-trl-new/bin/python tests/parity/make_methods.py
+	.venv-trl/bin/python tests/parity/make_fixtures.py
+	.venv-trl/bin/python tests/parity/make_tokens.py
+	.venv-trl-new/bin/python tests/parity/make_methods.py
 	rm -rf build/exchange
 	$(BIN)/python tests/parity/ours.py build/exchange
-	TRL_EXPERIMENTAL_SILENCE=1 .venv-trl/bin/python tests/parity/make_exchange.py build/exchange
+	.venv-trl/bin/python tests/parity/make_exchange.py build/exchange
 
 bench: $(VENV)/.dev .venv-trl/.ready .venv-trl-new/.ready  ## time training at GPT-2's size beside TRL (PPO: also a plain loop), and the stages of the demo
 	$(BIN)/python -m benchmarks
