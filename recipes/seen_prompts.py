@@ -6,24 +6,31 @@
 Each policy starts from the run's SFT model and samples the same number of responses, to a few prompts often or to many
 prompts seldom. It is then measured on those prompts and, beside them, on the held-out ones. Where a policy is level
 with best-of-n on the prompts of its training and below it on others, the limit is what the model generalises. With
-settings of `best_of_n`, the policy imitates the choices of best-of-n itself.
+settings of `best_of_n`, the policy imitates the choices of best-of-n itself. How much of them it has learned is then
+measured on fresh choices: "learned" is by how many nats they are more likely under the policy than under the SFT model,
+of the nats by which best-of-n differs from it. That is a figure of the model alone, without what sampling costs.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import numpy as np
 from safetensors.numpy import load_file
 
 from plaudit.config import build, flatten, read_saved
+from plaudit.evaluation.best_of_n import kept, kl_measured
 from plaudit.evaluation.evaluate import Measurement
 from plaudit.evaluation.points import Figures, above_best_of_n, best_of_n, draw, measured, save
 from plaudit.evaluation.sweep import grid, stages_of
+from plaudit.models.policy import Policy
 from plaudit.training import prompts as training_prompts
+from plaudit.training.offline import nats_of
 from plaudit.training.rollouts import ScoreScale
 from plaudit.training.run import Run
 
@@ -58,6 +65,21 @@ def measure(
     return load_file(found), best_of_n(load_file(curve))
 
 
+def learned(branch: Run, rows: list[list[int]], curve: Path, n: int) -> str:
+    """Mean log-ratio of policy and SFT model on fresh choices of best-of-n, with its standard error, of the largest."""
+    drawn, measurement = load_file(curve), Measurement(branch, "best_of_n")
+    (prompts, draws), lengths = drawn["ranking"].shape, drawn["length"].astype(int)
+    texts = [(rows[i], drawn["tokens"][i, k, : lengths[i, k]].tolist()) for i in range(prompts) for k in range(draws)]
+    policy, sft = (
+        np.array(nats_of(Policy(lm, measurement.models.engine, value_head=False), texts, measurement.tokenizer.pad_id,
+                         branch.device, measurement.settings.temperature)).reshape(prompts, draws)
+        for lm in (measurement.policy, measurement.sft)
+    )  # fmt: skip
+    found = (kept(drawn["ranking"], n) * (policy - sft)).sum(1)
+    error = found.std(ddof=1) / math.sqrt(prompts)
+    return f"{found.mean():.3f} +- {error:.3f} of {kl_measured(drawn['ranking'], n).mean():.3f}"
+
+
 def cells(policy: Figures, curve: dict[int, Figures], seed: int) -> str:
     """KL, score, and how far the score lies above best-of-n at this KL, with its 95% interval."""
     above: dict[str, Any] = above_best_of_n(policy, curve, "score", seed)
@@ -85,17 +107,21 @@ def main() -> None:
     sets = SETS | {"all": list(range(len(known)))}
     if unknown := {*(args.prompts or sets)} - {*sets}:
         parser.error(f"--prompts {min(unknown)}: not one of {', '.join(sets)}")
-    print("| prompts | settings | measured on | KL | score | above best-of-n |\n|---|---|---|---|---|---|")
+    print("| prompts | settings | measured on | KL | score | above best-of-n | learned |\n" + "|---" * 7 + "|")
     for name in args.prompts or sets:
         some = [known[i] for i in sets[name]]
-        rows = (some * (ROWS // len(some)))[:ROWS] if len(some) < ROWS else some[:ROWS]
+        own = (some * (ROWS // len(some)))[:ROWS] if len(some) < ROWS else some[:ROWS]
         for point, settings in points.items():
             branch = trained(run, args.out / f"{name}-{point}", stage, settings, some)
-            found = measure(branch, stage, "seen", rows, args.out / f"best-of-n-{name}.safetensors", args.draws)
-            print(f"| {name} | {point} | its own | {cells(*found, run.config.seed)} |", flush=True)
-            others = Measurement(branch, stage).held_out[1]
-            found = measure(branch, stage, "held-out", others, args.out / "best-of-n-held-out.safetensors", args.draws)
-            print(f"| {name} | {point} | held-out | {cells(*found, run.config.seed)} |", flush=True)
+            for where, rows, curve in (
+                ("its own", own, f"best-of-n-{name}.safetensors"),
+                ("held-out", Measurement(branch, stage).held_out[1], "best-of-n-held-out.safetensors"),
+            ):
+                found = measure(branch, stage, where.replace(" ", "-"), rows, args.out / curve, args.draws)
+                row = [name, point, where, cells(*found, run.config.seed)]
+                if stage == "best_of_n":
+                    row.append(learned(branch, rows, args.out / curve, branch.config.best_of_n.group_size))
+                print(f"| {' | '.join(row)} |", flush=True)
 
 
 if __name__ == "__main__":
