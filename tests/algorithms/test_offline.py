@@ -202,7 +202,7 @@ def test_what_people_judged_needs_no_reward(tmp_path, tiny_model_folder, stage, 
         pytest.skip("a loss of DPO")
     settings = {
         "model": tiny_model_folder, "device": "cpu", "dtype": "float32", "sft.epochs": 2, "sft.lr": 1e-2,
-        "prompt_max": 3, "dpo.loss": loss, "dpo.beta": 0.5, "kto.beta": 0.5,
+        "prompt_max": 3, "dpo.loss": loss, ("dpo.simpo_beta" if loss == "simpo" else "dpo.beta"): 0.5, "kto.beta": 0.5,
         **{f"{s}.{name}": value for s in ("dpo", "kto")
            for name, value in {"epochs": 20, "lr": 3e-3, "max_new_tokens": 8, "train_layers": 0}.items()},
     }  # fmt: skip
