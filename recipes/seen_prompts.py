@@ -118,9 +118,9 @@ def main() -> None:
                 ("held-out", Measurement(branch, stage).held_out[1], "best-of-n-held-out.safetensors"),
             ):
                 found = measure(branch, stage, where.replace(" ", "-"), rows, args.out / curve, args.draws)
-                row = [name, point, where, cells(*found, run.config.seed)]
-                if stage == "best_of_n":
-                    row.append(learned(branch, rows, args.out / curve, branch.config.best_of_n.group_size))
+                n = branch.config.best_of_n.group_size
+                taught = learned(branch, rows, args.out / curve, n) if stage == "best_of_n" else ""
+                row = [name, point, where, cells(*found, run.config.seed), taught]
                 print(f"| {' | '.join(row)} |", flush=True)
 
 
